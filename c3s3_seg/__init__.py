@@ -6,7 +6,7 @@
     prediction = predictor("scan.nii.gz")
     c3s3_seg.save(prediction.mask, "mask.nii.gz")
 
-The names below are loaded when they are first used: `import c3s3_seg` costs nothing.
+The names below are loaded at their first use, so that `import c3s3_seg` is fast.
 """
 
 from importlib import import_module

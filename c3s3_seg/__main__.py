@@ -1,13 +1,13 @@
-"""`python -m c3s3_seg` is `c3s3-seg`."""
+"""Entry point of `python -m c3s3_seg`, same as `c3s3-seg`."""
 
 import signal
 import sys
 
 
 def program() -> None:
-    """The command line as a process of its own; `--help` alone is answered without what commands need."""
+    """Run the command line as a process; answer `--help` alone without the imports of commands."""
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
-        # Until `main` answers Ctrl-C it ends the process: the traceback of an import helps nobody.
+        # Until `main` handles Ctrl-C, it ends the process: the traceback of an import helps nobody.
         signal.signal(signal.SIGINT, signal.SIG_DFL)
     if sys.argv[1:] == ["--help"] and _helped():
         return
@@ -17,7 +17,7 @@ def program() -> None:
 
 
 def _helped() -> bool:
-    """Print the page; False where it cannot be printed, or a shell asks for completion."""
+    """Print the page; return False if that fails, or a shell requests completion."""
     import os
 
     from c3s3_seg.commands.program_help import page
@@ -31,7 +31,7 @@ def _helped() -> bool:
     try:
         sys.stdout.write(page(columns))
         sys.stdout.flush()
-    except (OSError, AttributeError):  # a full disk, a closed pipe or no stdout: the command line says so
+    except (OSError, AttributeError):  # a full disk, a closed pipe or no stdout: `cli` reports it
         return False
     return True
 

@@ -1,4 +1,4 @@
-"""The command line: its commands, and what becomes of an error."""
+"""The command line: its commands, and the handling of errors."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from c3s3_seg.system.libraries import leave_out_unused
 from c3s3_seg.system.process import import_nothing_from_working_folder, quiet_libraries
 from c3s3_seg.version import __version__
 
-TRACEBACK = "C3S3_SEG_TRACEBACK"  # set: a defect shows where it was raised
+TRACEBACK = "C3S3_SEG_TRACEBACK"  # if set, a defect prints its traceback
 COMPLETION = "_C3S3_SEG_COMPLETE"  # set by the completion script of a shell
 
 
@@ -117,18 +117,18 @@ def _root(
 
 
 def _wait_briefly() -> None:
-    """Let torch's threads (GNU OpenMP) give up the processor soon when they wait for each other.
+    """Let torch's threads (GNU OpenMP) release the processor soon when they wait for each other.
 
-    By default they wait at work for milliseconds. Where another program has one of two processors, a training
-    step then takes 10 to 50 times as long, with this twice; on a quiet machine it makes no difference.
-    Read when torch is loaded. Whoever has set how threads wait is left alone.
+    By default waiting threads spin for milliseconds. If another program has one of two processors, a training
+    step then takes 10 to 50 times as long, with this limit twice; on an idle machine it makes no difference.
+    The variable is read when torch is loaded. A setting of the user is kept.
     """
     if not {"OMP_WAIT_POLICY", "GOMP_SPINCOUNT"} & set(os.environ):
         os.environ["GOMP_SPINCOUNT"] = "2000"
 
 
 def main() -> None:
-    """Run the command line; what a user can mend is one line on stderr, never a traceback."""
+    """Run the command line; print an error that a user can correct as one line, without traceback."""
     _wait_briefly()
     quiet_libraries()
     leave_out_unused()
@@ -139,7 +139,7 @@ def main() -> None:
         completion_init()
         # Typer folds the descriptions at this width, and fish would offer each further line as a word.
         os.environ["COLUMNS"] = "10000"
-    # typer would turn a KeyboardInterrupt into silence.
+    # typer would end silently on a KeyboardInterrupt.
     signal.signal(signal.SIGINT, _stop)
     signal.signal(signal.SIGTERM, _stop)
     try:
@@ -158,8 +158,8 @@ def program() -> None:
     """Run `main` as a process, and end it without the interpreter's shutdown.
 
     The shutdown takes 0.14 s with OpenVINO and SimpleITK loaded, and only frees memory that the system frees
-    anyway. Threads are waited for, and callbacks of libraries run before: atexit calls them in reverse order,
-    and `_end` is registered first.
+    anyway. Threads are joined, and callbacks of libraries run, before the end: atexit calls callbacks in
+    reverse order, and `_end` is registered first.
     """
     code: list[int] = [1]  # if `main` raises anything but SystemExit
     atexit.register(_end, code)
@@ -172,7 +172,7 @@ def program() -> None:
 
 
 def _end(code: list[int]) -> None:
-    """End the process at once with this code, or with 120 where stdout takes no more, as Python does."""
+    """End the process at once with this code, or 120 for 0 if a stream cannot be flushed, as Python does."""
     logging.shutdown()
     for stream in (sys.stdout, sys.stderr):
         if stream is not None:
@@ -186,7 +186,7 @@ def _end(code: list[int]) -> None:
 def _leave_stuck(code: int) -> None:
     """End at once if a thread is still in a library, which may crash while the interpreter shuts down.
 
-    Nothing is imported: numpy, stopped in the middle of its own import, cannot be imported again.
+    Nothing is imported here: numpy, interrupted during its own import, cannot be imported again.
     """
     stuck = getattr(sys.modules.get("c3s3_seg.batch.pipeline"), "STUCK", None)
     if any(thread.name == stuck for thread in threading.enumerate()):
@@ -194,7 +194,7 @@ def _leave_stuck(code: int) -> None:
 
 
 def _defect(error: Exception) -> C3S3Error:
-    """A line that says where, so that it can be reported; the traceback on request."""
+    """Return the error for a defect, with its place for a report; print the traceback if requested."""
     import traceback
 
     if os.environ.get(TRACEBACK):
@@ -214,7 +214,7 @@ def _fail(error: C3S3Error) -> NoReturn:
 
 
 def _complain(line: str) -> None:
-    with suppress(OSError, ValueError):  # nobody reads it
+    with suppress(OSError, ValueError):  # no reader
         say(line, err=True)
 
 

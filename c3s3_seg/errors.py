@@ -1,8 +1,8 @@
-"""One error family: what is wrong, where, and what to do about it.
+"""The errors of this package: what is wrong, where, and what to do about it.
 
-Exit codes of the command line: 0 all went well; 1 some cases failed or were empty, or a check said no; 2 the
-input or the command is at fault; 3 a package or a device that was asked for is not there; 4 a
-defect of this program. 130 and 143: it was interrupted (SIGINT, SIGTERM); what was finished is kept.
+Exit codes of the command line: 0 success; 1 some cases failed or were empty, or a check failed; 2 the
+input or the command is at fault; 3 a requested package or device is missing; 4 a defect of this program;
+130 and 143 the command was interrupted (SIGINT, SIGTERM), and finished work is kept.
 """
 
 import errno
@@ -11,51 +11,51 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-# Around a file's name in a sentence that is being made: the name, then what stands in its place elsewhere.
+# Marks around a file's name in an unfinished message: the name, then its replacement for other places.
 _OPEN, _OR, _CLOSE = "\ue0f0", "\ue0f1", "\ue0f2"
 _NAME = f"[^{_OPEN}{_OR}{_CLOSE}]*"
 _MARKED = re.compile(f"{_OPEN}({_NAME}){_OR}({_NAME}){_CLOSE}")
 
 
 class FileName(str):
-    """The name of a file in a DICOM folder, which may be that of a patient.
+    """The name of a file in a DICOM folder, which may be the name of a patient.
 
-    As a string it is the name. Formatted into a sentence it brings along what stands in its place wherever
-    the sentence is kept, so that `C3S3Error` and the notes of a volume have both: see `Told`.
+    The string itself is the name. Formatted into a message it also carries its replacement for wherever
+    the message is kept, so that `C3S3Error` and the notes of a volume have both: see `Told`.
 
     Parameters
     ----------
     name
-        Relative to the folder.
+        Name relative to the folder.
     public
-        `file 3 of 24`: in the order of the names, so that the user finds it.
+        Replacement: `file 3 of 24`, in the order of the names, so that the user finds the file.
     """
 
     public: str
 
     def __new__(cls, name: str, public: str) -> "FileName":
-        """Both."""
+        """Create the name with its replacement."""
         made = super().__new__(cls, name)
         made.public = public
         return made
 
     def __format__(self, spec: str) -> str:
-        """Marked; `Told` resolves it."""
+        """Return both, between marks that `Told` resolves."""
         del spec
         return f"{_OPEN}{re.sub(f'[{_OPEN}{_OR}{_CLOSE}]', '?', str(self))}{_OR}{self.public}{_CLOSE}"
 
     def __getnewargs__(self) -> Any:
-        """For copies and other processes."""
+        """Return the arguments for copies and other processes."""
         return str(self), self.public
 
 
 class Told(str):
-    """A sentence in two versions: with the names of files, for a terminal, and without, for whatever is kept.
+    """A message in two versions: with the names of files, for a terminal, and without, for all that is kept.
 
     Parameters
     ----------
     text
-        May hold formatted `FileName`s.
+        Message that may hold formatted `FileName`s.
     named
         Whether the string itself is the version with names; both are attributes.
     """
@@ -70,13 +70,13 @@ class Told(str):
 
     @classmethod
     def of(cls, named: str, public: str, as_named: bool = False) -> "Told":
-        """From both versions."""
+        """Create a message from both versions."""
         made = super().__new__(cls, named if as_named else public)
         made.named, made.public = named, public
         return made
 
     def __reduce__(self) -> Any:
-        """For copies and other processes."""
+        """Return function and arguments for copies and other processes."""
         return Told.of, (self.named, self.public, str(self) == self.named)
 
 
@@ -89,12 +89,12 @@ def _resolved(text: str) -> tuple[str, str]:
 
 
 def public(text: str) -> str:
-    """A sentence without names of files in DICOM folders: what files, journals and logs get."""
+    """Return a message without names of files in DICOM folders, for files, journals and logs."""
     return text.public if isinstance(text, Told) else _resolved(text)[1]
 
 
 def named(text: str) -> str:
-    """A sentence with them: what a terminal gets."""
+    """Return a message with names of files in DICOM folders, for a terminal."""
     return text.named if isinstance(text, Told) else _resolved(text)[0]
 
 
@@ -113,7 +113,7 @@ _OPTION = re.compile(
 
 
 def in_python(text: str) -> str:
-    """A message in the words of the Python API: `--roi` is `roi=`, `--repair tilt` is `repair='tilt'`."""
+    """Return a message in terms of the Python API: `--roi` -> `roi=`, `--repair tilt` -> `repair='tilt'`."""
 
     def argument(found: re.Match[str]) -> str:
         name, value = _ARGUMENTS.get(found[1], f"{found[1]}="), found[2]
@@ -125,14 +125,14 @@ def in_python(text: str) -> str:
 
 
 class C3S3Error(Exception):
-    """What a user can cause and mend. The command line prints it as one line, without a traceback.
+    """An error that a user can cause and correct. The command line prints it as one line, no traceback.
 
     Parameters
     ----------
     what
         What was found and what was wanted, as a sentence without its full stop.
     where
-        The file, the folder or the configuration key that it is about.
+        The file, the folder or the configuration key of the error.
     todo
         What to do, as a sentence without its full stop.
     """
@@ -144,12 +144,12 @@ class C3S3Error(Exception):
         super().__init__(str(self))
 
     def __str__(self) -> str:
-        """For Python: where the command line has an option, the argument of the API."""
+        """Return the message for Python, with arguments of the API in place of options."""
         return in_python(self.told.named)
 
     @property
     def told(self) -> Told:
-        """All of it; the string is the version without names of files in DICOM folders."""
+        """The whole message; the string is the version without names of files in DICOM folders."""
         where = self.where if isinstance(self.where, str) else str(self.where)
         place = Told.of(f"{named(where)}: ", f"{public(where)}: ") if self.where is not None else Told("")
         end = "." + (f" {self.todo}." if self.todo else "")
@@ -161,7 +161,7 @@ class InputError(C3S3Error):
 
 
 class GeometryError(InputError):
-    """Two grids that should be the same and are not, or a grid that cannot be."""
+    """Two grids that should be the same and are not, or an invalid grid."""
 
 
 class ConfigError(InputError):
@@ -169,33 +169,33 @@ class ConfigError(InputError):
 
 
 class StorageError(InputError):
-    """Where the output goes, nothing can be written any more: no room, read-only, denied."""
+    """An output folder in which nothing can be written any more: no room, read-only, denied."""
 
 
 class RefusedError(C3S3Error):
-    """A check that said no: the work was done, and its result is not good enough to be written."""
+    """A failed check: the work was done, but its result is not good enough or cannot be used."""
 
     exit_code = 1
 
 
 class MemoryLimitError(C3S3Error):
-    """More memory would be needed than there is, or than was allowed."""
+    """A need of more memory than is available or allowed."""
 
 
 class MissingError(C3S3Error):
-    """A package or a device that was asked for and is not there."""
+    """A package or a device that was requested and is missing."""
 
     exit_code = 3
 
 
 class DefectError(C3S3Error):
-    """What no check foresaw: a defect of this program, which a batch survives."""
+    """An error that no check foresaw: a defect of this program, which a batch survives."""
 
     exit_code = 4
 
 
 def shown(value: object) -> str:
-    """A value of any kind as messages show it: `1.5`, `(1, 2.5)`, never `np.float64(1.5)`.
+    """Return a value of any kind as messages show it: `1.5`, `(1, 2.5)`, never `np.float64(1.5)`.
 
     Parameters
     ----------
@@ -225,14 +225,14 @@ def _within(item: object) -> str:
 
 
 def listed(names: Iterable[str], most: int = 3) -> str:
-    """A few of the names, and how many more there are."""
+    """Return the first `most` names, and the number of further ones."""
     every = list(names)
     more = f" and {len(every) - most} more" if len(every) > most else ""
     return ", ".join(f"{name}" for name in every[:most]) + more  # formatted: a FileName has two versions
 
 
 def quantity(count: int, noun: str) -> str:
-    """A number with its noun: `1 case`, `2 cases`, `2 studies`; the noun is given in the singular."""
+    """Return a number with its noun: `1 case`, `2 cases`, `2 studies`; `noun` is in the singular."""
     plural = noun if noun.endswith("series") else f"{noun}s"
     if re.search("[^aeiou]y$", noun):
         plural = f"{noun[:-1]}ies"
@@ -241,8 +241,8 @@ def quantity(count: int, noun: str) -> str:
 
 NO_MEMORY = "the memory did not suffice"
 MORE_MEMORY = "Give more memory, or fewer workers, or smaller tiles with --set tiling.overlap=0.25"
-# What libraries say in place of a MemoryError: C++ runtimes, torch, the C library; the dynamic linker, when a
-# module is imported; OpenVINO, ONNX Runtime, CUDA, cuBLAS and cuDNN. In small letters.
+# Messages of libraries in place of MemoryError: C++ runtimes, torch, the C library; the dynamic linker, when
+# a module is imported; OpenVINO, ONNX Runtime, CUDA, cuBLAS and cuDNN. In lower case.
 OUT_OF_MEMORY = (
     "bad_alloc",
     "bad alloc",
@@ -259,21 +259,21 @@ OUT_OF_MEMORY = (
     "status_alloc_failed",
     "unable to allocate",
 )
-# Where there is no memory for the stack of one more thread; of a lock the first is no lack of memory.
+# Messages if no memory is left for one more thread's stack; from a lock the first is no lack of memory.
 NO_THREAD = ("resource temporarily unavailable", "can't start new thread")
 
 
 def as_c3s3_error(error: BaseException, *, quote: bool = True) -> C3S3Error:
-    """Any exception as an error of ours: itself, a lack of memory, or a defect of the program.
+    """Return any exception as a `C3S3Error`: itself, a lack of memory, or a defect of the program.
 
     Parameters
     ----------
     error
-        Whatever was raised. One of ours stays as it is, unless it was raised from a lack of memory, which a
-        reader or an import took for something else.
+        Exception. A `C3S3Error` stays as it is, unless it was raised from a lack of memory, which a reader or
+        an import took for something else.
     quote
-        Whether the text of another exception may be kept. Of a DICOM scan it may not: libraries quote headers
-        and file names.
+        Whether the text of another exception may be kept. For a DICOM scan it may not: libraries quote
+        headers and file names.
     """
     if isinstance(error, C3S3Error):
         if isinstance(error, MemoryLimitError) or not is_out_of_memory(error.__cause__):
@@ -290,7 +290,7 @@ def as_c3s3_error(error: BaseException, *, quote: bool = True) -> C3S3Error:
 
 
 def refused_by_system(error: BaseException) -> C3S3Error | None:
-    """What the system or the memory refused, as an error of ours; None for any other exception."""
+    """Return an OSError or a lack of memory as a `C3S3Error`; None for any other exception."""
     if is_out_of_memory(error):
         return as_c3s3_error(error)
     if isinstance(error, OSError) and error.strerror:
@@ -299,13 +299,13 @@ def refused_by_system(error: BaseException) -> C3S3Error | None:
 
 
 def _in_an_import(error: SystemError) -> bool:
-    """A compiled module that found no memory when it was loaded may say neither that nor anything else."""
+    """Return whether a SystemError without a cause is from an import, in which a module found no memory."""
     if not re.search("without (exception set|setting an exception)", str(error)):
         return False
     frame = error.__traceback__
     while frame is not None:
         code, names = frame.tb_frame.f_code, frame.tb_frame.f_globals
-        if code.co_filename.startswith("<frozen importlib"):  # which Python may leave out
+        if code.co_filename.startswith("<frozen importlib"):  # frames that Python may leave out
             return True
         if code.co_name == "<module>" and names.get("__name__") != "__main__":
             return True
@@ -314,7 +314,7 @@ def _in_an_import(error: SystemError) -> bool:
 
 
 def is_out_of_memory(error: BaseException | None) -> bool:
-    """Whether an exception, or one that it was raised from or after, is a lack of memory."""
+    """Return whether an exception, or one that it was raised from or after, is a lack of memory."""
     seen: set[int] = set()
     while error is not None and id(error) not in seen:
         seen.add(id(error))
@@ -330,5 +330,5 @@ def is_out_of_memory(error: BaseException | None) -> bool:
 
 
 def to_install(extra: str) -> str:
-    """What to do where the packages of an extra are missing: nothing of this program is on an index."""
+    """Return how to install a missing extra: this program is on no package index."""
     return f"Run pip install '.[{extra}]' in the clone, or add [{extra}] to the wheel (docs/installation.md)"

@@ -1,3 +1,3 @@
-"""The version of the package: its one source, which pyproject.toml reads too."""
+"""The version of the package, defined only here; pyproject.toml reads it."""
 
 __version__ = "0.1.0"

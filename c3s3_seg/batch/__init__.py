@@ -1,6 +1,7 @@
-"""Many scans: journal, resume, workers, provenance.
+"""Batch runs over many scans: journal, resume, workers, provenance.
 
-`predict_cases` does them; `case.Steps` is one case, from its file to its mask; `verify` re-checks a folder.
+`predict_cases` runs a batch; `case.Steps` processes one case, from its file to its mask; `verify` re-checks
+an output folder.
 """
 
 from typing import TYPE_CHECKING
@@ -33,7 +34,7 @@ __all__ = [
 if not TYPE_CHECKING:  # a type checker sees the import above
 
     def __getattr__(name: str) -> object:
-        """`verify`, whose module `predict` does without, when it is first used."""
+        """Return `verify`, imported on first use because `predict` does not need its module."""
         if name != "verify":
             raise AttributeError(f"module 'c3s3_seg.batch' has no attribute '{name}'")
         from c3s3_seg.batch.verification import verify

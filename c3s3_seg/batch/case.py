@@ -1,7 +1,7 @@
-"""One case, from its file to its mask, in named steps: load, check, prepare, predict, write.
+"""Process one case, from its file to its mask, in named steps: load, check, prepare, predict, write.
 
 Each step is a function of its own, so that a batch can let the steps of neighbouring cases overlap.
-What comes after them, the record in the journal, is the business of whoever runs the batch.
+The code that runs the batch writes the record in the journal after these steps.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class Steps:
     predictor
         The loaded model.
     job
-        What to do with each case.
+        Options for processing each case.
     progress
         Called with the windows and tiles of each case.
     """
@@ -51,25 +51,25 @@ class Steps:
     progress: Progress = silent
 
     def run(self, task: CaseTask) -> Outcome:
-        """Everything for one case, one step after the other."""
+        """Run all steps of one case, one after the other."""
         return self.write(self.predict(self.read(task)))
 
     def read(self, task: CaseTask) -> Loaded | Outcome:
-        """What can be done while the network is at another case: load, check, prepare."""
+        """Load, check and prepare a case: the steps that can run while the network has another case."""
         return self.prepare(self.check(self.load(task)))
 
     def load(self, task: CaseTask) -> Loaded | Outcome:
-        """Read the scan and its truth; take their hashes."""
+        """Read the scan, its truth and a kept mask; compute the hashes of scan and truth."""
         return _attempt("load", task, lambda: _load(task, self.job, self.predictor.task))
 
     def check(self, loaded: Loaded | Outcome) -> Loaded | Outcome:
-        """Whether this scan is one to predict."""
+        """Check the values of the truth, and that the scan may be segmented unless its mask is kept."""
         if isinstance(loaded, Outcome):
             return loaded
         return _attempt("check", loaded.task, lambda: _check(loaded, self.predictor, self.job), loaded)
 
     def prepare(self, loaded: Loaded | Outcome) -> Loaded | Outcome:
-        """Bring the scan to the model's grid, unless it is there."""
+        """Bring the scan to the model's grid, unless this is done or the organ must be found first."""
         if isinstance(loaded, Outcome):
             return loaded
         return _attempt("prepare", loaded.task, lambda: _prepare(loaded, self.predictor), loaded)
@@ -77,7 +77,7 @@ class Steps:
     def predict(self, loaded: Loaded | Outcome) -> Predicted | Loaded | Outcome:
         """Find the organ in a larger scan; run the network; resample its probabilities to the scan's grid.
 
-        A case whose mask is there stays as it is.
+        A case whose mask is kept is returned unchanged.
         """
         if isinstance(loaded, Outcome) or loaded.mask is not None:
             return loaded
@@ -86,7 +86,7 @@ class Steps:
         )
 
     def write(self, predicted: Predicted | Loaded | Outcome) -> Outcome:
-        """Score; write the mask and all that goes with it; take the hashes of what was written."""
+        """Score the mask; write it with all files of the case; compute the hashes of these files."""
         if isinstance(predicted, Outcome):
             return predicted
         task = self.predictor.task
@@ -98,12 +98,12 @@ class Steps:
 
 
 def predict_case(case: Case, predictor: Predictor, job: Job, truth_path: Path | None) -> PredictionRow:
-    """One case, from its file to its mask, without a journal.
+    """Process one case, from its file to its mask, without a journal.
 
     Raises
     ------
     C3S3Error
-        If it fails.
+        If the case fails.
     """
     maps, task = RequestedMaps.of(predictor.task, predictor.settings), CaseTask(case, truth_path)
     names = file_names(job, case.name, maps)
@@ -117,7 +117,7 @@ def predict_case(case: Case, predictor: Predictor, job: Job, truth_path: Path | 
 
 
 def _attempt(step: str, task: CaseTask, work: Callable[[], T], loaded: Loaded | None = None) -> T | Outcome:
-    """The step's result, or the outcome that says why there is none. A batch goes on in any case."""
+    """Return the step's result, or an outcome with the reason of its failure; a batch continues then."""
     before = [] if loaded else _watched(task)
     try:
         return work()
@@ -140,9 +140,9 @@ def _watched(task: CaseTask) -> list[Watch]:
 
 
 def _settled(task: CaseTask, before: list[Watch]) -> dict[str, str]:
-    """The hashes of what was refused, so that a scan that is mended is tried again.
+    """Return the hashes of refused inputs, so that a scan that is repaired is tried again.
 
-    None, if it was still being written while it was read: what is there by now was never looked at.
+    Empty if an input was still being written while it was read: its present content was never inspected.
     """
     with suppress(C3S3Error, OSError):
         inputs = input_sha256(task.case.path, task.truth, task.case.paths)
@@ -181,7 +181,7 @@ def _check(loaded: Loaded, predictor: Predictor, job: Job) -> Loaded:
 
 
 def _prepare(loaded: Loaded, predictor: Predictor) -> Loaded:
-    """Where the organ has to be found first, which takes the network, `_predict` prepares the scan."""
+    """Prepare the scan; left to `_predict` if the organ must be found first, which takes the network."""
     if loaded.checked is None or loaded.checked.search or loaded.prepared is not None:
         return loaded
     return replace(loaded, prepared=predictor.prepare(loaded.checked))

@@ -1,4 +1,4 @@
-"""The files of a case in the output folder: their names, and what happens to those that are there already."""
+"""Name the files of a case in the output folder; check, keep or remove files that exist already."""
 
 from __future__ import annotations
 
@@ -19,23 +19,23 @@ from c3s3_seg.system.files import check_name, refuse_link
 from c3s3_seg.system.ownership import FILES, TODO, check_place, is_ours, read_case, remove_ours
 from c3s3_seg.system.reading import sha256
 
-PROBABILITIES = "probabilities"  # apart, so that `evaluate` does not take them for masks
+PROBABILITIES = "probabilities"  # a folder, so that `evaluate` does not take the maps for masks
 UNCERTAINTY = "uncertainty"
 FOLDERS = (PROBABILITIES, UNCERTAINTY, REPAIRED_FOLDER)
-MARKED = (".json", ".html", ".png")  # these say in their content that they are ours
-EARLIER = 32  # hashes of replaced files that are remembered of a case
+MARKED = (".json", ".html", ".png")  # types whose content states that this package wrote them
+EARLIER = 32  # hashes of replaced files that are recorded per case
 
 
 @dataclass(frozen=True)
 class RequestedMaps:
-    """The maps that the settings of the model have each case write, beside what the job says.
+    """The maps that each case writes because of the model's settings, beside the files of the job.
 
     Parameters
     ----------
     labels
         Names of the model's labels.
     probabilities, uncertainty
-        Whether maps of them are written.
+        Whether probability maps of these labels and an uncertainty map are written.
     """
 
     labels: tuple[str, ...] = ()
@@ -44,12 +44,12 @@ class RequestedMaps:
 
     @classmethod
     def of(cls, task: ModelTask, settings: Settings) -> RequestedMaps:
-        """What a model of this task writes with these settings."""
+        """Return the maps that a model of this task writes with these settings."""
         return cls(tuple(task.label_values), settings.probabilities, settings.uncertainty)
 
 
 def file_names(job: Job, case: str, maps: RequestedMaps) -> list[str]:
-    """All files that a case may write, relative to the output folder: the mask first, its JSON last."""
+    """Return all files that a case may write, relative to the output folder: mask first, JSON last."""
     image = image_suffix_of(job.suffix)
     names = [job.mask_of(case).name]
     names += [str(repaired_path(Path(), case))] if job.reading.repair else []
@@ -64,7 +64,7 @@ def file_names(job: Job, case: str, maps: RequestedMaps) -> list[str]:
 def check_places(
     task: CaseTask, out: Path, names: Iterable[str], recorded: Mapping[str, str] | None = None
 ) -> None:
-    """Never write over a scan or its truth, nor over a file that somebody else put there or has edited.
+    """Raise if a file would be written over the scan, its truth, or a foreign or edited file.
 
     Parameters
     ----------
@@ -73,14 +73,15 @@ def check_places(
     out
         The output folder.
     names
-        What may be written, the case's JSON last.
+        Files that may be written, the case's JSON last.
     recorded
-        File -> sha256 as the journal has it of this case; "" where it was not finished.
+        File -> sha256 as the journal records it for this case; "" if the file was not finished.
 
     Raises
     ------
     InputError
-        If a place is taken by something that we did not write, is a link, or has too long a name.
+        If a path is taken by a file that this package did not write or that was edited since, is a link, or
+        is too long.
     """
     names = list(names)
     metadata = read_case(out / names[-1])
@@ -96,7 +97,7 @@ def check_places(
             raise InputError(what, where=path, todo="Give another folder with -o")
         known = (recorded or {}).get(name)
         check_unchanged(path, known)
-        # The mask of a case whose JSON is of before it named its files is known by that JSON alone.
+        # A JSON of an older version does not list its files: such a mask is recognised by its JSON alone.
         by_json = _is_named(path, name, metadata) or (metadata and FILES not in metadata and name == names[0])
         unsure = known is not None and (known != "" or path.suffix not in MARKED)
         try:
@@ -109,14 +110,14 @@ def check_places(
 
 
 def is_source(path: Path, task: CaseTask) -> bool:
-    """Whether a path is that of the case's scan or of its truth."""
+    """Return whether a path is that of the case's scan or of its truth."""
     sources = [task.case.path, *([task.truth] if task.truth is not None else [])]
     return os.path.realpath(path) in {os.path.realpath(source) for source in sources}
 
 
 def _is_taken(path: Path) -> bool:
     try:
-        check_name(path)  # the folder may not be there yet
+        check_name(path)  # the folder may not exist yet
         path.lstat()
     except FileNotFoundError:
         return False
@@ -126,12 +127,12 @@ def _is_taken(path: Path) -> bool:
 
 
 def check_unchanged(path: Path, known: str | None) -> None:
-    """Refuse to touch a file of ours that somebody has changed since.
+    """Raise if a file that this package wrote has been changed since.
 
     Raises
     ------
     InputError
-        If there is a file that has not the recorded sha256.
+        If the file exists and its sha256 is not the recorded one.
     """
     if known and path.is_file() and not path.is_symlink() and sha256(path) != known:
         raise InputError(
@@ -144,23 +145,23 @@ def check_unchanged(path: Path, known: str | None) -> None:
 def remove_earlier(
     out: Path, task: CaseTask, names: Iterable[str], recorded: Mapping[str, str]
 ) -> dict[str, str]:
-    """Remove all that an earlier run wrote for a case, so that nothing of it stands beside what comes.
+    """Remove all files that an earlier run wrote for a case, so that none remains beside the new ones.
 
     Parameters
     ----------
     out
         The output folder.
     task
-        The case. Its scan and its truth stay, even where an earlier run wrote them.
+        The case. Its scan and its truth stay, even if an earlier run wrote them.
     names
-        What may be written now; what is there was found to be ours.
+        Files that may be written now; existing ones were found to be written by this package.
     recorded
-        File -> sha256 as the journal has it; "" where it was not finished.
+        File -> sha256 as the journal records it; "" if the file was not finished.
 
     Returns
     -------
     dict
-        sha256 -> name of what was recorded, so that it is known if it turns up again.
+        sha256 -> name of each recorded file, so that the file is recognised if it turns up again.
     """
     case = task.case.name
     metadata = read_case(out / f"{case}.json") or {}
@@ -174,13 +175,13 @@ def remove_earlier(
             unfinished = not known and (path.suffix not in MARKED or is_ours(path))
             if unfinished or (known and sha256(path) == known):
                 path.unlink()
-    for suffix in (".png", ".html"):  # of a run that no record speaks of any more
+    for suffix in (".png", ".html"):  # of a run that is in no record any more
         remove_ours(out / f"{case}{suffix}")
     return {known: name for name, known in {**listed, **recorded}.items() if known}
 
 
 def remove_files(out: Path, names: Iterable[str]) -> None:
-    """Remove what an attempt that failed has written: its places were free when it began."""
+    """Remove the files that a failed attempt has written; links and paths outside of `out` stay."""
     for name in names:
         with suppress(OSError):
             if _is_inside(name, out) and not (out / name).is_symlink():
@@ -188,14 +189,14 @@ def remove_files(out: Path, names: Iterable[str]) -> None:
 
 
 def _may_be_removed(name: str, out: Path, task: CaseTask) -> bool:
-    """Whether a name is that of a regular file of the folder, which is neither the scan nor the truth."""
+    """Return whether a name is that of a regular file of the folder, neither the scan nor the truth."""
     path = out / name
     is_file = _is_inside(name, out) and not path.is_symlink() and path.is_file()
     return is_file and not is_source(path, task)
 
 
 def _is_inside(name: str, out: Path) -> bool:
-    """Whether a name leads to a file in the folder, or in one of the folders of ours there."""
+    """Return whether a name leads to a file in the folder or in one of this package's folders there."""
     parts = PurePosixPath(name).parts
     if not parts or len(parts) > 2 or ".." in parts or PurePosixPath(name).is_absolute():
         return False
@@ -203,7 +204,7 @@ def _is_inside(name: str, out: Path) -> bool:
 
 
 def _is_named(path: Path, name: str, metadata: dict[str, Any] | None) -> bool:
-    """Whether the JSON of the case says that this very file was written with it."""
+    """Return whether the JSON of the case lists this very file, with its hash."""
     listed = metadata.get(FILES) if metadata else None
     if not isinstance(listed, dict) or not path.is_file() or path.is_symlink():
         return False
@@ -213,7 +214,7 @@ def _is_named(path: Path, name: str, metadata: dict[str, Any] | None) -> bool:
 
 
 def listed_in_json(out: Path, names: Iterable[str]) -> dict[str, str]:
-    """The files that the JSON files of cases among `names` say were written with them: name -> sha256."""
+    """Return the files that the JSON files of cases among `names` list as written: name -> sha256."""
     named: dict[str, str] = {}
     for name in (name for name in names if name.endswith(".json")):
         listed = (read_case(out / name) or {}).get(FILES)
@@ -225,13 +226,13 @@ def listed_in_json(out: Path, names: Iterable[str]) -> dict[str, str]:
 def case_json(
     metadata: dict[str, Any], out: Path, written: Iterable[Path], kept: Mapping[str, str] | None = None
 ) -> tuple[bytes, dict[str, str]]:
-    """A case's JSON with the hashes of what was written before it, and of what stays; and these hashes."""
+    """Return a case's JSON with the hashes of the files written before it and kept; and these hashes."""
     hashes = dict(kept or {}) | {str(path.relative_to(out)): sha256(path) for path in written}
     return json.dumps({**metadata, FILES: hashes}, indent=1).encode(), hashes
 
 
 def remove_replaced(out: Path, task: CaseTask, replaced: Mapping[str, str]) -> None:
-    """Remove files of an earlier run that are not part of the case any more, if they are as recorded."""
+    """Remove files of an earlier run that no longer belong to the case, if they are as recorded."""
     for name, known in replaced.items():
         path = out / name
         with suppress(OSError, C3S3Error):

@@ -1,4 +1,4 @@
-"""What this run asks for in another way than the run that made a mask: in words, and whether it matters."""
+"""Compare the settings of this run with those that made a mask: changes in words, and their effect."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from c3s3_seg.batch.case_files import RequestedMaps
 from c3s3_seg.system.names import printable
 from c3s3_seg.version import __version__
 
-LONGEST = 60  # characters of a value
+LONGEST = 60  # characters shown of a value
 UNKNOWN = "weights or settings have changed"
-# What is made of a mask and its scan: it can be added to a mask that is there.
+# Files made from a mask and its scan: they can be added to an existing mask.
 REPORTS = ("request.truth", "request.preview", "request.html", "request.secondary_capture")
 FORMAT_KEY = "request.suffix"
 VERSION_KEY = "version"
 PROBABILITIES_KEY = "asked.probabilities"
-# Keys as the command line calls them; any other key is told by its own name.
+# Names of keys on the command line; any other key is reported by its own name.
 NAMES = {
     "made_with.bundle": "model",
     "made_with.task_sha256": "labels, grid, domain or networks of the model",
@@ -59,9 +59,9 @@ class Change:
     Parameters
     ----------
     key
-        Its place in the setting, with points.
+        Path of the setting as a dotted key.
     before, now
-        Its values, as JSON has them.
+        Both values of the setting, as in JSON.
     """
 
     key: str
@@ -70,20 +70,20 @@ class Change:
 
     @property
     def words(self) -> str:
-        """`tiling.overlap: default -> 0.25`."""
+        """The change in words, such as `tiling.overlap: default -> 0.25`."""
         name = NAMES.get(self.key, self.key.partition(".")[2])
         return f"{name}: {_words(self.before)} -> {_words(self.now)}"
 
 
 def setting_of(origin: Mapping[str, Any], request: Mapping[str, Any], maps: RequestedMaps) -> dict[str, Any]:
-    """All that a finished case must agree with, as JSON gives it back.
+    """Return all settings that a finished case must agree with, as read back from JSON.
 
     Parameters
     ----------
     origin
-        What the masks are made with.
+        Provenance shared by all masks, as returned by `job.origin`.
     request
-        As `Job.request` gives it.
+        The request, as returned by `Job.request`.
     maps
         The maps that are written.
     """
@@ -94,12 +94,12 @@ def setting_of(origin: Mapping[str, Any], request: Mapping[str, Any], maps: Requ
 
 
 def setting_sha256(setting: Mapping[str, Any]) -> str:
-    """One hash for weights, settings and what was asked for."""
+    """Return one hash for weights, settings and request."""
     return hashlib.sha256(json.dumps(setting, sort_keys=True).encode()).hexdigest()
 
 
 def changes(before: Mapping[str, Any] | None, now: Mapping[str, Any]) -> tuple[Change, ...] | None:
-    """What differs between two settings, sorted by key; None where the first one is not known."""
+    """Return the changes between two settings by key, the version last; None if the first is unknown."""
     if before is None or not all(isinstance(before.get(part), dict) for part in now):
         return None
     old, new = (dict(_flat({part: setting[part] for part in now})) for setting in (before, now))
@@ -107,19 +107,19 @@ def changes(before: Mapping[str, Any] | None, now: Mapping[str, Any]) -> tuple[C
     found = [Change(k, old.get(k), new.get(k)) for k in keys if old.get(k) != new.get(k)]
     versions = before.get("versions") if before else None
     made_by = versions.get("c3s3_seg") if isinstance(versions, dict) else None
-    if found and made_by not in (None, __version__):  # alone it is no reason
+    if found and made_by not in (None, __version__):  # a new version alone is no reason
         found.append(Change(VERSION_KEY, made_by, __version__))
     return tuple(found)
 
 
 def is_addition(change: Change) -> bool:
-    """Whether what is asked for can be made of the mask and its scan, or is only left out."""
+    """Return whether a change can be made from the mask and its scan, or only leaves probabilities out."""
     left_out = change.key == PROBABILITIES_KEY and not change.now
     return change.key in (*REPORTS, FORMAT_KEY, VERSION_KEY) or left_out
 
 
 def reason(found: tuple[Change, ...] | None) -> str:
-    """Why a case is done again, as a clause."""
+    """Return the reason why a case is processed again, as a clause."""
     if not found:
         return UNKNOWN
     keys = {change.key for change in found}
@@ -128,7 +128,7 @@ def reason(found: tuple[Change, ...] | None) -> str:
 
 
 def _flat(setting: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Nested tables -> keys with points. Hashes of weights are one value: their files are called alike."""
+    """Yield nested tables as dotted keys. Hashes of weights stay one value: their files have like names."""
     for key, value in setting.items():
         name = f"{prefix}{key}"
         if isinstance(value, dict) and key != "weights_sha256":

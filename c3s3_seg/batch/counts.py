@@ -1,4 +1,4 @@
-"""How many cases of a batch are done, and how many of them need a look."""
+"""Count the cases of a batch that are done, and those of them that need a review."""
 
 from __future__ import annotations
 
@@ -10,21 +10,21 @@ from c3s3_seg.batch.records import STOPPED, Outcome
 
 @dataclass(frozen=True)
 class Counts:
-    """Cases of a run; `cases` = `done` + `kept` + `failed` + `left` at any time.
+    """The numbers of cases of a run; `cases` = `done` + `kept` + `failed` + `left` at any time.
 
     Parameters
     ----------
     cases
-        All that were given. A series that is passed over is none, and a study of which no series can be
-        segmented is one.
+        All given cases. A series that is passed over does not count, and a study of which no series can be
+        segmented counts as one.
     done
-        Those that have a mask of this run, or reports that this run added.
+        Cases with a mask of this run, or with reports that this run added.
     kept
-        Those whose mask is of an earlier run and still holds.
+        Cases whose mask is of an earlier run and still holds.
     failed
-        Those that failed, in this run or before.
+        Cases that failed, in this run or before.
     empty, needs_review
-        Of those that are done or kept: masks without a voxel; cases that a person should look at.
+        Among done and kept cases: masks without a voxel; cases that a person should inspect.
     skipped
         Inputs and series that were passed over and are no cases.
     """
@@ -39,11 +39,11 @@ class Counts:
 
     @property
     def left(self) -> int:
-        """Cases that another run has to do."""
+        """The number of cases that another run has to process."""
         return self.cases - self.done - self.kept - self.failed
 
     def plus(self, outcomes: Iterable[Outcome], *, kept: bool = False) -> Counts:
-        """With these outcomes. A case that was not done, because the run ended, stays one that is left."""
+        """Return the counts with these outcomes. A case not processed because the run ended stays left."""
         counts = self
         for outcome in outcomes:
             row, refusal = outcome.row, outcome.refusal
@@ -64,5 +64,5 @@ class Counts:
         return counts
 
     def less(self, number: int) -> Counts:
-        """With so many cases less, which are told of with another one."""
+        """Return the counts without this number of cases, which are reported with another one."""
         return replace(self, cases=self.cases - number)

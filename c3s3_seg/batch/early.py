@@ -1,4 +1,4 @@
-"""The first case is read and checked, and on the host prepared, while the network is opened."""
+"""Read and check the first case, and prepare it on the host, while the network is opened."""
 
 from __future__ import annotations
 
@@ -19,23 +19,23 @@ from c3s3_seg.system.hardware import cuda_devices
 
 
 class EarlyRead:
-    """Reads one case in a thread. Its result, or its error, is the one that `Steps.read` gives.
+    """A thread that reads one case; its result, or its error, is the same as from `Steps.read`.
 
     Parameters
     ----------
     case
         The case that will come first.
     model
-        What the networks, which are not needed for it, will do.
+        The task of the networks, which are not needed for reading.
     settings
-        How they will run.
+        The settings with which the networks will run.
     job
-        What to do with each case.
+        Options for processing each case.
     """
 
     def __init__(self, case: CaseTask, model: Task, settings: Settings, job: Job) -> None:
         self._wanted = settings.on_device
-        # Without networks a predictor checks and prepares; it compares networks only where there are some.
+        # A predictor without networks can check and prepare; comparing networks (uncertainty) is off.
         settings = replace(settings, uncertainty=False, on_device=False)
         predictor = Predictor(model, (), settings, costs_of("", [MEASURED_FILTERS]))
         self._task, self._steps = case, Steps(predictor, job)
@@ -48,14 +48,14 @@ class EarlyRead:
         self._thread.start()
 
     def compile_in(self, predictor: Predictor) -> None:
-        """The networks are open: as soon as the scan is read they can be compiled for its tiles."""
+        """Hand over the open networks, to be compiled for the scan's tiles as soon as it is read."""
         self._predictor = predictor
         self._opened.set()
 
     def take(self, task: CaseTask) -> Loaded | Outcome | None:
-        """What was read, once, if it is this case and nothing about it has changed; else None.
+        """Return the result, once, if `task` is this case and nothing about it has changed; else None.
 
-        It still has to be prepared where that was left to the networks' own device, or to who knows it.
+        The scan must still be prepared if the networks' device does so, or was unknown during reading.
         """
         if task != self._task:
             return None
@@ -67,7 +67,7 @@ class EarlyRead:
         return found
 
     def close(self) -> None:
-        """Wait a moment for the thread: where the networks could not be opened nobody needs what it reads."""
+        """Wait at most `GRACE_S` for the thread: its result is not needed if the networks failed to open."""
         self._opened.set()
         self._thread.join(GRACE_S)
         self._checked = self._found = None
@@ -79,7 +79,7 @@ class EarlyRead:
     def _work(self) -> None:
         try:
             found = self._checked = self._steps.check(self._steps.load(self._task))
-            # Where there is a GPU, the networks, once they are open, say who prepares scans.
+            # With a GPU, only the open networks tell whether their device prepares scans.
             if self._wanted is False or (self._wanted is None and not cuda_devices()):
                 found = self._steps.prepare(found)
             self._found = found
@@ -90,11 +90,11 @@ class EarlyRead:
             self._read.set()
         self._opened.wait()
         if self._on_device:
-            self._found = None  # `take` does not give it, and the batch may be long
+            self._found = None  # `take` does not return it, and the batch may be long
         elif self._predictor is not None and isinstance(found, Loaded) and found.prepared is not None:
-            # Compiling leaves Python alone: time to load what writes the mask.
+            # Compiling leaves the interpreter free: time to load the library that writes the mask.
             loader = threading.Thread(target=load_library, daemon=True)
             loader.start()
-            with suppress(Exception):  # the step that runs the networks will say what is wrong
+            with suppress(Exception):  # the step that runs the networks will report the error
                 self._predictor.compile_for(found.prepared)
             loader.join()

@@ -1,4 +1,4 @@
-"""Which engine does the cases of a batch: this process, its workers or a cluster."""
+"""Choose the engine that processes the cases of a batch: this process, its workers or a cluster."""
 
 from __future__ import annotations
 
@@ -22,25 +22,25 @@ def open_engine(
     progress: Progress,
     first: CaseTask | None,
 ) -> Engine:
-    """Open what does the cases.
+    """Open the engine that processes the cases.
 
     Parameters
     ----------
     model
         The loaded model; or how to open it.
     job, plan
-        As `predict_cases` has them.
+        Same as in `predict_cases`.
     held
-        Descriptors of the lock of the output folder, which workers keep open.
+        File descriptors of the output folder's lock, which workers keep open.
     progress
-        Of the cases that this process segments itself.
+        Called with the progress of the cases that this process segments itself.
     first
-        The case that certainly comes first; None where that is not known.
+        The case that certainly comes first; None if that is not known.
 
     Raises
     ------
     InputError
-        If a case shall be ended after a time and the model is open already.
+        If there is a time limit for a case and the model is open already.
     C3S3Error
         If the model cannot be opened.
     """
@@ -60,7 +60,7 @@ def open_engine(
 
 
 def _loaded(predictor: Predictor, job: Job, plan: BatchPlan, progress: Progress) -> Engine:
-    """In this process, with a model that the caller has opened."""
+    """Return the engine for this process, with a model that the caller has opened."""
     if plan.case_timeout_s is not None:
         what = "a case can only be ended in a worker process, which opens the model itself"
         raise InputError(what, todo="Leave the time limit of a case out")
@@ -70,7 +70,7 @@ def _loaded(predictor: Predictor, job: Job, plan: BatchPlan, progress: Progress)
 
 
 def _opened(model: Model, job: Job, progress: Progress, first: CaseTask | None) -> Engine:
-    """In this process; the first case is read while the networks are opened."""
+    """Return the engine for this process; read the first case while the networks are opened."""
     bundle = ModelBundle.load(model.bundle)
     early = EarlyRead(first, bundle.task, model.settings, job) if first is not None else None
     try:
@@ -89,5 +89,5 @@ def _opened(model: Model, job: Job, progress: Progress, first: CaseTask | None) 
 
 
 def _maps(model: Model) -> RequestedMaps:
-    """The maps of a model that is opened elsewhere."""
+    """Return the maps of a model that is opened elsewhere."""
     return RequestedMaps.of(ModelBundle.load(model.bundle).task, model.settings)

@@ -26,26 +26,26 @@ CSV, JSON, PAGE = "cases.csv", "report.json", "report.html"
 
 @dataclass(frozen=True)
 class EvaluationResult:
-    """What `evaluate` measured and wrote.
+    """The scores that `evaluate` measured and the files that it wrote.
 
     Parameters
     ----------
     rows
-        One for each case and label that could be measured, in the order of the cases.
+        One score for each case and label that could be measured, in the order of the cases.
     failures
-        Every case that could not, with its reason.
+        Every case that could not be measured, with its reason.
     cohorts
         Statistics for each label.
     labels
-        Pairs (name, value) that were measured.
+        Pairs (name, value) of the measured labels.
     csv_path, json_path
         The files that were written.
     comparison
-        With the other set of predictions; empty where there is none.
+        Comparison with the other set of predictions; empty if there is none.
     html_path
-        The page, where one was asked for.
+        The page; None if not requested.
     remarks
-        What has to be said of the labels of the whole set: those that predictions hold and no truth does.
+        Remarks on the labels of the whole set, such as labels that predictions hold and no truth does.
     """
 
     rows: tuple[CaseScore, ...]
@@ -75,29 +75,29 @@ def evaluate(
     predictions
         A mask (an image file, a DICOM SEG or an RTSTRUCT), or a folder of masks, see `io.mask_files`.
     truth
-        The same, named like the predictions.
+        A mask or a folder of masks, named like the predictions.
     out
-        The folder for the two files; it is made if it is missing.
+        The folder for the files; created if it is missing.
     settings
-        How to measure; None: as `EvaluationSettings()`.
+        How to measure; None: `EvaluationSettings()`.
     against
         Another set of predictions of the same cases, measured too and compared case by case.
     progress
-        Called with (case, how many are done, all) after each case.
+        Called with (case, number done, total number) after each case.
 
     Returns
     -------
     EvaluationResult
         A prediction without truth, a truth without prediction and a case that cannot be read or
-        measured are failures with their reasons; the other cases go on.
+        measured are failures with their reasons; the other cases continue.
 
     Raises
     ------
     InputError
         If no prediction has a truth, predictions or truths look like scans, they have no label in common over
-        the whole set, a value is given for the background, or `out` cannot be written.
+        the whole set, the given labels are empty or include 0, or `out` cannot be written.
     C3S3Error
-        What is wrong with a case, where there is only one.
+        The error of the case, if there is only one.
     """
     settings = settings or EvaluationSettings()
     labels = settings.labels
@@ -128,9 +128,9 @@ def evaluate(
             out / PAGE if settings.html else None,
             remarks,
         )
-        remove_ours(out / PAGE)  # of an earlier run, it would show other numbers
+        remove_ours(out / PAGE)  # a page of an earlier run would show other numbers
         _write(result, mine.files, sides, settings)
-    except BaseException:  # half a report would be taken for one
+    except BaseException:  # half a report would be taken for a whole one
         for name in (CSV, JSON, PAGE):
             remove_ours(out / name)
         raise
@@ -143,7 +143,7 @@ def _write(
     sides: Sequence[tuple[str, str]],
     settings: EvaluationSettings,
 ) -> None:
-    """Write the files of a result. `sides`: pairs (what it is, name) of the masks that were compared."""
+    """Write the files of a result. `sides`: pairs (role, name) of the sets that were compared."""
     write_cases_csv(result.csv_path, result.rows)
     write_report_json(
         result.json_path,
@@ -166,5 +166,5 @@ def _write(
 
 
 def _side(path: Path) -> str:
-    """The name of a folder or of a file, without where it lies: pages are passed on."""
+    """Return the name of a folder or file without its location, since pages are passed on."""
     return printable((path if path.is_dir() else public_path(path)).resolve().name)

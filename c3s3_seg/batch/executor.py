@@ -1,4 +1,4 @@
-"""What does the cases of a batch, in this process or elsewhere: tasks in, outcomes out."""
+"""Executors of a batch run: they turn tasks into outcomes, in this process, in workers or on a cluster."""
 
 from __future__ import annotations
 
@@ -20,18 +20,18 @@ Runner = Callable[[Iterable[CaseTask]], Iterator[Outcome]]
 
 @dataclass(frozen=True)
 class Engine:
-    """What does the cases: in this process, in workers or on a cluster.
+    """An executor of cases: in this process, in workers or on a cluster.
 
     Parameters
     ----------
     run
-        Tasks -> outcomes, in any order.
+        Function: tasks -> outcomes, in any order.
     origin
-        What the masks are made with.
+        Provenance shared by all masks: weights, runtime and settings.
     bundle
-        Folder of the bundle; "" where it is not known.
+        Folder of the bundle; "" if unknown.
     close
-        Ends what was started for it.
+        Called to end the threads and processes of the engine.
     maps
         The maps that each case writes.
     """
@@ -51,7 +51,7 @@ def in_this_process(
     overlap: bool = True,
     early: EarlyRead | None = None,
 ) -> Runner:
-    """Load, network and writing of neighbouring cases at the same time, in threads; or each in its turn.
+    """Return a runner that overlaps neighbouring cases in threads (load, network, write), or does not.
 
     `early` has read one of the cases already, and may have prepared it.
     """

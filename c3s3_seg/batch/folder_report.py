@@ -1,4 +1,4 @@
-"""report.html of a prediction: all cases of a run, out of the files of each."""
+"""Write report.html of a prediction: all cases of a run, from the files of each case."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from c3s3_seg.system.ownership import read_case
 def write_folder_report(
     path: Path, job: Job, rows: Sequence[PredictionRow], failures: Sequence[Failure]
 ) -> None:
-    """Write it. It says nothing that the cases' JSON files and pages do not, so no hash of it is recorded.
+    """Write the page. All its content is in the cases' JSON files and pages, so no hash is recorded.
 
     Raises
     ------
     InputError
-        If it cannot be written.
+        If the page cannot be written.
     """
     title = f"{len(rows)} predicted {'case' if len(rows) == 1 else 'cases'}: {job.maker.name}"
     write_folder_page(path, title, [_case(job.out, row) for row in rows], failures, made_by(job))
@@ -41,6 +41,6 @@ def _case(out: Path, row: PredictionRow) -> FolderCase:
 
 
 def _uncertainty(path: Path) -> Mapping[str, Any]:
-    """What a case's JSON says of it; nothing where it was not measured or the file was taken away."""
+    """Return the uncertainty in a case's JSON; empty if it was not measured or the file is gone."""
     found = (read_case(path) or {}).get("uncertainty")
     return found if isinstance(found, dict) else {}

@@ -1,9 +1,9 @@
-"""What the journals of a folder and of its shards take over from each other.
+"""Exchange records between the journal of a folder and the journals of its shards.
 
 Shards run at the same time, on several machines, and each has a journal of its own; the whole folder has
-another one, which is written while no shard runs. Times of several clocks do not say which of two records of
-a case is the newer one. So the folder's journal notes which rows of each shard it has taken over: a row that
-it has not seen is newer than its own record of the case, and one that it has seen is not.
+another one, which is written while no shard runs. Times of several clocks do not tell which of two records of
+a case is newer. The folder's journal therefore notes which rows of each shard it has taken over: a row that
+it has not seen is newer than its own record of the case, and a row that it has seen is not.
 """
 
 from __future__ import annotations
@@ -24,18 +24,19 @@ from c3s3_seg.system.shard import Shard
 
 
 def take_over(journal: Journal, folder: Path, shard: Shard | None, cases: Iterable[str]) -> None:
-    """Bring the journal of a run up to date with what the folder's other journals have recorded since.
+    """Update the journal of a run with the records that the folder's other journals have added since.
 
     Parameters
     ----------
     journal
-        Of this run.
+        Journal of this run.
     folder
         The output folder.
     shard
-        Of the run: it takes over from the whole folder. None: the whole folder takes over from its shards.
+        Shard of the run, which takes over from the whole folder. None: the whole folder takes over from its
+        shards.
     cases
-        Names of the run's cases, which a shard takes over.
+        Names of the run's cases; a shard takes over only these.
 
     Raises
     ------
@@ -49,14 +50,14 @@ def take_over(journal: Journal, folder: Path, shard: Shard | None, cases: Iterab
 
 
 def gather(journal: Journal, folder: Path) -> int:
-    """Take over into the folder's journal what shards have recorded since; gives the number of such cases.
+    """Take over the shards' new records into the folder's journal; return the number of such cases.
 
     Raises
     ------
     InputError
         If a shard's journal is damaged.
     """
-    taken: dict[str, str] = {}  # case -> when it was changed; of several shards the newest wins
+    taken: dict[str, str] = {}  # case -> time of its change; of several shards the newest wins
     with journal.transaction():
         for path in shard_journals(folder):
             with copied(path) as shard:
@@ -77,7 +78,7 @@ def _gather_shard(journal: Journal, shard: Journal, taken: dict[str, str]) -> No
 
 
 def inherit(journal: Journal, folder: Path, cases: Iterable[str]) -> None:
-    """Take over into a shard's journal what the whole folder's knows better of its cases.
+    """Take over into a shard's journal the records of its cases that are newer in the whole folder's.
 
     Raises
     ------
@@ -97,7 +98,7 @@ def inherit(journal: Journal, folder: Path, cases: Iterable[str]) -> None:
 
 
 class _Source:
-    """A journal out of which records go into another one, with their runs."""
+    """A journal from which records are copied into another one, with their runs."""
 
     def __init__(self, source: Journal, target: Journal) -> None:
         self._target = target
@@ -105,7 +106,7 @@ class _Source:
         self._numbers: dict[int, int] = {}
 
     def adopt(self, record: JournalRecord) -> None:
-        """Put one into the other journal."""
+        """Copy a record into the other journal."""
         if record.run in self._runs and record.run not in self._numbers:
             self._numbers[record.run] = self._target.adopt_run(self._runs[record.run])
         self._target.adopt(replace(record, run=self._numbers.get(record.run, record.run)))

@@ -1,4 +1,4 @@
-"""The cases of a batch: what its inputs hold, under the names that earlier runs gave."""
+"""Find the cases of a batch in its inputs, under the names that earlier runs gave them."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ from c3s3_seg.system.progress import Progress, silent
 
 @dataclass(frozen=True)
 class Inputs:
-    """What a batch is about.
+    """The cases of a batch and the inputs that are no cases.
 
     Parameters
     ----------
     tasks
         The cases of this run, or of its shard.
     skipped
-        What else was given or found, and why it is no case.
+        Other inputs that were given or found, each with the reason why it is no case.
     single
-        Whether it is about one scan or one study alone, whose failure is the failure of the command.
+        Whether the batch is one scan or one study, whose failure is the failure of the command.
     """
 
     tasks: tuple[CaseTask, ...]
@@ -41,12 +41,12 @@ def collect(inputs: Iterable[Path], job: Job, plan: BatchPlan, progress: Progres
     Raises
     ------
     InputError
-        If there is no case, or no truth where one was asked for.
+        If there is no case, or no truth although truths were requested.
     """
     scans = find_scans(list(inputs), job.reading, lambda: _known(job.out, plan), progress)
     truths = match_truth(scans.cases, job.truth) if job.truth is not None else {}
     studies: dict[str, list[CaseTask]] = defaultdict(list)
-    for case in scans.cases:  # the series of a study stay in one shard: what becomes of one depends on all
+    for case in scans.cases:  # the series of a study stay in one shard: the outcome of one depends on all
         studies[f"study {case.study}" if case.study else case.name].append(
             CaseTask(case, truths.get(case.name))
         )
@@ -58,7 +58,7 @@ def collect(inputs: Iterable[Path], job: Job, plan: BatchPlan, progress: Progres
 
 
 def _known(out: Path, plan: BatchPlan) -> Known:
-    """The cases in the journals of the folder. A journal that is damaged is refused later."""
+    """Return the cases in the folder's journals by place. A journal that is damaged is refused later."""
     known: dict[str, dict[str, Case]] = defaultdict(dict)
     shards = shard_journals(out) if plan.shard is None else [journal_path(out, plan.shard)]
     for path in [journal_path(out), *shards]:

@@ -1,11 +1,11 @@
-"""The journal of an output folder: an SQLite file that says what became of each case.
+"""The journal of an output folder: an SQLite file that records the outcome of each case.
 
-    runs    one row for each start of the program: when, with what (JSON)
-    cases   one row for each case: state begun, done or failed; with which setting; the outcome (JSON)
-    gathered  of a folder's journal: which rows of which shard's journal it has taken over, see `gather`
+    runs    one row for each start of the program: times and details (JSON)
+    cases   one row for each case: state begun, done, failed or skipped; the setting; the outcome (JSON)
+    gathered  in a folder's journal: the rows of each shard's journal that it has taken over, see `gather`
 
-SQLite has no checksum for its rows: each carries a sha256 of its own, and a journal in which a bit has turned
-is refused, not believed.
+SQLite has no checksum for its rows: each row of `cases` carries a sha256 of its own, and a journal in which
+a bit of such a row has flipped is refused.
 """
 
 from __future__ import annotations
@@ -49,23 +49,23 @@ SCHEMA = Schema(
 
 @dataclass(frozen=True)
 class JournalRecord:
-    """What the journal knows of a case.
+    """The journal's record of a case.
 
     Parameters
     ----------
     state
-        `begun`: its files may be there, in whole, but it was not finished. `skipped`: a series that the
-        domain check refused, of a study of which another one was segmented.
+        `begun`: the case's files may exist, each whole, but it was not finished. `skipped`: a series that the
+        domain check refused, in a study of which another series was segmented.
     setting
-        Hash of weights and settings that it was done with.
+        Hash of the weights and settings for the case.
     outcome
-        What became of it; of one that was begun only name and scan are known.
+        Outcome of the case; a begun case has no result yet, except an earlier one that gets reports.
     run
-        Number of the run that did it.
+        Number of the run that processed the case.
     changed
-        When, UTC.
+        Time of the change, UTC.
     checksum
-        Of the row.
+        Checksum of the row.
     """
 
     state: State
@@ -77,44 +77,44 @@ class JournalRecord:
 
 
 class Journal:
-    """An open journal. One process writes it: whoever holds the folder's lock.
+    """An open journal. One process writes it: the holder of the folder's lock.
 
     Parameters
     ----------
     path
-        The SQLite file; made if it is not there.
+        The SQLite file; created if missing.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self.run = 0
         self._details: dict[int, dict[str, Any] | None] = {}
-        # Cases are begun by the thread that reads them and recorded by the one that waits for them.
+        # The thread that reads cases begins them; the thread that waits for them records them.
         self._db = Database(path, SCHEMA)
 
     def start(self, details: dict[str, Any]) -> None:
-        """Begin a run; what is recorded from now on is of this run."""
+        """Begin a run; all later records belong to this run."""
         statement = "INSERT INTO runs (started, details) VALUES (?, ?)"
         self.run = int(self._db.execute(statement, now(), json.dumps(details)).lastrowid or 0)
 
     def end(self) -> None:
-        """Say that the run came to its end."""
+        """Record that the run came to its end."""
         self._db.execute("UPDATE runs SET ended = ? WHERE id = ?", now(), self.run)
 
     def begin(self, outcome: Outcome, setting: str) -> None:
-        """Say which files of a case may appear from now on, each with the hash "", and what it had before."""
+        """Record which files of a case may appear from now on, each with hash "", and its earlier files."""
         self._put("begun", setting, outcome)
 
     def record(self, outcome: Outcome, setting: str) -> None:
-        """Say what became of a case."""
+        """Record the outcome of a case."""
         self._put(state_of(outcome), setting, outcome)
 
     def adopt(self, record: JournalRecord) -> None:
-        """Put in a record as it is, with its time and the number of its run."""
+        """Insert a record unchanged, with its time and the number of its run."""
         self._put(record.state, record.setting, record.outcome, (record.run, record.changed))
 
     def adopt_run(self, details: dict[str, Any]) -> int:
-        """Put in a run of another journal; gives its number here."""
+        """Insert a run of another journal unless it is present; return its number in this journal."""
         rest = {k: v for k, v in details.items() if k not in ("run", "started", "ended")}
         values = (details["started"], details["ended"], json.dumps(rest))
         same = "SELECT id FROM runs WHERE started = ? AND ended IS ? AND details = ?"
@@ -125,23 +125,23 @@ class Journal:
         return int(cursor.lastrowid or 0)
 
     def get(self, case: str) -> JournalRecord | None:
-        """What is known of a case.
+        """Return the record of a case; None if there is none.
 
         Raises
         ------
         InputError
-            If its row is not the one that was written.
+            If the row of the case is not the one that was written.
         """
         row = self._db.row("SELECT * FROM cases WHERE name = ?", case_key(case))
         return None if row is None else self._record(row)
 
     def records(self) -> Iterator[JournalRecord]:
-        """All cases by name."""
+        """Yield the records of all cases, sorted by name."""
         for row in self._db.rows("SELECT * FROM cases ORDER BY name"):
             yield self._record(row)
 
     def details(self, run: int) -> dict[str, Any] | None:
-        """What one run was started with; None where it is not known."""
+        """Return the details that a run was started with; None if unknown."""
         if run not in self._details:
             row = self._db.row("SELECT details FROM runs WHERE id = ?", run)
             with self._checked():
@@ -150,7 +150,7 @@ class Journal:
         return self._details[run]
 
     def runs(self) -> Iterator[dict[str, Any]]:
-        """All runs in their order: id, started, ended and the details."""
+        """Yield all runs in order: number (`run`), started, ended and the details."""
         for number, started, ended, details in self._db.rows("SELECT * FROM runs ORDER BY id"):
             with self._checked():
                 known = json.loads(details)
@@ -158,21 +158,21 @@ class Journal:
             yield found
 
     def gathered(self, shard: str) -> dict[str, str]:
-        """Case -> checksum of the row that was taken over last from the journal of a shard."""
+        """Return case -> checksum of the row last taken over from the journal of a shard."""
         rows = self._db.rows("SELECT name, seal FROM gathered WHERE shard = ?", shard)
         return dict(rows)
 
     def note_gathered(self, shard: str, record: JournalRecord) -> None:
-        """A row of a shard's journal was taken over, or an even newer one of another shard."""
+        """Note that a row of a shard's journal, or an even newer one of another shard, was taken over."""
         values = (shard, case_key(record.outcome.case), record.checksum)
         self._db.execute("INSERT OR REPLACE INTO gathered VALUES (?, ?, ?)", *values)
 
     def transaction(self) -> AbstractContextManager[None]:
-        """All that is done in the block, or nothing."""
+        """Return a context manager that applies all changes in its block, or none."""
         return self._db.transaction()
 
     def lines(self) -> Iterator[str]:
-        """The journal as JSON lines: first the runs, then the cases."""
+        """Yield the journal as JSON lines: first the runs, then the cases."""
         for run in self.runs():
             yield json.dumps(run)
         for record in self.records():
@@ -180,7 +180,7 @@ class Journal:
             yield json.dumps({"state": record.state, "run": record.run, "changed": record.changed, **details})
 
     def close(self) -> None:
-        """Close it; the write-ahead log goes into the file."""
+        """Close the journal; the write-ahead log is merged into the file."""
         self._db.close()
 
     def _put(self, state: State, setting: str, outcome: Outcome, when: tuple[int, str] | None = None) -> None:
@@ -203,7 +203,7 @@ class Journal:
 
     @contextmanager
     def _checked(self) -> Iterator[None]:
-        """What is in a row may be anything: whoever writes a row can write its checksum too."""
+        """Report malformed content as damage: whoever writes a row can write its checksum too."""
         try:
             yield
         except RecursionError:
@@ -213,32 +213,32 @@ class Journal:
 
 
 def state_of(outcome: Outcome) -> State:
-    """The state of a case that was not merely begun."""
+    """Return the state of a case that was not merely begun."""
     if outcome.row is not None:
         return "done"
     return "skipped" if outcome.passed_over else "failed"
 
 
 def journal_path(folder: Path, shard: Shard | None = None) -> Path:
-    """Where the journal of a folder, or of one shard in it, is."""
+    """Return the path of the journal of a folder, or of one shard in it."""
     return folder / (f"{STEM}.sqlite" if shard is None else f"{STEM}.{shard}.sqlite")
 
 
 def shard_journals(folder: Path) -> list[Path]:
-    """The journals of all shards in a folder."""
+    """Return the paths of the journals of all shards in a folder."""
     return sorted(folder.glob(f"{STEM}.*-of-*.sqlite"))
 
 
 @contextmanager
 def copied(path: Path) -> Iterator[Journal]:
-    """A journal that stays as it is: SQLite opens a copy, with the log that a kill has left.
+    """Open a journal that stays as it is: SQLite opens a copy, with the log that a killed run has left.
 
-    An empty one where there is none.
+    The copy is empty if there is no journal.
 
     Raises
     ------
     InputError
-        If it is damaged, no regular file, or not ours.
+        If the journal is damaged, no regular file, or not written by this package.
     """
     with tempfile.TemporaryDirectory(prefix="c3s3-seg-") as folder:
         copy = Path(folder) / path.name
@@ -251,19 +251,19 @@ def copied(path: Path) -> Iterator[Journal]:
 
 
 def records_of(path: Path) -> list[JournalRecord]:
-    """All cases of a journal that stays as it is.
+    """Return the records of all cases of a journal, which stays as it is.
 
     Raises
     ------
     InputError
-        As `copied`.
+        Same as in `copied`.
     """
     with copied(path) as journal:
         return list(journal.records())
 
 
 def case_key(name: str) -> str:
-    """The name of a case as tables have it: a file name need not be Unicode, a column of SQLite must be."""
+    """Return a case's name for tables: a file name need not be Unicode, a column of SQLite must be."""
     return name.encode("utf-8", "backslashreplace").decode()
 
 

@@ -1,4 +1,4 @@
-"""What is done to the output folder and the journal before and after each case."""
+"""Update the output folder and the journal before and after each case."""
 
 from __future__ import annotations
 
@@ -15,25 +15,25 @@ from c3s3_seg.errors import C3S3Error, InputError
 
 
 class Ledger:
-    """Begins cases and records what became of them; what belongs to a case is replaced or removed as one.
+    """The bookkeeper of a run: begins and records cases; a case's files are replaced or removed as one.
 
     Parameters
     ----------
     journal
-        Of the folder or shard.
+        Journal of the folder or shard.
     request
-        What this run asks for.
+        The request of this run.
     """
 
     def __init__(self, journal: Journal, request: Request) -> None:
         self.journal, self.request = journal, request
-        self.taken: list[Outcome] = []  # cases whose places were taken after they were sorted out
+        self.taken: list[Outcome] = []  # cases whose paths were taken after they were sorted out
         self._series: dict[str, str] = {}
-        self._additions: dict[str, tuple[CaseTask, JournalRecord]] = {}  # begun: what is there already
-        self._earlier: dict[str, dict[str, str]] = {}  # of the cases that were begun: what they had before
+        self._additions: dict[str, tuple[CaseTask, JournalRecord]] = {}  # begun: existing results
+        self._earlier: dict[str, dict[str, str]] = {}  # begun case -> its earlier files by hash
 
     def begun(self, todo: list[CaseTask]) -> Iterator[CaseTask]:
-        """Before a case is handed out its old files go, and the journal says which ones may appear."""
+        """Yield each case once its old files are removed and the journal states which ones may appear."""
         for task in todo:
             try:
                 self._begin(task)
@@ -48,7 +48,7 @@ class Ledger:
         case, out = task.case.name, self.request.job.out
         names, record = self._file_names(case), self.journal.get(case)
         known = record.outcome.outputs if record is not None else {}
-        refuse_taken(task, record, self.request, self.journal)  # once more: hours may have passed
+        refuse_taken(task, record, self.request, self.journal)  # checked again: hours may have passed
         earlier = dict(record.outcome.earlier) if record is not None else {}
         self._series[case] = task.case.series
         if task.kept is not None and record is not None:
@@ -61,16 +61,16 @@ class Ledger:
         self.journal.begin(begun, self.request.setting)
 
     def _begin_addition(self, task: CaseTask, kept: Kept, record: JournalRecord, names: list[str]) -> None:
-        """The mask stays; the journal says which files may be half done, and whose mask it is."""
+        """Begin a case whose mask stays; record its hash, and which files may be half done."""
         before, mask = record.outcome, {kept.mask: kept.mask_sha256}
-        # What is not asked for any more goes after the case is done: until then it belongs to the mask.
+        # Files no longer requested are removed after the case is done: until then they belong to the mask.
         outputs = {**before.outputs, **dict.fromkeys(names, ""), **mask, **kept.outputs}
         self._additions[task.case.name] = task, record
         self._earlier[task.case.name] = dict(before.earlier)
         self.journal.adopt(replace(record, state="begun", outcome=replace(before, outputs=outputs)))
 
     def record(self, outcome: Outcome) -> Outcome:
-        """Write down what became of a case; the files of one that failed go."""
+        """Record the outcome of a case; remove the files of a failed one unless its mask is kept."""
         if outcome.case in self._additions:
             task, record = self._additions.pop(outcome.case)
             if outcome.row is None and self._restore(outcome, task, record):
@@ -89,16 +89,16 @@ class Ledger:
         try:
             self.journal.record(outcome, self.request.setting)
         except C3S3Error:
-            # The disk that is full for the journal too: the first reason is told, and the case stays begun.
+            # The disk is full for the journal too: the first reason is reported, the case stays begun.
             if outcome.refusal is None or not outcome.refusal.ends_the_batch:
                 raise
         return outcome
 
     def decide(self, outcome: Outcome) -> None:
-        """Write down that a series is passed over, or is so no longer, where that is not what is known."""
+        """Record that a series is passed over, or no longer is, if the journal states otherwise."""
         if outcome.refusal is None:
             return
-        with suppress(C3S3Error):  # where nothing can be written any more, that is told already
+        with suppress(C3S3Error):  # if nothing can be written any more, that is reported already
             known = self.journal.get(outcome.case)
             if known is None or known.state not in ("failed", "skipped"):
                 return
@@ -108,7 +108,7 @@ class Ledger:
                 self.journal.adopt(replace(known, state=state, outcome=passed))
 
     def _restore(self, outcome: Outcome, task: CaseTask, record: JournalRecord) -> bool:
-        """The reports could not be made: the mask stays as it was. False if it is not there any more."""
+        """Keep the mask's record after its reports failed; return False if the mask or a map is gone."""
         out, kept = self.request.job.out, task.kept
         there = {n: h if (out / n).is_file() else "" for n, h in record.outcome.outputs.items()}
         if kept is None or not there.get(kept.mask) or not all(there.get(name) for name in kept.outputs):
@@ -122,13 +122,13 @@ class Ledger:
         return True
 
     def undone(self, todo: list[CaseTask], done: set[str], why: str) -> list[Outcome]:
-        """The cases that a run which was stopped leaves to the next one."""
+        """Return the outcomes of the cases that a stopped run leaves to the next one."""
         what = f"it was not done, because the run was stopped: {why.rstrip('.')}"
         refusal = Refusal.of(InputError(what, todo="The same command again does it"), STOPPED)
         rest = [task for task in todo if task.case.name not in done]
         outcomes = [Outcome(task.case.name, task.place, refusal=refusal) for task in rest]
         for outcome in outcomes:
-            if outcome.case in self._earlier:  # it was under way: its files go, and it is not begun any more
+            if outcome.case in self._earlier:  # in progress: its files go, it is no longer begun
                 with suppress(C3S3Error):
                     self.record(outcome)
         return outcomes

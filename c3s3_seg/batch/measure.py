@@ -1,4 +1,4 @@
-"""One set of predictions measured against the truths: its cases, their labels, their scores."""
+"""Measure one set of predictions against the truths: its cases, their labels, their scores."""
 
 from __future__ import annotations
 
@@ -32,35 +32,35 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class EvaluationSettings:
-    """How to measure.
+    """The settings of an evaluation.
 
     Parameters
     ----------
     protocol
         `clinical`: mm, see `metrics.scoring.score`. `paper`: voxels, see `paper_score` there.
     labels
-        Name -> value; of names with one value the first names the label, and the others are what some DICOM
-        SEG or RTSTRUCT files call it. None: every label of any truth, by the names in such files, by those in
-        the JSON that `predict` writes beside a mask, or as `label_1`, `label_2`, ...; where all truths are
-        empty those of the predictions, else `label_1`.
+        Name -> value. If several names have one value, the first names the label, and the others are its
+        names in some DICOM SEG or RTSTRUCT files. None: every label of any truth, by the names in such files,
+        by those in the JSON that `predict` writes beside a mask, or as `label_1`, `label_2`, ...; if all
+        truths are empty, the labels of the predictions, else `label_1`.
     tolerances_mm
-        Of the normalised surface distance.
+        Tolerances of the normalised surface distance.
     area_nsd
-        Whether to measure it by area too.
+        Whether to measure this distance by area too.
     resample
-        Whether a prediction on another grid is put on the truth's, which is recorded, or refused.
+        Whether a prediction on another grid is resampled to the truth's, with a note, or refused.
     workers
-        How many processes measure.
+        Number of processes that measure.
     html
         Whether to write `report.html` too; needs plotly.
     images
         A scan, or a folder of scans named like the predictions: for the pictures of the page, and for the
-        grid where prediction and truth are DICOM SEG or RTSTRUCT.
+        grid if prediction and truth are DICOM SEG or RTSTRUCT.
 
     Raises
     ------
     InputError
-        If there is no such protocol.
+        If the protocol is unknown.
     """
 
     protocol: ScoreProtocol = "clinical"
@@ -73,26 +73,26 @@ class EvaluationSettings:
     images: Path | None = None
 
     def __post_init__(self) -> None:
-        """Refuse a word that is none."""
+        """Raise if the protocol is unknown."""
         check_word("protocol", self.protocol, ScoreProtocol)
 
 
 @dataclass(frozen=True)
 class MeasuredSet:
-    """What was measured of one set of predictions.
+    """The measurements of one set of predictions.
 
     Parameters
     ----------
     rows
-        One for each case and label that could be measured, in the order of the cases.
+        One score for each case and label that could be measured, in the order of the cases.
     failures
-        Every case that could not, with its reason.
+        Every case that could not be measured, with its reason.
     labels
-        Pairs (name, value) that were measured.
+        Pairs (name, value) of the measured labels.
     files
-        The cases that have a truth, measured or not.
+        Files of the cases that have a truth, measured or not.
     remarks
-        What has to be said of the labels of the whole set, a sentence each.
+        Remarks on the labels of the whole set, one sentence each.
     """
 
     rows: tuple[CaseScore, ...]
@@ -104,7 +104,7 @@ class MeasuredSet:
 
 @dataclass(frozen=True)
 class _Work:
-    """One case to be measured, as it goes to a process."""
+    """One case to be measured, as sent to a process."""
 
     files: CaseFiles
     labels: Labels
@@ -113,7 +113,7 @@ class _Work:
 
 @dataclass(frozen=True)
 class _Evaluated:
-    """What was measured of a case, and what its masks hold."""
+    """The scores of a case, and the labels that its masks hold."""
 
     rows: tuple[CaseScore, ...]
     held: CaseLabels
@@ -131,18 +131,18 @@ def measure_set(
     Parameters
     ----------
     predictions, truth
-        A mask or a folder of masks each, as `evaluate` takes them.
+        A mask or a folder of masks each, same as in `evaluate`.
     settings
         How to measure.
     progress
-        Called with (case, how many are done, all) after each case; None: not called.
+        Called with (case, number done, total number) after each case; None: not called.
     first
-        The set that this one is compared with: it has the same labels. None: there is none.
+        The set with which this one is compared, with the same labels. None: no comparison.
 
     Raises
     ------
     C3S3Error
-        As `evaluate`.
+        Same as in `evaluate`.
     """
     from c3s3_seg.io.mask_files import pair_masks
 
@@ -171,11 +171,11 @@ def measure_set(
 def _labels(
     files: Sequence[CaseFiles], settings: EvaluationSettings, first: MeasuredSet | None
 ) -> tuple[Labels, str]:
-    """The labels to be measured, and the model if the files beside the predictions name it, else ""."""
+    """Return the labels to measure, and the model if files beside the predictions name it, else ""."""
     if settings.labels:
         return (first.labels if first else ()) or first_names(settings.labels), ""
-    # The same name may have two values. Where the first set is image files, values count: the numbers of the
-    # segments beside them.
+    # The same name may have different values in the two sets. If the first set is image files, the values
+    # decide: they are the numbers of the segments in the other set.
     renumbered = first is not None and bool(first.files[0].names and files[0].names)
     if first is not None and first.labels and not renumbered:
         return first.labels, ""
@@ -185,7 +185,7 @@ def _labels(
 def _outcomes(
     files: Sequence[CaseFiles], labels: Labels, settings: EvaluationSettings, progress: Progress | None
 ) -> list[_Evaluated | Exception | Died]:
-    """What became of each case, in the order of the files."""
+    """Return the outcome of each case, in the order of the files."""
     work = [_Work(case, labels, settings) for case in files]
     outcomes: dict[int, _Evaluated | Exception | Died] = {}
     for number, outcome in each(_try, work, settings.workers):
@@ -196,7 +196,7 @@ def _outcomes(
 
 
 def _files(pairs: MaskPairs, settings: EvaluationSettings) -> tuple[CaseFiles, ...]:
-    """Where the files of each case are; refused where predictions or truths are scans."""
+    """Return the paths of each case's files; raise if predictions or truths look like scans."""
     from c3s3_seg.io.mask_pair import name_values
     from c3s3_seg.io.scan_like import refuse_scans
 
@@ -213,7 +213,7 @@ def _files(pairs: MaskPairs, settings: EvaluationSettings) -> tuple[CaseFiles, .
 
 
 def _scans(cases: Sequence[str], images: Path | None) -> dict[str, Path]:
-    """Case -> its scan, by name; of a single case the single scan that was given."""
+    """Return case -> its scan, by name; for a single case, the single scan that was given."""
     from c3s3_seg.io import find_cases
 
     if images is None:
@@ -226,17 +226,17 @@ def _scans(cases: Sequence[str], images: Path | None) -> dict[str, Path]:
 
 
 def _series_scans(images: Path) -> dict[str, Path]:
-    """The series of studies by the names that `predict` gives them: a file stands for its series."""
+    """Return the series of studies by the names that `predict` gives them: a file stands for its series."""
     from c3s3_seg.io.reading import Reading
     from c3s3_seg.io.studies import find_scans
 
-    with suppress(InputError):  # nothing but image files, whose names are known
+    with suppress(InputError):  # only image files, whose names are known
         return {case.name: case.paths[0] for case in find_scans([images], Reading()).cases if case.files}
     return {}
 
 
 def _try(work: _Work) -> _Evaluated | Exception:
-    """One bad case must not stop the others, whatever is wrong with it."""
+    """Measure a case or return its error: one bad case must not stop the others, whatever is wrong."""
     try:
         return _measure(work)
     except Exception as error:
@@ -272,14 +272,14 @@ def _scores(
 
 
 def public_path(path: Path) -> Path:
-    """The path to write down for a file: of a DICOM file its folder, as its name may be the patient's."""
+    """Return the path to record for a file: a DICOM file's folder, as its name may be the patient's."""
     from c3s3_seg.io.image.files import image_suffix
 
     return path if image_suffix(path) else path.parent
 
 
 def _without(reason: Told, paths: Sequence[Path]) -> Told:
-    """A reason in which files are called by their `public_path`."""
+    """Return a reason in which files are named by their `public_path`."""
     for path in paths:
         old, new = str(path), str(public_path(path))
         reason = Told.of(reason.named.replace(old, new), reason.public.replace(old, new))
@@ -287,7 +287,7 @@ def _without(reason: Told, paths: Sequence[Path]) -> Told:
 
 
 def _reason(outcome: Exception | Died) -> Told:
-    """Why a case failed; names of files in DICOM folders are for the terminal alone."""
+    """Return why a case failed; names of files in DICOM folders are only for the terminal."""
     if isinstance(outcome, C3S3Error):
         return outcome.told
     if isinstance(outcome, Died):

@@ -1,4 +1,4 @@
-"""What is written for a case: its mask, its JSON, and on request pictures, pages and maps."""
+"""Write the files of a case: its mask, its JSON, and on request pictures, pages and maps."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 
 def write_case(predicted: Predicted, job: Job, model: ModelTask) -> Outcome:
-    """Score a mask; write it and all that goes with it; take the hashes of what was written.
+    """Score a mask; write it with all files of the case; compute the hashes of the written files.
 
     Raises
     ------
@@ -43,18 +43,18 @@ def write_case(predicted: Predicted, job: Job, model: ModelTask) -> Outcome:
     written: list[Path] = []
     try:
         return _write(predicted, job, model, written)
-    except BaseException:  # of a case that fails nothing may look like a result
+    except BaseException:  # no file of a failed case may look like a result
         remove_files(job.out, [str(path.relative_to(job.out)) for path in written])
         raise
 
 
 def _write(predicted: Predicted, job: Job, model: ModelTask, written: list[Path]) -> Outcome:
-    """Each file is in `written` before it is begun."""
+    """Write the files of a case; a file is in `written` before it is begun."""
     started = time.perf_counter()
     loaded, prediction = predicted.loaded, predicted.prediction
     case, scan = loaded.task.case, loaded.scan
     if refers_to_source(job.suffix, secondary_capture=job.secondary_capture):
-        # Its headers are read once more: they must be those of the slices that were segmented.
+        # The scan's headers are read once more: they must be those of the slices that were segmented.
         refuse_changed(case.path, loaded.inputs["scan"], case.paths)
     scores = score_case(case.name, prediction.mask, loaded.truth, model.label_values)
     written.append(job.mask_of(case.name))
@@ -81,18 +81,18 @@ def _write(predicted: Predicted, job: Job, model: ModelTask, written: list[Path]
 
 @dataclass(frozen=True, eq=False)
 class Result:
-    """What reports show of a case.
+    """The data that reports show of a case.
 
     Parameters
     ----------
     loaded
         The scan and its truth.
     mask
-        On the scan's grid.
+        The mask on the scan's grid.
     model
-        Whose labels it holds.
+        The task of the model whose labels the mask holds.
     uncertainty
-        Map of the networks' disagreement on the same grid; None where it was not measured.
+        Map of the networks' disagreement on the same grid; None if not measured.
     """
 
     loaded: Loaded
@@ -102,7 +102,7 @@ class Result:
 
 
 def write_pictures(result: Result, job: Job, written: list[Path]) -> None:
-    """The preview and the secondary capture, where they are asked for."""
+    """Write the preview and the secondary capture if they are requested."""
     case = result.loaded.task.case.name
     if job.preview:
         written.append(job.out / f"{case}.png")
@@ -132,7 +132,7 @@ def _row(
 
 
 def segments(task: ModelTask) -> tuple[Segment, ...]:
-    """The labels of a task as DICOM names them."""
+    """Return the labels of a task as DICOM segments."""
     return tuple(_segment(label) for label in task.labels)
 
 
@@ -164,7 +164,7 @@ def _save_uncertainty(case: Case, prediction: Prediction, job: Job, written: lis
 def score_case(
     case: str, mask: Volume, truth: Volume | None, labels: dict[str, int]
 ) -> tuple[CaseScore, ...]:
-    """Scores of each label; none without a truth."""
+    """Return the scores of each label; () without a truth."""
     if truth is None:
         return ()
     from c3s3_seg.metrics.scoring import diagonal_mm
@@ -188,18 +188,18 @@ def _secondary_capture(result: Result, job: Job, path: Path) -> None:
     from c3s3_seg.report.overlay import Overlay, overlay_pixels
 
     scan, labels = result.loaded.scan, result.model.label_values
-    # The model's name in place of the case's: a folder may be called by the patient's name.
+    # The title is the model's name, not the case's: a folder may be named after the patient.
     shown = Overlay(scan, result.mask, labels, title=job.maker.name, footer=_made_by(job.maker))
     write_capture(overlay_pixels(shown), scan.source, path, job.maker)
 
 
 def _made_by(maker: Maker) -> str:
-    """The model, its weights and this program's version."""
+    """Return the model, its weights and this program's version as text."""
     return f"model {maker.name} ({maker.serial[:8]}), c3s3-seg {__version__}"
 
 
 def made_by(job: Job) -> str:
-    """The same as a sentence, with the date unless times are left out."""
+    """Return model, weights and version as a sentence, with the date unless times are left out."""
     from c3s3_seg.report.tables import today
 
     text = _made_by(job.maker)
@@ -209,7 +209,7 @@ def made_by(job: Job) -> str:
 def write_page(
     result: Result, row: PredictionRow, metadata: dict[str, Any], job: Job, written: list[Path]
 ) -> None:
-    """The HTML report, where it is asked for."""
+    """Write the HTML report if it is requested."""
     if not job.html:
         return
     from c3s3_seg.report.prediction_page import PredictedCase, write_prediction_page

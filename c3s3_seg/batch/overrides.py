@@ -1,4 +1,4 @@
-"""The rare settings of a prediction: `predict --set KEY=VALUE`."""
+"""Parse the rarely used settings of a prediction: `predict --set KEY=VALUE`."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Positive = Annotated[int, Rule(lambda value: value >= 1, "a whole number from 1 
 @closed
 @dataclass(frozen=True)
 class TilingKeys:
-    """As in `Settings`; None leaves a key to the preset."""
+    """Keys as in `Settings`; None leaves a key to the preset."""
 
     overlap: float | None = None
     stride: tuple[Positive, Positive, Positive] | None = None
@@ -29,7 +29,7 @@ class TilingKeys:
 @closed
 @dataclass(frozen=True)
 class PostprocessKeys:
-    """As in `Settings`; None leaves `keep_largest` to the bundle."""
+    """Keys as in `Settings`; None leaves `keep_largest` to the bundle."""
 
     keep_largest: bool | None = None
     min_volume_ml: float = 0.0
@@ -39,7 +39,7 @@ class PostprocessKeys:
 @closed
 @dataclass(frozen=True)
 class BatchKeys:
-    """As in `BatchPlan`."""
+    """Keys as in `BatchPlan`."""
 
     limit: Positive | None = None
 
@@ -47,7 +47,7 @@ class BatchKeys:
 @closed
 @dataclass(frozen=True)
 class NetworkKeys:
-    """As in `Settings` (`on_device`) and `BackendRequest`; None leaves `on_device` to the device."""
+    """Keys as in `Settings` (`on_device`) and `BackendRequest`; None leaves `on_device` to the device."""
 
     on_device: bool | None = None
     channels_last: bool = True
@@ -66,34 +66,34 @@ class PredictKeys:
 
     @classmethod
     def parse(cls, overrides: Sequence[str]) -> PredictKeys:
-        """`tiling.overlap=0.5`, `postprocess.fill_holes=true`, ... -> what they say.
+        """Return the keys parsed from `tiling.overlap=0.5`, `postprocess.fill_holes=true`, ...
 
         Raises
         ------
         ConfigError
-            If there is no such key, or it does not take the value.
+            If a key does not exist or does not accept the value.
         """
         return parse(cls, nested(overrides), "--set")
 
     def settings(self, settings: Settings, preset: TilingPreset) -> Settings:
-        """The preset's tiles, then these keys.
+        """Return the settings with the preset's tiles, overridden by these keys.
 
         Raises
         ------
         InputError
-            If a key of the tiling is given with the tiles of the published evaluations, or with one tile.
+            If a tiling key is given with the preset `paper` (published evaluations) or `whole` (one tile).
         """
         asked = {key: value for key, value in vars(self.tiling).items() if value is not None}
         if asked and preset in ("paper", "whole"):
             what = f"the tiles of --tiling {preset} are fixed, and tiling.{next(iter(asked))} was set"
             raise InputError(what, todo="Leave one of them out")
         if "stride" in asked:
-            asked = {"overlap": None, **asked}  # in place of the preset's
+            asked = {"overlap": None, **asked}  # replaces the preset's overlap
         return replace(
             tiled(settings, preset), **asked, **vars(self.postprocess), on_device=self.network.on_device
         )
 
     def request(self, request: BackendRequest) -> BackendRequest:
-        """What was asked for, with these keys."""
+        """Return the request for a backend with these keys."""
         network = self.network
         return replace(request, channels_last=network.channels_last, cuda_graphs=network.cuda_graphs)

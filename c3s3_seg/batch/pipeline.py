@@ -1,4 +1,4 @@
-"""Stages that work at the same time: one case is read, one is in the network, one is written.
+"""Run stages at the same time: one case is read, one is in the network, one is written.
 
 Threads suffice: unpacking, resampling, inference and writing release the global interpreter lock.
 """
@@ -11,31 +11,31 @@ from queue import Empty, Queue
 from typing import Any
 
 Stage = Callable[[Any], Any]
-WAIT_S = 0.2  # how long a thread may take to notice that it is no longer wanted
-# After Ctrl-C, for a stage in a library that cannot be interrupted: a graph may never end.
+WAIT_S = 0.2  # time within which a thread notices that it is no longer needed
+# Waiting time after Ctrl-C for a stage in a library that cannot be interrupted: a graph may never end.
 GRACE_S = 2.0
 STUCK = "c3s3-seg stage"  # name of the threads
 
 
 class _End:
-    """What comes after the last item: the error that ended the source or a stage, or none."""
+    """The mark after the last item, with the error that ended the source or a stage, or None."""
 
     def __init__(self, error: BaseException | None = None) -> None:
         self.error = error
 
 
 def overlapped(items: Iterable[Any], *stages: Stage) -> Generator[Any, None, None]:
-    """Send items through stages that each run in a thread of their own; gives the results in order.
+    """Send items through stages that each run in a thread of their own; yield the results in order.
 
-    No more items are under way than there are stages, so memory does not grow with the number of
-    items. An error in a stage ends the whole line and is raised here.
+    No more items are in progress than there are stages, so memory does not grow with the number of
+    items. An error in a stage ends the whole pipeline and is raised here.
 
     Parameters
     ----------
     items
-        May block; it is asked by a thread, one item ahead of the first stage.
+        Items to process; may block. A thread takes them, one item ahead of the first stage.
     stages
-        Each takes what the one before it gave; the last one is the one that writes, and is always waited for.
+        Functions that each take the previous result; the last one writes, and is always waited for.
     """
     stop = threading.Event()
     room = threading.Semaphore(len(stages))
@@ -63,7 +63,7 @@ def overlapped(items: Iterable[Any], *stages: Stage) -> Generator[Any, None, Non
     finally:
         stop.set()
         threads[-1].join()
-        for thread in threads[1:-1]:  # the first may wait for a source that says nothing any more
+        for thread in threads[1:-1]:  # the first may wait for a source that gives nothing any more
             thread.join(patience)
 
 

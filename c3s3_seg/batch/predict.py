@@ -1,4 +1,4 @@
-"""Many scans: each becomes a mask and a JSON, or a row that says why not; and a record in the journal."""
+"""Predict many scans: each gives a mask and a JSON, or a row with the reason; and a record in the journal."""
 
 from __future__ import annotations
 
@@ -47,19 +47,19 @@ def predict_cases(
     plan: BatchPlan | None = None,
     progress: Progress = silent,
 ) -> BatchResult:
-    """Segment files, DICOM folders and folders of cases; the same call again goes on where it ended.
+    """Segment files, DICOM folders and folders of cases; the same call again resumes where it ended.
 
     Parameters
     ----------
     inputs
-        What `c3s3_seg.io.find_cases` takes; of a DICOM study the series that `job.reading` asks for.
+        Inputs as in `c3s3_seg.io.find_cases`; of a DICOM study the series that `job.reading` selects.
     model
         The loaded model; or how to open it, which workers and clusters need. No process is started
-        unless the plan asks for workers.
+        unless the plan requires workers.
     job
-        Where to and what else.
+        Output folder and the other options for each case.
     report
-        Called after each case.
+        Called once before the first case and after each case.
     plan
         Workers, shard, limit, retries, time limit.
     progress
@@ -68,7 +68,7 @@ def predict_cases(
     Raises
     ------
     C3S3Error
-        If nothing can be predicted: no case, no truth where one was asked for, truths that are scans or
+        If nothing can be predicted: no case, no truth where one is requested, truths that are scans or
         hold no label of the model, an output folder that cannot be used or that another run holds, or a
         single case or study that fails. Among several cases a failing one becomes a row.
     """
@@ -82,7 +82,7 @@ def predict_cases(
     with ExitStack() as stack:
         held = stack.enter_context(hold(job.out, plan.shard))
         engine = open_engine(model, job, plan, held, progress, _first(found, job))
-        stack.callback(sweep_unpacked)  # of workers that were ended in the middle of a case
+        stack.callback(sweep_unpacked)  # files of workers that were ended in the middle of a case
         stack.callback(engine.close)
         run = _Run(engine, replace(job, origin=engine.origin), plan, report or _silent)
         return run.all(found)
@@ -93,13 +93,13 @@ def _silent(progress: BatchProgress) -> None:
 
 
 def _first(found: Inputs, job: Job) -> CaseTask | None:
-    """The case that this run will certainly begin with; None in a folder with records of earlier runs."""
+    """Return the case that certainly comes first; None in a folder with records of earlier runs."""
     known = journal_path(job.out).exists() or shard_journals(job.out)
     return None if known else next(iter(found.tasks), None)
 
 
 class _Run:
-    """One run over one folder that is held."""
+    """One run over one output folder whose lock is held."""
 
     def __init__(self, engine: Engine, job: Job, plan: BatchPlan, report: Report) -> None:
         self.engine, self.job, self.plan, self.report = engine, job, plan, report
@@ -111,10 +111,10 @@ class _Run:
         self.table = job.out / f"summary{tag}.csv"
         self.report_page = job.out / f"{REPORT}{tag}.html"
         names = (self.table.name, *provenance_names(plan.shard))
-        self.run_files = tuple(job.out / name for name in names)  # which are about all cases
+        self.run_files = tuple(job.out / name for name in names)  # files about all cases
 
     def all(self, inputs: Inputs) -> BatchResult:
-        """Sort out, do, record, sum up."""
+        """Sort the cases, process and record them, and write the files about all cases."""
         if self.job.html and len(inputs.tasks) > 1:
             self.run_files += (self.report_page,)
         for path in self.run_files:
@@ -131,7 +131,7 @@ class _Run:
             journal.close()
             if self.plan.shard is None:
                 _sweep(self.job.out)
-                for place in _empty_folders(self.job.out) - empty:  # all that was in them went with its case
+                for place in _empty_folders(self.job.out) - empty:  # their files went with the cases
                     with suppress(OSError):
                         place.rmdir()
 
@@ -174,7 +174,7 @@ class _Run:
         )
 
     def _begin(self, inputs: Inputs, found: Sorted, studies: Studies) -> None:
-        """Say what there is to do, and what was done before."""
+        """Report the cases to be processed and the cases done before."""
         kept, refused = tuple(found.kept), tuple(found.refused)
         counts = Counts(len(inputs.tasks), skipped=len(inputs.skipped))
         self.counts, self.studies = counts.plus(kept, kept=True).plus(refused), studies
@@ -188,11 +188,11 @@ class _Run:
         self.report(BatchProgress(done, total, left_s, outcome, run=self.name, counts=counts))
 
     def _merged_counts(self) -> Counts:
-        """A study of which no series can be segmented is one case."""
+        """Return the counts; a study of which no series can be segmented is one case."""
         return self.counts.less(len(self.studies.merged))
 
     def _do(self, todo: list[CaseTask], ledger: Ledger, studies: Studies) -> Iterator[Outcome]:
-        """Give what is decided: a series that is refused may wait for the rest of its study."""
+        """Yield decided outcomes: a series that is refused may wait for the rest of its study."""
         started, done = time.perf_counter(), 0
         with _closed(self.engine.run(ledger.begun(todo))) as run:
             for outcome in run:
@@ -210,7 +210,7 @@ class _Run:
             yield decided
 
     def _leave(self, undone: list[Outcome], total: int) -> list[Outcome]:
-        """Say of each case that it is left."""
+        """Report each case that is left."""
         for outcome in undone:
             self._report_outcome(total - len(undone), total, None, outcome)
         return undone
@@ -237,7 +237,7 @@ class _Run:
         discard: bool,
         full: bool,
     ) -> None:
-        """The files that speak of all cases. One scan or study that failed in a new folder leaves nothing."""
+        """Write the files about all cases; one scan or study that failed in a new folder leaves none."""
         if discard and not any(o.row for o in outcomes.values()):
             journal.close()
             self.path.unlink(missing_ok=True)
@@ -251,14 +251,14 @@ class _Run:
             write_provenance(journal, self.job.out, self.plan.shard, times=times, tables=tables)
             self._write_report(result)
         except StorageError:
-            # Those of an earlier run would speak of other masks; the journal knows what became of each case.
+            # Files of an earlier run would describe other masks; the journal has the outcome of each case.
             for path in self.run_files:
                 path.unlink(missing_ok=True)
             if not full:
                 raise
 
     def _write_report(self, result: BatchResult) -> None:
-        """The page of all cases where it was asked for; else that of an earlier run goes."""
+        """Write the page of all cases if requested; else remove that of an earlier run."""
         if self.report_page in self.run_files:
             from c3s3_seg.batch.folder_report import write_folder_report
 
@@ -272,7 +272,7 @@ class _Run:
 
 @contextmanager
 def _closed(run: Iterator[Outcome]) -> Iterator[Iterator[Outcome]]:
-    """What runs is ended here, and not when it is collected: its threads write no more files afterwards."""
+    """End a run on exit, not when it is garbage-collected: its threads write no more files afterwards."""
     try:
         yield run
     finally:
@@ -281,7 +281,7 @@ def _closed(run: Iterator[Outcome]) -> Iterator[Iterator[Outcome]]:
 
 
 def _sweep(folder: Path) -> None:
-    """Remove what a killed run left of files that it was writing; only whoever holds the folder may."""
+    """Remove unfinished files of a killed run; only the process that holds the folder may call this."""
     for place in (folder, *(folder / name for name in FOLDERS)):
         if not place.is_dir() or (place != folder and place.is_symlink()):
             continue
@@ -291,6 +291,6 @@ def _sweep(folder: Path) -> None:
 
 
 def _empty_folders(out: Path) -> set[Path]:
-    """Of ours, or called like ours; links are not looked into."""
+    """Return the empty folders with names that this package uses; links are not followed."""
     places = [out / name for name in FOLDERS]
     return {p for p in places if p.is_dir() and not p.is_symlink() and not any(p.iterdir())}

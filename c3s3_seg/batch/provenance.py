@@ -1,4 +1,4 @@
-"""provenance.json: what produced every file of an output folder; and the proof that it still holds."""
+"""Write provenance.json: what produced every file of an output folder, with hashes to verify each."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ from c3s3_seg.system.shard import Shard
 from c3s3_seg.version import __version__
 
 NAME = "provenance"
-# No case may be called so: its JSON would take the place of ours.
+# No case may have this name: its JSON would replace the provenance.
 RESERVED = re.compile(rf"{NAME}(\.\d+-of-\d+)?", re.IGNORECASE)
-# What a kill leaves of a file that was being written (see `files.write_whole` and `io.save`).
+# Partial files that a killed run leaves (see `files.write_whole` and `io.save`).
 LEFT_BEHIND = re.compile(r"\.[0-9a-f]{12}(\.part|\.nii|\.nii\.gz|\.nrrd|\.mha|\.dcm)")
-TIMES = ("run", "id", "started", "ended", "command")  # of a run, by which two runs of the same differ
+TIMES = ("run", "id", "started", "ended", "command")  # fields of a run in which two equal runs differ
 PACKAGES = ("numpy", "scipy", "SimpleITK", "pydicom", "openvino", "onnxruntime", "onnxruntime-gpu", "torch")
 
 
 def surroundings() -> dict[str, Any]:
-    """Versions and machine. No user's name."""
+    """Return the versions and the machine, without any user's name."""
     return {
         "versions": {"c3s3_seg": __version__, "python": platform.python_version(), **versions()},
         "machine": {
@@ -42,7 +42,7 @@ def surroundings() -> dict[str, Any]:
 
 
 def versions() -> dict[str, str]:
-    """Of the packages that a mask depends on, as installed."""
+    """Return the installed versions of the packages that a mask depends on."""
     found = {name: installed_version(name) for name in PACKAGES}
     return {name: version for name, version in found.items() if version is not None}
 
@@ -60,16 +60,16 @@ def write_provenance(
     Parameters
     ----------
     journal
-        Of this folder or shard.
+        Journal of this folder or shard.
     out
         The output folder.
     shard
-        Whose files they are; None: the whole folder's.
+        Shard to which the files belong; None: the whole folder.
     times
         Whether dates, run numbers and command lines are written; without them (`--deterministic`)
-        a second run writes the same bytes, and only the newest run speaks.
+        a second run writes the same bytes, and only the newest run is listed.
     tables
-        File name -> sha256 of what else speaks of all cases.
+        File name -> sha256 of the other files about all cases.
     """
     runs = list(journal.runs())
     if not times:
@@ -84,14 +84,14 @@ def write_provenance(
     }
     name, lines = provenance_names(shard)
     content = "".join(f"{line}\n" for line in journal.lines()).encode()
-    if times:  # lines hold times, and two runs with --deterministic write the same provenance
+    if times:  # the lines hold times, but two runs with --deterministic write the same provenance
         document["tables_sha256"] |= {lines: hashlib.sha256(content).hexdigest()}
     write_whole(out / lines, content)
     write_whole(out / name, json.dumps(plain(document), indent=1).encode())
 
 
 def provenance_names(shard: Shard | None) -> tuple[str, str]:
-    """Of a folder's provenance, or a shard's, and of the journal's JSON lines."""
+    """Return the names of a folder's or a shard's provenance and of the journal's JSON lines."""
     tag = "" if shard is None else f".{shard}"
     return f"{NAME}{tag}.json", f"{STEM}{tag}.jsonl"
 
@@ -103,7 +103,7 @@ def _case(record: JournalRecord, times: bool) -> dict[str, Any]:
         "state": record.state,
         "scan": outcome.scan,
         "inputs_sha256": outcome.inputs,
-        # Of a case that was begun it is known only which files may be there.
+        # For a case that was only begun, it is known only which files may exist.
         "outputs_sha256": outcome.outputs if record.state == "done" else {},
         "setting": record.setting,
     }

@@ -1,4 +1,4 @@
-"""A case on its way through the steps, and what became of it: the record that goes to the journal."""
+"""Records of a case on its way through the steps, and of its outcome, which goes to the journal."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from c3s3_seg.io import Skipped
 from c3s3_seg.io.detect import is_dicom, is_zip
 from c3s3_seg.report.rows import Failure, PredictionRow
 
-STOPPED = "stopped"  # the step of a case that was not done, because the run ended before
-# A failure in one of these steps is the scan's own: it would fail again. The others are the machine's.
+STOPPED = "stopped"  # the step of a case that was not processed, because the run ended before
+# A failure in one of these steps is the scan's fault and would recur. Other failures are the machine's.
 OF_THE_SCAN = ("load", "check", "prepare")
-# But for what the system says where it could not read or unpack a scan that may be good: a file server that
-# does not answer, too many open files, a full disk for archives.
+# Exceptions are system errors on reading or unpacking a scan that may be good: a file server that does not
+# answer, too many open files, a full disk for archives.
 _PASSING = (
     *(errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.EAGAIN, errno.EBUSY, errno.ENODEV, errno.ENXIO),
     *(errno.EMFILE, errno.ENFILE, errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS),
@@ -35,18 +35,18 @@ PASSING = (*map(os.strerror, _PASSING), "there is no room")
 
 @dataclass(frozen=True)
 class Refusal:
-    """An error that can be written down and raised again somewhere else.
+    """An error that can be stored and raised again elsewhere.
 
     Parameters
     ----------
     what, where, todo
-        As in `C3S3Error`.
+        Same as in `C3S3Error`.
     kind
-        The name of its class.
+        Name of the error's class.
     step
         The step of the case in which it was raised.
     detail
-        The traceback, for an error that nobody foresaw; goes to the journal, never to the terminal.
+        The traceback of an unexpected error; written to the journal, never to the terminal.
     """
 
     what: str
@@ -58,7 +58,7 @@ class Refusal:
 
     @classmethod
     def of(cls, error: C3S3Error, step: str, detail: str | None = None, scan: Path | None = None) -> Refusal:
-        """From an error of ours; of a file in the folder of a scan the folder is named."""
+        """Return the refusal of an error; a file in the scan's folder is recorded as that folder."""
         where = None if error.where is None else _place(error.where, scan)
         return cls(error.what, where, error.todo, type(error).__name__, step, detail)
 
@@ -69,30 +69,30 @@ class Refusal:
 
     @property
     def final(self) -> bool:
-        """Whether it would come again with the same scan."""
+        """Whether the error would recur with the same scan."""
         lack = self.kind == MemoryLimitError.__name__ or self.what.startswith(NO_MEMORY)
         return self.step in OF_THE_SCAN and not lack and not any(text in self.what for text in PASSING)
 
     def error(self) -> C3S3Error:
-        """The error, to be raised."""
+        """Return the error, to be raised."""
         kind: type[C3S3Error] = getattr(errors, self.kind, InputError)
         return kind(self.what, where=self.where, todo=self.todo)
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """One case that was finished, or not.
+    """The outcome of one case, finished or not.
 
     Parameters
     ----------
     case
-        Its name.
+        Name of the case.
     scan
-        Where the scan was.
+        Path of the scan.
     row
-        What was predicted; None if it failed.
+        Results of the prediction; None if the case failed.
     refusal
-        Why it failed; None if it did not.
+        Reason of the failure; None if there is none.
     inputs
         `scan`, and `truth` where there was one -> sha256.
     outputs
@@ -100,11 +100,12 @@ class Outcome:
     seconds
         Step -> wall seconds.
     earlier
-        sha256 -> file name of what earlier runs wrote for the case and this one has replaced or removed.
+        sha256 -> name of each file that earlier runs wrote for the case and this run replaced or removed.
     series
-        Of a DICOM study the series, as `Case.series` has it.
+        Series in a DICOM study, same as `Case.series`.
     passed_over
-        Whether it is no failure that the domain check refused it: another series of its study was segmented.
+        Whether a refusal by the domain check is no failure: another series of the study was segmented, or
+        the study is not finished.
     """
 
     case: str
@@ -120,30 +121,30 @@ class Outcome:
 
     @property
     def verdict(self) -> str:
-        """Of the domain check: `pass`, `warn` or `refuse`; "" where it was not reached."""
+        """The verdict of the domain check: `pass`, `warn` or `refuse`; "" if the check was not reached."""
         if self.row is not None:
             return self.row.verdict
         return "refuse" if self.out_of_domain else ""
 
     @property
     def out_of_domain(self) -> bool:
-        """Whether it failed because the domain check refused the scan."""
+        """Whether the case failed because the domain check refused the scan."""
         return self.refusal is not None and self.refusal.kind == DomainError.__name__
 
     @property
     def failure(self) -> Failure | None:
-        """Its row in the table, where it failed."""
+        """The row of the case in the table if it failed, else None."""
         failed = self.refusal is not None and not self.passed_over
         return Failure(self.case, self.refusal.error().told) if failed and self.refusal else None
 
     @property
     def skipped(self) -> Skipped | None:
-        """Why it was passed over, where it was."""
+        """The reason why the case was passed over, if it was, else None."""
         return Skipped(self.case, self.refusal.what) if self.passed_over and self.refusal else None
 
 
 def _place(where: str | Path, scan: Path | None) -> str:
-    """Of a file in the folder of a scan two versions: its own path, and that of the folder."""
+    """Return a path as text; that of a file in the scan's folder has the folder as public version."""
     if scan is None or where == scan:
         return str(where)
     folder = scan if scan.is_dir() else scan.parent if is_dicom(scan) else None
@@ -153,7 +154,7 @@ def _place(where: str | Path, scan: Path | None) -> str:
 
 
 def trace_of(error: Exception, *, quote: bool = True) -> str:
-    """The traceback, for the journal; without the text of the errors where it may not be kept."""
+    """Return the traceback for the journal, without the text of errors if that may not be kept."""
     if quote:
         return "".join(traceback.format_exception(error))
     lines = [
@@ -164,7 +165,7 @@ def trace_of(error: Exception, *, quote: bool = True) -> str:
 
 
 def may_be_quoted(scan: Path) -> bool:
-    """Whether errors of libraries about a scan may be kept as they are."""
+    """Return whether errors of libraries about a scan may be kept as they are."""
     try:
         return not (scan.is_dir() or is_zip(scan) or is_dicom(scan))
     except OSError:
@@ -173,9 +174,9 @@ def may_be_quoted(scan: Path) -> bool:
 
 @dataclass(frozen=True)
 class Loaded:
-    """A scan that was read and found fit, with its truth and the hashes of both.
+    """A scan that was read, with its truth, the hashes of both, and the results of later steps.
 
-    `mask` is that of an earlier run, on the scan's grid, where only reports are to be made.
+    `mask` is the mask of an earlier run, on the scan's grid, if only reports are to be made.
     """
 
     task: CaseTask
@@ -190,7 +191,7 @@ class Loaded:
 
 @dataclass(frozen=True)
 class Predicted:
-    """A scan with its mask."""
+    """A scan with its prediction."""
 
     loaded: Loaded
     prediction: Prediction

@@ -1,4 +1,4 @@
-"""How far a batch is, and what became of it."""
+"""Progress and result of a batch."""
 
 from __future__ import annotations
 
@@ -15,31 +15,31 @@ from c3s3_seg.report.rows import Failure, PredictionRow
 
 @dataclass(frozen=True)
 class BatchProgress:
-    """How far a batch is; said after each case, and once before the first.
+    """The progress of a batch; reported after each case, and once before the first.
 
     Parameters
     ----------
     done, total
-        Cases of this run that are finished, failed ones included, and all that are to be done.
+        Numbers of finished cases of this run, failed ones included, and of all cases to be processed.
     left_s
-        Estimate of the seconds that remain; None before the first case.
+        Estimate of the seconds that remain; None if there is none, as before the first case.
     outcome
-        What became of the last case; None before the first.
+        Outcome of the last case; None before the first.
     note
-        What has to be said before the first: resumed, redone, left out.
+        Before the first case: a note on cases resumed, processed again or left out.
     made_with
-        Before the first: the model, the runtime and the settings, as the JSON of each case has them.
+        Before the first case: the model, the runtime and the settings, as in the JSON of each case.
     skipped
-        Before the first: what was given or found, and is no case.
+        Before the first case: inputs given or found that are no cases.
     run
-        Name of this run; provenance.json has it too.
+        Name of this run, also in provenance.json.
     counts
-        What is done so far.
+        Counts of the cases so far.
     kept, refused
-        Before the first: cases of earlier runs that still hold, failed ones included; and cases that must
-        not be touched.
+        Before the first case: cases of earlier runs that still hold, failed ones included; and cases that
+        must not be touched.
     left
-        Before the first: how many the limit leaves for another run.
+        Before the first case: number of cases that the limit leaves for another run.
     """
 
     done: int
@@ -61,7 +61,7 @@ Report = Callable[[BatchProgress], None]
 
 @dataclass(frozen=True)
 class BatchResult:
-    """What became of the cases, in their order.
+    """The results of the cases, in their order.
 
     Parameters
     ----------
@@ -70,20 +70,20 @@ class BatchResult:
     failures
         Cases that failed.
     kept
-        How many of both were done by an earlier run.
+        Number of cases whose outcome is kept from an earlier run.
     left
-        How many the limit left for another run.
+        Number of cases that the limit left for another run.
     undone
-        Cases that were not done, because nothing could be written any more; each is in `failures` too.
+        Cases not processed because nothing could be written any more; each is in `failures` too.
     stopped
-        Why the run ended before its last case; "" where it did not.
+        Reason why the run ended before its last case; "" if it did not.
     skipped
-        What was passed over: what is no case, and series that the domain check refused in studies of
-        which another series was segmented.
+        Inputs that are no cases, and series that the domain check refused in studies of which another
+        series was segmented.
     counts
-        The same in numbers, and how many cases a person should look at.
+        Counts of these cases, and of cases that a person should inspect.
     known
-        Of `failures`, how many an earlier run told of: they have not changed, and were not tried again.
+        Number of `failures` that an earlier run reported: unchanged cases that were not tried again.
     """
 
     rows: tuple[PredictionRow, ...]
@@ -98,14 +98,14 @@ class BatchResult:
 
     @property
     def new_failures(self) -> int:
-        """How many cases failed of which no earlier run told."""
+        """The number of failed cases that no earlier run reported."""
         return len(self.failures) - self.known
 
 
 def result_of(
     tasks: list[CaseTask], outcomes: Mapping[str, Outcome], kept: int = 0, left: int = 0
 ) -> BatchResult:
-    """What became of the cases, in the order of the tasks; `kept` and `left` as `BatchResult` has them."""
+    """Return the results of the cases in the order of the tasks; `kept`, `left`: as in `BatchResult`."""
     ordered = [outcomes[task.case.name] for task in tasks if task.case.name in outcomes]
     rows = tuple(o.row for o in ordered if o.row is not None)
     failures = tuple(o.failure for o in ordered if o.failure is not None)

@@ -1,4 +1,4 @@
-"""Whether an installation works: versions, devices, bundles, and a phantom from end to end."""
+"""Check that an installation works: versions, devices, bundles, and a phantom from end to end."""
 
 from __future__ import annotations
 
@@ -15,22 +15,22 @@ from c3s3_seg.errors import C3S3Error, quantity
 from c3s3_seg.phantom import save, simulate
 from c3s3_seg.system.hardware import check_onnx_wheels, cuda_devices, installed, openvino_devices
 
-SEED = 20_261  # no shipped bundle has seen it
+SEED = 20_261  # no shipped bundle was trained on this seed
 LEAST_DICE = 0.9
 
 
 @dataclass(frozen=True)
 class Check:
-    """One thing that was looked at.
+    """The result of one check.
 
     Parameters
     ----------
     name
-        Of what.
+        Name of the checked item.
     good
-        Whether it is as it should be.
+        Whether the item is as it should be.
     found
-        In a line.
+        The finding in one line.
     """
 
     name: str
@@ -39,7 +39,7 @@ class Check:
 
 
 def check_installation() -> Iterator[Check]:
-    """Look at everything, one after the other; what fails is a result, not an error."""
+    """Yield the result of each check, one after the other; a failure is a result, not an error."""
     yield from _versions()
     yield _attempt("OpenVINO devices", _openvino)
     yield _attempt("CUDA devices", lambda: f"{cuda_devices()} seen by the driver")
@@ -83,7 +83,7 @@ def _bundle(name: str) -> str:
 
 
 def _round_trip() -> str:
-    """Simulate, write, read, predict, write, read back, score, verify."""
+    """Simulate, write, read and predict a phantom; write, read back, score and verify its mask."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         scan, truth = save(simulate(SEED), folder, seed=SEED, file_format="dicom")

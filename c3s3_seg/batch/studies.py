@@ -1,7 +1,7 @@
-"""What becomes of a study with several series: those out of the domain are passed over beside one that is in.
+"""Decide the outcome of a study with several series: those out of domain are passed over beside a valid one.
 
-Nobody has said which series of a study is the scan, so the domain check decides. A series that it refuses is
-no failure where another one of the study was segmented; where none was, the study is one failure.
+Nobody has specified which series of a study is the scan, so the domain check decides. A refused series is no
+failure if another one of the study was segmented; if none was, the study is one failure.
 """
 
 from __future__ import annotations
@@ -13,19 +13,19 @@ from dataclasses import dataclass, field, replace
 from c3s3_seg.batch.job import CaseTask
 from c3s3_seg.batch.records import STOPPED, Outcome
 
-MOST_TOLD = 10  # series of a study whose reasons are told: a cine study has hundreds
+MOST_TOLD = 10  # series of a study whose reasons are reported: a cine study has hundreds
 
 
 @dataclass
 class _Study:
-    waiting: set[str] = field(default_factory=set)  # cases of which nothing is known yet
-    held: list[Outcome] = field(default_factory=list)  # refused ones, until the last case is known
+    waiting: set[str] = field(default_factory=set)  # cases without an outcome yet
+    held: list[Outcome] = field(default_factory=list)  # refused cases, until the last outcome is known
     segmented: bool = False
     stopped: bool = False
 
 
 class Studies:
-    """Takes the outcome of each case, and gives those that are decided by it.
+    """A collector that takes the outcome of each case, and returns the outcomes decided by it.
 
     Parameters
     ----------
@@ -42,10 +42,10 @@ class Studies:
         self._order = {name: n for names in several.values() for n, name in enumerate(names)}
         self._of = {name: study for study, names in several.items() for name in names}
         self._studies = {study: _Study(set(names)) for study, names in several.items()}
-        self.merged: list[Outcome] = []  # failures that are part of that of another series of their study
+        self.merged: list[Outcome] = []  # failures reported with another series of their study
 
     def add(self, outcome: Outcome) -> list[Outcome]:
-        """The outcome itself, unless the rest of its study decides; with the last one all that were held."""
+        """Return the outcome unless the rest of its study decides; after the last case, all held ones."""
         study = self._studies.get(self._of.get(outcome.case, ""))
         if study is None:
             return [replace(outcome, passed_over=False)]
@@ -61,21 +61,21 @@ class Studies:
         return decided if study.waiting else decided + self._settle(study)
 
     def rest(self) -> list[Outcome]:
-        """What is held of studies of which cases were left for another run."""
+        """Return the held outcomes of studies of which cases were left for another run."""
         return [outcome for study in self._studies.values() for outcome in self._settle(study, whole=False)]
 
     def _settle(self, study: _Study, *, whole: bool = True) -> list[Outcome]:
         held, study.held = study.held, []
         if study.segmented or study.stopped or not whole:
             return [replace(outcome, passed_over=outcome.out_of_domain) for outcome in held]
-        held.sort(key=lambda outcome: self._order[outcome.case])  # whichever worker was first
+        held.sort(key=lambda outcome: self._order[outcome.case])  # independent of which worker was first
         decided = _one_failure(held)
         self.merged += [replace(outcome, passed_over=False) for outcome in held[len(decided) :]]
         return decided
 
 
 def _one_failure(held: Sequence[Outcome]) -> list[Outcome]:
-    """None of the series could be segmented: the first one fails with all reasons, for the study."""
+    """Return the single failure of a study without a segmented series: its first, with all reasons."""
     refusals = [(outcome.case, outcome.refusal) for outcome in held if outcome.refusal is not None]
     if len(refusals) < 2:
         return [replace(outcome, passed_over=False) for outcome in held]

@@ -1,4 +1,4 @@
-"""summary.csv: one line a case and label, and the cases that failed with their reasons."""
+"""Build summary.csv: one line per case and label, and the cases that failed with their reasons."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from c3s3_seg.report.rows import Failure, PredictionRow
 from c3s3_seg.system.csv_table import csv_bytes
 
-# docs/operations.md describes each column. `system.ownership` knows the file by the first four and the last.
+# docs/operations.md describes each column. `system.ownership` knows the file by columns 1 to 4 and the last.
 RESULT = (
     "case",
     "label",
@@ -23,8 +23,8 @@ RESULT = (
     "model",
     "version",
 )
-# Of `metrics.scoring.Score.flat`, but the volume. They are there without a reference too, and empty: whoever
-# reads the tables of many runs finds the same columns in each.
+# Columns of `metrics.scoring.Score.flat` except the volume. Without a truth they are present and empty, so
+# that the tables of many runs have the same columns.
 SCORES = (
     "dice",
     "jaccard",
@@ -44,14 +44,14 @@ YES_NO = {True: "yes", False: "no", None: ""}
 
 
 def summary(rows: Sequence[PredictionRow], failures: Sequence[Failure], *, times: bool = True) -> bytes:
-    """The file's content, UTF-8. Its header is the same whatever was asked for.
+    """Return the file's content, UTF-8. Its header is the same for every request.
 
     Parameters
     ----------
     rows
-        What was predicted.
+        Results of the predicted cases.
     failures
-        What was not, and why.
+        Failed cases with their reasons.
     times
         Whether seconds are written; without them a second run gives the same bytes.
     """

@@ -1,4 +1,4 @@
-"""Whether the truths that were given are masks of the model's labels: asked before anything is predicted."""
+"""Check, before anything is predicted, that the given truths are masks of the model's labels."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ TODO = "Give truths with the values of the model"
 
 
 def check_truths(truths: Sequence[Path], model: Predictor | Model) -> None:
-    """Raise where no truth can be compared with what the model finds.
+    """Raise if no truth can be compared with the model's labels.
 
-    A truth that cannot be read is a case that fails by itself, and a case whose truth has other labels is a
-    miss: whether the values are mixed up is a question about all of them.
+    A truth that cannot be read fails only its own case, and a case whose truth has other labels is a miss:
+    whether the values are mixed up can only be decided from all truths.
 
     Raises
     ------
@@ -39,7 +39,7 @@ def check_truths(truths: Sequence[Path], model: Predictor | Model) -> None:
     for path in truths:
         try:
             values = labels_in(load_labels(path))
-        except C3S3Error:  # which is said when its case is read
+        except C3S3Error:  # reported when its case is read
             continue
         if set(values) & set(known.values()):
             return
@@ -52,12 +52,12 @@ def check_truths(truths: Sequence[Path], model: Predictor | Model) -> None:
 
 
 def refuse_0_and_255(truth: Volume, labels: Mapping[str, int]) -> None:
-    """Raise, before the network runs, where the only value of a truth is 255 and that is no label.
+    """Raise, before the network runs, if the only value of a truth is 255 and that is no label.
 
     Raises
     ------
     InputError
-        Naming the file.
+        If so; the error names the file.
     """
     from c3s3_seg.metrics.scoring import labels_in
     from c3s3_seg.report.label_values import listed_values

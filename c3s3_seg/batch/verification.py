@@ -1,4 +1,4 @@
-"""Whether an output folder is as its provenance says: every hash, and whose every file is."""
+"""Verify that an output folder matches its provenance: every hash, and the origin of every file."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ _OF_ALL = (NAME, STEM, "summary", "cases", "report", "check")
 
 @dataclass(frozen=True)
 class Discrepancy:
-    """One thing that does not hold: which file, and what is wrong with it."""
+    """One discrepancy: the file or case (`where`), and what is wrong with it (`what`)."""
 
     where: str
     what: str
@@ -47,20 +47,20 @@ class Discrepancy:
 
 @dataclass
 class Verification:
-    """What `verify` found.
+    """The findings of `verify`.
 
     Parameters
     ----------
     checked
         Number of files whose hash was compared: outputs, inputs and weights.
     wrong
-        What does not hold.
+        Discrepancies: files and cases that do not match the records.
     stale
-        Files of ours that are not of the present run: an earlier one, or one that was killed, wrote them.
+        Files of this package that are not of the present run: an earlier run or a killed run wrote them.
     unreachable
         Scans and bundles that are not where they were, and could not be compared.
     strangers
-        Files in the folder that no record speaks of.
+        Other files in the folder that no record mentions.
     """
 
     checked: int = 0
@@ -86,7 +86,7 @@ def verify(out: Path) -> Verification:
     Raises
     ------
     InputError
-        If it has no provenance that can be read.
+        If the folder has no provenance that can be read.
     """
     paths = [p for p in sorted(out.glob(f"{NAME}*.json")) if RESERVED.fullmatch(p.stem)]
     if not paths:
@@ -107,7 +107,7 @@ def verify(out: Path) -> Verification:
                 cases[case["case"]] = case
     for case in cases.values():
         known |= set(_verify_case(case, out, result))
-    runs.sort(key=lambda run: str(run.get("started", "")))  # of one second, the later one stays the later
+    runs.sort(key=lambda run: str(run.get("started", "")))  # stable: of one second, the later stays later
     for folder, weights in _bundles(runs).items():
         for name, expected in weights.items():
             _compare(Path(folder) / name, expected, result, reach=True)
@@ -120,7 +120,7 @@ def verify(out: Path) -> Verification:
 
 
 def _without_provenance(out: Path) -> InputError:
-    """A run that is at work, or was killed, has a journal and no provenance yet."""
+    """Return the error; a run that is in progress, or was killed, has a journal but no provenance yet."""
     if any(out.glob(f"{STEM}*.sqlite")):
         what = f"no run into this folder has ended yet, so there is no {NAME}.json to compare with"
         return InputError(what, where=out, todo="Give the same `predict` command again, or wait for its end")
@@ -129,16 +129,16 @@ def _without_provenance(out: Path) -> InputError:
 
 
 def _verify_tables(document: dict[str, Any], out: Path, result: Verification) -> Iterator[str]:
-    """The files that speak of all cases; an older folder has no hashes of them."""
+    """Compare the files about all cases and yield their names; older folders have no hashes of them."""
     for name, expected in document.get("tables_sha256", {}).items():
         _compare(out / name, expected, result, counted=False)
         yield name
 
 
 def _verify_journal(provenance: Path, cases: list[dict[str, Any]], result: Verification) -> None:
-    """Whether the journal is whole and records for each case what the provenance does. Nothing is changed."""
+    """Check that the journal is whole and records the provenance's files of each case; change nothing."""
     path = provenance.with_name(f"{STEM}{provenance.stem.removeprefix(NAME)}.sqlite")
-    if not os.path.lexists(path):  # it may be thrown away: every case is done anew then
+    if not os.path.lexists(path):  # it may be deleted: every case is processed again then
         return
     told = {case["case"]: case["outputs_sha256"] for case in cases if case["state"] == "done"}
     try:
@@ -153,25 +153,25 @@ def _verify_journal(provenance: Path, cases: list[dict[str, Any]], result: Verif
 
 
 def _model(made_with: dict[str, Any]) -> dict[str, Any]:
-    """Weights and settings; machines that share a folder may have different runtimes."""
+    """Return weights and settings only; machines that share a folder may have different runtimes."""
     return {key: made_with.get(key) for key in _DECIDES}
 
 
 def _is_newer(case: dict[str, Any], known: dict[str, Any] | None) -> bool:
-    """Of two records of a case the newer one; without times the one that knows its files."""
+    """Return whether a record is newer than the known one; without times, whether it lists files."""
     if known is None or not case.get("changed") or not known.get("changed"):
         return known is None or bool(case["outputs_sha256"])
     return str(case["changed"]) >= str(known["changed"])
 
 
 def _bundles(runs: list[dict[str, Any]]) -> dict[str, dict[str, str]]:
-    """Folder -> the weights that the newest run found there."""
+    """Return folder -> the weights that the newest run found there."""
     return {run["bundle"]: run["made_with"].get("weights_sha256", {}) for run in runs if run["bundle"]}
 
 
 def _sort_rest(out: Path, cases: dict[str, dict[str, Any]], known: set[str], result: Verification) -> None:
-    """Files that no record of the present run speaks of: stale, if they are ours, or somebody else's."""
-    # As bytes: a run in another locale has written the same names in other characters.
+    """Sort files without a record of the present run: stale if of this package, else strangers."""
+    # Compared as bytes: a run in another locale has written the same names in other characters.
     names = {os.fsencode(name) for name in known}
     rest = [name for name in _names(out) if os.fsencode(name) not in names]
     rest = [name for name in rest if not _is_of_the_folder(out / name, name)]
@@ -184,7 +184,7 @@ def _sort_rest(out: Path, cases: dict[str, dict[str, Any]], known: set[str], res
 
 
 def _is_stale(path: Path, earlier: set[str]) -> bool:
-    """Whether an earlier run, or one that was killed, wrote a regular file."""
+    """Return whether an earlier run, or one that was killed, wrote this regular file."""
     left = LEFT_BEHIND.fullmatch(path.name) is not None
     return left or is_ours(path) or is_own_result(path) or sha256(path) in earlier
 
@@ -199,7 +199,7 @@ def _verify_case(case: dict[str, Any], out: Path, result: Verification) -> Itera
     if case["state"] != "done":
         return
     scan = Path(case["scan"])
-    if not os.path.exists(scan):  # unlike `Path.exists`, also of a folder that this user may not read
+    if not os.path.exists(scan):  # unlike `Path.exists`, no error for a folder this user may not read
         result.unreachable.append(str(scan))
         return
     try:
@@ -236,7 +236,7 @@ def _names(out: Path) -> Iterator[str]:
 
 
 def _is_of_the_folder(path: Path, name: str) -> bool:
-    """The files that speak of all cases, and what `evaluate` and `check` write; known by their content."""
+    """Return whether a file is the lock, a journal, or a table or page about all cases, by its content."""
     if name.startswith((LOCK, f"{STEM}.sqlite-", f"{STEM}.sqlite")) or re.fullmatch(_SHARD_JOURNAL, name):
         return path.is_file() and not path.is_symlink()
     stem = path.name.split(".")[0]
@@ -266,7 +266,7 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def _check_case(case: dict[str, Any]) -> None:
-    """What `verify` relies on. A name that leads out of the folder is none that we wrote."""
+    """Check the fields that `verify` uses; this package writes no name that leads out of the folder."""
     texts = (case["case"], case["state"], case["scan"], case.get("series", ""))
     if not all(isinstance(text, str) for text in texts):
         raise TypeError("a case whose name, state, scan or series is no text")

@@ -1,8 +1,8 @@
-"""A worker process: opens the model once, takes cases as JSON lines on stdin, answers on stdout.
+"""A worker process that opens the model once, takes cases as JSON lines on stdin and answers on stdout.
 
     python -m c3s3_seg.batch.worker
 
-Nothing is pickled, and whatever a library prints goes to stderr, never between the answers.
+Nothing is pickled, and the output of libraries goes to stderr, never between the answers.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ WHERE = "the line from the program that started this worker"
 
 
 def main() -> None:
-    """Serve until stdin ends."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all: the parent decides
+    """Process cases until stdin ends."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all processes: the parent decides
     follow_parent()
     quiet_libraries()
     leave_out_unused()
@@ -55,6 +55,6 @@ def _tasks() -> Iterator[CaseTask]:
 
 if __name__ == "__main__":
     main()
-    # Every file is closed and every answer sent; taking the runtime apart would take 0.15 s more.
+    # Every file is closed and every answer sent; tearing down the runtime would take 0.15 s more.
     sys.stderr.flush()
     os._exit(0)

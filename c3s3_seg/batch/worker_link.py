@@ -1,4 +1,4 @@
-"""One worker process as the program sees it: its pipes, and the cases that it has."""
+"""One worker process as seen by its parent: its pipes, and the cases that it has."""
 
 from __future__ import annotations
 
@@ -18,20 +18,20 @@ BLOCK = 1 << 16  # bytes at a time through a pipe
 
 @dataclass
 class BatchWorker:
-    """A process that was started.
+    """A worker process that was started.
 
     Parameters
     ----------
     process, errors
-        It, with pipes that never block; an unnamed file with its stderr.
+        The process, with pipes that never block; an unnamed file with its stderr.
     tasks
-        Cases that were sent to it and are not answered.
+        Cases that were sent and are not answered.
     rest, unsent
-        The beginning of a line that it has said; what its pipe has not taken yet.
+        The beginning of a received line; data that the pipe has not taken yet.
     ready, refusal
-        Whether it has opened the model; why it cannot.
+        Whether the worker has opened the model; the reason why it cannot.
     since
-        When its first case became the first, or it was started: seconds of the monotonic clock.
+        Time when its first case became the first, or it was started: seconds of the monotonic clock.
     """
 
     process: subprocess.Popen[bytes]
@@ -44,7 +44,7 @@ class BatchWorker:
     since: float = field(default_factory=time.monotonic)
 
     def lines(self) -> list[bytes]:
-        """What it has said since."""
+        """Return the complete lines received since the last call."""
         stream = self.process.stdout
         while stream is not None:
             try:
@@ -58,21 +58,21 @@ class BatchWorker:
         return lines
 
     def send(self, what: Any) -> None:
-        """One line; a worker that is gone is noticed by its end of file."""
+        """Send one line; a worker that is gone is noticed by its end of file."""
         self.unsent += json.dumps(what, default=sendable).encode() + b"\n"
         self.flush()
 
     def give(self, task: CaseTask) -> None:
-        """Send it one more case."""
+        """Send one more case to the worker."""
         if not self.tasks:
             self.since = time.monotonic()
         self.tasks.append(task)
         self.send(asdict(task))
 
     def flush(self) -> None:
-        """What its pipe takes now: a worker reads when it has time, and a list of slices may fill the pipe.
+        """Write what the pipe takes now: a worker reads when it has time, and a list of slices may fill it.
 
-        Nobody waits for it, since meanwhile the others would stand still, and no time limit would hold.
+        This call does not wait: the other workers would stand still, and no time limit would hold.
         """
         stream = self.process.stdin
         try:
@@ -84,7 +84,7 @@ class BatchWorker:
             self.unsent.clear()
 
     def hang_up(self) -> None:
-        """Nothing more is sent to it."""
+        """Drop unsent data and close the worker's stdin."""
         self.unsent.clear()
         if self.process.stdin is not None:
             self.process.stdin.close()

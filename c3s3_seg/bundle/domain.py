@@ -1,7 +1,7 @@
-"""What the scans were like that a bundle was trained on: measured once, kept in its manifest, compared with.
+"""The domain of a bundle: properties of its training scans, kept in the manifest, to compare a scan with.
 
-Intensities are compared by their quantiles. Those of MR have no unit, so each scan is first scaled by its
-own 1st and 99th percentile; those of CT are Hounsfield units, and are compared as they are.
+Intensities are compared by their quantiles. MR intensities have no unit, so each scan is first scaled by its
+own 1st and 99th percentile; CT intensities are Hounsfield units, and are compared unscaled.
 """
 
 from __future__ import annotations
@@ -34,30 +34,30 @@ CURVE = Rule(
     lambda q: len(q) == len(STEPS) and all(a <= b for a, b in pairwise(q)),
     f"{len(STEPS)} quantiles in rising order",
 )
-# A quantile of a million voxels is known well enough from some of them.
+# This many voxels give the quantiles of a million voxels well enough.
 SAMPLE = 100_000
 
 
 @closed
 @dataclass(frozen=True)
 class Domain:
-    """The scans of a training set.
+    """Properties of the scans of a training set.
 
     Parameters
     ----------
     scans
-        How many there were.
+        Number of scans.
     spacing_mm, fov_mm, shape
-        Smallest and largest, along the axes nearest to left, posterior, superior.
+        Smallest and largest value along the axes nearest to left, posterior, superior.
     intensities
         Whether intensities were `scaled` by percentiles of the scan, or are `absolute`.
     quantiles
         The mean quantiles of the intensities, at 5, 10, ... 95 percent.
     spread
         The mean distance of a scan's quantiles from those of the others, which 5 % of the scans exceed;
-        of few scans more, by Student's t, since few scans show less of the spread than there is.
+        increased for few scans by Student's t, since few scans show less than the true spread.
     volume_ml
-        Label name -> smallest and largest volume, where masks were measured.
+        Label name -> smallest and largest volume; None if no masks were measured.
     """
 
     scans: Count
@@ -70,25 +70,25 @@ class Domain:
     volume_ml: dict[str, Volumes] | None = None
 
     def distance(self, scan: Volume) -> float:
-        """Mean distance of a scan's quantiles from the training set's, in units of `spread`."""
+        """Return the mean distance of a scan's quantiles from the training set's, in units of `spread`."""
         found = intensity_quantiles(scan, self.intensities)
         return float(np.abs(found - np.array(self.quantiles)).mean()) / max(self.spread, 1e-6)
 
 
 def measure(scans: Iterable[Volume], intensities: Intensities) -> Domain:
-    """Measure a training set.
+    """Measure the domain of a training set.
 
     Parameters
     ----------
     scans
-        All of them, on their own grids; they are looked at one by one.
+        All scans of the set, on their own grids; inspected one by one.
     intensities
         `absolute` for Hounsfield units, else `scaled`.
 
     Raises
     ------
     InputError
-        If there are fewer than two.
+        If there are fewer than two scans, or for the reasons of `intensity_quantiles`.
     """
     rows, curves = [], []
     for scan in scans:
@@ -109,14 +109,14 @@ def measure(scans: Iterable[Volume], intensities: Intensities) -> Domain:
 
 
 def intensity_quantiles(scan: Volume, intensities: Intensities) -> Floats:
-    """The intensities at 5, 10, ... 95 percent of the voxels.
+    """Return the intensity quantiles of a scan at 5, 10, ... 95 percent.
 
     Parameters
     ----------
     scan
-        On its own grid, intensities in any real type.
+        Scan on its own grid, of any real dtype.
     intensities
-        `absolute`: as they are. `scaled`: less the 1st percentile, in units of its distance to the 99th.
+        `absolute`: unscaled. `scaled`: distance from the 1st percentile, divided by that of the 99th.
 
     Returns
     -------
@@ -126,9 +126,9 @@ def intensity_quantiles(scan: Volume, intensities: Intensities) -> Floats:
     Raises
     ------
     InputError
-        If they are all the same, or those to be scaled by have no distance.
+        If all intensities are the same or, for `scaled`, the 1st and 99th percentiles are equal.
     """
-    values = np.sort(sampled(scan.array))  # sorted, they are found 4 times sooner
+    values = np.sort(sampled(scan.array))  # quantiles of sorted values are found 4 times faster
     low, *found, high = np.quantile(values, (0.01, *STEPS, 0.99))
     curve = np.array(found, dtype=np.float64)
     if intensities == "absolute" and values[0] < values[-1]:
@@ -141,7 +141,7 @@ def intensity_quantiles(scan: Volume, intensities: Intensities) -> Floats:
 
 
 def sampled(array: NDArray[Any]) -> NDArray[Any]:
-    """Some 100,000 voxels (i, j, k), of all planes: a step that divides a side would miss most of them."""
+    """Return some 100,000 voxels (i, j, k), from all planes: a step that divides a side would miss most."""
     step = max(1, array.size // SAMPLE)
     while math.gcd(step, array.size) > 1:
         step += 1
@@ -149,8 +149,8 @@ def sampled(array: NDArray[Any]) -> NDArray[Any]:
 
 
 def _few(scans: int) -> float:
-    """How much wider the 95 % interval is that so many scans give: 6.5 for 2, 1.4 for 5, 1.02 for 60."""
-    from scipy import special  # its `stats` has the same two and takes half a second to import
+    """Return the factor that widens the 95 % interval of so many scans: 6.5 for 2, 1.4 for 5, 1.02 for 60."""
+    from scipy import special  # `scipy.stats` has both functions too, but takes half a second to import
 
     return float(special.stdtrit(scans - 1, 0.975) / special.ndtri(0.975))
 

@@ -1,4 +1,4 @@
-"""The manifest of a bundle: everything about a model but the numbers."""
+"""The manifest of a bundle: everything about a model except its weights."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ from c3s3_seg.system.choices import Weighting
 from c3s3_seg.system.names import PlainName, folded
 from c3s3_seg.system.schema import Rule, closed
 
-SIDES = 16  # the multiple of the sides of a patch where every downsampling halves every axis
+SIDES = 16  # multiple of the sides of a patch if every downsampling halves every axis
 MODALITY = re.compile("[A-Za-z0-9][A-Za-z0-9_ -]{0,15}")
 SHA256 = re.compile("[0-9a-f]{64}")
-LARGEST_SIDE, LARGEST_PATCH = 1024, 2**26  # voxels; a patch of the latter takes 15 GB in OpenVINO
+LARGEST_SIDE, LARGEST_PATCH = 1024, 2**26  # voxels; the largest patch takes 15 GB in OpenVINO
 
 FileName = Annotated[str, PlainName]
-Side = Annotated[int, Ge(1), Le(LARGEST_SIDE)]  # and a multiple, see `check_patch`
+Side = Annotated[int, Ge(1), Le(LARGEST_SIDE)]  # must also be a multiple, see `check_patch`
 Patch = Annotated[
     tuple[Side, Side, Side],
     Rule(lambda sides: math.prod(sides) <= LARGEST_PATCH, f"at most {LARGEST_PATCH:,} voxels in all"),
@@ -38,7 +38,7 @@ ReadStrides = Annotated[
     tuple[Stride, Stride, Stride, Stride],
     Rule(lambda levels: all(2 in level for level in levels), "downsamplings that halve one axis at least"),
 ]
-# What DICOM's code strings and short texts may hold (PS3.5, 6.2).
+# The texts that DICOM allows as code strings and short texts (PS3.5, 6.2).
 Modality = Annotated[
     str,
     Rule(lambda text: bool(MODALITY.fullmatch(text)), "a DICOM modality such as MR or CT"),
@@ -66,9 +66,9 @@ class Qualifier:
 @closed
 @dataclass(frozen=True)
 class Code:
-    """A coded concept, as DICOM SEG wants it (PS3.3, 8.8): `scheme` SCT is SNOMED CT.
+    """A coded concept, as DICOM SEG requires it (PS3.3, 8.8): `scheme` SCT is SNOMED CT.
 
-    `modifier` says which part, where the part has no code of its own.
+    `modifier` names the part, if the part has no code of its own.
     """
 
     value: CodeText
@@ -88,7 +88,7 @@ class Label:
 
 
 def differ(items: Iterable[str | int]) -> bool:
-    """Whether no two are the same, for a file system that ignores case and how letters are composed, too."""
+    """Return whether all items differ, even if a file system ignores case and Unicode composition."""
     found = [folded(item) if isinstance(item, str) else item for item in items]
     return len(set(found)) == len(found)
 
@@ -104,34 +104,34 @@ Labels = Annotated[
 @closed
 @dataclass(frozen=True)
 class Task:
-    """What a model does: to which scans, on which grid, with which answer.
+    """The task of a model: its scans, its grid, its labels and its default inference.
 
     Parameters
     ----------
     name
-        Of the bundle.
+        Name of the bundle.
     modality
         DICOM modality of the scans it was trained on (MR, CT).
     labels
         Foreground classes in the order of the network's outputs 1, 2, ...; output 0 is background.
     recipe
-        Scan grid <-> model grid.
+        Preprocessing between the scan grid and the model grid.
     patch
         Voxels (x, y, z) of the training crops, and of the tiles in tiled inference.
     keep_largest
         Whether only the largest connected component of each label is kept (6-neighbours).
     overlap
-        How inference runs unless told otherwise. None: the whole volume at once, while it is small
-        enough. A number: tiles of `patch` that share this part of their side.
+        Default mode of inference. None: the whole volume at once, if it is small enough. A number:
+        a sliding window with tiles of `patch` that overlap by this fraction of their side.
     weighting
-        How those tiles are averaged.
+        Weighting by which overlapping tiles are averaged.
     series
-        Which series of a study it wants, where a folder holds several volumes. None: those of its modality.
+        Rule for the series of a study, if a folder holds several volumes. None: those of its modality.
     domain
-        What the scans were like that it was trained on. None: no scan is compared with them.
+        Properties of the training scans, for the domain check. None: scans are not checked.
     strides
-        Of the four downsamplings of its networks. None: each halves every axis. With thick slices the first
-        ones leave their axis as it is, until the spacing has evened out.
+        Strides of the four downsamplings of its networks. None: each halves every axis. With thick slices
+        the first downsamplings keep that axis as it is, until the spacing has evened out.
     """
 
     name: FileName
@@ -148,37 +148,37 @@ class Task:
 
     @property
     def series_rule(self) -> SeriesRule:
-        """Which of several volumes it wants where the user does not say."""
+        """The rule that selects one of several volumes if the user does not."""
         return self.series or SeriesRule(f"modality={self.modality}")
 
     @property
     def network_strides(self) -> Strides:
-        """Of the four downsamplings."""
+        """The strides of the four downsamplings."""
         return self.strides or EVEN
 
     @property
     def multiple(self) -> tuple[int, int, int]:
-        """What the sides of a tile (x, y, z) are multiples of."""
+        """The numbers that the sides of a tile (x, y, z) are multiples of."""
         return multiple_of(self.network_strides)
 
     @property
     def classes(self) -> int:
-        """Outputs of the network, background included."""
+        """The number of outputs of the network, background included."""
         return len(self.labels) + 1
 
     @property
     def label_values(self) -> dict[str, int]:
-        """Name -> value in masks."""
+        """A mapping from label name to value in masks."""
         return {label.name: label.value for label in self.labels}
 
 
 def check_patch(task: Task, where: str | Path) -> None:
-    """Refuse a patch that the networks cannot halve as often as they do.
+    """Raise if the networks cannot halve the sides of the patch as often as their strides require.
 
     Raises
     ------
     ConfigError
-        Naming the multiples.
+        If a side is not a multiple of `task.multiple`; the message names the multiples.
     """
     if any(side % n for side, n in zip(task.patch, task.multiple, strict=True)):
         if task.multiple == (SIDES, SIDES, SIDES):
@@ -199,11 +199,11 @@ ReadTask = Annotated[Task, Rule(_measured_on_its_labels, "volume_ml of its domai
 @closed
 @dataclass(frozen=True)
 class Network:
-    """One backbone in the bundle. `stem` names its files: stem.safetensors, stem.onnx.
+    """A backbone in the bundle. `stem` names its files: stem.safetensors, stem.onnx.
 
-    A run has `model` and `secondary`; an ensemble of folds `model`, which is the best of them, and others.
-    `name` is what the records of its training call it, where that is not the architecture: of two V-Nets that
-    were trained together, `vnet-a` and `vnet-b`.
+    A training run has the stems `model` and `secondary`; an ensemble of folds has `model`, its best fold, and
+    others. `name` is the network's name in the training record, if it is not the architecture: `vnet-a` and
+    `vnet-b` for two V-Nets that were trained together.
     """
 
     stem: FileName
@@ -214,7 +214,7 @@ class Network:
 
     @property
     def candidate(self) -> str:
-        """What the records of its training call it."""
+        """The name of the network in the training record."""
         return self.name or self.architecture
 
     @property
@@ -231,22 +231,22 @@ class Network:
 @closed
 @dataclass(frozen=True)
 class Calibration:
-    """When the two networks differ so much that a person should look.
+    """The limit above which the two networks differ so much that a person should inspect the case.
 
     Parameters
     ----------
     threshold_mm
-        A 95HD between the two masks above this flags a case.
+        95HD between the two masks above which a case is flagged.
     bad_mm
-        What it warns of: a true 95HD above this.
+        True 95HD above which a case is bad; the flag warns of bad cases.
     spearman
-        Rank correlation of the 95HD between the networks with the true one.
+        Rank correlation of the 95HD between the networks with the true 95HD.
     auroc
-        How well it tells bad cases from others: 1 perfectly, 0.5 by chance.
+        Area under the ROC curve of bad cases against others: 1 is perfect, 0.5 is chance.
     cases
-        Scans it was found on, degraded copies included.
+        Number of scans of the calibration, degraded copies included.
     found_on
-        Which scans, in words.
+        Description of these scans.
     """
 
     threshold_mm: Positive
@@ -257,7 +257,7 @@ class Calibration:
     found_on: str
 
 
-# What programs read of how a bundle was trained; the rest is for people.
+# The entries of a training record that programs read, with their types; the others are for people.
 RECORDED: dict[str, tuple[type, ...]] = {
     "config": (dict,), "data": (dict,), "cases": (dict,), "initialized_from": (dict, type(None)),
     "validation_cases": (dict,), "validation_last": (list,), "validation_kept": (list,),
@@ -268,7 +268,7 @@ RECORDED: dict[str, tuple[type, ...]] = {
 
 
 def _is_record(training_record: Any) -> bool:
-    """Whether the record of a training has the types with which they are read."""
+    """Return whether the entries of a training record have the types of `RECORDED`."""
     kinds = ((training_record[key], kinds) for key, kinds in RECORDED.items() if key in training_record)
     if not all(isinstance(value, kind) for value, kind in kinds):
         return False
@@ -286,11 +286,11 @@ def _is_record(training_record: Any) -> bool:
 @closed
 @dataclass(frozen=True)
 class Manifest:
-    """Everything about a bundle but the numbers.
+    """Everything about a bundle except its weights.
 
-    `training` and `parity` (of each exported graph, by its file name) are for the reader, not for programs.
-    `networks` begin with the primary one. `linked_bundle` is the folder beside this one with more networks
-    for the same task, see `members`.
+    `training` (except the entries in `RECORDED`) and `parity` (of each exported graph, by its file name) are
+    for people, not for programs. `networks` begins with the primary network. `linked_bundle` is the folder
+    beside this one with more networks for the same task, see `ModelBundle.members`.
     """
 
     task: ReadTask

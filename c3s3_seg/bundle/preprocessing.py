@@ -1,8 +1,8 @@
-"""From the scan's grid to the model's grid and back.
+"""Preprocess scans from their grid to the model's grid, and map results back.
 
 The recipe is stored in the bundle and used by training and by inference, so that a network always
-sees what it was trained on. Only permutations, flips and changes of spacing happen here, so every
-step is separable along the axes and its way back is exact in mm.
+gets the input that it was trained on. Only permutations, flips and changes of spacing happen here, so
+every step is separable along the axes and its inverse is exact in mm.
 """
 
 from __future__ import annotations
@@ -24,20 +24,20 @@ FloatArray = NDArray[np.float32]
 Millimetres = Annotated[float, Gt(0), Le(100)]
 
 LONGEST_SIDE = 2**14
-LARGEST_GRID = 2**29  # voxels of a model's grid: 2 GB. A whole body of 2 m at 1 mm has 0.5 of these
-# Squares and sums of intensities are taken on the way: float32 itself goes from 1e-38 to 3e38.
+LARGEST_GRID = 2**29  # voxels of a model's grid: 2 GB. A whole body of 2 m at 1 mm has half of them
+# Narrower than float32 itself (1e-38 to 3e38), since squares and sums of intensities are computed.
 LEAST_SPAN, MOST_SPAN = 1e-30, 1e30
 RESCALE = "Look at its header and its intensities, and export it with the values that it is meant to have"
 
 
 class FlatScanError(InputError):
-    """A scan, or a part of one, in which a network would see nothing."""
+    """A scan, or a part of a scan, with no contrast left for a network."""
 
 
 @closed
 @dataclass(frozen=True)
 class Intensity:
-    """How intensities become network input.
+    """The rule that turns intensities into network input.
 
     Parameters
     ----------
@@ -53,17 +53,17 @@ class Intensity:
     high: float = 1.0
 
     def __call__(self, array: FloatArray, offset: float = 0.0) -> FloatArray:
-        """(i, j, k) intensities, less `offset` -> (i, j, k) network input. A flat volume becomes zeros."""
+        """Turn intensities (i, j, k), less `offset`, into network input; `zscore` makes a flat volume 0."""
         if self.rule == "window":
             low, high = self.low - offset, self.high - offset
             span = np.float32(self.high - self.low)
             return np.asarray((array.clip(low, high) - np.float32(low)) / span, dtype=np.float32)
         mean = float(array.mean(dtype=np.float64))
-        # Plane by plane: numpy's own std makes a volume in double precision on the way.
+        # Plane by plane, because numpy's own std allocates a volume in double precision.
         squares = sum(float(np.square(np.subtract(plane, mean, dtype=np.float64)).sum()) for plane in array)
         spread = (squares / array.size) ** 0.5
         largest = max(abs(float(array.min())), abs(float(array.max())))
-        if spread <= 1e-6 * largest:  # resampling leaves rounding in a flat volume
+        if spread <= 1e-6 * largest:  # resampling leaves rounding errors in a flat volume
             return np.zeros_like(array)
         scaled = array - np.float32(mean)
         scaled /= np.float32(spread)
@@ -71,7 +71,7 @@ class Intensity:
 
 
 def _is_window(rule: Intensity) -> bool:
-    """Whether the ends are apart in single precision, in which they are used."""
+    """Return whether a window's ends differ in single precision, in which they are used."""
     if rule.rule != "window":
         return True
     return max(abs(rule.low), abs(rule.high)) < 1e30 and bool(np.float32(rule.low) < np.float32(rule.high))
@@ -80,7 +80,7 @@ def _is_window(rule: Intensity) -> bool:
 @closed
 @dataclass(frozen=True)
 class Recipe:
-    """What is done to a scan before the network and undone after it.
+    """The preprocessing of a scan before the network, undone after it.
 
     Parameters
     ----------
@@ -89,7 +89,7 @@ class Recipe:
     intensity
         The intensity rule.
     orientation
-        The model's axes point to the patient's left, posterior and superior side.
+        Directions of the model's axes: the patient's left, posterior and superior side.
     """
 
     spacing_mm: tuple[Millimetres, Millimetres, Millimetres]
@@ -97,22 +97,22 @@ class Recipe:
     orientation: Literal["LPS"] = "LPS"
 
     def grid(self, scan: Geometry, where: Path | None = None) -> Geometry:
-        """The model's grid for a scan: same field of view, axes nearest to LPS, this spacing.
+        """Return the model's grid for a scan: same field of view, axes nearest to LPS, this spacing.
 
         Parameters
         ----------
         scan
-            Its grid.
+            Grid of the scan.
         where
-            Its file, which the refusal names.
+            File of the scan, for the error message.
 
         Raises
         ------
         GeometryError
-            If it would have more than `LARGEST_GRID` voxels, or `LONGEST_SIDE` along an axis.
+            If the grid would have more than `LARGEST_GRID` voxels, or `LONGEST_SIDE` along an axis.
         """
         reoriented = oriented(scan)
-        with np.errstate(over="ignore", divide="ignore"):  # infinitely many are too many
+        with np.errstate(over="ignore", divide="ignore"):  # an infinite number is refused below
             sides = np.asarray(reoriented.shape) / (np.asarray(self.spacing_mm) / reoriented.spacing_mm)
             voxels = float(np.prod(np.maximum(sides, 1)))
         if not (voxels <= LARGEST_GRID and sides.max() <= LONGEST_SIDE):
@@ -124,7 +124,7 @@ class Recipe:
                 todo="See whether the voxel size in its header is true",
             )
         shape = [max(1, round(n)) for n in sides]
-        # The field of view is kept to the edge, so the spacing moves by less than half a voxel in all.
+        # The field of view is kept exactly, so the spacing changes, by less than half a voxel over an axis.
         exact = np.asarray(reoriented.shape) / np.asarray(shape)
         affine = reoriented.affine.copy()
         affine[:3, :3] *= exact
@@ -137,7 +137,7 @@ class Recipe:
         Raises
         ------
         InputError
-            If its intensities are more than float32 holds, see `intensity_defect`.
+            If float32 cannot hold the intensities (`intensity_defect`), or the grid is too large (`grid`).
         """
         exact = exact_in_float32(scan)
         grid = self.grid(scan.geometry, scan.source.path)
@@ -146,18 +146,19 @@ class Recipe:
         return grid.volume(self.intensity(array, exact.offset), scan.source)
 
     def occupancy(self, mask: Volume, values: tuple[int, ...]) -> FloatArray:
-        """How much of each model voxel a label fills: (len(values), i, j, k) in [0, 1].
+        """Return the fraction of each model voxel that each label fills: (len(values), i, j, k) in [0, 1].
 
-        Soft targets for training; the mask is averaged, never sampled, so no boundary is lost.
+        These are soft targets for training; the mask is averaged, never sampled, so no boundary is lost.
         """
         grid = self.grid(mask.geometry, mask.source.path)
         oriented = orient(mask.array, mask.geometry)
         return np.stack([resample((oriented == v).astype(np.float32), grid.shape) for v in values])
 
     def to_scan(self, probability: NDArray[Any], scan: Geometry) -> FloatArray:
-        """(i, j, k) numbers on the model's grid -> (i, j, k) float32 on the scan's grid, linear.
+        """Resample numbers (i, j, k) on the model's grid to (i, j, k) float32 on the scan's grid.
 
-        Probabilities, not masks, go back: at 1.25 mm a mask loses the boundary, a probability keeps it.
+        Linear, or box averages along an axis on which the scan is coarser. Probabilities are mapped back
+        rather than masks: at 1.25 mm a mask loses the boundary, a probability keeps it.
         """
         permutation, flips = scan.patient_axes
         oriented_shape = [scan.shape[axis] for axis in permutation]
@@ -167,9 +168,9 @@ class Recipe:
 
 
 def intensity_defect(array: NDArray[Any]) -> str:
-    """What makes intensities (any shape) unfit for a network, whose arithmetic is float32; empty if nothing.
+    """Return why intensities (any shape) are unfit for a network, which computes in float32; empty if fit.
 
-    An offset that all of them have in common does no harm: it is taken off first.
+    An offset that all of the intensities share does no harm: it is subtracted first.
     """
     low, high = array.min(), array.max()
     if not (np.isfinite(low) and np.isfinite(high)):
@@ -185,14 +186,14 @@ def intensity_defect(array: NDArray[Any]) -> str:
 
 @dataclass(frozen=True)
 class ExactScan:
-    """Intensities that float32 holds without rounding them together.
+    """Intensities that float32 holds without rounding different ones to the same number.
 
     Parameters
     ----------
     array
-        (i, j, k) on the scan's grid: as read, or less what they have in common.
+        (i, j, k) on the scan's grid: as read, or less `offset`.
     offset
-        What was taken off; 0 as a rule.
+        The number that was subtracted; usually 0.
     """
 
     array: NDArray[Any]
@@ -200,12 +201,12 @@ class ExactScan:
 
 
 def exact_in_float32(scan: Volume) -> ExactScan:
-    """Intensities that may be converted to float32.
+    """Return a scan's intensities in a form that may be converted to float32.
 
     Raises
     ------
     InputError
-        If they are more than float32 holds, see `intensity_defect`.
+        If float32 cannot hold the intensities, see `intensity_defect`.
     """
     fault = intensity_defect(scan.array)
     if fault:
@@ -213,32 +214,32 @@ def exact_in_float32(scan: Volume) -> ExactScan:
     offset = _offset(scan.array)
     if not offset:
         return ExactScan(scan.array)
-    # In the type of the voxels where that is exact, else in float64; neither overflows here.
+    # In the voxels' dtype if that is an integer, and so exact, else in float64; neither overflows here.
     kind = scan.array.dtype if scan.array.dtype.kind in "iu" else np.dtype(np.float64)
     return ExactScan(np.subtract(scan.array, kind.type(offset), dtype=kind), float(offset))
 
 
 def refuse_flat(scan: Volume, prepared: Volume) -> None:
-    """Refuse a scan in which a network would see nothing.
+    """Raise if a scan has no contrast left for a network.
 
     Parameters
     ----------
     scan
-        As it was read.
+        Scan as it was read.
     prepared
-        What `Recipe.to_model` made of it.
+        Result of `Recipe.to_model` for this scan.
 
     Raises
     ------
     FlatScanError
-        If all voxels of what the network would be given are the same.
+        If all voxels of `prepared` are the same.
     """
     if not prepared.array.max() > prepared.array.min():
         raise flat(ExactScan(scan.array), scan.source.path)
 
 
 def flat(scan: ExactScan, where: Path | None) -> FlatScanError:
-    """What is wrong with a scan in which a network would see nothing."""
+    """Return the error for a scan with no contrast left for a network."""
     low, high = (float(value) + scan.offset for value in (scan.array.min(), scan.array.max()))
     found = (
         f"all its voxels are {low:.6g}"
@@ -250,5 +251,5 @@ def flat(scan: ExactScan, where: Path | None) -> FlatScanError:
 
 
 def _offset(array: NDArray[Any]) -> int | float:
-    """What has to be taken off the intensities before float32 can hold them; 0 where it can as they are."""
+    """Return the offset to subtract so that float32 can hold the intensities; 0 if none is needed."""
     return 0 if fits_float32(array) else array.min().item()

@@ -1,4 +1,4 @@
-"""ModelBundle: what training promises inference. A folder of plain files, each with its sha256.
+"""Model bundles, which training writes and inference reads: folders of plain files, each with its sha256.
 
     manifest.json       see `manifest.Manifest`
     model.safetensors   weights of the primary network; convolutions in half precision, the rest in single
@@ -6,7 +6,7 @@
     secondary.*         the same for the other network, where it ships; an ensemble has fold-2.*, ...
     README.md           the model card
 
-Nothing in it is a pickle, and nothing is trusted whose hash is not the manifest's.
+A bundle contains no pickle, and no file is trusted unless its hash is that in the manifest.
 """
 
 from __future__ import annotations
@@ -44,13 +44,13 @@ class ModelBundle:
 
     @classmethod
     def load(cls, folder: Path) -> ModelBundle:
-        """Read a bundle and check the sha256 of every file it names.
+        """Read a bundle and check the sha256 of every file that its manifest names.
 
         Raises
         ------
         InputError
-            If there is no manifest, a value in it is not allowed, a file is missing or not the one that was
-            released, or a network's weights are not among the files.
+            If there is no manifest, a value in it is not allowed, a file is missing or has another hash, or a
+            network has no weights of its own among the files.
         """
         path = folder / MANIFEST
         if not _is_file(path):
@@ -66,20 +66,20 @@ class ModelBundle:
 
     @classmethod
     def find(cls, name: str | Path) -> ModelBundle:
-        """A shipped bundle by its name, or any bundle by its folder; `./name` is always a folder.
+        """Load a shipped bundle by its name, or any bundle by its folder; `./name` is always a folder.
 
-        A `Path` is its folder wherever there is a bundle: `Path("./name")` is the same as `Path("name")`.
+        A `Path` is taken as a folder if a bundle is there: `Path("./name")` is the same as `Path("name")`.
 
         Raises
         ------
         InputError
-            If there is neither, or as `load` does.
+            If there is neither, or for the reasons of `load`.
         """
         if isinstance(name, Path) and _is_file(name / MANIFEST):
             return cls.load(name)
         name = str(name)
         shipped = WEIGHTS / name
-        # `WEIGHTS / "./name"` is the shipped one as well: it would be taken for the folder that was meant.
+        # `WEIGHTS / "./name"` is the shipped bundle too, which must not stand in for the folder `./name`.
         if name == os.path.basename(name) and _is_file(shipped / MANIFEST):
             return cls.load(shipped)
         if not os.path.exists(name):  # unlike `Path.exists`, it does not raise for a name that is too long
@@ -88,13 +88,13 @@ class ModelBundle:
 
     @classmethod
     def find_to_change(cls, name: str) -> ModelBundle:
-        """A bundle by its folder, whose files will be written anew.
+        """Load a bundle by its folder in order to rewrite its files.
 
         Raises
         ------
         InputError
-            As `find`; or if it is the name of a shipped bundle: all users of the installation would get other
-            masks, reports or graphs.
+            For the reasons of `find`, or if it is the name of a shipped bundle: a change would give all users
+            of the installation other masks, reports or graphs.
         """
         if name in shipped_bundles():
             what = f"the model '{name}' ships with the package, and this would change its files"
@@ -110,7 +110,7 @@ class ModelBundle:
         networks: tuple[Network, ...],
         training: dict[str, Any],
     ) -> ModelBundle:
-        """Write a new bundle; the manifest comes last, so that half a bundle is none."""
+        """Write a new bundle, the manifest last, so that an incomplete bundle has no manifest."""
         make_folder(folder)
         empty = cls(folder, Manifest(task=task, networks=networks, files={}, training=training))
         with replacing(folder, files, MANIFEST):
@@ -133,26 +133,26 @@ class ModelBundle:
         return ModelBundle(self.folder, manifest)
 
     def calibrated(self, domain: Domain | None = None, uncertainty: Calibration | None = None) -> ModelBundle:
-        """Write the domain and the uncertainty limit into the manifest; None keeps what it has."""
+        """Write the domain and the uncertainty limit into the manifest; None keeps the present value."""
         task = replace(self.manifest.task, domain=domain or self.manifest.task.domain)
         manifest = replace(self.manifest, task=task, uncertainty=uncertainty or self.manifest.uncertainty)
         return ModelBundle(self.folder, manifest).add({})
 
     @property
     def task(self) -> Task:
-        """What the model does."""
+        """The task of the model."""
         return self.manifest.task
 
     def members(self) -> list[tuple[ModelBundle, Network]]:
-        """All networks for this task, primary first, each with the bundle that holds it.
+        """Return all networks for this task, primary first, each with the bundle that holds it.
 
-        A bundle may name a linked bundle, a folder beside it: another bundle of the same task, which brings
-        the networks that would have made this one too large.
+        A bundle may name a linked bundle, a folder beside it: another bundle for the same task, with the
+        networks that would have made this one too large.
 
         Raises
         ------
         InputError
-            If the linked bundle is not there, is damaged, or does another task.
+            If the linked bundle is missing, damaged, or for another task.
         """
         own = [(self, network) for network in self.networks]
         name = self.manifest.linked_bundle
@@ -173,12 +173,12 @@ class ModelBundle:
         return self.manifest.networks
 
     def card(self) -> str:
-        """The text of its card in Markdown; "" where it has none.
+        """Return the text of the model card in Markdown; "" if there is none.
 
         Raises
         ------
         InputError
-            If it is no text in UTF-8, is larger than 16 MiB, or has changed since the bundle was loaded.
+            If the card is not UTF-8, is larger than 16 MiB, or has changed since the bundle was loaded.
         """
         if not self.has(CARD):
             return ""
@@ -189,12 +189,12 @@ class ModelBundle:
             raise InputError(f"is no text in UTF-8 ({error.reason})", where=path) from None
 
     def has(self, name: str) -> bool:
-        """Whether the manifest names this file."""
+        """Return whether the manifest names this file."""
         return name in self.manifest.files
 
 
 def shipped_bundles() -> list[str]:
-    """Names of the bundles that come with the package."""
+    """Return the names of the bundles that come with the package."""
     return sorted(path.parent.name for path in WEIGHTS.glob(f"*/{MANIFEST}"))
 
 
@@ -203,13 +203,13 @@ def _known_bundles() -> str:
 
 
 def _interface(task: Task) -> tuple[Any, ...]:
-    """What goes into a network, and what its outputs mean, in their order."""
+    """Return the parts of a task that fix the input of a network and the meaning and order of its outputs."""
     labels = [(label.name, label.value) for label in task.labels]
     return labels, task.recipe, task.network_strides
 
 
 def _is_file(path: Path) -> bool:
-    """Whether a file is there; a name that no file system takes is none."""
+    """Return whether a file exists; False for a name that no file system accepts."""
     try:
         return path.is_file()
     except (OSError, ValueError):
@@ -224,7 +224,7 @@ def _is_plain(name: str) -> bool:
 
 
 def _check_finite(data: Any, where: Path) -> None:
-    """JSON as Python reads it may hold NaN and infinity, in which every comparison goes astray."""
+    """Raise if JSON data hold NaN or infinity, which Python reads but cannot compare meaningfully."""
     waiting = [("", data)]
     while waiting:
         key, value = waiting.pop()
@@ -237,7 +237,7 @@ def _check_finite(data: Any, where: Path) -> None:
 
 
 def _check_networks(folder: Path, manifest: Manifest) -> None:
-    """Each network has weights of its own, and they are among the files whose hashes were checked."""
+    """Check that each network has weights of its own among the files whose hashes were checked."""
     weights = [network.weights for network in manifest.networks]
     for name in weights:
         if name not in manifest.files:

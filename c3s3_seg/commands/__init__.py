@@ -1,1 +1,1 @@
-"""The commands: each parses, calls and shows. No logic; heavy imports are inside the functions."""
+"""The commands, which parse, call and show, without logic; heavy imports are inside the functions."""

@@ -78,7 +78,7 @@ def benchmark(
 
 
 def _is_profile(path: Path) -> bool:
-    """Whether a file is a profile, of whatever version and machine: others are not begun anew."""
+    """Return whether a file is a profile, of any version and machine: no other file is replaced."""
     from c3s3_seg.errors import InputError
     from c3s3_seg.system.reading import read_json
 

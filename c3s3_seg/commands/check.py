@@ -42,7 +42,7 @@ def check(
     with Bar() as bar:
         found = check_data_set(dataset, workers=workers, progress=bar)
         if out is not None:
-            remove_ours(out / PAGE)  # of an earlier run, it would show other findings
+            remove_ours(out / PAGE)  # a page of an earlier run would show other findings
             _write(found, out, html=html, bar=bar)
     _report(found, as_json)
     if out is not None and not as_json:

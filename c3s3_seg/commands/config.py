@@ -24,18 +24,18 @@ HEAD = """\
 
 
 class Setting(NamedTuple):
-    """A key, what holds for it, and why.
+    """A key, its value in effect, and the source of the value.
 
     Parameters
     ----------
     key
-        `workers`, `pacs.archive.title`.
+        Full name: `workers`, `pacs.archive.title`.
     value
-        As JSON has it; None where nobody sets it and the program decides.
+        Value as in JSON; None if it is not set and the program decides.
     source
         `environment`, `file` or `default`.
     where
-        The variable, or the file; empty for a default.
+        Variable, or path of the file; empty for a default.
     """
 
     key: str
@@ -73,14 +73,14 @@ def config(
 
 
 def settings(ctx: typer.Context, found: ConfigValues | None) -> list[Setting]:
-    """What holds for every key: decided as in a run, by the options of the commands.
+    """Return the value in effect of every key, decided by the options of the commands as in a run.
 
     Parameters
     ----------
     ctx
-        Of this command.
+        Context of this command.
     found
-        The configuration file.
+        Values of the configuration file, if any.
 
     Raises
     ------
@@ -148,7 +148,7 @@ def _file_line(config: ConfigValues | None) -> str:
 
 
 def example() -> str:
-    """A configuration file in which every key is a comment, with what it sets and its variable."""
+    """Return a configuration file in which every key is a comment, with its effect and its variable."""
     lines, table = [HEAD.rstrip()], ""
     for key in KEYS:
         if key.table != table:

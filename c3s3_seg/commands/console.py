@@ -1,4 +1,4 @@
-"""What every command needs of the terminal: a status line, a table, a word on what is not installed."""
+"""Terminal output of every command: a status line, a table, a message on missing packages."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def need(*packages: str, extra: str = "train") -> None:
-    """Say what to install before anything is imported that would not be found."""
+    """Raise MissingError with what to install, before the import of a missing package."""
     import importlib.util
 
     from c3s3_seg.errors import MissingError, to_install
@@ -29,17 +29,17 @@ def need(*packages: str, extra: str = "train") -> None:
 
 
 def shown(text: str, stream: TextIO | None) -> str:
-    """A sentence as a stream may have it: names of files in DICOM folders are for a terminal alone.
+    """Return a message as a stream may show it: only a terminal gets names of files in DICOM folders.
 
-    A pipe, a log file or a scheduler's output is kept, and there `file 3 of 24` stands in their place.
+    A pipe, a log file or a scheduler's output is kept, and there `file 3 of 24` replaces such a name.
     """
     return named(text) if stream is not None and stream.isatty() else public(text)
 
 
 class Stopped(BaseException):
-    """Ctrl-C, or SIGTERM as schedulers send it before they kill: an orderly end.
+    """An orderly end by Ctrl-C, or by the SIGTERM that schedulers send before they kill.
 
-    A command that does not resume when it is run again sets `todo` and raises it again.
+    A command that does not resume when it is run again sets `todo` and raises the exception again.
     """
 
     def __init__(self, number: int) -> None:
@@ -49,14 +49,14 @@ class Stopped(BaseException):
 
 
 class Status:
-    """A line on stderr that says what is at work; silent where stderr is no terminal."""
+    """A line on stderr that shows the present step; silent if stderr is no terminal."""
 
     live = False
     _status: Any = None
 
     def __enter__(self) -> Status:
         self.live = sys.stderr is not None and sys.stderr.isatty()
-        if self.live:  # rich takes longer to import than all else that is needed to read a scan
+        if self.live:  # importing rich takes longer than all else needed to read a scan
             from rich.console import Console
 
             self._status = Console(stderr=True).status("starting")
@@ -71,7 +71,7 @@ class Status:
             self._status.update(escape(printable(counted(what, done, total))))
 
     def note(self, what: str) -> None:
-        """Say something that stays, in a log file too."""
+        """Print a line that stays, in a log file too."""
         if self.live:
             self._status.console.print(printable(what), markup=False, highlight=False, soft_wrap=True)
         else:
@@ -83,7 +83,7 @@ class Status:
 
 
 class Bar:
-    """A progress bar on stderr with the time that is left; silent where stderr is no terminal."""
+    """A progress bar on stderr with the remaining time; silent if stderr is no terminal."""
 
     def __init__(self, *, quiet: bool = False) -> None:
         self._quiet = quiet
@@ -113,22 +113,22 @@ class Bar:
 
 
 def command_of(*words: object) -> str:
-    """A command of this program as a shell takes it, whatever is in the names of its files."""
+    """Return a command of this program, quoted for a shell, whatever its file names contain."""
     import shlex
 
     return shlex.join(["c3s3-seg", *map(str, words)])
 
 
 def counted(what: str, done: int, total: int) -> str:
-    """`tiles (3 of 12)`; without a total, what is done alone."""
+    """Return `tiles (3 of 12)`; without a total, `what` alone."""
     return f"{what} ({done} of {total})" if total else what
 
 
 def show(table: object) -> None:
-    """Print a table on stdout, as wide as the terminal is."""
+    """Print a table on stdout, as wide as the terminal."""
     from rich.console import Console
 
-    if sys.stdout is None:  # closed by whoever started us: the files are what counts
+    if sys.stdout is None:  # closed by the parent process: the written files matter
         return
     # In a pipe or a log file there is no width to keep to.
     console = Console(width=None if sys.stdout.isatty() else 160, file=cast("IO[str]", _Tolerant(sys.stdout)))
@@ -136,9 +136,9 @@ def show(table: object) -> None:
 
 
 def say(line: str, *, err: bool = False) -> None:
-    """One line on stdout, or stderr; nobody there to read it is no error.
+    """Print one line on stdout, or stderr; a missing reader is no error.
 
-    All that is said goes through here or through `show`: file names hold what a terminal would obey.
+    All output goes through this function or `show`: file names may hold control characters.
     """
     stream = sys.stderr if err else sys.stdout
     if stream is not None:
@@ -146,7 +146,7 @@ def say(line: str, *, err: bool = False) -> None:
 
 
 def say_json(content: object) -> None:
-    """One JSON document on stdout, over several lines."""
+    """Print one JSON document on stdout, over several lines."""
     import json
 
     for line in json.dumps(content, indent=1).splitlines():
@@ -154,7 +154,7 @@ def say_json(content: object) -> None:
 
 
 def report_failures(failures: Sequence[Failure], word: str = "failed") -> None:
-    """Below a table: each case that failed, with its reason in one line, whatever its length."""
+    """Print each failed case, below a table, with its reason on one line of any length."""
     if failures:
         say(f"{len(failures)} {word}:")
     for failure in failures:
@@ -163,7 +163,7 @@ def report_failures(failures: Sequence[Failure], word: str = "failed") -> None:
 
 
 class _Tolerant:
-    """A stream that outlives its reader: `c3s3-seg ... | head` costs no case."""
+    """A stream that outlives its reader: `c3s3-seg ... | head` fails no case."""
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
@@ -181,12 +181,12 @@ class _Tolerant:
         return len(text)
 
     def flush(self) -> None:
-        """Done by `write`."""
+        """Do nothing: `write` flushes."""
 
     def isatty(self) -> bool:
-        """As the stream says."""
+        """Return whether the stream is a terminal."""
         return self._stream.isatty()
 
     def fileno(self) -> int:
-        """As the stream says."""
+        """Return the descriptor of the stream."""
         return self._stream.fileno()

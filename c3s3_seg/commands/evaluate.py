@@ -118,7 +118,7 @@ def evaluate(
     from c3s3_seg.metrics.scoring import check_tolerances
 
     tolerances_mm = tuple(tolerance or (1.0, 2.0))
-    check_tolerances(tolerances_mm)  # before each case fails for it
+    check_tolerances(tolerances_mm)  # checked here, else every case would fail
     named = Labels.parse(labels).values if labels is not None else None
     settings = EvaluationSettings(
         protocol,
@@ -131,7 +131,7 @@ def evaluate(
         images=images,
     )
     with Events(as_json=as_json, log_file=log_file) as events:
-        events.ending = {"cases": 0, "failed": 0}  # unless it comes to more
+        events.ending = {"cases": 0, "failed": 0}  # if the run ends early
         events("start", {"version": __version__, "protocol": protocol})
         with Bar(quiet=quiet) as bar:
             result = run(predictions, truth, out, settings, against=against, progress=bar)
@@ -158,7 +158,7 @@ def _show(result: EvaluationResult) -> None:
 
 
 def _report(result: EvaluationResult, events: Events) -> None:
-    """The events: scores, failed cases, means of each label."""
+    """Write the events: scores, failed cases, means of each label."""
     from c3s3_seg.system.schema import plain
 
     for row in result.rows:

@@ -16,14 +16,14 @@ from c3s3_seg.errors import C3S3Error, DefectError, as_c3s3_error, public, refus
 
 
 class Events:
-    """Writes each event as one line of JSON; docs/operations.md has their keys. Use it as a context.
+    """A context manager that writes each event as one line of JSON; docs/operations.md lists the keys.
 
     Parameters
     ----------
     as_json
-        Whether they are written on stdout.
+        Whether events are written on stdout.
     log_file
-        To which they are appended; None: to none.
+        File to which events are appended; None: no file.
 
     Raises
     ------
@@ -38,17 +38,17 @@ class Events:
 
             self._log = LogFile(log_file)
         self._complained = False
-        self.ending: dict[str, Any] = {}  # what the last event will say
-        self.exit_code = 0  # with which the command will end, if nothing is raised
+        self.ending: dict[str, Any] = {}  # content of the last event
+        self.exit_code = 0  # exit code of the command, if nothing is raised
         self._started = time.monotonic()
 
     @property
     def wanted(self) -> bool:
-        """Whether anybody reads them."""
+        """Whether events are written anywhere."""
         return self._json or self._log is not None
 
     def __call__(self, event: str, content: dict[str, Any], *, logged: bool = True) -> None:
-        """Write one. With `logged` false it is for stdout alone."""
+        """Write an event; with `logged` false on stdout alone."""
         line = json.dumps({"event": event, "time": now(), **content})
         if self._json:
             say(line)
@@ -61,7 +61,7 @@ class Events:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Write the last event, whatever ended the command: with what exit code, and why."""
+        """Write the last event, whatever ended the command, with the exit code and the error."""
         code = self.exit_code if error is None else exit_code_of(error)
         seconds = round(time.monotonic() - self._started, 3)
         reason = None if error is None else _reason(error)
@@ -71,7 +71,7 @@ class Events:
             self._log = None
 
     def _append(self, line: str) -> None:
-        """A log that cannot be written ends no batch: it is said once; the next event is tried again."""
+        """Append a line; if that fails, warn once and continue: the next event is tried again."""
         try:
             if self._log is not None:
                 self._log.write(line)
@@ -82,12 +82,12 @@ class Events:
 
 
 def now() -> str:
-    """The time in UTC, ISO 8601 with milliseconds."""
+    """Return the time in UTC, ISO 8601 with milliseconds."""
     return datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
 def exit_code_of(error: BaseException) -> int:
-    """With which code the command line ends after an error, see `cli.main`."""
+    """Return the exit code of the command line after an error, see `cli.main`."""
     if isinstance(error, Stopped):
         return 128 + error.number
     if isinstance(error, typer.Exit):
@@ -99,7 +99,7 @@ def exit_code_of(error: BaseException) -> int:
 
 
 def _reason(error: BaseException) -> str | None:
-    """In words without names of files in DICOM folders; a library's own words may quote a scan."""
+    """Return the message without names of DICOM files; only the type if a library, which may quote scans."""
     if isinstance(error, typer.Exit):
         return None
     if isinstance(error, C3S3Error):

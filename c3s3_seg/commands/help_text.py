@@ -1,4 +1,4 @@
-"""The look of `--help`: commands and options under headings, as plain text of the terminal's width.
+"""The layout of `--help`: commands and options under headings, as plain text of the terminal's width.
 
 Typer's own headings need rich, whose import takes longer than all the rest of `--help`.
 """
@@ -18,7 +18,7 @@ from c3s3_seg.commands.program_help import FIRST
 
 ARGUMENTS, OTHERS, OPTIONS = "Arguments", "Other", "Options"
 FILES = {"fetch": "pacs", "send": "pacs"}  # commands that share a file
-# What Typer adds to the help of an option: limits are in the message of whoever crosses them.
+# Limits that Typer adds to the help of an option: the error message states them, too.
 _LIMITS = re.compile(r"; x>=?[-\d.]+(?=[;\]])|  \[x>=?[-\d.]+\]$")
 _WHOLE = re.compile(r"(?<=\d)\.0(?=[;\]])")
 _RANGE = re.compile(r"([-\d.]+)<=x<=([-\d.]+)(?=[;\]])")
@@ -28,7 +28,7 @@ class PanelCommand(TyperCommand):
     """A command whose options stand under the headings that `rich_help_panel` names."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        """As Typer does, with defaults from the configuration file, which help and completion do without."""
+        """Parse as Typer does, with defaults from the configuration file, except for help and completion."""
         from c3s3_seg.commands import option_defaults
 
         reads = not ctx.resilient_parsing and "--help" not in args
@@ -43,7 +43,7 @@ class PanelCommand(TyperCommand):
         return rest
 
     def invoke(self, ctx: Any) -> Any:
-        """As Typer does; an error about an option that the user did not give says who set it."""
+        """Invoke as Typer does; an error about an option that the user did not give names its origin."""
         from c3s3_seg.errors import C3S3Error
 
         try:
@@ -55,20 +55,20 @@ class PanelCommand(TyperCommand):
             raise
 
     def collect_usage_pieces(self, ctx: Any) -> list[str]:
-        """`[OPTIONS] INPUT...`."""
+        """Return the words of the usage: `[OPTIONS] INPUT...`."""
         arguments = [param for param in self.get_params(ctx) if param.param_type_name == "argument"]
         return ["[OPTIONS]", *(_usage(argument) for argument in arguments)]
 
     def format_options(self, ctx: Any, formatter: Any) -> None:
-        """Arguments first, then each heading in the order of its first option."""
+        """Write the arguments, then each heading in the order of its first option."""
         _write(_panels(self, ctx, OTHERS), formatter)
 
 
 class LazyGroup(TyperGroup):
-    """The commands of `panels` under their headings; the module of one is imported when it is asked for."""
+    """The commands of `panels` under their headings; the module of a command is imported when requested."""
 
     panels: ClassVar[dict[str, dict[str, str]]] = {}  # heading -> command -> its summary
-    text_options: ClassVar[tuple[str, ...]] = ()  # of the program, taken as they are given
+    text_options: ClassVar[tuple[str, ...]] = ()  # options of the program that are not converted
 
     def __init__(self, *args: Any, **more: Any) -> None:
         super().__init__(*args, **more)
@@ -78,7 +78,7 @@ class LazyGroup(TyperGroup):
                 option.process_value = lambda ctx, value: value  # type: ignore[method-assign]
 
     def list_commands(self, ctx: Any) -> list[str]:
-        """In the order of the headings."""
+        """Return the names of commands in the order of the headings."""
         del ctx
         named = [name for commands in self.panels.values() for name in commands]
         return [*named, *(name for name in self.commands if name not in named)]
@@ -92,27 +92,27 @@ class LazyGroup(TyperGroup):
         return super().get_command(ctx, cmd_name)
 
     def get_help_option(self, ctx: Any) -> Any:
-        """With a default that needs no conversion, for which Typer would import pydantic."""
+        """Return `--help` with a default that needs no conversion, for which Typer would import pydantic."""
         option = super().get_help_option(ctx)
         if option is not None:
             option.default = False
         return option
 
     def format_options(self, ctx: Any, formatter: Any) -> None:
-        """The commands with their whole summaries, then the options of the program."""
+        """Write the commands with their whole summaries, then the options of the program."""
         _write({heading: list(rows.items()) for heading, rows in self.panels.items()}, formatter)
         _write(_panels(self, ctx, OPTIONS), formatter)
 
 
 def spare_conversions(command: Any) -> Any:
-    """Let Typer convert only what needs it: it builds an adapter of pydantic for each option."""
+    """Let Typer convert only values that need it: Typer builds a pydantic adapter for each option."""
     for param in command.params:
         param.process_value = partial(_converted, param, param.process_value)
     return command
 
 
 def _converted(param: Any, convert: Any, ctx: Any, value: Any) -> Any:
-    """What `convert` would give; without it for what is left out, for texts and for allowed words."""
+    """Return the converted value, without `convert` for missing values, texts, allowed words, defaults."""
     _refuse_empty_path(param, ctx, value)
     if param.required or param.callback is not None or param.multiple or param.nargs != 1:
         return convert(ctx, value)
@@ -124,7 +124,7 @@ def _converted(param: Any, convert: Any, ctx: Any, value: Any) -> Any:
 
 
 def _refuse_empty_path(param: Any, ctx: Any, value: Any) -> None:
-    """An empty text, such as a variable of a script that is not set, would be the working folder."""
+    """Refuse an empty path, such as an unset variable of a script: it would be the working folder."""
     kinds = {param.type_descriptor.annotation} | set(get_args(param.type_descriptor.annotation))
     texts = value if isinstance(value, list | tuple) else [value]
     if "" in texts and any(isinstance(kind, type) and issubclass(kind, Path) for kind in kinds):
@@ -141,7 +141,7 @@ def _load(name: str) -> Any:
 
 
 def _panels(command: Any, ctx: Any, others: str) -> dict[str, list[tuple[str, str]]]:
-    """Heading -> what stands under it, as (name, help). `others`: the last heading, of what has none."""
+    """Return heading -> its entries (name, help). `others`: the last heading, for options without one."""
     panels: dict[str, list[tuple[str, str]]] = {}
     for param in command.get_params(ctx):
         record = param.get_help_record(ctx)
@@ -156,7 +156,7 @@ def _panels(command: Any, ctx: Any, others: str) -> dict[str, list[tuple[str, st
 
 
 def _write(panels: dict[str, list[tuple[str, str]]], formatter: Any) -> None:
-    """All panels with one width of the first column."""
+    """Write all panels with one width of the first column."""
     names = [len(name) for rows in panels.values() for name, _ in rows]
     width = max((length for length in names if length <= FIRST), default=FIRST)
     for heading, rows in panels.items():
@@ -174,5 +174,5 @@ def _usage(argument: Any) -> str:
 
 
 def _readable(text: str) -> str:
-    """Without open limits, `1 to 64` for `1<=x<=64`, and `30` for `30.0`."""
+    """Return help without open limits, with `1 to 64` for `1<=x<=64`, and `30` for `30.0`."""
     return _WHOLE.sub("", _RANGE.sub(r"\1 to \2", _LIMITS.sub("", text)))

@@ -82,7 +82,7 @@ def models(
 
 
 def _show_card(model: str) -> None:
-    """Laid out on a terminal; as it is in a pipe or a file."""
+    """Print the card of a model, laid out on a terminal, as it is in a pipe or a file."""
     from c3s3_seg.bundle import ModelBundle
 
     bundle = ModelBundle.find(model)
@@ -94,11 +94,11 @@ def _show_card(model: str) -> None:
     else:
         for line in lines:
             say(line)
-    say(f"Folder: {bundle.folder}", err=True)  # the rest may go to a file
+    say(f"Folder: {bundle.folder}", err=True)  # stdout may go to a file
 
 
 def _table(models: Sequence[ModelSummary]) -> Table:
-    """One line for each model: what it needs, and how good it was."""
+    """Return a table with a row for each model: labels, input, scores, size."""
     from rich.box import SIMPLE_HEAD
     from rich.table import Table
 
@@ -118,7 +118,7 @@ def _table(models: Sequence[ModelSummary]) -> Table:
 
 
 def _input(model: ModelSummary) -> str:
-    """`MR, 0.6 mm, 92-145 x 82-99 x 55 mm`: modality, spacing, field of view."""
+    """Return modality, spacing, field of view: `MR, 0.6 mm, 92-145 x 82-99 x 55 mm`."""
     parts = [model.modality]
     if model.spacing_mm is not None and model.fov_mm is not None:
         parts += [f"{_ranges(model.spacing_mm, 1)} mm", f"{_ranges(model.fov_mm, 0)} mm"]
@@ -126,7 +126,7 @@ def _input(model: ModelSummary) -> str:
 
 
 def _ranges(ranges: Sequence[tuple[float, float]], decimals: int) -> str:
-    """`0.6 x 0.6 x 1-2`; once where all axes are alike."""
+    """Return ranges as `0.6 x 0.6 x 1-2`; a single one if all axes are alike."""
     texts = [[f"{value:.{decimals}f}" for value in pair] for pair in ranges]
     axes = [low if low == high else f"{low}-{high}" for low, high in texts]
     return axes[0] if len(set(axes)) == 1 else " x ".join(axes)

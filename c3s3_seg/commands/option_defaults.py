@@ -1,7 +1,7 @@
-"""Defaults of options: from the environment, then from `c3s3-seg.toml`, by click's own means.
+"""Defaults of options from the environment, then from `c3s3-seg.toml`, with click's own mechanisms.
 
 Each option that `system/config_keys.py` names gets its variable when its command is loaded, and the values of
-the file are the `default_map` of the command's context. So click decides what holds: command line,
+the file are the `default_map` of the command's context. So click decides the precedence: command line,
 environment, file, the default of the function.
 """
 
@@ -23,17 +23,17 @@ if TYPE_CHECKING:
     from c3s3_seg.system.config_file import FoundConfig
     from c3s3_seg.system.config_values import ConfigValues
 
-STORED = "c3s3_seg.config_values"  # in the context's `meta`: the file is read once
+STORED = "c3s3_seg.config_values"  # key in the context's `meta`, so that the file is read once
 SERVER = "server"
 
 
 def load(ctx: Any) -> ConfigValues | None:
-    """The configuration file of this run, which is looked for, read and checked once; None without one.
+    """Return the configuration file of this run, found, read and checked once; None without one.
 
     Raises
     ------
     InputError
-        If it cannot be used, or a key or a value is wrong.
+        If the file cannot be used, or a key or a value is wrong.
     """
     if STORED not in ctx.meta:
         from c3s3_seg.system.config_file import find
@@ -60,16 +60,16 @@ def name_variables(command: Any) -> Any:
 
 
 class Defaults:
-    """Sets the defaults of a command from the configuration file, before its command line is parsed.
+    """The defaults of a command from the configuration file, set before its command line is parsed.
 
     Parameters
     ----------
     command
         The command.
     ctx
-        Its context, whose `default_map` is set.
+        Context of the command, whose `default_map` is set.
     args
-        The words of its command line.
+        Words of the command line.
     """
 
     def __init__(self, command: Any, ctx: Any, args: list[str]) -> None:
@@ -83,7 +83,7 @@ class Defaults:
         ctx.default_map = config.defaults_of(command.name, self._server)
 
     def after_parsing(self) -> None:
-        """Put the address of a named server in the place of its name, and say on stderr what was used."""
+        """Replace the name of a server by its address, and report on stderr which keys were used."""
         from c3s3_seg.commands.console import say
 
         if self._config is None:
@@ -99,18 +99,18 @@ class Defaults:
 
 
 def source_of(ctx: Any, name: str) -> str:
-    """Where click took the value of a parameter from: COMMANDLINE, ENVIRONMENT, DEFAULT_MAP or DEFAULT."""
+    """Return click's source of a parameter's value: COMMANDLINE, ENVIRONMENT, DEFAULT_MAP or DEFAULT."""
     source = ctx.get_parameter_source(name)
     return "" if source is None else str(source.name)
 
 
 def refuse_beside(ctx: Any, given: str, others: Sequence[str]) -> None:
-    """Refuse options of the command line that another one makes meaningless; defaults are no contradiction.
+    """Refuse options of the command line that another option makes meaningless; defaults are accepted.
 
     Raises
     ------
     InputError
-        Naming the first of `others` that the user gave.
+        If the user gave one of `others`; the message names the first.
     """
     from c3s3_seg.errors import InputError
 
@@ -121,7 +121,7 @@ def refuse_beside(ctx: Any, given: str, others: Sequence[str]) -> None:
 
 
 def _named(command: Any, ctx: Any, args: list[str], config: ConfigValues) -> str | None:
-    """The name of a server that the command line has; None for an address."""
+    """Return the name of the server on the command line; None for an address or no server."""
     from c3s3_seg.errors import InputError
 
     text = command.make_parser(ctx).parse_args(args=list(args))[0].get(SERVER)
@@ -138,9 +138,9 @@ def _named(command: Any, ctx: Any, args: list[str], config: ConfigValues) -> str
 
 
 def clarify(error: Any, ctx: Any) -> None:
-    """Let a message about a bad value name the environment variable that it is from, in plain words.
+    """Let a message about a bad value name the environment variable of the value, in plain words.
 
-    Typer's messages begin with words of the package that it checks values with.
+    Typer's messages begin with words of pydantic, which checks the values.
     """
     error.message = error.message.removeprefix("Value error, ").removeprefix("Input ")
     param = getattr(error, "param", None)
@@ -149,7 +149,7 @@ def clarify(error: Any, ctx: Any) -> None:
 
 
 def name_origin(error: C3S3Error, ctx: Any) -> None:
-    """Let an error about an option, or about its value, say that the environment or the file set it."""
+    """Let an error about an option, or its value, state that the environment or the file set the option."""
     config, told = ctx.meta.get(STORED), error.told
     for param in ctx.command.params:
         value, source = ctx.params.get(param.name), source_of(ctx, param.name)
@@ -163,9 +163,9 @@ def name_origin(error: C3S3Error, ctx: Any) -> None:
 
 
 def command_line(ctx: Any) -> tuple[str, ...]:
-    """The words of this run, and those that do what the environment and the configuration file did.
+    """Return the words of this run, with the options that the environment and the configuration file set.
 
-    So provenance says all, whatever becomes of the file.
+    So the provenance is complete, whatever becomes of the file.
     """
     words = []
     for param in ctx.command.params:
@@ -182,7 +182,7 @@ def _words(param: Any, value: Any) -> list[str]:
 
 
 def server_names(ctx: typer.Context, incomplete: str) -> list[str]:
-    """For the completion of a shell: the servers of the configuration file of this beginning."""
+    """Return, for shell completion, servers of the configuration file beginning with `incomplete`."""
     from c3s3_seg.errors import C3S3Error
 
     try:

@@ -16,25 +16,25 @@ BATCH, MESSAGES, CONNECTION, SETTINGS = "Batch", "Messages", "Connection", "Sett
 
 
 def one_of(words: Any) -> str:
-    """The words of a `Literal` as the help shows them: `auto|cpu|cuda`."""
+    """Return the words of a `Literal` as the help shows them: `auto|cpu|cuda`."""
     return "|".join(get_args(words))
 
 
 def model_names(incomplete: str) -> list[str]:
-    """For the completion of a shell: the shipped models of this beginning."""
+    """Return, for shell completion, the shipped models that begin with `incomplete`."""
     from c3s3_seg.bundle import shipped_bundles
 
     return [name for name in shipped_bundles() if name.startswith(incomplete)]
 
 
 def one_word(words: Iterable[str]) -> Callable[[str], list[str]]:
-    """For the completion of a shell: these words. Where Typer has the `Literal` itself it completes alone."""
+    """Return a shell completion of these words. Typer itself completes options typed as a `Literal`."""
     known = tuple(words)
     return lambda incomplete: [word for word in known if word.startswith(incomplete)]
 
 
 def some_words(words: Iterable[str], alone: str) -> Callable[[str], list[str]]:
-    """For the completion of a shell: several of these words with commas between them, or one word alone."""
+    """Return a shell completion of several of these words with commas between them, or of one word alone."""
     known = tuple(words)
 
     def complete(incomplete: str) -> list[str]:
@@ -46,7 +46,7 @@ def some_words(words: Iterable[str], alone: str) -> Callable[[str], list[str]]:
 
 
 def rare_keys(incomplete: str) -> list[str]:
-    """For the completion of a shell: the keys of `predict --set`."""
+    """Return, for shell completion, the keys of `predict --set`."""
     from c3s3_seg.batch.overrides import PredictKeys
 
     keys = [f"{table}.{key}=" for table, held in vars(PredictKeys()).items() for key in vars(held)]
@@ -54,7 +54,7 @@ def rare_keys(incomplete: str) -> list[str]:
 
 
 def config_names(incomplete: str) -> list[str]:
-    """For the completion of a shell: the shipped configurations of this beginning, and TOML files."""
+    """Return, for shell completion, shipped configurations and TOML files beginning with `incomplete`."""
     shipped = Path(__file__).parents[1] / "training" / "configs"
     names = sorted(path.stem for path in shipped.glob("*.toml"))
     found = sorted(str(path) for path in Path().glob(f"{incomplete}*.toml"))
@@ -153,5 +153,5 @@ Start = Annotated[
 
 
 def out(help: str, metavar: str = "FOLDER") -> Any:
-    """`-o`: where the output goes."""
+    """Return the option `-o`, the output path."""
     return typer.Option("-o", "--out", metavar=metavar, help=help, rich_help_panel=OUTPUT)

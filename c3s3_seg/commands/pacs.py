@@ -232,7 +232,7 @@ def _listener(move: str | None, listen: str | None, senders: Sequence[str]) -> A
 
 
 def _warn(pacs: Server, listener: AssociationListener | None, caller: Caller) -> None:
-    """Say what is open to others before anything goes over the network."""
+    """Warn of data or ports open to others, before anything goes over the network."""
     from c3s3_seg.io.pacs.connect import warning
 
     if listener is not None and not listener.is_local:

@@ -67,12 +67,12 @@ def plan(
 
 
 def _refuse_unnameable(data: Path) -> None:
-    """Before anything is measured: whether a TOML file, which is Unicode, can hold the name of the data set.
+    """Check, before anything is measured, that a TOML file, which is Unicode, can hold the data set's name.
 
     Raises
     ------
     InputError
-        If it cannot.
+        If the name is not Unicode.
     """
     from c3s3_seg.errors import InputError
 
@@ -84,7 +84,7 @@ def _refuse_unnameable(data: Path) -> None:
 
 
 class _Progress:
-    """What is at work: a line that changes, or in a log file one now and then."""
+    """The display of the present step: a changing line, or now and then a line in a log file."""
 
     def __init__(self, status: Status) -> None:
         self._status, self._said_s = status, -EVERY_S

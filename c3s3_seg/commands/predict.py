@@ -235,7 +235,7 @@ def predict(
 
     files = report_files(report or [])
     if roi is not None:
-        match_box(roi)  # before a batch of cases fails for it
+        match_box(roi)  # checked here, else every case would fail
     bundle = ModelBundle.find(model)
     keys = PredictKeys.parse(set_ or [])
     request = keys.request(BackendRequest(backend, device, precision, threads))
@@ -292,12 +292,12 @@ def predict(
 
 
 def _settings(tta: str, max_memory: str | None) -> Settings:
-    """What inference does by default on this machine, with these options.
+    """Return the default settings of inference on this machine, with these options.
 
     Raises
     ------
     InputError
-        If one of them cannot be understood.
+        If an option cannot be parsed.
     """
     from c3s3_seg.inference import Settings
     from c3s3_seg.inference.settings import parse_axes

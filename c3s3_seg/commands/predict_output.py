@@ -1,4 +1,4 @@
-"""What `c3s3-seg predict` prints on stdout, and which files it writes beside the masks."""
+"""The output of `c3s3-seg predict` on stdout, and the choice of files beside the masks."""
 
 from __future__ import annotations
 
@@ -19,19 +19,19 @@ if TYPE_CHECKING:
     from c3s3_seg.io import Skipped
     from c3s3_seg.report.rows import PredictionRow
 
-MOST_REASONS = 4  # of what was passed over
+MOST_REASONS = 4  # listed for inputs that were passed over
 LONGEST_TABLE = 200  # cases that a terminal shows one by one; summary.csv has them all
 
 
 def report_files(given: list[str]) -> set[str]:
-    """The words of `--report`: `png,html` -> both; `none` alone -> none, whatever a configuration file says.
+    """Parse `--report`: `png,html` -> both; `none` alone -> none, whatever a configuration file states.
 
     Raises
     ------
     InputError
-        If one is unknown.
+        If a word is unknown.
     MissingError
-        If the HTML report was asked for and plotly is not installed.
+        If the HTML report was requested and plotly is not installed.
     """
     wanted = {word.strip() for text in given for word in text.split(",")}
     if wanted == {"none"}:
@@ -45,7 +45,7 @@ def report_files(given: list[str]) -> set[str]:
 
 
 def print_cases(inputs: list[Path], job: Job, plan: BatchPlan, *, as_json: bool) -> None:
-    """What `--dry-run` prints."""
+    """Print the cases and their states, for `--dry-run`."""
     from c3s3_seg.batch.listing import list_cases
     from c3s3_seg.report.terminal import cases_table
 
@@ -64,7 +64,7 @@ def print_cases(inputs: list[Path], job: Job, plan: BatchPlan, *, as_json: bool)
 
 
 def shown_rows(rows: Sequence[PredictionRow]) -> Sequence[PredictionRow]:
-    """All cases of a small batch; of a larger one those that need review, as many as a terminal shows."""
+    """Return all cases of a small batch; of a larger one the cases to review, up to `LONGEST_TABLE`."""
     from c3s3_seg.report.terminal import review_first
 
     if len(rows) <= LONGEST_TABLE:
@@ -73,7 +73,7 @@ def shown_rows(rows: Sequence[PredictionRow]) -> Sequence[PredictionRow]:
 
 
 def print_result(result: BatchResult, out: Path) -> None:
-    """The table, and what has to be said below it."""
+    """Print the table of cases, and below it failures, notes and counts."""
     from c3s3_seg.report.terminal import prediction_table
 
     rows = shown_rows(result.rows)
@@ -103,14 +103,14 @@ def print_result(result: BatchResult, out: Path) -> None:
 
 
 def warn_of_empty(result: BatchResult) -> None:
-    """Say on stderr how many masks are empty, with `--quiet` too: that is no success."""
+    """Print on stderr how many masks are empty, even with `--quiet`: an empty mask is no success."""
     empty = result.counts.empty
     if empty:
         say(f"Empty masks, nothing was found: {empty} of {quantity(len(result.rows), 'scan')}.", err=True)
 
 
 def _counted(skipped: Iterable[Skipped]) -> str:
-    """What was passed over: the commonest reasons with their numbers. stderr had them one by one."""
+    """Return the commonest reasons for passing over, with their numbers. stderr had each input."""
     counts = Counter(item.reason.partition(": ")[0].partition(" (")[0] for item in skipped)
     told = [f"{reason} ({count})" for reason, count in counts.most_common(MOST_REASONS)]
     rest = counts.total() - sum(count for _, count in counts.most_common(MOST_REASONS))

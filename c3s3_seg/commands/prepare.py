@@ -152,12 +152,12 @@ def prepare(
 
 
 def _code(modality: str) -> str:
-    """A modality as DICOM has it: predict looks for series by it.
+    """Return a modality as DICOM has it: predict looks for series by this code.
 
     Raises
     ------
     InputError
-        If it can be none.
+        If the text can be no modality.
     """
     from c3s3_seg.bundle.manifest import MODALITY
     from c3s3_seg.dataset.layouts import MODALITIES
@@ -170,7 +170,7 @@ def _code(modality: str) -> str:
 
 
 def _rule(modality: str, series: str | None) -> SeriesRule | None:
-    """Both options as one rule: there is no number or UID that all folders of an archive share."""
+    """Return both options as one rule; refuse a number or UID, which folders of an archive do not share."""
     from c3s3_seg.errors import InputError
     from c3s3_seg.io.reading import FORM, SeriesRule, parse_series
 
@@ -187,7 +187,7 @@ def _rule(modality: str, series: str | None) -> SeriesRule | None:
 
 
 def _table(result: PreparedDataSet) -> Table:
-    """Cases and patients of each split."""
+    """Return a table of the cases and patients of each split."""
     from rich.box import SIMPLE_HEAD
     from rich.table import Table
 
@@ -202,7 +202,7 @@ def _table(result: PreparedDataSet) -> Table:
 
 
 def _remarks(result: PreparedDataSet, dry: bool) -> list[str]:
-    """What the table does not say."""
+    """Return the lines below the table: counts, assumptions and the next step."""
     data = result.data
     labels = ", ".join(f"{name} = {value}" for name, value in data.labels.items()) or "none"
     lines = [
@@ -232,7 +232,7 @@ def _remarks(result: PreparedDataSet, dry: bool) -> list[str]:
 
 
 def _corrections(result: PreparedDataSet) -> list[str]:
-    """Which masks come from `predict`."""
+    """Return lines on the masks that come from `predict`."""
     lines = []
     if result.corrected:
         cases = listed(result.corrected, MOST)
@@ -248,7 +248,7 @@ def _corrections(result: PreparedDataSet) -> list[str]:
 
 
 def _assumptions(result: PreparedDataSet) -> list[str]:
-    """Of whom the scans are, and what else was taken for granted."""
+    """Return lines on the patients of the scans, other assumptions, overlaps and empty masks."""
     from c3s3_seg.dataset.patients import BIDS, COPY, FOLDER, OWN, SERIAL, STEM
 
     lines = [
@@ -273,7 +273,7 @@ def _assumptions(result: PreparedDataSet) -> list[str]:
 
 
 def _as_json(result: PreparedDataSet) -> dict[str, Any]:
-    """The table as JSON."""
+    """Return the table and the remarks as JSON."""
     from c3s3_seg.dataset.index import SPLITS
 
     data = result.data

@@ -1,4 +1,4 @@
-"""The words of `c3s3-seg --help`, and that page without Typer, whose import takes most of its time.
+"""The text of `c3s3-seg --help`, and its page without Typer, whose import takes most of the time.
 
 A test compares the page with the one that Typer makes of the same words.
 """
@@ -60,7 +60,7 @@ COMMANDS = {
 
 
 def page(columns: int) -> str:
-    """What `c3s3-seg --help` prints on a terminal of so many columns."""
+    """Return the page of `c3s3-seg --help` for a terminal of this width."""
     width = max(min(columns, WIDEST) - 2, NARROWEST)
     parts = ["Usage: c3s3-seg [OPTIONS] COMMAND [ARGS]...", _paragraph(PURPOSE, width)]
     # The commands have one width of the first column, the options another.
@@ -73,7 +73,7 @@ def _paragraph(text: str, width: int) -> str:
 
 
 def _sections(panels: dict[str, dict[str, str]], width: int) -> list[str]:
-    """A heading, and below it each name with its text beside it."""
+    """Return each heading, with its names and their texts below it."""
     names = [name for rows in panels.values() for name in rows]
     first = max(len(name) for name in names if len(name) <= FIRST)
     made = []

@@ -1,4 +1,4 @@
-"""What a long run says while it runs: people read stderr, machines read JSON lines on stdout."""
+"""Progress reports of a long run: text on stderr for people, JSON lines on stdout for machines."""
 
 from __future__ import annotations
 
@@ -18,25 +18,25 @@ if TYPE_CHECKING:
     from c3s3_seg.batch.records import Outcome
     from c3s3_seg.report.rows import PredictionRow
 
-EVERY_S = 30.0  # in a log file, a line of progress no more often than this
+EVERY_S = 30.0  # least time between two lines of progress in a log file
 
 
 class ProgressReporter:
-    """Call it with the batch's `BatchProgress`; use it as a context.
+    """A context manager that reports a batch's progress; call it with each `BatchProgress`.
 
     Parameters
     ----------
     events
-        Takes the events for machines.
+        Writer of the events for machines.
     quiet
-        Say nothing on stderr.
+        Whether to print nothing on stderr.
     verbose
-        Say on stderr with what the masks are made, and of each case its steps and their seconds.
+        Whether to print the settings of the masks, and the steps of each case with their seconds.
 
     Raises
     ------
     InputError
-        If both are asked for.
+        If both are set.
     """
 
     def __init__(self, events: Events, *, quiet: bool, verbose: bool = False) -> None:
@@ -55,9 +55,9 @@ class ProgressReporter:
         return self
 
     def __call__(self, progress: BatchProgress) -> None:
-        """Say how far it is."""
+        """Report the progress of the batch."""
         if progress.outcome is None and not self._quiet:
-            # Now the network is compiled and runs, which leave Python alone.
+            # Compiling and running the network now leave Python idle.
             threading.Thread(target=_load_tables, daemon=True).start()
         if self._events.wanted:
             self._events.ending = _end(progress)
@@ -80,7 +80,7 @@ class ProgressReporter:
             self._status.note(text)
 
     def part(self, what: str, done: int = 0, total: int = 0) -> None:
-        """See `Progress`: how far the case is that is at work."""
+        """Report the progress of the present case, see `Progress`."""
         if not self._quiet:
             self._status(f"{self._text}; {counted(what, done, total)}")
 
@@ -89,7 +89,7 @@ class ProgressReporter:
             self._status.__exit__()
 
     def _report(self, progress: BatchProgress) -> None:
-        """The events of one step; the log file has kept cases from the run that did them."""
+        """Write the events of one step; the log file has kept cases from the run that processed them."""
         if progress.outcome is not None:
             self._events("case", _case(progress, progress.outcome))
             return
@@ -103,7 +103,7 @@ class ProgressReporter:
 
 
 def _load_tables() -> None:
-    """Import ahead what prints the table at the end."""
+    """Import in advance the modules that print the final table."""
     import rich.console
     import rich.table  # noqa: F401
 
@@ -130,7 +130,7 @@ SETUP = (
 
 
 def _details(progress: BatchProgress) -> str:
-    """With what, before the first case; afterwards how the last case went."""
+    """Return the settings, before the first case; afterwards the state of the last case."""
     outcome = progress.outcome
     if outcome is None:
         known = {key: progress.made_with.get(key) for key in SETUP}
@@ -142,7 +142,7 @@ def _details(progress: BatchProgress) -> str:
 
 
 def duration(seconds_s: float) -> str:
-    """`40 s`, `12 min`, `3.4 h`, `2.1 days`: what a person plans with."""
+    """Return a time as people plan with it: `40 s`, `12 min`, `3.4 h`, `2.1 days`."""
     if seconds_s < 60:
         return f"{seconds_s:.0f} s"
     if seconds_s < 3600:
@@ -160,7 +160,7 @@ def _state(outcome: Outcome) -> str:
     return "nothing found" if outcome.row.empty else "done"
 
 
-# The content of the events; docs/operations.md describes the keys, and every event has all of its kind.
+# The content of the events; docs/operations.md describes the keys. Each event has all keys of its kind.
 def _start(progress: BatchProgress) -> dict[str, Any]:
     counts = progress.counts
     return {
@@ -223,7 +223,7 @@ def _result(row: PredictionRow) -> dict[str, Any]:
 
 
 def _end(progress: BatchProgress | None) -> dict[str, Any]:
-    """What was done; zeros where the run ended before it had looked at the cases."""
+    """Return the final counts; zeros if the run ended before it had inspected the cases."""
     from c3s3_seg.batch.counts import Counts
 
     counts = Counts() if progress is None else progress.counts

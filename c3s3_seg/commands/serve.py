@@ -69,12 +69,12 @@ def serve(
 
 
 def _found(ctx: typer.Context, config: Path | None) -> FoundConfig:
-    """The configuration file: given here or to the program, in the environment, or found.
+    """Return the configuration file: given here, to the program or in the environment, or found.
 
     Raises
     ------
     InputError
-        If there is none.
+        If there is no file.
     """
     from c3s3_seg.errors import InputError
     from c3s3_seg.system.config_file import FILE_NAME, find
@@ -88,7 +88,7 @@ def _found(ctx: typer.Context, config: Path | None) -> FoundConfig:
 
 
 def _end_on_signals(stop: Callable[[], None]) -> None:
-    """The first signal drains; the second ends at once: the queue is on the disk at any moment."""
+    """Let the first signal call `stop`, the second end at once: the queue is always on the disk."""
 
     def first(number: int, frame: object) -> None:
         del frame

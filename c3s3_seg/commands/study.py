@@ -70,7 +70,7 @@ def study(
 
 
 def _refuse_diverged(names: list[str], out: Path) -> None:
-    """The exit code of a study that is not whole.
+    """Raise if runs diverged, which sets the exit code of the study.
 
     Raises
     ------

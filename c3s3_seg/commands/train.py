@@ -68,12 +68,12 @@ def train(
 
 
 def _changes(given: list[str], fold: str | None) -> list[str]:
-    """The keys of `--set`, and that of `--fold`.
+    """Return the keys of `--set`, with that of `--fold`.
 
     Raises
     ------
     InputError
-        If both set it.
+        If both set `data.fold`.
     """
     from c3s3_seg.errors import InputError
 
@@ -98,14 +98,14 @@ def _how_to_go_on(out: Path, resume: bool) -> str:
 
 
 def _refuse_nothing(bundle: ModelBundle) -> None:
-    """A script that trains, exports and predicts must not go on with networks that mark nothing.
+    """Refuse networks that mark nothing: a script that trains, exports and predicts must not continue.
 
-    Poor masks are no reason: a run may be cut short to see whether all works.
+    Poor masks are accepted: a run may be cut short as a test.
 
     Raises
     ------
     RefusedError
-        If with the weights that ship every net leaves the mask of every validation case empty.
+        If every network, with the weights that ship, leaves the mask of every validation case empty.
     """
     from c3s3_seg.errors import RefusedError
 

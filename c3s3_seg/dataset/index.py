@@ -1,12 +1,12 @@
-"""dataset.json: which cases there are, what each is for, and of whom it is.
+"""Read and write dataset.json: the cases of a data set, their splits and their patients.
 
     dataset.json    this module's `DataSet`; other keys (source, ...) are for the reader
-    imagesTr/       one image file a case: CASE.nii.gz
-    labelsTr/       masks of the labelled and of the validation cases, named alike
-    imagesTs/, labelsTs/    the same of test cases, where there are any
+    imagesTr/       one image file per case: CASE.nii.gz
+    labelsTr/       masks of the labelled and validation cases, with the same names
+    imagesTs/, labelsTs/    the same for test cases, if there are any
 
-Data sets of the Medical Segmentation Decathlon and of nnU-Net lie in the same folders; `c3s3-seg prepare`
-gives them such an index.
+Data sets of the Medical Segmentation Decathlon and of nnU-Net use the same folders; `c3s3-seg prepare`
+writes such an index for them.
 """
 
 from __future__ import annotations
@@ -41,17 +41,17 @@ TEST_FOLDERS = {IMAGES: "imagesTs", MASKS: "labelsTs"}
 @closed
 @dataclass(frozen=True)
 class Splits:
-    """Names of the cases of each kind; no case is of two kinds.
+    """The names of the cases of each split; no case is in two splits.
 
     Parameters
     ----------
     labelled, unlabelled
-        To learn from.
+        Cases to train on.
     validation
-        To choose by. None of them is trained on.
+        Cases to choose weights by; they are not trained on.
     test
-        To be measured once, at the end: neither trained on nor chosen by. Their files lie in `imagesTs`
-        and `labelsTs`, and they are not among `cases`.
+        Cases to measure once, at the end: not used for training or for choosing weights. Their files lie
+        in `imagesTs` and `labelsTs`, and they are not among `cases`.
     """
 
     labelled: tuple[str, ...] = ()
@@ -65,12 +65,12 @@ class Splits:
         return self.labelled + self.unlabelled + self.validation
 
     def hold_out(self, count: int) -> Splits:
-        """The last `count` unlabelled cases serve for validation, where no case does yet.
+        """Hold out the last `count` unlabelled cases for validation, unless there are validation cases.
 
         Raises
         ------
         ConfigError
-            If there are not so many.
+            If there are fewer unlabelled cases, or `count` is negative.
         """
         if self.validation or not count:
             return self
@@ -81,7 +81,7 @@ class Splits:
         return replace(self, unlabelled=self.unlabelled[:cut], validation=self.unlabelled[cut:])
 
     def label_only(self, count: int) -> Splits:
-        """The first `count` labelled cases stay labelled; the masks of the others are not used."""
+        """Keep the first `count` labelled cases; the others become unlabelled, their masks unused."""
         spared = self.labelled[count:]
         return replace(self, labelled=self.labelled[:count], unlabelled=self.unlabelled + spared)
 
@@ -89,26 +89,26 @@ class Splits:
 @closed
 @dataclass(frozen=True)
 class CaseRecord:
-    """Where a case comes from; written by `prepare`.
+    """The origin of a case; written by `prepare`.
 
     Parameters
     ----------
     patient
-        The same for all scans of one person: a pseudonym, never a name or an id.
+        Pseudonym shared by all scans of one person, never a name or an id.
     sha256
-        `image`, and `label` where there is one: of the files in this folder.
+        Hashes of the files in this folder: `image`, and `label` if there is one.
     source
-        `image`, and `label`: where they were found, relative to the folder that was searched.
+        Places of `image` and `label` relative to the searched folder; for DICOM only a description.
     source_sha256
-        The same keys: of what was found there.
+        Hashes of the source files, with the same keys.
     notes
-        What was done or left out.
+        Notes on changes and omissions.
     values
         Foreground values in the mask.
     settings
-        sha256 of what else the files depend on.
+        sha256 of the settings that the files depend on.
     voxels_sha256
-        Of the scan's voxels, see `voxels`: the same scan in another format has the same.
+        Hash of the scan's voxels, see `voxels`: equal for the same scan in another format.
     """
 
     patient: str
@@ -134,17 +134,17 @@ class DataSet:
     Parameters
     ----------
     folder
-        Holds the index, `imagesTr` and `labelsTr`.
+        Folder with the index, `imagesTr` and `labelsTr`.
     name, modality
-        Of the data set; the modality as DICOM has it (MR, CT), empty where it is not known.
+        Name and modality of the data set; the modality as in DICOM (MR, CT), empty if unknown.
     labels
         Foreground labels: name -> value in the masks.
     splits
-        Which case is for what.
+        Cases of each split.
     records
-        Case -> where it comes from; only of cases that `prepare` brought in.
+        Case -> its origin; only for cases that `prepare` added.
     patient_of
-        Case -> its patient, where the index says so by hand: names of cases are not looked at then.
+        Case -> its patient, if stated by hand in the index; it overrides records and names.
     empty_masks
         Whether a labelled case may hold nothing but background, and is trained on as such.
     """
@@ -160,14 +160,14 @@ class DataSet:
 
     @classmethod
     def load(cls, folder: Path) -> DataSet:
-        """Read the index; the scans are not looked at.
+        """Read the index; the scans are not opened.
 
         Raises
         ------
         InputError
-            If there is no index, it is not JSON, or a case is named twice.
+            If there is no index, it is not JSON, a case is named twice, or a label is a region.
         ConfigError
-            If a key has a value that it cannot have, or a case's name is no plain file name.
+            If a key has an invalid value, or a case's name is not a plain file name.
         """
         path = folder / INDEX
         data = read_index(path)
@@ -189,7 +189,7 @@ class DataSet:
         )
 
     def save(self, **more: Any) -> Path:
-        """Write the index, with further keys for the reader; gives its path."""
+        """Write the index, with further keys for the reader, and return its path."""
         head: dict[str, Any] = {
             "name": self.name,
             "modality": self.modality,
@@ -207,35 +207,35 @@ class DataSet:
         return path
 
     def scan(self, case: str) -> Path:
-        """The scan's file.
+        """Return the scan's file.
 
         Raises
         ------
         InputError
-            If there is none, or more than one.
+            If there is no such file, or more than one.
         """
         return self._file(IMAGES, case)
 
     def mask(self, case: str) -> Path:
-        """The mask's file.
+        """Return the mask's file.
 
         Raises
         ------
         InputError
-            If there is none, or more than one.
+            If there is no such file, or more than one.
         """
         return self._file(MASKS, case)
 
     def has_mask(self, case: str) -> bool:
-        """Whether there is a mask, whatever the case is for."""
+        """Return whether there is a mask, in whatever split the case is."""
         return bool(self._candidates(MASKS, case))
 
     def place(self, kind: str, case: str) -> Path:
-        """The folder for the scan (`imagesTr`) or the mask (`labelsTr`) of a case."""
+        """Return the folder for the scan (`imagesTr`) or mask (`labelsTr`) of a case; `...Ts` for tests."""
         return self.folder / (TEST_FOLDERS[kind] if case in self.splits.test else kind)
 
     def candidates(self, case: str) -> tuple[list[Path], list[Path]]:
-        """The files that may be its scan and its mask; there should be one of each."""
+        """Return the files that may be the scan and the mask of a case; there should be one of each."""
         return self._candidates(IMAGES, case), self._candidates(MASKS, case)
 
     def _file(self, kind: str, case: str) -> Path:
@@ -249,7 +249,7 @@ class DataSet:
         if kind == MASKS:
             return mask_files(self.place(kind, case), case)
         paths = (self.place(kind, case) / f"{case}{suffix}" for suffix in IMAGE_SUFFIXES)
-        # Unlike Path.is_file, it does not raise for a name that is too long.
+        # Unlike Path.is_file, os.path.isfile does not raise for a name that is too long.
         return [path for path in paths if os.path.isfile(path)]
 
 
@@ -262,12 +262,12 @@ def _refuse_twice(splits: Splits, path: Path) -> None:
 
 
 def read_index(path: Path) -> dict[str, Any]:
-    """What an index holds.
+    """Return the keys of an index.
 
     Raises
     ------
     InputError
-        If there is none, or it is no table of keys in JSON.
+        If there is no index, or it is not a JSON object.
     """
     try:
         data = read_json(path)
@@ -280,17 +280,17 @@ def read_index(path: Path) -> dict[str, Any]:
 
 
 def is_inside(root: Path, path: Path) -> bool:
-    """Whether a path lies in a folder, links followed."""
+    """Return whether a path lies in a folder, with links followed."""
     return Path(os.path.realpath(path)).is_relative_to(os.path.realpath(root))
 
 
 def channel(data: Mapping[str, Any], key: str, path: Path) -> str:
-    """`"modality": "MR"`, or the first of `"modality": {"0": "MRI"}`; empty where there is none.
+    """Return the value of `"modality": "MR"`, or the first of `"modality": {"0": "MRI"}`; empty without key.
 
     Raises
     ------
     ConfigError
-        If it is neither.
+        If the value has neither form.
     """
     found = data.get(key, "")
     if isinstance(found, dict):
@@ -299,15 +299,15 @@ def channel(data: Mapping[str, Any], key: str, path: Path) -> str:
 
 
 def parse_labels(found: Any, path: Path) -> dict[str, int]:
-    """`{"background": 0, "atrium": 1}`, or the Decathlon's `{"0": "background", "1": "atrium"}`.
+    """Parse `{"background": 0, "atrium": 1}`, or the Decathlon's `{"0": "background", "1": "atrium"}`.
 
     Raises
     ------
     ConfigError
-        If it is neither, a value is none that a mask can hold, two labels have one value or one name, or
-        a name is none that files can have.
+        If the labels have neither form, a mask cannot hold a value, two labels share a value or a name, or
+        a name is not valid for a file.
     InputError
-        If a label is a region of several values, as nnU-Net has them.
+        If a label is a region of several values, as in nnU-Net.
     """
     if isinstance(found, dict):
         _refuse_regions(found, path)

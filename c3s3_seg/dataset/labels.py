@@ -1,4 +1,4 @@
-"""Names and values of the labels: masks of different cases must mean the same by them."""
+"""Names and values of the labels, which must mean the same in the masks of all cases."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ class Labels:
     Parameters
     ----------
     values
-        Name -> value from 1. Several names may have one value: the first is the label's, the others
-        are what some drawings call it.
+        Name -> value from 1. Several names may have one value: the first is the label's name, the others
+        are its names in some drawings.
 
     Raises
     ------
     InputError
-        If two names that differ in upper and lower case alone have different values: neither drawings nor
-        a bundle tell them apart.
+        If two names that differ only in upper and lower case have different values: neither drawings nor a
+        bundle distinguish such names.
     """
 
     values: Mapping[str, int]
@@ -45,12 +45,12 @@ class Labels:
 
     @classmethod
     def parse(cls, text: str) -> Labels:
-        """`liver=1,tumour=2`.
+        """Parse `liver=1,tumour=2`.
 
         Raises
         ------
         InputError
-            If it is not that, a name comes twice, or a value is not a whole number from 1 to 65535.
+            If the text has another form, a name occurs twice, or a value is not an integer in 1 to 65535.
         """
         values: dict[str, int] = {}
         for item in text.split(","):
@@ -71,15 +71,14 @@ class Labels:
         return {first[value]: value for value in sorted(first)}
 
     def of_names(self, names: Sequence[str], where: Path) -> dict[str, int]:
-        """Name in a mask, or of one of its files -> value; upper and lower case are alike.
+        """Return name in a mask, or of one of its files -> value; upper and lower case are equal.
 
-        They are in the order of the labels, as they were given.
+        The names are in the order in which the labels were given.
 
         Raises
         ------
         InputError
-            If one of the labels has no segment, region or file: whether it is absent or was not drawn is
-            not known.
+            If a label has no segment, region or file: the structure may be absent, or was not drawn.
         """
         known = {folded(name): value for name, value in self.values.items()}
         order = list(known)
@@ -94,7 +93,7 @@ class Labels:
         return found
 
     def unknown(self, values: Iterable[int]) -> list[int]:
-        """Which foreground values no label has."""
+        """Return the foreground values that no label has, in ascending order."""
         return sorted(set(values) - {0} - set(self.values.values()))
 
 
@@ -103,25 +102,25 @@ def _is_value(text: str) -> bool:
 
 
 def agreed(given: Labels | None, masks: Sequence[Mask]) -> Labels:
-    """The labels of all masks together.
+    """Return the labels that all masks share.
 
     Parameters
     ----------
     given
-        By the user, or by the layout.
+        Labels from the user or the layout.
     masks
-        What was found.
+        Masks that were found.
 
     Returns
     -------
     Labels
         `given`; else the names in the drawings, numbered from 1; else `label_1`, `label_2`, ... for the
-        values in the image files. No masks, no labels.
+        values in the image files. Without masks there are no labels.
 
     Raises
     ------
     InputError
-        If the masks do not agree and nothing was given.
+        If the masks do not agree and no labels were given.
     """
     if given is not None and given.values:
         return given

@@ -1,11 +1,11 @@
-"""Folders that somebody has put in order: what they hold is said by their lists, not searched for.
+"""Read folders in a known layout from their own lists, without a search.
 
-ours                dataset.json with `labelled`: its splits are kept
+this package        dataset.json with `labelled`: its splits are kept
 Decathlon           dataset.json with `training`: pairs of `image` and `label`
 nnU-Net             dataset.json with `channel_names`; imagesTr/CASE_0000.nii.gz, labelsTr/CASE.nii.gz
-benchmarks' HDF5    see `arrays`
+benchmark HDF5      see `arrays`
 
-What a list names lies in the folder: paths and links that lead out of it are refused, as `prepare` copies.
+Listed files must lie in the folder, as `prepare` copies them: paths and links out of it are refused.
 """
 
 from __future__ import annotations
@@ -46,28 +46,28 @@ from c3s3_seg.system.schema import parse
 
 MODALITIES = {"MR": "MR", "MRI": "MR", "CT": "CT", "PET": "PT", "PT": "PT"}
 
-Found = list[tuple[Scan, Part | None]]  # a scan, and the mask that the layout gives to it
+Found = list[tuple[Scan, Part | None]]  # a scan, and the mask that the layout assigns to it
 
 
 def read_layout(root: Path, search: Search, progress: Progress = silent) -> Inventory | None:
-    """What a folder holds, if it is laid out in one of these ways; None if it is not.
+    """Return the inventory of a folder in one of these layouts; None if it has another layout.
 
     Parameters
     ----------
     root
-        The folder.
+        Folder to read.
     search
-        What is left out, how many processes look into the masks, and labels that go before the layout's.
+        Patterns to leave out, number of workers that read masks, and labels that override the layout's.
     progress
-        Is told which mask is looked into.
+        Called with the number of masks that have been read.
 
     Raises
     ------
     InputError
-        If an index or a list names what is not there or lies outside of the folder, several channels are
-        wanted, or labels are regions.
+        If an index or a list names a file that is missing or lies outside of the folder, there are several
+        channels, or labels are regions.
     ConfigError
-        If a key of the index has a value that it cannot have.
+        If a key of the index has an invalid value.
     """
     index = read_index(root / INDEX) if (root / INDEX).is_file() else {}
     for key, read in (("labelled", _ours), ("training", _decathlon), ("channel_names", _nnunet)):
@@ -82,7 +82,7 @@ def read_layout(root: Path, search: Search, progress: Progress = silent) -> Inve
 
 
 def _arrays(root: Path, search: Search) -> Inventory | None:
-    """HDF5 files, where there is nothing else; beside other files `discover` finds them."""
+    """Return the HDF5 scans of a folder; None if it has none, or other images too, left to `discover`."""
     files = list(wanted_files(root, search.leave_out))
     if not any(map(is_array_file, files)) or any(image_suffix(path) or is_dicom(path) for path in files):
         return None
@@ -100,7 +100,7 @@ def _inventory(
     search: Search,
     progress: Progress,
 ) -> Inventory:
-    """Look up the values in the masks, so that what they do not agree in is said before anything is done."""
+    """Read the values in the masks, so that disagreements are reported before anything is written."""
     taken = [(scan, part) for scan, part in found if not is_left_out(scan.part.place, search.leave_out)]
     files = [part.files[0] for _, part in taken if part is not None and part.kind == "image"]
     seen = dict(probes(files, search, progress))
@@ -128,7 +128,7 @@ def _labels(index: Mapping[str, Any], path: Path) -> dict[str, int]:
 
 
 def _recorded_origins(root: Path, index: Mapping[str, Any]) -> dict[str, MaskOrigin]:
-    """Case -> what an earlier `prepare` knew of its mask, which may have been corrected since."""
+    """Return case -> origin of its mask in an earlier `prepare`; a mask changed since is a correction."""
     made = index.get("prepared") if "labelled" in index else None
     lists = [made.get(key) if isinstance(made, dict) else None for key in ("corrected", "uncorrected")]
     corrected, uncorrected = (some if isinstance(some, list) else [] for some in lists)
@@ -151,13 +151,13 @@ def _test_images(root: Path, index: Mapping[str, Any]) -> int:
 
 
 def _lone_masks(root: Path, found: Found) -> int:
-    """Files in `labelsTr` that are nobody's mask."""
+    """Return the number of files in `labelsTr` that are the mask of no scan."""
     taken = {mask.files[0] for _, mask in found if mask is not None}
     return sum(path not in taken for path in _images(root, MASKS))
 
 
 def _modality(root: Path, index: Mapping[str, Any], key: str) -> str:
-    """The one channel's modality, as DICOM has it."""
+    """Return the DICOM modality of the single channel; empty if unknown."""
     return MODALITIES.get(channel(index, key, root / INDEX).strip().upper(), "")
 
 
@@ -200,13 +200,13 @@ def _decathlon(root: Path, index: Mapping[str, Any]) -> Found:
 
 
 def _named(root: Path, name: Any, key: str) -> Path:
-    """A file that an index names, if it is there and below its folder."""
+    """Return a file that an index names; raise if it is not an image file below the folder."""
     if not isinstance(name, str):
         raise ConfigError(f"{key} = {_short(name)}: wanted the path of an image file", where=root / INDEX)
     path = root / os.path.normpath(name)
     try:
         is_there = is_inside(root, path) and image_suffix(path) is not None and path.is_file()
-    except (OSError, ValueError):  # a name that no file can have
+    except (OSError, ValueError):  # not a valid file name
         is_there = False
     if not is_there:
         raise InputError(f"names {_short(name)}, which is no image file below its folder", where=root / INDEX)
@@ -214,12 +214,12 @@ def _named(root: Path, name: Any, key: str) -> Path:
 
 
 def _part(root: Path, path: Path) -> Part:
-    """An image file of a layout, with the file that holds its voxels.
+    """Return the part of an image file of a layout, with the file that holds its voxels.
 
     Raises
     ------
     InputError
-        If one is a link out of the folder: what a layout names is copied, and must be the folder's own.
+        If a file is a link out of the folder: the files are copied, so they must lie in the folder.
     """
     part = image_part(path, root)
     for file in part.files:
@@ -257,12 +257,12 @@ def _nnunet(root: Path, index: Mapping[str, Any]) -> Found:
 
 
 def _by_case(root: Path, folder: str, case_of: Callable[[str], str]) -> dict[str, Path]:
-    """Case -> its one file in a folder.
+    """Return case -> its one file in a folder.
 
     Raises
     ------
     InputError
-        If two files are of one case: which of them is meant is not known.
+        If two files belong to one case, as the choice is ambiguous.
     """
     files: dict[str, Path] = {}
     for path in _images(root, folder):
@@ -274,7 +274,7 @@ def _by_case(root: Path, folder: str, case_of: Callable[[str], str]) -> dict[str
 
 
 def _refuse_channel(case: str, path: Path, scans: Mapping[str, Path]) -> None:
-    """`x_0001` beside `x_0000`, where the index names one channel."""
+    """Raise for `x_0001` beside `x_0000`, as the index names one channel."""
     first, _, number = case.rpartition("_")
     if re.fullmatch(r"\d{4}", number) and first in scans:
         what = f"'{printable(path.name)}' is another channel of '{printable(scans[first].name)}'"
@@ -283,7 +283,7 @@ def _refuse_channel(case: str, path: Path, scans: Mapping[str, Path]) -> None:
 
 
 def _nnunet_listed(root: Path, index: Mapping[str, Any]) -> Found:
-    """The key `dataset`: case -> `images`, one for each channel, and `label`."""
+    """Read the key `dataset`: case -> `images`, a list of one file per channel, and `label`."""
     wanted = {"dataset": index["dataset"]}
     listed = parse(dict[str, dict[PlainName, dict[str, Any]]], wanted, root / INDEX)["dataset"]
     found: Found = []
@@ -300,7 +300,7 @@ def _nnunet_listed(root: Path, index: Mapping[str, Any]) -> Found:
 
 
 def _refuse_twice(root: Path, found: Found) -> None:
-    """A list that gives one image, or one mask, to two cases: one of them would learn from another's."""
+    """Raise if a list names one file twice: a case would be trained on another case's image or mask."""
     files = [part.files[0] for scan, mask in found for part in (scan.part, mask) if part is not None]
     twice = next((path for path, count in Counter(files).items() if count > 1), None)
     if twice is not None:

@@ -1,8 +1,8 @@
-"""Which scans are of one patient, where nothing but paths and names can tell.
+"""Identify the scans of one patient when only paths and names are known.
 
-`prepare`, the folds of a training and every check for leaks ask this module, so that they agree. Where a
-path leaves it open, scans are taken for those of one patient: that costs a patient in the count, while the
-opposite costs an honest validation.
+`prepare`, the folds of a training and every check for leaks use this module, so that they agree. If paths
+are ambiguous, scans are assigned to one patient: this only lowers the number of patients, while the
+opposite would make the validation dishonest.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ SERIAL = "the name before its last number or letter (p03_v1, p03_v2)"
 OWN = "file names that have nothing in common"
 SURE = (GIVEN, BIDS, FOLDER, STEM)
 
-MANY = 12  # scans: a name that so many share, with numbers behind it, is a data set's and not a patient's
-SOME = 6  # the same of a name without a digit
-SHARED = 1 / 3  # of all scans, see `_serial`
+MANY = 12  # scans: a name with a number behind it that more scans share is a data set's, not a patient's
+SOME = 6  # the same limit for a name without a digit
+SHARED = 1 / 3  # largest share of all scans in one group, see `_serial`
 
 _SEP = r"[\s_.\-]"
 _CINE = r"frame|fr|phase|time[\s_-]?point|time|tp"
@@ -65,7 +65,7 @@ _SUBJECT = re.compile(
     rf"^(?:patient|patid|pat|pt|subject|subj|sub|case|person|participant|volunteer|individual|id|p|s)"
     rf"{_SEP}*\d+$"
 )
-_LETTER = r"[^\W\d_]"  # of any script
+_LETTER = r"[^\W\d_]"  # a letter of any script
 _SERIAL = re.compile(
     rf"^(?P<base>.*\d.*?)(?:{_SEP}+|(?<=\d)(?=(?:[a-z]|v\d{{1,2}})$))"
     rf"(?P<last>{_LETTER}*-?\d{{1,8}}|{_LETTER})$"
@@ -75,14 +75,14 @@ _GENERIC = re.compile(rf"(?:{_ANY}|imaging|norm|orig|original|\d+)$")
 
 @dataclass(frozen=True)
 class Guess:
-    """Of whom a scan is.
+    """The patient of a scan, and the rule that identified the patient.
 
     Parameters
     ----------
     patient
-        The same for all scans of one patient, and for those alone. It may be a name: in memory only.
+        Key shared by all scans of one patient and no others. It may be a name, so it stays in memory.
     rule
-        What it was taken from: one of this module's sentences.
+        Source of the key: a constant of this module, such as `FOLDER`, or a phrase of `assemble`.
     """
 
     patient: str
@@ -90,33 +90,33 @@ class Guess:
 
     @property
     def is_sure(self) -> bool:
-        """Whether it is more than a likeness of names, so that a leak may be refused for it."""
+        """Whether the rule is more than a likeness of names, so that a leak may be refused because of it."""
         return self.rule in SURE
 
 
 @dataclass(frozen=True)
 class _Base:
-    """A name without its markers, and what kind of markers they were."""
+    """A name without its markers, and the kinds of these markers."""
 
     text: str
-    numbered: bool = False  # by something else than a frame or a phase
+    numbered: bool = False  # by a number or date other than that of a frame or a phase
     sequence: bool = False
     copy: bool = False
 
 
 def patients_by_path(paths: Sequence[PurePath]) -> list[Guess]:
-    """Which scans are of one patient.
+    """Identify the patient of each scan by its path.
 
     Parameters
     ----------
     paths
-        Of all scans, relative to their source, without suffix: `patient001/patient001_frame01`. All at
-        once, because what is a patient's name and what is the data set's shows when they are compared.
+        Paths of all scans, relative to their source, without suffix: `patient001/patient001_frame01`. All
+        are given at once, because only a comparison tells a patient's name from that of the data set.
 
     Returns
     -------
     list of Guess
-        One for each, in their order.
+        One guess for each path, in the same order.
     """
     parts = [tuple(_plain(part) for part in path.parts) for path in paths]
     bids = [next((hit[1] for part in reversed(path) if (hit := _SUB.search(part))), "") for path in parts]
@@ -126,26 +126,26 @@ def patients_by_path(paths: Sequence[PurePath]) -> list[Guess]:
 
 
 def patients_of(data: DataSet, cases: Iterable[str]) -> dict[str, Guess]:
-    """Case -> its patient: as the index says it, else by the names of the cases.
+    """Return case -> its patient: as the index states it, else by the names of the cases.
 
     Parameters
     ----------
     data
-        Its `patients` and its records are certain.
+        The data set; its `patient_of` and its records are certain.
     cases
-        Those that are asked for; the other cases of the index help to read their names.
+        Requested cases; the result also has the other cases of the index, which help to read the names.
     """
     given = {case: record.patient for case, record in data.records.items()} | dict(data.patient_of)
     names = list(dict.fromkeys([*data.splits.cases, *data.splits.test, *cases]))
     unknown = [name for name in names if name not in given]
     guesses = dict(zip(unknown, patients_by_path([PurePath(name) for name in unknown]), strict=True))
-    # A patient that the index names and one that was guessed are different people.
+    # A patient from the index and a guessed patient count as different people.
     stated = {name: Guess(f"patient {given[name]}", GIVEN) for name in names if name in given}
     return stated | {name: Guess(guess.patient, guess.rule) for name, guess in guesses.items()}
 
 
 def counted(guesses: Iterable[Guess]) -> dict[str, tuple[int, int]]:
-    """Rule -> how many scans, and of how many patients, the surest rule first."""
+    """Return rule -> (number of scans, number of patients), the surest rule first."""
     scans: dict[str, list[str]] = defaultdict(list)
     for guess in guesses:
         scans[guess.rule].append(guess.patient)
@@ -159,7 +159,7 @@ def _plain(name: str) -> str:
 
 
 def _subject_folders(paths: Sequence[tuple[str, ...]]) -> list[str]:
-    """For each path the name of the folder that is its subject's; empty where none is."""
+    """Return for each path the name of its subject's folder; empty if there is none."""
     candidates = [_candidates(path) for path in paths]
     depths = _depths([tuple(path[at] for at in found) for path, found in zip(paths, candidates, strict=True)])
     places = [found[depth] if found else None for found, depth in zip(candidates, depths, strict=True)]
@@ -173,7 +173,7 @@ def _subject_folders(paths: Sequence[tuple[str, ...]]) -> list[str]:
         is_subject = (
             at is not None
             and (
-                at != folders[-1]  # there are folders of visits or series in it
+                at != folders[-1]  # the folder holds folders of visits or series
                 or alike[path[:at]]
                 or _says_subject(path[at], path[-1], len(beside[path[:at]][path[at]]))
             )
@@ -183,7 +183,7 @@ def _subject_folders(paths: Sequence[tuple[str, ...]]) -> list[str]:
 
 
 def _candidates(path: tuple[str, ...]) -> list[int]:
-    """Where in a path folders are that may be a subject's: those that are no role, date or site."""
+    """Return the positions of folders that may be a subject's: no role, visit, date, site, set or store."""
     kinds = (_NEUTRAL, _SITE, _SETS, _STORES)
     return [
         at
@@ -193,9 +193,9 @@ def _candidates(path: tuple[str, ...]) -> list[int]:
 
 
 def _depths(chains: Sequence[tuple[str, ...]]) -> list[int]:
-    """In each chain of folders (`site, patient, visit`) the place of the one that is a subject's.
+    """Return for each chain of folders (`site, patient, visit`) the position of the subject's folder.
 
-    It is the first whose siblings hold what a subject has, see `_hold_visits`; else the last.
+    This is the first folder whose siblings hold visits or series, see `_hold_visits`; else the last.
     """
     depths = [max(0, len(chain) - 1) for chain in chains]
     waiting = [(0, [n for n, chain in enumerate(chains) if chain])]
@@ -214,10 +214,10 @@ def _depths(chains: Sequence[tuple[str, ...]]) -> list[int]:
 
 
 def _hold_visits(folders: Sequence[Collection[str]]) -> bool:
-    """Whether what lies in folders beside one another are visits or series, by the names in each.
+    """Return whether sibling folders hold visits or series, by the names in each.
 
-    The same names are in most of them (`MILLER/2019`, `SMITH/2019`), or there are few in each and many
-    folders (`LUNG1-001/study-69331`). Groups of subjects (`control/017`) hold many, and are few.
+    Most names recur in other folders (`MILLER/2019`, `SMITH/2019`), or there are many folders with few
+    names each (`LUNG1-001/study-69331`). Groups of subjects (`control/017`) are few, with many names each.
     """
     count, most = len(folders), max(map(len, folders), default=0)
     if count < 2 or not most:
@@ -233,15 +233,15 @@ def _is_role(folder: str) -> bool:
 
 
 def _says_subject(folder: str, stem: str, held: int) -> bool:
-    """Whether a folder is called like a subject (`patient001`), or a scan in it is called like the folder."""
+    """Return whether a folder is named like a subject (`patient001`), or a scan in it like the folder."""
     base = _stripped(folder).text
     if _SUBJECT.match(base):
-        return len(words(base)[0]) > 2 or held <= MANY  # `p1` may be the first part of many scans
+        return len(words(base)[0]) > 2 or held <= MANY  # `p1` with many scans may be part 1 of a data set
     return _stripped(stem).text == base
 
 
 def _are_subjects(folders: Mapping[str, Collection[str]]) -> bool:
-    """Whether folders beside one another hold the same few kinds of scans: `MILLER/ct`, `SMITH/ct`."""
+    """Return whether sibling folders hold the same few kinds of scans: `MILLER/ct`, `SMITH/ct`."""
     if len(folders) < 2:
         return False
     held = [{_kind(stem) for stem in stems} for stems in folders.values()]
@@ -253,17 +253,17 @@ def _are_subjects(folders: Mapping[str, Collection[str]]) -> bool:
 
 
 def _kind(stem: str) -> str:
-    """The name of a scan without the number of its visit or frame."""
+    """Return the name of a scan without the number of its visit or frame; empty for a date."""
     return re.sub(rf"^({_CINE}|{_VISIT}){_SEP}?\d+$|^({_DATE})$", r"\1", stem)
 
 
 def _is_generic(stem: str) -> bool:
-    """Whether a name says what a scan is, and not of whom."""
+    """Return whether a name states only the kind of scan, not the patient."""
     return all(word in ROLES or _GENERIC.match(word) for word in words(stem.strip(" _.-")))
 
 
 def _by_name(paths: Sequence[tuple[str, ...]]) -> list[Guess]:
-    """By the folder of a subject where there is one, else by the file; both without visits and frames."""
+    """Identify patients by the subject's folder, else by the file, both without visits and frames."""
     folders = _subject_folders(paths)
     names = [folder or _file_name(path) for path, folder in zip(paths, folders, strict=True)]
     bases = [_stripped(name) for name in names]
@@ -285,9 +285,9 @@ def _by_name(paths: Sequence[tuple[str, ...]]) -> list[Guess]:
 
 
 def _file_name(path: tuple[str, ...]) -> str:
-    """What a file is called; with its folders where its name says only what kind of scan it is.
+    """Return the name of a file, with its folders if the name states only the kind of scan.
 
-    A name without a number is one of many (`a`, `head`): in another folder it is somebody else's.
+    A name without a number (`a`, `head`) may recur: in another folder it belongs to another patient.
     """
     stem, apart = path[-1], bool(_candidates(path))
     has_digit = any(c.isdecimal() for c in stem)
@@ -297,13 +297,13 @@ def _file_name(path: tuple[str, ...]) -> str:
 
 
 def _site(path: tuple[str, ...], name: str) -> str:
-    """The hospital's folder, and for a mere number that of the set: their patients may have one number."""
+    """Return the hospital's folder, and for a mere number also the set's: both may reuse a number."""
     kinds = (_SITE, _SETS) if name.isdecimal() else (_SITE,)
     return "".join(f"{part}/" for part in path[:-1] if any(kind.match(part) for kind in kinds))
 
 
 def _stands(bases: Sequence[_Base]) -> bool:
-    """Whether what scans have in common is a patient's name, and not that of their data set."""
+    """Return whether the common name of scans is a patient's name, and not that of their data set."""
     numbered = [base for base in bases if base.numbered]
     if not numbered:
         return True
@@ -314,7 +314,7 @@ def _stands(bases: Sequence[_Base]) -> bool:
 
 
 def _stripped(name: str) -> _Base:
-    """A name without what tells a patient's scans apart; if nothing would be left, the whole name."""
+    """Return a name without the markers of a patient's single scans; the whole name if nothing is left."""
     text, numbered, sequence, copy = name, False, False, False
     while True:
         match = _LAST.search(text)
@@ -336,7 +336,7 @@ def _stripped(name: str) -> _Base:
 
 
 def _serial(keys: Sequence[str]) -> dict[int, str]:
-    """Number of a scan -> PATIENT, where names are PATIENT_NUMBER with few numbers for many patients."""
+    """Return scan number -> PATIENT, where names are PATIENT_NUMBER with few numbers for many patients."""
     matches = {n: match for n, key in enumerate(keys) if (match := _SERIAL.match(key))}
     groups: dict[str, list[int]] = defaultdict(list)
     for number, match in matches.items():

@@ -1,4 +1,4 @@
-"""Who is in training and who in validation: by patient, never by scan."""
+"""Assign cases to training and validation by patient, never by scan."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from c3s3_seg.dataset.index import Splits
 from c3s3_seg.dataset.prepare.inventory import Split
 from c3s3_seg.errors import InputError, quantity
 
-SHARE = 10  # one patient in so many judges
+SHARE = 10  # one patient in this many is used for validation
 
 
 @dataclass(frozen=True)
 class SplitCase:
-    """A case to be assigned: its patient, whether it has a mask, and what the layout says it is for.
+    """A case to be assigned: its patient, whether it has a mask, and its split in the layout.
 
-    `predicted`: its mask is a prediction that was not corrected. It can teach, and cannot judge.
+    `predicted`: whether its mask is an uncorrected prediction, good for training but not for validation.
     """
 
     case: str
@@ -30,31 +30,31 @@ class SplitCase:
 def assign(
     members: Sequence[SplitCase], wanted: int | None, seed: int, kept: frozenset[str] = frozenset()
 ) -> Splits:
-    """Assign each case.
+    """Assign each case to a split.
 
     Parameters
     ----------
     members
         All cases, in their order.
     wanted
-        Patients for validation, drawn from those with a mask. None: about 1 in 10 of them, at least 1,
-        none if there is only one.
+        Number of validation patients, drawn from those with a mask. None: about 1 in 10 of them, at least
+        1, but 0 if there is only one.
     seed
-        Of the draw.
+        Seed of the draw.
     kept
-        Patients who were drawn earlier and stay.
+        Patients drawn earlier, who stay in validation.
 
     Returns
     -------
     Splits
-        A scan without a mask of a validation or test patient is in none of them: it may not be trained on,
-        and there is nothing to compare a prediction with.
+        Splits without the unmasked scans of validation and test patients: such a scan may not be trained
+        on, and there is nothing to compare its prediction with.
 
     Raises
     ------
     InputError
-        If more patients are wanted than would leave one for training, or the layout's own splits have a
-        patient on both sides.
+        If the number of patients would leave none for training, or the layout's own splits have a patient
+        on both sides.
     """
     _refuse_torn(members)
     fixed = {m.patient for m in members if m.split in ("validation", "test")}
@@ -82,7 +82,7 @@ def _split(member: SplitCase, drawn: set[str], fixed: set[str]) -> str:
 
 
 def _draw(free: Sequence[SplitCase], wanted: int | None, seed: int, kept: frozenset[str]) -> set[str]:
-    """The patients who judge: those who did before, then others by chance."""
+    """Draw the validation patients: those drawn before, then others at random."""
     predicted = {m.patient for m in free if m.predicted}
     able = list(dict.fromkeys(m.patient for m in free if m.has_mask and m.patient not in predicted))
     count = wanted if wanted is not None else min(max(1, round(len(able) / SHARE)), max(0, len(able) - 1))

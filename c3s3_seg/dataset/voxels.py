@@ -1,4 +1,4 @@
-"""When two scans are the same one, whatever file format and axis order they are stored in."""
+"""Recognise the same scan in any file format and axis order by a hash of its voxels."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from c3s3_seg.geometry.volume import Volume, narrow
 
 
 def voxels_sha256(scan: Volume) -> str:
-    """Of the intensities (i, j, k) along the patient's axes: a DICOM series and its NIfTI file have one."""
-    # A sum with zero has no -0.0, which equals 0.0 and has other bytes.
+    """Return the hash of the intensities in patient axes, equal for a DICOM series and its NIfTI file."""
+    # Adding zero turns -0.0 into 0.0, which is equal but has other bytes.
     turned = np.add(orient(narrow(scan.array), scan.geometry), np.float32(0), order="C")
     return hashlib.sha256(repr(turned.shape).encode() + turned.tobytes()).hexdigest()

@@ -1,1 +1,1 @@
-"""From torch to graphs that run without it, each compared with torch before it is written."""
+"""Export networks to graphs that run without torch, each compared with torch before it is written."""

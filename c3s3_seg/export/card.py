@@ -1,4 +1,4 @@
-"""Cards: what an export is, how to feed it, how far it is from torch."""
+"""Write the cards of exports: content, input, and parity with torch."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ HEADING = "## Parity with torch"
 
 
 def in_bundle_card(card: str, parities: Mapping[str, Parity]) -> str:
-    """A bundle's card with the parity of its graphs as the last section, in place of an earlier one.
+    """Return a bundle's card with the parity of its graphs as the last section, in place of an earlier one.
 
     Parameters
     ----------
     card
-        Its text in Markdown. Sections that somebody wrote behind that of the parity stay.
+        Text of the card in Markdown. Sections that somebody wrote after the parity section stay.
     parities
-        File name of each graph -> how far it is from torch.
+        File name of each graph -> its parity.
     """
     earlier = rf"^{re.escape(HEADING)}\n.*?(?=^##? |\Z)"
     others = re.sub(earlier, "", card, flags=re.MULTILINE | re.DOTALL).rstrip()
@@ -29,7 +29,7 @@ def in_bundle_card(card: str, parities: Mapping[str, Parity]) -> str:
 
 
 def stand_alone_card(task: Task, members: Members, spec: GraphSpec, built: Built, parity: Parity) -> str:
-    """The card of an export that needs nothing of ours."""
+    """Return the card of an export that does not need this package."""
     file = built.network
     nets = " and ".join(f"{n.architecture} with {n.filters} filters" for _, n in members)
     batch = built.batch or (
@@ -49,7 +49,7 @@ Research use only. Not a medical device.
 
 
 def _section(parities: Mapping[str, Parity]) -> str:
-    """A table, one row for each file."""
+    """Return the parity section with a table, one row for each file."""
     rows = "".join(_row(name, parity) for name, parity in parities.items())
     return f"""{HEADING}
 

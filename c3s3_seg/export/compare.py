@@ -1,4 +1,4 @@
-"""Does an exported network say what torch says? Asked of patches and of whole scans, before it is written."""
+"""Compare an exported network with torch, on patches and on whole scans, before it is written."""
 
 from __future__ import annotations
 
@@ -34,18 +34,18 @@ def compare(
     scans: Sequence[Volume],
     precision: str = "float32",
 ) -> Parity:
-    """Run both on patches of the training size that cover the middle of each scan, and on each scan.
+    """Compare both on patches of the training size that cover each scan, and on each whole scan.
 
     Parameters
     ----------
     task
-        The recipe, the tiles and the labels.
+        Task with the recipe, the patch size and the labels.
     expected, found
         torch and the export: one backend, or several whose probabilities are averaged.
     scans
-        At least one.
+        Scans to compare on, at least one.
     precision
-        Whose limits count.
+        Precision whose limits apply.
     """
     patches = [patch for scan in scans for patch in _patches(task, scan)]
     differences, flipped = [], 0
@@ -53,7 +53,7 @@ def compare(
         a = _probabilities(expected, patch, task.classes)
         try:
             b = _probabilities(found, patch, task.classes)
-        except InputError:  # not one number for each voxel and class: as far apart as can be
+        except InputError:  # output of a wrong shape or no probabilities: the largest possible difference
             b = np.full_like(a, np.nan)
         differences.append(_largest(a, b))
         flipped += int((a.argmax(1) != b.argmax(1)).sum())
@@ -72,7 +72,7 @@ def _compare_scan(
     task: Task, expected: Sequence[Backend], found: Sequence[Backend], scan: Volume
 ) -> ScanParity:
     settings = Settings(probabilities=True)
-    # Two runtimes are compared on the whole scan, of whatever domain it is.
+    # The scan may be out of domain: two runtimes are compared, whatever it shows.
     task = replace(task, domain=None)
     a = Predictor(task, expected, settings)(scan, allow_out_of_domain=True)
     try:
@@ -85,7 +85,7 @@ def _compare_scan(
 
 
 def masks_apart(task: Task, a: Volume, b: Volume, difference: float) -> ScanParity:
-    """Two masks on one grid, `a` the reference; `difference` of their probabilities is passed on."""
+    """Return the parity of two masks on one grid, `a` the reference; `difference` is passed on."""
     spacing_mm = a.geometry.spacing_mm
     half_mm = float(spacing_mm.min()) / 2
     dice, hd95, asd, nsd = [1.0], [0.0], [0.0], [1.0]
@@ -112,7 +112,7 @@ def masks_apart(task: Task, a: Volume, b: Volume, difference: float) -> ScanPari
 
 
 def _largest(a: FloatArray, b: FloatArray) -> float:
-    """Largest |difference|; infinite where the export gives no number."""
+    """Return the largest |difference|; infinite if a difference is not finite."""
     difference = float(np.abs(a - b).max())
     return difference if np.isfinite(difference) else np.inf
 
@@ -130,28 +130,28 @@ def _patches(task: Task, scan: Volume) -> list[FloatArray]:
 
 
 class ProbabilityBackend:
-    """A file that gives probabilities, as a backend, which gives logits: softmax(log p) = p.
+    """A backend, which gives logits, around a file that gives probabilities: softmax(log p) = p.
 
     Parameters
     ----------
     run
-        (N, 1, X, Y, Z) -> probabilities (N, C, X, Y, Z).
+        Function (N, 1, X, Y, Z) -> probabilities (N, C, X, Y, Z).
     name
-        Of the runtime.
+        Name of the runtime.
     batch
-        What N must be, where the file fixes it: a single patch is repeated.
+        N if the file fixes it: each patch is then repeated N times.
     """
 
     def __init__(self, run: Callable[[FloatArray], FloatArray], name: str, batch: int | None = None) -> None:
         self._run, self.name, self._batch = run, name, batch
 
     def __call__(self, patches: FloatArray) -> FloatArray:
-        """See `Backend`.
+        """Run the file as a `Backend`.
 
         Raises
         ------
         InputError
-            If what the file gives does not add up to 1: a softmax of its logarithm would hide that.
+            If the file's output does not add up to 1, which a softmax of its logarithm would hide.
         """
         if self._batch is None or self._batch == len(patches):
             output = self._run(patches)
@@ -164,10 +164,10 @@ class ProbabilityBackend:
 
 
 def check_scans(bundle: ModelBundle, given: Sequence[Path]) -> tuple[list[Volume], str]:
-    """What to compare on, and its name for the report.
+    """Return the scans to compare on, and their name for the report.
 
-    The scans that are given; else a validation case of the data the bundle was trained on, where
-    that folder is at hand; else a phantom.
+    These are the given scans; else a validation case of the data that the bundle was trained on, if its
+    folder is available; else a phantom.
     """
     if given:
         return [load(path) for path in given], f"{len(given)} given scan(s)"
@@ -176,7 +176,7 @@ def check_scans(bundle: ModelBundle, given: Sequence[Path]) -> tuple[list[Volume
     folder = Path(training_record.get("config", {}).get("data", {}).get("folder", ""))
     for name in cases:
         path = folder / IMAGES / f"{name}.nii.gz"
-        # A bundle may name what it likes: only a case of the data set is read.
+        # A bundle may contain any name or path: only a case of the data set is read.
         if name == os.path.basename(name) and os.path.isfile(path):
             return [load(path)], f"validation case {name}"
     return [simulate(0).scan], "a simulated scan"

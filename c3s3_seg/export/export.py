@@ -34,7 +34,7 @@ from c3s3_seg.system.ownership import check_set, replacing
 from c3s3_seg.system.schema import dump
 
 FACTS = "export.json"
-# What a format writes; a name that begins with a dot follows the stem.
+# Files that a format writes; a name that begins with a dot follows the stem.
 NAMES: dict[ExportTarget, tuple[str, ...]] = {
     "onnx": (".onnx", CARD),
     "openvino": (".xml", ".bin", CARD),
@@ -49,24 +49,24 @@ NAMES: dict[ExportTarget, tuple[str, ...]] = {
 
 
 def check_output(bundle: ModelBundle, target: ExportTarget, spec: GraphSpec, out: Path | None) -> None:
-    """Before minutes of work: can the files be written, and would they take the place of somebody else's?
+    """Check, before minutes of work, that the files can be written and replace no file of other origin.
 
     Parameters
     ----------
     bundle, target, spec
-        As in `export_folder`.
+        Same as in `export_folder`.
     out
-        The folder of a stand-alone export; None: the bundle's own.
+        Folder of a stand-alone export; None: the bundle's own.
 
     Raises
     ------
     InputError
-        If not, or so.
+        If a file cannot be written, or would replace such a file.
     """
     if out is None:
         check_output_file(bundle.folder / CARD)
         check_set(bundle.folder, [CARD, *(network.graph for network in bundle.networks)], MANIFEST)
-        bundle.card()  # before the work: it is written anew
+        bundle.card()  # raises before the work if the card cannot be read, since it is rewritten
         return
     stem = spec.stem(bundle)
     check_folder(out)
@@ -75,7 +75,7 @@ def check_output(bundle: ModelBundle, target: ExportTarget, spec: GraphSpec, out
 
 @contextmanager
 def _folder(out: Path) -> Iterator[None]:
-    """The folder is made at once; one that nothing was written to does not stay."""
+    """Create the folder, and remove it at the end if nothing was written to it."""
     made = [path for path in (out, *out.parents) if not os.path.exists(path)]
     check_output_file(out / FACTS)
     try:
@@ -94,7 +94,7 @@ def export_in_bundle(bundle: ModelBundle, scans: Sequence[Volume]) -> tuple[Mode
     Raises
     ------
     RefusedError
-        If it does not agree; the bundle is left as it was.
+        If a graph does not agree; the bundle is left unchanged.
     """
     check_output(bundle, "onnx", GraphSpec(), None)
     graphs: dict[str, bytes] = {}
@@ -120,7 +120,7 @@ def _check_graph(bundle: ModelBundle, network: Network, graph: bytes, scans: Seq
 def export_folder(
     bundle: ModelBundle, target: ExportTarget, spec: GraphSpec, out: Path, scans: Sequence[Volume]
 ) -> tuple[Path, Parity]:
-    """Write an export that needs nothing of ours into a folder, if it agrees with torch on these scans.
+    """Write an export that does not need this package to a folder, if it agrees with torch on these scans.
 
     Returns
     -------
@@ -129,12 +129,12 @@ def export_folder(
     Raises
     ------
     RefusedError
-        If it does not agree; the folder is left as it was.
+        If the export does not agree; the folder is left unchanged.
     InputError
-        If there is no scan, this form cannot be had (an ensemble of one network, say), or the folder cannot
+        If there is no scan, this form is not possible (an ensemble of one network, say), or the folder cannot
         be written to or holds files of these names that no export wrote.
     MissingError
-        If what the format needs is not installed, or there is no GPU for an engine.
+        If a library of the format is not installed, or there is no GPU for an engine.
     """
     if not scans:
         raise InputError("there is no scan to compare on", todo="Give one with --check")
@@ -170,7 +170,7 @@ def _export(
 
 
 def build(bundle: ModelBundle, target: ExportTarget, spec: GraphSpec) -> Built:
-    """The files of one format, in memory."""
+    """Return the files of one format, in memory."""
     if target == "monai-bundle":
         from c3s3_seg.export.monai import monai_bundle
 
@@ -196,7 +196,7 @@ def build(bundle: ModelBundle, target: ExportTarget, spec: GraphSpec) -> Built:
 
 
 def _in_onnx_runtime(path: Path) -> Callable[[FloatArray], FloatArray]:
-    """On the CPU, whatever else this machine has: what is proven must not depend on it."""
+    """Return a function that runs an ONNX file on the CPU, so that parity does not depend on this machine."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
@@ -206,7 +206,7 @@ def _in_onnx_runtime(path: Path) -> Callable[[FloatArray], FloatArray]:
 
 
 def _approved(parity: Parity, name: str, where: Path) -> Parity:
-    """The comparison with torch; refused, with its reasons, where the network differs."""
+    """Return the parity, or raise a RefusedError with reasons if the network differs from torch."""
     if parity.holds:
         return parity
     raise RefusedError(f"the exported {name} differs from torch: {'; '.join(parity.faults)}", where=where)

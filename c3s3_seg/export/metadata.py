@@ -1,4 +1,4 @@
-"""What another program must know to use an exported network: written into the file itself."""
+"""Describe an exported network for other programs; the text is written into the file itself."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from c3s3_seg.system.schema import dump
 
 
 def properties(task: Task, members: Members, precision: str) -> dict[str, str]:
-    """Key -> text; `c3s3.task`, `c3s3.networks` and `c3s3.weights` are JSON, the others are for people.
+    """Return texts by key; `c3s3.task`, `c3s3.networks` and `c3s3.weights` are JSON, others are for people.
 
     The keys are the same in ONNX metadata, in OpenVINO's `rt_info` and in `export.json`.
     """
@@ -28,7 +28,7 @@ def properties(task: Task, members: Members, precision: str) -> dict[str, str]:
 
 
 def weights(members: Members) -> dict[str, str]:
-    """The file of each network's weights -> its sha256; that of a linked bundle with the bundle's name."""
+    """Return the sha256 by weights file; files of a linked bundle have its folder's name before them."""
     (own, _), *_ = members
     found = {}
     for home, network in members:
@@ -38,7 +38,7 @@ def weights(members: Members) -> dict[str, str]:
 
 
 def input_spec(task: Task) -> str:
-    """From the scan to the network's input."""
+    """Return, in words, the way from the scan to the network's input."""
     spacing = " x ".join(f"{s:g}" for s in task.recipe.spacing_mm)
     return (
         f"'scan', float32 (batch, 1, x, y, z). {task.modality}. Turn the axes so that x, y, z run to the"
@@ -50,7 +50,7 @@ def input_spec(task: Task) -> str:
 
 
 def _multiple(task: Task) -> str:
-    """One number where it is the same along all axes."""
+    """Return the multiple of the sides in words: one number if it is the same along all axes."""
     return " x ".join(map(str, task.multiple if len(set(task.multiple)) > 1 else task.multiple[:1]))
 
 
@@ -69,14 +69,14 @@ def _tiles(task: Task) -> str:
 
 
 def output_spec(task: Task, networks: int) -> str:
-    """What the numbers that come out are."""
+    """Return, in words, the meaning of the output."""
     names = ", ".join(["background", *(label.name for label in task.labels)])
     mean = f", the mean of {networks} networks" if networks > 1 else ""
     return f"'probabilities', float32 (batch, {task.classes}, x, y, z): {names}. Softmax is applied{mean}."
 
 
 def postprocess(task: Task) -> str:
-    """From probabilities to the mask."""
+    """Return, in words, the way from probabilities to the mask."""
     values = ", ".join(f"{label.name} = {label.value}" for label in task.labels)
     largest = " Keep the largest 6-connected component of each label." if task.keep_largest else ""
     return (

@@ -1,9 +1,9 @@
-"""A MONAI bundle: TorchScript weights and the configuration with which MONAI's own tools run them.
+"""Build a MONAI bundle: TorchScript weights and the configuration with which MONAI's own tools run them.
 
 MONAI bundle specification: `configs/metadata.json`, `configs/inference.json`, `models/`, `docs/`. The
-network is TorchScript, so nothing of ours is needed to load it. Pre- and post-processing are MONAI's
-transforms, so that MONAI Label and Slicer understand them. They are ours but for one step: MONAI samples
-linearly where we average, which is the same only when voxels double and no side is odd.
+network is TorchScript, so this package is not needed to load it. Pre- and post-processing are MONAI's
+transforms, so that MONAI Label and Slicer understand them. They equal this package's except for one step:
+MONAI samples linearly where this package averages, which is equal only if voxels double and no side is odd.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from c3s3_seg.inference.tiling import FloatArray
 from c3s3_seg.system.names import printable
 from c3s3_seg.version import __version__
 
-MONAI = "1.4.0"  # the oldest that knows every argument below
+MONAI = "1.4.0"  # oldest version with every argument below
 SCHEMA = (
     "https://github.com/Project-MONAI/MONAI-extra-test-data/releases/download/0.8.1/meta_schema_20240725.json"
 )
@@ -39,12 +39,12 @@ IMAGE, PRED = "image", "pred"
 
 
 def monai_bundle(bundle: ModelBundle, spec: GraphSpec) -> Built:
-    """The files of a MONAI bundle.
+    """Return the files of a MONAI bundle.
 
     Raises
     ------
     InputError
-        If half precision or a fixed batch is asked for: MONAI's runner chooses both itself. If MONAI would
+        If half precision or a fixed batch is requested: MONAI's runner chooses both itself. If MONAI would
         read a name as an expression.
     """
     if spec.precision != "float32" or spec.batch is not None:
@@ -61,7 +61,7 @@ def monai_bundle(bundle: ModelBundle, spec: GraphSpec) -> Built:
 
 
 def refuse_expressions(content: Any, where: Path) -> None:
-    """Nothing in the metadata is meant to be computed, and every text in them may come from a bundle.
+    """Refuse texts that MONAI would compute: any text in the metadata may come from a bundle.
 
     MONAI runs a text that begins with `$` as Python, replaces one that begins with `@` by another part of
     the configuration and one that begins with `%` by a part of any file; `@#`, `%#`, `@::` and `%::` are
@@ -70,7 +70,7 @@ def refuse_expressions(content: Any, where: Path) -> None:
     Raises
     ------
     InputError
-        Naming the text.
+        If there is such a text; the error names it.
     """
     waiting = [content]
     while waiting:
@@ -92,14 +92,14 @@ def _json(content: dict[str, Any]) -> bytes:
 
 
 def _torchscript(bundle: ModelBundle, spec: GraphSpec) -> bytes:
-    """(N, 1, X, Y, Z) -> probabilities, traced: there is no branch in the networks."""
+    """Return (N, 1, X, Y, Z) -> probabilities, traced, since the networks have no branch."""
     import torch
 
     members = spec.members(bundle)
     example = torch.zeros(1, members[0][1].channels, *(2 * n for n in bundle.task.multiple))
     stream = io.BytesIO()
     with warnings.catch_warnings(), torch.no_grad():
-        warnings.simplefilter("ignore")  # TorchScript is deprecated in torch, but what MONAI reads
+        warnings.simplefilter("ignore")  # TorchScript is deprecated in torch, but MONAI reads it
         traced = torch.jit.trace(averaged(members), example)  # type: ignore[no-untyped-call]
         torch.jit.save(traced, stream)
     return stream.getvalue()
@@ -120,7 +120,7 @@ def _open(path: Path) -> Backend:
 
 
 def metadata(bundle: ModelBundle, spec: GraphSpec) -> dict[str, Any]:
-    """`configs/metadata.json`, as the specification wants it."""
+    """Return `configs/metadata.json` as the specification requires it."""
     import torch
 
     task, members = bundle.task, spec.members(bundle)
@@ -152,7 +152,7 @@ def metadata(bundle: ModelBundle, spec: GraphSpec) -> dict[str, Any]:
 
 
 def _tensor(task: Task, channels: dict[str, str], kind: str = "") -> dict[str, Any]:
-    """A tensor of the network, in the words of the specification."""
+    """Return the description of a tensor of the network in the specification's terms."""
     window = task.recipe.intensity.rule == "window"
     return {
         "type": "image",
@@ -168,7 +168,7 @@ def _tensor(task: Task, channels: dict[str, str], kind: str = "") -> dict[str, A
 
 
 def inference(task: Task) -> dict[str, Any]:
-    """`configs/inference.json`: every NIfTI file in `dataset_dir` becomes a mask in `output_dir`."""
+    """Return `configs/inference.json`: each NIfTI file in `dataset_dir` becomes a mask in `output_dir`."""
     return {
         "imports": ["$import glob", "$import os", "$import torch"],
         "bundle_root": ".",
@@ -221,7 +221,7 @@ def _step(name: str, key: str, **arguments: Any) -> dict[str, Any]:
 
 
 def _preprocessing(task: Task) -> list[dict[str, Any]]:
-    """Our recipe. `scale_extent` keeps the field of view to the edge of the voxels, as we do."""
+    """Return the recipe's steps; `scale_extent` keeps the field of view to the voxel edges, as we do."""
     steps = [
         _step("LoadImaged", IMAGE),
         _step("EnsureChannelFirstd", IMAGE),
@@ -257,7 +257,7 @@ def _inferer(task: Task) -> dict[str, Any]:
 
 
 def _postprocessing(task: Task) -> list[dict[str, Any]]:
-    """Probabilities go back to the scan's grid, and only there do they become labels."""
+    """Return the steps that invert probabilities to the scan's grid, and only then turn them into labels."""
     values = [label.value for label in task.labels]
     steps = [
         _step("Invertd", PRED, transform="@preprocessing", orig_keys=IMAGE, nearest_interp=False),

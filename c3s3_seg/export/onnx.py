@@ -1,6 +1,6 @@
-"""A backbone as an ONNX graph that reads its weights from the bundle's safetensors file.
+"""Write a backbone as an ONNX graph that reads its weights from the bundle's safetensors file.
 
-ONNX lets a tensor live in another file at an offset, and safetensors is plain bytes behind a
+ONNX allows a tensor to be in another file at an offset, and safetensors is plain bytes behind a
 header. So each number is stored once, in half precision or 8 bits, and the graph widens it when it
 is loaded.
 """
@@ -25,12 +25,12 @@ KINDS = {"F16": "FLOAT16", "F32": "FLOAT", "I8": "INT8"}  # safetensors -> ONNX
 
 
 def onnx_graph(bundle: ModelBundle, network: Network) -> bytes:
-    """The graph of one network, (N, 1, X, Y, Z) -> logits (N, C, X, Y, Z), batch and sides free.
+    """Return the graph of one network, (N, 1, X, Y, Z) -> logits (N, C, X, Y, Z), batch and sides free.
 
     Raises
     ------
     InputError
-        If the weights in the bundle are not those of the network it names.
+        If the weights in the bundle are not those of the network that it names.
     """
     import onnx
 
@@ -48,7 +48,7 @@ def onnx_graph(bundle: ModelBundle, network: Network) -> bytes:
 
 
 def _drop_invented_biases(model: Any, ours: set[str]) -> None:
-    """Convolutions without bias come out of the exporter with one of zeros in a shape that ONNX forbids."""
+    """Drop the zero biases, of a shape that ONNX forbids, that the exporter adds to convolutions without."""
     invented = {tensor.name for tensor in model.graph.initializer} - ours
     for node in model.graph.node:
         if node.op_type == "Conv" and len(node.input) == 3 and node.input[2] in invented:
@@ -59,7 +59,7 @@ def _drop_invented_biases(model: Any, ours: set[str]) -> None:
 
 
 def _use_stored_weights(model: Any, weights: Path) -> None:
-    """Point every initializer at its bytes in the safetensors file, widened to float32 as it is loaded."""
+    """Point every initializer at its bytes in the safetensors file, widened to float32 when loaded."""
     from onnx import TensorProto, helper
 
     stored = _layout(weights)
@@ -99,7 +99,7 @@ def _make_external(tensor: Any, entry: _Entry, location: str) -> None:
 
 @dataclass(frozen=True)
 class _Entry:
-    """Where a tensor lies in a safetensors file: its dtype, shape, offset and length in bytes."""
+    """The location of a tensor in a safetensors file: dtype, shape, offset and length in bytes."""
 
     kind: str
     shape: list[int]
@@ -108,7 +108,7 @@ class _Entry:
 
 
 def _layout(path: Path) -> dict[str, _Entry]:
-    """Name -> place of each tensor in a safetensors file."""
+    """Return the location of each tensor in a safetensors file, by name."""
     with path.open("rb") as file:
         (size,) = struct.unpack("<Q", file.read(8))
         header = json.loads(file.read(size))

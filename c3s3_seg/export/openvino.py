@@ -1,4 +1,4 @@
-"""OpenVINO's own format: an XML graph with its weights in a file beside it."""
+"""Convert to OpenVINO's own format: an XML graph with its weights in a file beside it."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from c3s3_seg.system.libraries import import_openvino
 
 
 def openvino_files(bundle: ModelBundle, graph: bytes, spec: GraphSpec) -> dict[str, bytes]:
-    """NAME.xml and NAME.bin of a stand-alone ONNX graph in single precision.
+    """Return NAME.xml and NAME.bin for a stand-alone ONNX graph in single precision.
 
     `float16` halves the file: OpenVINO widens the weights where the device computes in single
     precision, as a CPU does. The metadata are in the XML's `rt_info`.

@@ -1,6 +1,6 @@
-"""How far an exported network may be from torch, and how far it is.
+"""Differences of an exported network from torch, and their limits.
 
-What counts is the mask and its boundary, so besides the largest difference of a probability there are the
+The mask and its boundary matter, so besides the largest difference of a probability there are the
 flipped voxels and Dice, 95HD, ASD and NSD between the two masks. `compare` measures them.
 """
 
@@ -12,18 +12,18 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class ParityLimits:
-    """What an export may differ by.
+    """The largest differences that an export may have.
 
     Parameters
     ----------
     difference
-        Of a probability, anywhere.
+        Largest difference of a probability, anywhere.
     flipped
         Share of voxels whose label may change: ties within rounding. One voxel always may.
     dice, nsd
         Least overlap of the two masks, and least share of their surfaces within half a voxel.
     hd95_vox, asd_vox
-        Largest distances between them, in sides of the smallest voxel.
+        Largest distances between the two surfaces, in units of the smallest voxel side.
     """
 
     difference: float
@@ -35,7 +35,7 @@ class ParityLimits:
 
 
 # Measured on real scans: differences of 4e-6 in single precision and 4e-3 in half, see docs/export.md. A 95HD
-# of 0 lets no more than 5 % of a boundary move. Tightest is NSD in half precision: the worst scan has 0.9955.
+# of 0 allows at most 5 % of a boundary to move. NSD in half precision is tightest: the worst scan has 0.9955.
 LIMITS = {
     "float32": ParityLimits(
         difference=1e-3, flipped=1e-5, dice=0.9999, nsd=0.9999, hd95_vox=0.0, asd_vox=1e-3
@@ -46,18 +46,18 @@ LIMITS = {
 
 @dataclass(frozen=True)
 class ScanParity:
-    """How far two masks of one scan are apart; the worst label counts.
+    """The differences between two masks of one scan, for the worst label.
 
     Parameters
     ----------
     difference
         Largest |difference| of a probability on the scan's grid.
     flipped, voxels, labelled
-        Voxels whose label differs, of all, and how many torch gave a label.
+        Number of voxels whose label differs, of all voxels, and of voxels that torch gave a label.
     dice, hd95_mm, asd_mm, nsd
-        Between the masks; NSD at half of the smallest voxel's side. No mask in both: 1, 0, 0, 1.
+        Scores between the masks; NSD at half of the smallest voxel side. Both masks empty: 1, 0, 0, 1.
     voxel_mm
-        The smallest voxel side.
+        Smallest voxel side.
     """
 
     difference: float
@@ -71,13 +71,13 @@ class ScanParity:
     voxel_mm: float
 
     def beyond(self, limits: ParityLimits) -> Iterator[str]:
-        """What is worse than it may be, in words."""
+        """Yield the numbers that exceed the limits, in words."""
         if self.difference > limits.difference:
             yield f"a probability differs by {self.difference:.1e} (limit {limits.difference:.0e})"
         few = max(1, int(limits.flipped * self.voxels))
         if self.flipped > few:
             yield f"{self.flipped} of {self.voxels} voxels have another label (limit {few})"
-        if self.flipped <= 1:  # one voxel may weigh more in a small mask than these limits allow
+        if self.flipped <= 1:  # in a small mask one voxel may exceed these limits
             return
         if self.dice < limits.dice:
             yield f"Dice between the masks is {self.dice:.5f} (limit {limits.dice:g})"
@@ -93,22 +93,22 @@ class ScanParity:
 
 @dataclass(frozen=True)
 class Parity:
-    """How far an exported network is from torch.
+    """The differences of an exported network from torch.
 
     Parameters
     ----------
     precision
-        Which limits count.
+        Precision whose limits apply.
     runtime
-        What ran it.
+        Runtime that ran the export.
     patches, voxels
-        How many were compared.
+        Number of patches, and of their voxels, that were compared.
     difference
         Largest |difference| of a probability on patches.
     flipped
-        Voxels of the patches whose most probable class differs.
+        Number of voxels of the patches whose most probable class differs.
     scans
-        The comparison on each whole scan.
+        Comparison on each whole scan.
     """
 
     precision: str
@@ -121,7 +121,7 @@ class Parity:
 
     @property
     def faults(self) -> tuple[str, ...]:
-        """What is worse than the limits of this precision, in words; empty where the export is good."""
+        """The numbers beyond the limits of this precision, in words; empty if the export is good."""
         limits = LIMITS[self.precision]
         found = []
         if self.difference > limits.difference:
@@ -144,7 +144,7 @@ class Parity:
 
     @property
     def worst(self) -> ScanParity:
-        """The worst of each number over all scans; voxels and flipped voxels are sums."""
+        """The worst value of each number over all scans; voxels, labelled and flipped voxels are sums."""
         scans = self.scans
         return ScanParity(
             difference=max(s.difference for s in scans),

@@ -1,4 +1,4 @@
-"""What is asked of an export, and what an export is before it is written."""
+"""Describe a requested export, and an export before it is written."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ Members = Sequence[tuple[ModelBundle, Network]]  # networks, each with the bundl
 
 @dataclass(frozen=True)
 class GraphSpec:
-    """What an exported file is to be.
+    """The form of an exported file.
 
     Parameters
     ----------
     precision
-        Of weights and arithmetic. Input and output are float32 in both.
+        Precision of weights and arithmetic. Input and output are always float32.
     batch
-        Patches in one call; None leaves it free.
+        Patches in one call; None leaves the number free.
     ensemble
-        Whether the file gives the mean of all networks' probabilities, the linked bundle's among them.
+        Whether the file gives the mean probabilities of all networks, including the linked bundle's.
     """
 
     precision: ExportPrecision = "float32"
@@ -34,12 +34,12 @@ class GraphSpec:
     ensemble: bool = False
 
     def members(self, bundle: ModelBundle) -> Members:
-        """The networks that go into the file, the primary first.
+        """Return the networks that go into the file, the primary first.
 
         Raises
         ------
         InputError
-            If an ensemble is asked for and there is one network, or the linked bundle is not whole.
+            If an ensemble is requested and there is one network, or the linked bundle is not whole.
         """
         if not self.ensemble:
             return [(bundle, bundle.networks[0])]
@@ -50,12 +50,12 @@ class GraphSpec:
         return members
 
     def stem(self, bundle: ModelBundle) -> str:
-        """File name without its ending: the task's name and what is not the default.
+        """Return the file name without its ending: task name, and precision and ensemble if not default.
 
         Raises
         ------
         InputError
-            If the task's name is no file's name, or too long for one.
+            If the task's name is not valid as a file name, or too long.
         """
         parts = [bundle.task.name, "ensemble" * self.ensemble, "float16" * (self.precision == "float16")]
         stem = "-".join(part for part in parts if part)
@@ -73,11 +73,11 @@ class Built:
     files
         Path inside the folder, with `/` -> content. The first is the network.
     open
-        Path of the written network -> a backend that runs it.
+        Function from the path of the written network to a backend that runs it.
     card
-        Path of the file for people.
+        Path of the card inside the folder.
     batch
-        Which inputs the network takes in one call, in words; empty where the spec says it all.
+        Inputs that the network takes in one call, in words; empty if the spec states them all.
     """
 
     files: dict[str, bytes]
@@ -87,5 +87,5 @@ class Built:
 
     @property
     def network(self) -> str:
-        """Path of the network inside the folder."""
+        """The path of the network inside the folder."""
         return next(iter(self.files))

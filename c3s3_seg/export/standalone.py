@@ -1,4 +1,4 @@
-"""One ONNX file that needs nothing beside it: weights, softmax and the metadata to use it."""
+"""Write one self-contained ONNX file: weights, softmax and the metadata needed to use it."""
 
 from __future__ import annotations
 
@@ -13,20 +13,22 @@ from c3s3_seg.export.trace import trace
 from c3s3_seg.inference.backends.runtimes import load_torch
 
 OUTPUT = "probabilities"
-# In half precision a probability has three digits; what comes after the last convolution stays in single.
+# In half precision a probability has three digits; operators after the last convolution stay in single.
 SINGLE = ("Softmax", "Unsqueeze", "Concat", "ReduceMean")
 
 
 def standalone_graph(bundle: ModelBundle, spec: GraphSpec) -> bytes:
-    """(N, 1, X, Y, Z) float32 -> probabilities (N, C, X, Y, Z) float32, sides free multiples of the task's.
+    """Return the graph (N, 1, X, Y, Z) float32 -> probabilities (N, C, X, Y, Z) float32.
+
+    Sides are free multiples of the task's.
 
     Raises
     ------
     InputError
         If the weights are not those of the network that the bundle names, or there is one network
-        and an ensemble is asked for.
+        and an ensemble is requested.
     MissingError
-        If half precision is asked for and its converter is not installed.
+        If half precision is requested and its converter is not installed.
     """
     import onnx
 
@@ -40,7 +42,7 @@ def standalone_graph(bundle: ModelBundle, spec: GraphSpec) -> bytes:
 
 
 def averaged(members: Members) -> Any:
-    """A torch module: scan -> the mean of the networks' probabilities."""
+    """Return a torch module: scan -> the mean of the networks' probabilities."""
     import torch
     from torch import Tensor, nn
 
@@ -63,7 +65,7 @@ def _to_half(model: Any) -> Any:
         what = "half precision needs onnxconverter-common, which is not installed"
         raise MissingError(what, todo=to_install("train")) from None
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # it tells of each weight that is too small for half precision
+        warnings.simplefilter("ignore")  # one for each weight that is too small for half precision
         single = [*float16.DEFAULT_OP_BLOCK_LIST, *SINGLE]
         half = float16.convert_float_to_float16(model, keep_io_types=True, op_block_list=single)
     _output_in_single(half)
@@ -71,7 +73,7 @@ def _to_half(model: Any) -> Any:
 
 
 def _output_in_single(model: Any) -> None:
-    """Drop the last cast: the converter narrows what a node in single precision gives, outputs too."""
+    """Drop the last cast: the converter narrows outputs of nodes in single precision, the graph's too."""
     from onnx import TensorProto
 
     (output,) = model.graph.output

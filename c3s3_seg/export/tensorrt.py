@@ -1,4 +1,4 @@
-"""A TensorRT engine for the GPU of this machine, with the ONNX file it was made from."""
+"""Build a TensorRT engine for the GPU of this machine, with the ONNX file of its graph."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from c3s3_seg.inference.backends.tensorrt import TensorRtBackend
 
 
 def tensorrt_engine(bundle: ModelBundle, spec: GraphSpec) -> Built:
-    """NAME.engine, NAME.onnx and NAME.json, which says what the engine fits.
+    """Build NAME.engine, NAME.onnx and NAME.json, which states what the engine fits.
 
     The batch is free from 1 to `spec.batch` (default 1), sides are multiples of the task's up to 192.
 
@@ -25,9 +25,9 @@ def tensorrt_engine(bundle: ModelBundle, spec: GraphSpec) -> Built:
     MissingError
         If TensorRT or a GPU is missing; nothing is exported then.
     RefusedError
-        If TensorRT does not take the graph.
+        If TensorRT does not accept the graph.
     """
-    library()  # seconds of tracing are not spent where there is nothing to build with
+    library()  # raises before seconds of tracing if TensorRT is missing
     graph = standalone_graph(bundle, GraphSpec(spec.precision, None, spec.ensemble))
     profile = ShapeProfile(bundle.task.patch, spec.members(bundle)[0][1].channels, spec.batch or 1)
     key = CacheKey.here(graph, profile)
@@ -41,7 +41,7 @@ def tensorrt_engine(bundle: ModelBundle, spec: GraphSpec) -> Built:
 
 
 def _takes(profile: ShapeProfile) -> str:
-    """`1 to 4 patches with sides of 16 x 16 x 16 to 192 x 192 x 192`."""
+    """Return a text such as `1 to 4 patches with sides of 16 x 16 x 16 to 192 x 192 x 192`."""
     least, _, most = profile.shapes()
     smallest, largest = (" x ".join(map(str, shape[2:])) for shape in (least, most))
     patches = "1 patch" if profile.batch == 1 else f"1 to {profile.batch} patches"

@@ -1,4 +1,4 @@
-"""torch -> an ONNX model with batch and sides free, and without what the exporter adds for itself."""
+"""Trace torch to an ONNX model with batch and sides free, without the exporter's own metadata."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from c3s3_seg.bundle import Task
 from c3s3_seg.errors import RefusedError
 
 INPUT = "scan"
-# torch.export finds out by itself which sizes may vary; these bounds keep its search short.
+# torch.export determines by itself which sizes may vary; these bounds keep its search short.
 LARGEST_BATCH, LARGEST_SIDE = 64, 1024
-# Operators whose nodes are the same whatever the sides are. Reshape, Resize, Expand, Slice and the like are
-# not among them: a trace of fixed sides may hold these sides in their operands.
+# Operators whose nodes are the same for any sides. Reshape, Resize, Expand, Slice and the like are
+# not among them: a trace of fixed sides may contain these sides in their operands.
 OF_ANY_SIDES = {
     "Add", "AveragePool", "BatchNormalization", "Concat", "Conv", "ConvTranspose", "LeakyRelu", "ReduceMean",
     "Relu", "Softmax", "Unsqueeze",
@@ -26,28 +26,28 @@ OF_ANY_SIDES = {
 def trace(
     net: Any, task: Task, channels: int, output: str, *, batch: int | None = None, fold: bool = True
 ) -> Any:
-    """An ONNX model of a network in evaluation mode: `scan` (N, C, X, Y, Z) -> `output`.
+    """Return an ONNX model of a network in evaluation mode: `scan` (N, C, X, Y, Z) -> `output`.
 
     Parameters
     ----------
     net
-        The torch module.
+        Torch module.
     task
-        What the sides are multiples of.
+        Task whose `multiple` the sides are multiples of.
     channels
-        Of its input.
+        Number of input channels.
     output
-        The name of its output.
+        Name of the output.
     batch
         N, or None to leave it free. The sides are free multiples of the task's.
     fold
-        Whether batch norms are folded into convolutions. Without it every parameter keeps its name.
+        Whether batch norms are folded into convolutions. If not, every parameter keeps its name.
     """
     import torch
 
     sides = [n * m for n, m in zip((2, 3, 4), task.multiple, strict=True)]
     example = torch.zeros(batch or 2, channels, *sides)
-    # Sides that are free from the beginning take torch.export three times as long.
+    # With sides that are free from the beginning, torch.export takes three times as long.
     model = _model(net, example, output, fold, None)
     if _fits_any_sides(model):
         _free_sides(model, batch, task.multiple)
@@ -76,7 +76,7 @@ def _model(net: Any, example: Any, output: str, fold: bool, free: dict[int, Any]
 
 
 def _fits_any_sides(model: Any) -> bool:
-    """Whether nothing in a graph that was traced with fixed sides depends on them."""
+    """Return whether nothing in a graph that was traced with fixed sides depends on these sides."""
     stored = {tensor.name for tensor in model.graph.initializer}
     return all(
         node.op_type in OF_ANY_SIDES and not (node.op_type in ("Add", "Concat") and stored & set(node.input))
@@ -85,14 +85,14 @@ def _fits_any_sides(model: Any) -> bool:
 
 
 def _free_sides(model: Any, batch: int | None, multiple: tuple[int, int, int]) -> None:
-    """Give batch and sides the names that a trace of free sizes gives them."""
+    """Name batch and sides as a trace with free sizes does."""
     sides = [f"{n}*{axis}" if n > 1 else axis for axis, n in zip("xyz", multiple, strict=True)]
     names = [None if batch else "batch", None, *sides]
     for value in (*model.graph.input, *model.graph.output):
         for size, name in zip(value.type.tensor_type.shape.dim, names, strict=True):
             if name:
                 size.dim_param = name
-    del model.graph.value_info[:]  # of the fixed sides
+    del model.graph.value_info[:]  # they have the fixed sides
 
 
 def _free(batch: int | None, multiple: tuple[int, int, int]) -> dict[int, Any]:
@@ -107,7 +107,7 @@ def _free(batch: int | None, multiple: tuple[int, int, int]) -> dict[int, Any]:
 
 
 def _drop_traces(model: Any) -> None:
-    """Stack traces and dead constants: most of a graph, and the traces name paths of the exporter."""
+    """Drop stack traces and dead constants: most of a graph, and the traces contain the exporter's paths."""
     read = {name for node in model.graph.node for name in node.input}
     alive = [node for node in model.graph.node if read & set(node.output) or node.op_type != "Constant"]
     del model.graph.node[:]
@@ -120,7 +120,7 @@ def _drop_traces(model: Any) -> None:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """The exporter reports its steps and absent packages; none of that is for our users."""
+    """Silence the exporter's reports on its steps and absent packages, which do not concern users."""
     logger = logging.getLogger("torch.onnx")
     level = logger.level
     logger.setLevel(logging.ERROR)

@@ -1,7 +1,7 @@
-"""The same voxels in another order: what a converter does to a series when it writes it as NIfTI.
+"""Bring a mask into the voxel order of its scan, after a converter has reordered a series for NIfTI.
 
-A mask that was drawn on the converted scan lies on the voxels of the series, with axes swapped or reversed.
-Turning it back moves voxels and changes none.
+A mask that was drawn on the converted scan has the voxels of the series, with axes swapped or reversed.
+Undoing this moves voxels and changes no value.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ from c3s3_seg.geometry.volume import Geometry, Volume
 
 @dataclass(frozen=True)
 class AxisPermutation:
-    """How the axes of one grid go through another one.
+    """A permutation of axes, with flips, from one grid to another.
 
     Parameters
     ----------
     order
-        For each axis of the wanted grid, the axis of the other one that is parallel to it.
+        For each axis of the wanted grid, the parallel axis of the other grid.
     reversed
-        Whether that one runs the other way.
+        For each axis of the wanted grid, whether the parallel axis runs the other way.
     """
 
     order: tuple[int, int, int]
@@ -30,21 +30,21 @@ class AxisPermutation:
 
     @property
     def is_none(self) -> bool:
-        """Whether nothing has to be turned."""
+        """Whether no axis has to be swapped or reversed."""
         return self.order == (0, 1, 2) and not any(self.reversed)
 
 
 def permutation_between(other: Geometry, wanted: Geometry) -> AxisPermutation | None:
-    """The turn that puts a grid's voxels onto those of another one; None if they are not the same voxels.
+    """Return the permutation from one grid to another; None if the grids do not have the same voxels.
 
     Parameters
     ----------
     other, wanted
-        The grids. Voxels are the same if their centres are, as `Geometry.matches` measures it.
+        The two grids. Voxels are the same if their centres match by `Geometry.matches`.
     """
     if sorted(other.shape) != sorted(wanted.shape):
         return None
-    # Column n: how the index on the other grid moves for one step along axis n of the wanted one.
+    # Column n: the change of the index on the other grid for one step along axis n of the wanted grid.
     steps = np.rint(np.linalg.solve(other.affine[:3, :3], wanted.affine[:3, :3]))
     if not ((np.abs(steps).sum(axis=0) == 1).all() and (np.abs(steps).sum(axis=1) == 1).all()):
         return None
@@ -55,14 +55,14 @@ def permutation_between(other: Geometry, wanted: Geometry) -> AxisPermutation | 
 
 
 def permuted_onto(mask: Volume, wanted: Geometry) -> Volume:
-    """A mask in the order of another grid's voxels; one whose voxels are others comes back as it is.
+    """Return a mask in the voxel order of another grid; unchanged if the grid has other voxels.
 
     Parameters
     ----------
     mask
         Labels (i, j, k) on any grid.
     wanted
-        The grid of its scan.
+        Grid of the mask's scan.
     """
     turn = permutation_between(mask.geometry, wanted)
     if turn is None or turn.is_none:

@@ -1,4 +1,4 @@
-"""A box of voxels in a scan: the region of interest."""
+"""Boxes of voxels in a scan (regions of interest), and their text form."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ from c3s3_seg.geometry.volume import Array, Geometry, Volume
 
 @dataclass(frozen=True)
 class Box:
-    """A part of a scan: first voxel and the one after the last, along i, j, k."""
+    """A part of a scan: its first voxel and the voxel after its last one, along i, j, k."""
 
     low: tuple[int, int, int]
     high: tuple[int, int, int]
 
     @classmethod
     def of(cls, low: Sequence[int] | NDArray[np.int_], high: Sequence[int] | NDArray[np.int_]) -> Box:
-        """From arrays (3,)."""
+        """Return the box with these corners, arrays (3,)."""
         (a, b, c), (d, e, f) = (tuple(int(n) for n in corner) for corner in (low, high))
         return cls((a, b, c), (d, e, f))
 
     def crop(self, scan: Volume) -> Volume:
-        """The part, in its place in mm."""
+        """Return the part of the scan in the box, at its position in mm."""
         affine = scan.geometry.affine.copy()
         affine[:3, 3] = scan.geometry.to_mm(self.low)
         shape = tuple(b - a for a, b in zip(self.low, self.high, strict=True))
@@ -36,14 +36,14 @@ class Box:
         return Volume(np.ascontiguousarray(scan.array[self.slices]), grid, scan.source)
 
     def paste(self, part: Volume, scan: Geometry) -> Volume:
-        """The whole grid with the part in its place, 0 around it."""
+        """Return a volume on the whole grid, with the part in its place and 0 elsewhere."""
         whole: Array = np.zeros(scan.shape, dtype=part.array.dtype)
         whole[self.slices] = part.array
         return scan.volume(whole, part.source)
 
     @property
     def slices(self) -> tuple[slice, ...]:
-        """Of an array (i, j, k) of the scan."""
+        """The slices of the box in an array (i, j, k) of the scan."""
         return tuple(slice(a, b) for a, b in zip(self.low, self.high, strict=True))
 
     def __str__(self) -> str:
@@ -51,12 +51,12 @@ class Box:
 
 
 def match_box(text: str) -> re.Match[str]:
-    """The six numbers of a region, and `mm` or nothing: what can be checked before a scan is read.
+    """Match the six numbers of a region and an optional `mm`: the check that needs no scan.
 
     Parameters
     ----------
     text
-        The region.
+        The region, as in `parse_box`.
 
     Returns
     -------
@@ -66,7 +66,7 @@ def match_box(text: str) -> re.Match[str]:
     Raises
     ------
     InputError
-        If it is no region.
+        If the text is not a region.
     """
     number = r"\s*(-?\d+(?:\.\d+)?)\s*"
     match = re.fullmatch(rf"{number}:{number},{number}:{number},{number}:{number}(mm)?\s*", text)
@@ -77,19 +77,19 @@ def match_box(text: str) -> re.Match[str]:
 
 
 def parse_box(text: str, scan: Geometry) -> Box:
-    """`x0:x1,y0:y1,z0:z1`: voxels from 0, the last one not included; with `mm` behind, positions in mm, LPS.
+    """Parse `x0:x1,y0:y1,z0:z1`: voxels from 0, the end excluded; with a final `mm`, positions in mm, LPS.
 
     Parameters
     ----------
     text
-        The region. What reaches out of the scan is cut off.
+        The region. Any part of it outside the scan is cut off.
     scan
-        Its grid, along whose axes i, j, k the box lies. Of positions it holds every voxel that they touch.
+        Grid of the scan, to whose axes i, j, k the box is aligned. In mm it includes every voxel it touches.
 
     Raises
     ------
     InputError
-        If it is not that, or no part of the scan.
+        If the text has another form, or the region contains no voxel of the scan.
     """
     match = match_box(text)
     values = np.array([float(v) for v in match.groups()[:6]]).reshape(3, 2)

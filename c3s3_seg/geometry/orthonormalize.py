@@ -1,4 +1,4 @@
-"""A repair on request: axes a little off the right angle."""
+"""Repair, on request, an affine whose axes are slightly off right angles."""
 
 from __future__ import annotations
 
@@ -10,20 +10,20 @@ from numpy.typing import NDArray
 from c3s3_seg.errors import GeometryError
 
 Floats = NDArray[np.float64]
-REPAIRED = "repaired on request"  # how each note of a repair begins
+REPAIRED = "repaired on request"  # beginning of each note on a repair
 # Above this a nearest rotation moves the far corner of a scan by centimetres.
 MOST_SHEAR_DEGREES = 5.0
 
 
 def nearest_rotation(affine: Floats, shape: tuple[int, ...], path: Path) -> tuple[Floats, str]:
-    """The affine with the nearest axes of right angles (polar decomposition), and the note.
+    """Return the affine with the nearest orthogonal axes (polar decomposition), and a note on the repair.
 
     Parameters
     ----------
     affine
         (4, 4): index (i, j, k, 1) to mm in LPS.
     shape
-        Voxels along i, j, k: the middle of this grid stays where it is.
+        Number of voxels along i, j, k; the middle of this grid keeps its position.
     path
         The file, for messages.
 

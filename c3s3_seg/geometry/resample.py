@@ -1,4 +1,4 @@
-"""Along the patient's axes, with another number of voxels, on another grid."""
+"""Reorient arrays to the patient's axes, and resample them to another number of voxels or another grid."""
 
 from __future__ import annotations
 
@@ -15,26 +15,26 @@ FloatArray = NDArray[np.float32]
 
 
 def resample_mask(mask: Volume, grid: Geometry) -> Volume:
-    """Each voxel of `grid` gets the label of the mask's voxel that it lies in; outside it is background.
+    """Give each voxel of `grid` the label of the mask's voxel that it lies in; background outside the mask.
 
     Parameters
     ----------
     mask
         Labels (i, j, k) on any grid.
     grid
-        The wanted grid in the same patient coordinates.
+        The requested grid, in the same patient coordinates.
 
     Returns
     -------
     Volume
-        On `grid`, with a note in its source, which tells how many labelled voxels lie outside `grid` and are
-        lost. A mask that is on `grid` already is given back as it is.
+        The mask on `grid`, with a note in its source that states how many labelled voxels, if any, lie
+        outside `grid` and are lost. A mask that is already on `grid` is returned unchanged.
     """
     from scipy.ndimage import affine_transform
 
     if mask.geometry.matches(grid):
         return mask
-    # Index on the wanted grid -> index on the mask's.
+    # Index on the requested grid -> index on the mask's grid.
     there = np.linalg.inv(mask.geometry.affine) @ grid.affine
     array = affine_transform(
         mask.array.view(np.uint8) if mask.array.dtype == np.bool_ else mask.array,
@@ -51,7 +51,7 @@ def resample_mask(mask: Volume, grid: Geometry) -> Volume:
 
 
 def _outside(mask: Volume, grid: Geometry) -> int:
-    """How many labelled voxels have their centre in no voxel of `grid`, counted plane by plane."""
+    """Count, plane by plane, the labelled voxels whose centre lies in no voxel of `grid`."""
     there, count = np.linalg.inv(grid.affine) @ mask.geometry.affine, 0
     for number, plane in enumerate(mask.array):
         j, k = np.nonzero(plane)
@@ -62,14 +62,14 @@ def _outside(mask: Volume, grid: Geometry) -> int:
 
 
 def orient(array: NDArray[Any], geometry: Geometry) -> NDArray[Any]:
-    """An array (i, j, k) on a scan's grid, seen along the patient's axes (x, y, z): a view."""
+    """Return a view of an array (i, j, k) on a scan's grid, with axes along the patient's (x, y, z)."""
     permutation, flips = geometry.patient_axes
     turned: NDArray[Any] = array.transpose(permutation)
     return np.flip(turned, tuple(axis for axis in range(3) if flips[axis]))
 
 
 def oriented(geometry: Geometry) -> Geometry:
-    """The grid of `orient(array, geometry)`."""
+    """Return the grid of `orient(array, geometry)`."""
     permutation, flips = geometry.patient_axes
     first = np.zeros(3)
     affine = np.eye(4)
@@ -89,13 +89,13 @@ def resample(array: FloatArray, shape: tuple[int, ...]) -> FloatArray:
     array
         (x, y, z) float32.
     shape
-        Voxels of the result. Along an axis with fewer than before box averages are taken, along one with
-        more it is interpolated linearly.
+        Number of voxels of the result along each axis. An axis with fewer voxels than before is reduced by
+        box averages, an axis with more is interpolated linearly.
 
     Returns
     -------
     FloatArray
-        `shape`, float32, row-major.
+        Array of `shape`, float32, row-major.
     """
     for axis in resampled_axes(array.shape, shape):
         array = along(axis_weights(array.shape[axis], shape[axis]), array, axis)
@@ -103,29 +103,29 @@ def resample(array: FloatArray, shape: tuple[int, ...]) -> FloatArray:
 
 
 def resampled_axes(old: tuple[int, ...], new: tuple[int, ...]) -> list[int]:
-    """The axes whose number of voxels changes, in the order in which they are resampled.
+    """Return the axes whose number of voxels changes, in the order in which they are resampled.
 
-    The order decides how sums are rounded, so every way of resampling keeps it.
+    The order decides how sums are rounded, so every implementation of resampling keeps it.
     """
-    # Gathering along the last axis is the slowest: it is done where there is least to gather.
+    # Gathering along the last axis is the slowest, so it is done when the array is smallest.
     order = sorted(range(3), key=lambda n: n if new[n] < old[n] else 5 - n)
     return [axis for axis in order if new[axis] != old[axis]]
 
 
 @dataclass(frozen=True)
 class AxisWeights:
-    """Weighted sums along one axis, in which few neighbours side by side count.
+    """The weights of sums along one axis, where each output depends on a few adjacent inputs.
 
-    As a matrix, they would take (outputs, inputs) numbers: 29 GB for an axis of 60,000 voxels at half the
-    spacing. Only what is not 0 is kept.
+    As a matrix, the weights would take (outputs, inputs) numbers: 29 GB for an axis of 60,000 voxels at half
+    the spacing. Only the band that is not 0 is kept.
 
     Parameters
     ----------
     first
-        (outputs,) the first input that counts for each output.
+        (outputs,): the first input that each output depends on.
     values
-        (outputs, neighbours) float32: the weights of `first`, `first` + 1, ...; those behind the last input
-        that counts are 0.
+        (outputs, neighbours) float32: the weights of `first`, `first` + 1, ...; weights after the last input
+        that the output depends on are 0.
     inputs
         Number of inputs.
     """
@@ -136,33 +136,33 @@ class AxisWeights:
 
     @property
     def last(self) -> NDArray[np.intp]:
-        """(outputs,) the last input that counts for each output."""
+        """(outputs,): the last input that each output depends on."""
         behind = (self.values != 0)[:, ::-1].argmax(axis=1)
         return np.asarray(self.first + (self.values.shape[1] - 1 - behind))
 
     def part(self, outputs: slice, inputs: slice) -> AxisWeights:
-        """Some of the outputs, of some of the inputs, which are all that count for them."""
+        """Return the weights of some outputs; `inputs` must include all inputs that they depend on."""
         values = self.values[outputs]
         width = int(np.flatnonzero(values.any(axis=0))[-1]) + 1
         return AxisWeights(self.first[outputs] - inputs.start, values[:, :width], inputs.stop - inputs.start)
 
     def neighbours(self) -> Iterator[tuple[NDArray[np.intp], FloatArray]]:
-        """What the weighted sums gather, in the order in which it is added.
+        """Yield the neighbours that the weighted sums gather, in the order in which they are added.
 
         Yields
         ------
         tuple
-            For the first, second, ... neighbour of all outputs: its index and its weight, (outputs,) each.
+            Index and weight, (outputs,) each, of the first, second, ... neighbour of all outputs.
         """
         for step in range(self.values.shape[1]):
             yield np.minimum(self.first + step, self.inputs - 1), self.values[:, step]
 
 
 def along(weights: AxisWeights, array: FloatArray, axis: int) -> FloatArray:
-    """Weighted sums along one axis of (..., n, ...) float32; (..., m, ...) for weights from n to m voxels.
+    """Return weighted sums along one axis: (..., n, ...) float32 -> (..., m, ...) for weights from n to m.
 
-    Neighbours are gathered and added up. The matrix product that it stands for is up to eight times slower,
-    and its threads go on spinning when it is done: the network that came next took twice as long for it.
+    Neighbours are gathered and added up. The equivalent matrix product is up to eight times slower, and its
+    threads keep spinning after it is done: the network that ran next took twice as long.
     """
     total: FloatArray | None = None
     for index, weight in weights.neighbours():
@@ -178,7 +178,7 @@ def along(weights: AxisWeights, array: FloatArray, axis: int) -> FloatArray:
 
 
 def axis_weights(inputs: int, outputs: int) -> AxisWeights:
-    """Weights that sum to 1: box averages where voxels grow, linear where they shrink."""
+    """Return weights that sum to 1: box averages if voxels grow, linear interpolation if they shrink."""
     factor = inputs / outputs
     if factor > 1:
         edges = np.arange(outputs + 1) * factor

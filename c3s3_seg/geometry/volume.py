@@ -1,4 +1,4 @@
-"""Where voxels are in the patient: `Geometry` and `Volume`.
+"""Voxel grids in patient coordinates (`Geometry`), and arrays on them (`Volume`).
 
 Axes are i, j, k = x, y, z everywhere. Positions are millimetres in LPS (x to the patient's left,
 y to the back, z to the head), as in DICOM (PS3.3, C.7.6.2.1.1).
@@ -18,7 +18,7 @@ from numpy.typing import ArrayLike, NDArray
 from c3s3_seg.errors import GeometryError, Told, shown
 
 Array = NDArray[Any]
-# float32 keeps 24 bits of a number. Intensities must keep 16 of their own range, whatever they are added to.
+# float32 keeps 24 bits of a number. Intensities must keep 16 bits of their range at any offset.
 KEPT_BITS = 16
 
 
@@ -34,7 +34,7 @@ class Geometry:
         (4, 4) float64: voxel index (i, j, k, 1) -> patient position (x, y, z, 1) in mm, LPS.
         Index 0 is the centre of the first voxel.
     frame_uid
-        DICOM frame of reference UID, where there is one.
+        DICOM frame of reference UID; None if there is none.
 
     Raises
     ------
@@ -71,7 +71,7 @@ class Geometry:
         direction: ArrayLike | None = None,
         frame_uid: str | None = None,
     ) -> Geometry:
-        """From spacing, origin (both in mm) and a (3, 3) direction whose columns are the axes i, j, k."""
+        """Return a grid from spacing and origin (mm) and a (3, 3) direction: its columns are axes i, j, k."""
         affine = np.eye(4)
         affine[:3, :3] = (np.eye(3) if direction is None else np.asarray(direction)) * np.asarray(spacing_mm)
         affine[:3, 3] = np.asarray(origin_mm)
@@ -95,7 +95,7 @@ class Geometry:
 
     @property
     def letters(self) -> str:
-        """The side that each index grows to: `LPS` is left, back, head."""
+        """A letter for the side that each index grows to: `LPS` is left, back, head."""
         sides = ("LR", "PA", "SI")
         nearest = dict(zip(self.patient_axes[0], zip(sides, self.patient_axes[1], strict=True), strict=True))
         return "".join(side[int(against)] for side, against in (nearest[n] for n in range(3)))
@@ -113,9 +113,9 @@ class Geometry:
 
     @property
     def patient_axes(self) -> tuple[tuple[int, int, int], tuple[bool, bool, bool]]:
-        """For left, posterior and superior: the voxel axis nearest to each, and whether it runs against it.
+        """The voxel axes nearest to left, posterior and superior, and whether each runs the opposite way.
 
-        The best over all three at once: nearest one by one, an oblique grid could name an axis twice.
+        The best match of all three at once: matched one by one, an oblique grid could use one axis twice.
         """
         along = np.abs(self.direction)
         x, y, z = max(permutations(range(3)), key=lambda axes: float(along[range(3), axes].sum()))
@@ -123,20 +123,20 @@ class Geometry:
         return (x, y, z), (bool(against[0]), bool(against[1]), bool(against[2]))
 
     def to_mm(self, index: ArrayLike) -> NDArray[np.float64]:
-        """Voxel indices (..., 3), fractions allowed -> positions (..., 3) in mm, LPS."""
+        """Convert voxel indices (..., 3), fractions allowed, to positions (..., 3) in mm, LPS."""
         points = np.asarray(index, dtype=np.float64)
         return np.asarray(points @ self.affine[:3, :3].T + self.affine[:3, 3], dtype=np.float64)
 
     def to_index(self, position_mm: ArrayLike) -> NDArray[np.float64]:
-        """Positions (..., 3) in mm, LPS -> voxel indices (..., 3) with fractions."""
+        """Convert positions (..., 3) in mm, LPS, to voxel indices (..., 3) with fractions."""
         offsets = np.asarray(position_mm, dtype=np.float64) - self.affine[:3, 3]
         return np.asarray(offsets @ np.linalg.inv(self.affine[:3, :3]).T, dtype=np.float64)
 
     def matches(self, other: Geometry, tol_mm: float = 1e-2) -> bool:
-        """Whether both grids have the same shape and every corner voxel within `tol_mm` of its twin.
+        """Return whether both grids have the same shape and their corner voxels agree within `tol_mm`.
 
-        Along an axis of one voxel, where no corner tells, the step must be the same, forwards or backwards:
-        the voxel reaches half of it to either side. The frame of reference is not compared: a NIfTI mask of
+        Along an axis of one voxel, where corners show no step, the steps must agree, forwards or backwards:
+        the voxel extends half a step to either side. The frame of reference is not compared: a NIfTI mask of
         a DICOM scan has none.
         """
         if self.shape != other.shape:
@@ -152,23 +152,23 @@ class Geometry:
         return bool(max(apart) <= tol_mm)
 
     def volume(self, array: Array, source: Source | None = None) -> Volume:
-        """Put an array of this grid's shape into it: the only way to make a mask."""
+        """Return an array of this grid's shape as a volume on this grid: the way to create a mask."""
         return Volume(array, self, source or Source())
 
     def refuse_other_frame(self, frame_uid: object, path: Path, kind: str) -> None:
-        """Positions in two frames of reference cannot be compared (PS3.3, C.7.4.1).
+        """Raise if a drawing is in another frame of reference: positions cannot be compared (PS3.3, C.7.4.1).
 
         Parameters
         ----------
         frame_uid
-            Of what was drawn; nothing where it is not known.
+            Frame of reference UID of the drawing; empty or None if unknown.
         path, kind
-            The file that was drawn, and what it is.
+            File of the drawing, and its kind as the message names it.
 
         Raises
         ------
         GeometryError
-            If both name a frame of reference, and not the same.
+            If both have a frame of reference, and the two differ.
         """
         frame = str(frame_uid or "")
         if frame and self.frame_uid and frame != self.frame_uid:
@@ -188,10 +188,10 @@ class Geometry:
 
 @dataclass(frozen=True)
 class Source:
-    """Where a volume came from. Never a patient's name, id or date.
+    """The origin of a volume, without the patient's name, id or dates.
 
-    `series` is what chooses the series again among those at `path`: its UID, or that and its part.
-    `sha256` is the hash of exactly what was read, as `io.hashes.scan_sha256` has it, where it was wanted.
+    `series` selects the series again among those at `path`: its UID, or its UID and its part.
+    `sha256` is the `io.hashes.scan_sha256` of exactly the data that were read, if it was requested.
     """
 
     path: Path | None = None
@@ -202,22 +202,22 @@ class Source:
     sha256: str | None = None
 
     def __post_init__(self) -> None:
-        """Each note has a version without names of files, for whoever writes it down: `errors.public`."""
+        """Give each note a version without file names, for records: see `errors.public`."""
         object.__setattr__(self, "notes", tuple(Told(note, named=True) for note in self.notes))
 
 
 @dataclass(frozen=True, eq=False)
 class Volume:
-    """An array in its grid.
+    """An array on its grid.
 
     Parameters
     ----------
     array
         (i, j, k) = (x, y, z), any real dtype.
     geometry
-        Its grid.
+        Grid of the array.
     source
-        Where it came from.
+        Origin of the volume.
 
     Raises
     ------
@@ -247,7 +247,7 @@ def _numbers(values: NDArray[np.float64]) -> str:
 
 
 def fits_float32(array: Array) -> bool:
-    """Whether float32 neither rounds intensities (any shape) together nor makes them infinite."""
+    """Return whether float32 keeps intensities (any shape) finite and `KEPT_BITS` of their range."""
     if array.dtype.kind not in "iuf" or (array.dtype.kind != "f" and array.dtype.itemsize <= 2):
         return True
     low, high = float(array.min()), float(array.max())
@@ -258,8 +258,8 @@ def fits_float32(array: Array) -> bool:
 
 
 def narrow(array: Array) -> Array:
-    """Intensities (any shape) as float32 where that holds them, else as float64.
+    """Return intensities (any shape) as float32 if that holds them, else as float64.
 
-    A scan with a large offset (values of 1e8 and some) would lose what tells its voxels apart.
+    In float32, a scan with a large offset (values just above 1e8) would lose its contrast.
     """
     return np.asarray(array, dtype=np.float32 if fits_float32(array) else np.float64)

@@ -1,4 +1,4 @@
-"""Tiles, runtimes and the predictor."""
+"""Inference: tiles, runtimes and the predictor."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from c3s3_seg.inference.uncertainty import NetworkComparison
 from c3s3_seg.system.choices import BackendName
 from c3s3_seg.system.process import forbid_telemetry
 
-forbid_telemetry()  # before any of the above imports OpenVINO, which they do when they first need it
+forbid_telemetry()  # before a module above imports OpenVINO, which happens at its first use
 
 
 def open_predictor(
@@ -30,27 +30,27 @@ def open_predictor(
     settings: Settings | None = None,
     ensemble: bool = False,
 ) -> Predictor:
-    """Load a bundle's network into a runtime.
+    """Load the network of a bundle, or several of its networks, into a runtime.
 
     Parameters
     ----------
     bundle
-        The model; a text or a path as `ModelBundle.find` takes it.
+        The model; or its name or path, as in `ModelBundle.find`.
     backend
-        `auto` takes the fastest that is installed; any other is taken or refused. A `BackendRequest` names
-        device, precision and threads too.
+        `auto` selects the fastest installed runtime; any other name is used, or an error is raised. A
+        `BackendRequest` sets device, precision and threads too.
     settings
-        How to tile and what to keep.
+        Tiling and the results to keep; None: the defaults.
     ensemble
-        Average the probabilities of all networks: both of a run, or all members of an ensemble.
+        Whether to average the probabilities of all networks: both of a run, or all members of an ensemble.
 
     Raises
     ------
     MissingError
-        If the runtime, the device or the precision that was asked for cannot be had.
+        If the requested runtime, device or precision is not available.
     InputError
-        If there is no such model, the bundle lacks the file it needs, or it holds one network and an
-        ensemble or an uncertainty estimate is asked for.
+        If there is no such model, the bundle lacks a required file, or it holds one network and an
+        ensemble or an uncertainty estimate is requested.
     """
     if not isinstance(bundle, ModelBundle):
         bundle = ModelBundle.find(bundle)
@@ -65,12 +65,12 @@ def open_predictor(
     has_graphs = all(home.has(network.graph) for home, network in members)
     request, best, remarks = with_profile(request, settings.profile, networks[0], has_graphs)
     if request.runtime == "auto" and not has_graphs and importlib.util.find_spec("torch"):
-        request = replace(request, runtime="torch")  # one runtime for all networks, which the record names
+        request = replace(request, runtime="torch")  # one runtime for all: the record names one
     recordings = Recordings()
     backends = [open_backend(home, network, request, recordings) for home, network in members]
     for opened in backends:
         if settings.memory_bytes is not None and isinstance(opened, OpenVinoBackend):
-            opened.keep = 1  # what the next scan needs must fit as well
+            opened.keep = 1  # the memory for the next scan must fit as well
     costs = costs_of(backends[0].name, [network.filters for network in networks])
     if best is not None and len(networks) == 1:
         costs = best.costs

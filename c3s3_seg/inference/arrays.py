@@ -1,8 +1,8 @@
-"""The array arithmetic around the network: in numpy on the host, or in torch where the network runs.
+"""Array operations around the network: in numpy on the host, or in torch on the network's device.
 
-Stitching, resampling and the choice of labels are written once, over these operations. Both kinds do the
-same operations in the same order in the same precision, so both give the same numbers; only the exponential
-function of the softmax is each library's own, which differ in the last bits.
+Stitching, resampling and the choice of labels are written once, with these operations. Both implementations
+do the same operations in the same order and precision, so both give the same numbers; only the exponential
+functions of the two libraries, used by the softmax, differ in the last bits.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from c3s3_seg.geometry.resample import AxisWeights, along
 from c3s3_seg.inference.tiling import Array, softmax
 from c3s3_seg.system.memory import available_memory
 
-BLOCK = 2_000_000  # voxels on the scan's grid that are worked on at a time: 8 MB a class
+BLOCK = 2_000_000  # voxels of the scan's grid that are processed at a time: 8 MB per class
 
 
 class ArrayOperations(Protocol):
@@ -28,71 +28,71 @@ class ArrayOperations(Protocol):
 
     @property
     def on_device(self) -> bool:
-        """Whether the arrays lie where the network runs, and not in numpy."""
+        """Whether the arrays are on the network's device rather than in numpy."""
         ...
 
     @property
     def own_memory(self) -> bool:
-        """Whether that place has a memory of its own, as a GPU has."""
+        """Whether the device of the arrays has its own memory, as a GPU has."""
         ...
 
     @property
     def block(self) -> int:
-        """Voxels of the scan's grid that are worked on at a time."""
+        """The number of voxels of the scan's grid that are processed at a time."""
         ...
 
     def free(self, processes: int = 1) -> int | None:
-        """Bytes that new arrays of this process may take; None where that is not known.
+        """Return the bytes that new arrays of this process may take; None if unknown.
 
         Parameters
         ----------
         processes
-            How many share what the place has left. What one has reserved for itself it need not share.
+            Number of processes that share the free memory; memory that a process has reserved is its own.
         """
         ...
 
     def of(self, array: NDArray[Any]) -> Array:
-        """An array of the host, of any dtype."""
+        """Return an array of the host, of any dtype, as an `Array`."""
         ...
 
     def host(self, array: Array) -> NDArray[Any]:
-        """The array on the host; may be the array itself."""
+        """Return the array on the host; may be the array itself."""
         ...
 
     def put(self, view: NDArray[Any], array: Array) -> None:
-        """Write into an array of the host, of the same shape and dtype."""
+        """Write `array` into `view`, an array of the host of the same shape and dtype."""
         ...
 
     def workspace(self, view: NDArray[Any]) -> Array:
-        """Where to fill an array of the host that holds zeros, before it is `put` there."""
+        """Return an array to fill and then `put` into `view`, an array of the host that holds zeros."""
         ...
 
     def zeros(self, shape: Sequence[int], kind: str = "float32") -> Array:
-        """Of `float32` or `uint8`."""
+        """Return zeros of `float32` or `uint8`."""
         ...
 
     def moveaxis(self, array: Array, source: int, goal: int) -> Array:
-        """A view with one axis in another place."""
+        """Return a view with one axis moved."""
         ...
 
     def flip(self, array: Array, axes: Sequence[int]) -> Array:
-        """Reversed along these axes; may be a view."""
+        """Return the array reversed along these axes; may be a view."""
         ...
 
     def pad(self, array: Array, pads: Sequence[tuple[int, int]]) -> Array:
-        """With so many zeros before and behind each axis."""
+        """Pad with zeros: (before, after) for each axis."""
         ...
 
     def concatenate(self, arrays: Sequence[Array], axis: int) -> Array:
-        """One behind the other."""
+        """Join arrays along an axis."""
         ...
 
     def copy(self, array: Array) -> Array:
-        """In memory of its own."""
+        """Return a copy in its own memory."""
         ...
 
     def dense(self, array: Array) -> Array:
-        """The same numbers in row-major order; may be the array itself."""
+        """Return the same numbers in row-major order; may be the array itself."""
         ...
 
     def along(self, weights: AxisWeights, array: Array, axis: int) -> Array:
@@ -100,32 +100,32 @@ class ArrayOperations(Protocol):
         ...
 
     def larger(self, array: Array, other: Array) -> Array:
-        """The larger of two numbers, everywhere."""
+        """Return the elementwise maximum."""
         ...
 
     def softmax(self, logits: Array) -> Array:
-        """(N, K, X, Y, Z) -> probabilities over K, in memory that nobody else writes."""
+        """Return probabilities over K of logits (N, K, X, Y, Z), in memory that no other code writes."""
         ...
 
     def run(self, backend: Any, patches: Array) -> Array:
-        """What a network says of patches (N, 1, X, Y, Z), unchecked."""
+        """Return a network's output for patches (N, 1, X, Y, Z), unchecked."""
         ...
 
     def is_real(self, array: Array) -> bool:
-        """Whether it holds floating-point numbers."""
+        """Return whether the array holds floating-point numbers."""
         ...
 
     def single(self, array: Array) -> Array:
-        """As float32; too large a number becomes infinite."""
+        """Return the array as float32; too large a number becomes infinite."""
         ...
 
     def not_finite(self, array: Array) -> int:
-        """How many numbers are NaN or infinite."""
+        """Return how many numbers are NaN or infinite."""
         ...
 
 
 class HostArrays:
-    """numpy."""
+    """Array operations in numpy."""
 
     on_device = False
     own_memory = False
@@ -190,7 +190,7 @@ class HostArrays:
         return np.maximum(array, other)
 
     def softmax(self, logits: Array) -> Array:
-        """See `ArrayOperations`; in the logits' own memory where it may be written."""
+        """See `ArrayOperations`; in place if the logits are writable float32."""
         return softmax(logits)
 
     def run(self, backend: Any, patches: Array) -> Array:
@@ -208,7 +208,7 @@ class HostArrays:
 
     def not_finite(self, array: Array) -> int:
         """See `ArrayOperations`."""
-        # NaN runs through both, infinity is one of them. 0.3 ms for an atrium, whose network takes 600 ms.
+        # NaN makes both NaN; infinity is one of the two. 0.3 ms for an atrium, whose network takes 600 ms.
         if np.isfinite(array.min()) and np.isfinite(array.max()):
             return 0
         return int(np.count_nonzero(~np.isfinite(array)))
@@ -218,7 +218,7 @@ HOST = HostArrays()
 
 
 def arrays_of(array: Array) -> ArrayOperations:
-    """The operations for an array, by what it is."""
+    """Return the operations for an array, by its type."""
     if isinstance(array, np.ndarray):
         return HOST
     from c3s3_seg.inference.device.arrays import TorchArrays

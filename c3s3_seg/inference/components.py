@@ -1,7 +1,7 @@
 """Connected components of a mask, and the boxes around them.
 
-SimpleITK labels them: it is loaded to write the mask anyway, and scipy.ndimage, which gives the same numbers,
-takes 0.24 s to import.
+SimpleITK labels the components, because it is loaded to write the mask anyway; scipy.ndimage gives the same
+numbers, but takes 0.24 s to import.
 """
 
 from __future__ import annotations
@@ -13,24 +13,24 @@ from numpy.typing import NDArray
 
 
 def load_library() -> None:
-    """Import SimpleITK ahead, which takes 0.1 s: in a thread, while a network is compiled."""
-    with suppress(ImportError):  # whoever needs it says what is missing
+    """Import SimpleITK ahead of its use (0.1 s); called in a thread while a network is compiled."""
+    with suppress(ImportError):  # its first user reports that it is missing
         import SimpleITK  # noqa: F401
 
 
 def label_components(mask: NDArray[np.bool_]) -> tuple[NDArray[np.int32], int]:
-    """Number the 6-connected components (neighbours share a face) as `scipy.ndimage.label` does.
+    """Return numbered 6-connected components (neighbours share a face), as `scipy.ndimage.label` does.
 
     Parameters
     ----------
     mask
-        (i, j, k).
+        Mask (i, j, k).
 
     Returns
     -------
     tuple
-        (i, j, k) int32, 0 outside of the mask, components from 1 in the order of their first voxel; and how
-        many there are, 0 for an empty mask.
+        (i, j, k) int32: 0 outside of the mask, components numbered from 1 in the order of their first voxel;
+        and the number of components, 0 for an empty mask.
     """
     import SimpleITK
 
@@ -42,17 +42,17 @@ def label_components(mask: NDArray[np.bool_]) -> tuple[NDArray[np.int32], int]:
 
 
 def component_boxes(labels: NDArray[np.int32], count: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """The first voxel of each component along each axis, and the one behind its last.
+    """Return the first voxel of each component along each axis, and the voxel after its last.
 
     Parameters
     ----------
     labels, count
-        What `label_components` gives.
+        Result of `label_components`.
 
     Returns
     -------
     tuple
-        Two arrays (count, 3).
+        Two int64 arrays (count, 3).
     """
     index = np.nonzero(labels)
     number = labels[index] - 1

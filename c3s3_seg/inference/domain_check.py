@@ -1,4 +1,4 @@
-"""The domain check: a scan is compared with the scans that the model was trained on, with reasons."""
+"""Domain check: compare a scan with the scans that the model was trained on, and give reasons."""
 
 from __future__ import annotations
 
@@ -15,41 +15,40 @@ from c3s3_seg.geometry.box import Box
 from c3s3_seg.geometry.volume import Volume
 
 AXES = ("left-right", "front-back", "foot-head")
-# Factors by which a scan may lie outside of the training range before a word is said; before it is refused.
+# Factors by which a scan may lie outside of the training range before a warning, and before a refusal.
 SPACING_WARN, SPACING_REFUSE = 1.25, 3.0
 SMALL_WARN, SMALL_REFUSE = 0.75, 0.4
 LARGE = 1.25
 FEW_WARN, FEW_REFUSE = 0.5, 0.2
-# Spacings and fields of view that are out of range are refused together where the product of their factors
-# exceeds this. Of the pairs of our data and bundles (benchmarks/domain_check.py) the largest that should
-# pass has 2.7 (a phantom with a larger field of view), the smallest that should not 3.2 (a phantom).
+# A scan is refused if the product of the factors of its spacings and fields of view that are out of range
+# exceeds this limit. Of the pairs of data and bundle in benchmarks/domain_check.py, the largest product that
+# should pass is 2.7 (a phantom with a larger field of view), the smallest that should not 3.2 (a phantom).
 TOGETHER_REFUSE = 3.0
-# Factors by which a volume may lie outside of the training range before a word is said.
+# Factors by which a volume may lie outside of the training range before a warning.
 VOLUME_SMALL, VOLUME_LARGE = 0.5, 2.0
 NOTHING_FOUND = "nothing found: no voxel has a label"
-# In units of the training set's own spread, which 5 % of its scans exceed.
+# Distances in units of the training set's own spread, which 5 % of its scans exceed.
 INTENSITY_WARN, INTENSITY_REFUSE = 2.0, 4.0
 
 
 class DomainError(C3S3Error):
-    """A scan that is not one the model was made for."""
+    """The error for a scan that the model was not trained for."""
 
 
 @dataclass(frozen=True)
 class CheckResult:
-    """What speaks against a scan.
+    """The objections to a scan.
 
     Parameters
     ----------
     refusals
-        Why it must not be segmented.
+        Reasons not to segment the scan.
     warnings
-        What the reader of the result must know.
+        Warnings for the reader of the result.
     larger
         Whether its field of view is larger than any in training, so that the organ has to be found first.
     factor
-        How far its sizes that were warned of lie outside of the training range: the product of their
-        factors.
+        Product of the factors by which the sizes with a warning lie outside of the training range.
     """
 
     refusals: tuple[str, ...] = ()
@@ -63,16 +62,16 @@ class CheckResult:
 
     @property
     def level(self) -> str:
-        """`pass`, `warn` or `refuse`."""
+        """The verdict: `pass`, `warn` or `refuse`."""
         return "refuse" if self.refusals else "warn" if self.warnings else "pass"
 
     def settle(self, scan: Volume, *, allowed: bool) -> None:
-        """Refuse what is to be refused, unless scans out of the domain are allowed.
+        """Raise if there is a refusal, unless scans out of the domain are allowed.
 
         Raises
         ------
         DomainError
-            With all reasons.
+            If there is a refusal; the message has all reasons.
         """
         if self.refusals and not allowed:
             region = ", give the region of the organ with --roi" if self.larger else ""
@@ -91,11 +90,11 @@ class DomainCheck:
     Parameters
     ----------
     result
-        What speaks against the scan.
+        Objections to the scan.
     region
-        The part of the scan that is segmented; None: all of it.
+        The part of the scan that is segmented; None: the whole scan.
     notes
-        How the region was found, a sentence each.
+        Sentences on how the region was found.
     """
 
     result: CheckResult = field(default_factory=CheckResult)
@@ -104,21 +103,21 @@ class DomainCheck:
 
     @property
     def allowed(self) -> bool:
-        """Whether the scan was to be refused and was segmented all the same, because the user allowed it."""
+        """Whether there were refusals, and the scan was segmented because the user allowed that."""
         return bool(self.result.refusals)
 
     @property
     def level(self) -> str:
-        """`pass`, `warn` or `refuse`."""
+        """The verdict: `pass`, `warn` or `refuse`."""
         return self.result.level
 
     @property
     def remarks(self) -> tuple[str, ...]:
-        """What a reader of the result should know, a sentence each."""
+        """Sentences for the reader of the result: refusals, warnings, notes."""
         return (*self.result.refusals, *self.result.warnings, *self.notes)
 
     def record(self) -> dict[str, Any]:
-        """For the JSON of the case."""
+        """Return the check for the JSON of the case."""
         return {
             "verdict": self.level,
             "refusals": list(self.result.refusals),
@@ -132,19 +131,19 @@ class DomainCheck:
 def check_frame(
     scan: Volume, domain: Domain | None, modality: str, grid_mm: tuple[float, float, float]
 ) -> CheckResult:
-    """Modality, spacing, field of view and number of slices.
+    """Check the modality, the spacing, the field of view and the number of slices.
 
     Parameters
     ----------
     scan
-        On its own grid.
+        Scan on its own grid.
     domain
-        What the model was trained on; None: nothing is known but the modality.
+        Domain of the training scans; None: only the modality is known.
     modality
-        Of the scans that it was trained on.
+        Modality of the training scans.
     grid_mm
-        Spacing of the model's own grid along left, posterior, superior. No scan is too coarse that is
-        no coarser than this.
+        Spacing of the model's own grid along left, posterior, superior. A scan that is no coarser than
+        this spacing is never too coarse.
     """
     found = scan.source.modality
     result = CheckResult()
@@ -167,7 +166,7 @@ def check_frame(
 
 
 def check_intensities(scan: Volume, domain: Domain | None) -> CheckResult:
-    """The intensities, of a scan whose field of view is that of the training scans.
+    """Check the intensities of a scan whose field of view is that of the training scans.
 
     Raises
     ------
@@ -187,14 +186,14 @@ def check_intensities(scan: Volume, domain: Domain | None) -> CheckResult:
 
 
 def check_volumes(volume_ml: Mapping[str, float], domain: Domain | None) -> tuple[str, ...]:
-    """What the reader of a mask must know of its volumes, a sentence each.
+    """Return warnings about the volumes of a mask, a sentence each.
 
     Parameters
     ----------
     volume_ml
         Label name -> volume of the mask.
     domain
-        What the model was trained on; None: only what is missing is said.
+        Domain of the training scans; None: only missing labels are reported.
     """
     if not any(volume_ml.values()):
         return (NOTHING_FOUND,)
@@ -210,7 +209,7 @@ def check_volumes(volume_ml: Mapping[str, float], domain: Domain | None) -> tupl
 
 
 def _together(sizes: CheckResult) -> CheckResult:
-    """Sizes that are each worth a warning are refused where together they are too far from training."""
+    """Return a refusal if sizes that each cause a warning are together too far from training."""
     if sizes.refusals or sizes.factor <= TOGETHER_REFUSE:
         return CheckResult()
     reason = (

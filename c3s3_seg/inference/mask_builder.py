@@ -1,4 +1,4 @@
-"""Probabilities on the model's grid -> a mask on the scan's grid, block by block."""
+"""Build a mask on the scan's grid from probabilities on the model's grid, block by block."""
 
 from __future__ import annotations
 
@@ -20,22 +20,22 @@ from c3s3_seg.inference.uncertainty import Disagreement, DisagreementMap, Labels
 
 @dataclass
 class MaskBuilder:
-    """Fills one mask; used once.
+    """A builder of one mask; each instance is used once.
 
     Parameters
     ----------
     task
-        Labels and recipe.
+        Task with labels and recipe.
     grid
-        Of the mask: that of the part of the scan that is segmented.
+        Grid of the mask: that of the part of the scan that is segmented.
     networks
-        How many are compared; 1: the slabs hold the classes of one answer.
+        Number of compared networks; 1: the slabs hold one set of classes.
     leading
-        How many of the compared networks make the mask.
+        Number of the compared networks, from the first, that make the mask.
     probabilities
         Whether to keep the probability of each label.
     arrays
-        Where the slabs lie. The mask, and what else is kept, comes to the host.
+        Array operations of the slabs. The mask and all other results are on the host.
     """
 
     task: Task
@@ -56,7 +56,7 @@ class MaskBuilder:
         )
 
     def fill(self, slabs: Iterable[Slab], shape: Shape) -> None:
-        """Write the most probable label of each voxel.
+        """Write the most probable label of each voxel into the mask.
 
         Parameters
         ----------
@@ -78,24 +78,24 @@ class MaskBuilder:
         self.arrays.put(mask, goal)
 
     def postprocess(self, wanted: Postprocessing) -> dict[str, dict[str, float]]:
-        """Postprocess the mask, and those that are compared; label -> what was done, in ml."""
+        """Postprocess the mask and the compared masks; return label -> changes to the mask, in ml."""
         done = self._postprocess(self.mask, wanted)
         for mask in self._compared.masks if self._compared is not None else ():
             self._postprocess(mask, wanted)
         return done
 
     def volume_ml(self) -> dict[str, float]:
-        """Label name -> volume of the mask as it is, 0 where no voxel has the label."""
-        # Plane by plane: bincount makes 8 bytes of each voxel.
+        """Return label name -> volume of the mask as it is, 0 if no voxel has the label."""
+        # Plane by plane, because bincount takes 8 bytes per voxel.
         counts = np.asarray(sum(np.bincount(plane.ravel(), minlength=256) for plane in self.mask))
         return {x.name: float(counts[x.value] * self.grid.voxel_ml) for x in self.task.labels}
 
     def uncertainty(self, comparison: NetworkComparison) -> Disagreement | None:
-        """How far the networks differ; None where one network made the mask."""
+        """Return how far the networks differ; None if no networks are compared."""
         return None if self._compared is None else self._compared.finish(self.grid, comparison)
 
     def _decide(self, block: Block, mask: Array, kept: list[FloatArray]) -> None:
-        """The most probable class of each voxel of a block; of equal ones the first, as argmax has it."""
+        """Write the most probable class of each voxel of a block; of equal ones the first, as argmax does."""
         best = self._class(block, 0)
         for number, label in enumerate(self.task.labels, start=1):
             found = self._class(block, number)
@@ -106,7 +106,7 @@ class MaskBuilder:
                 self.arrays.put(kept[number - 1], found)
 
     def _class(self, block: Block, number: int) -> Array:
-        """The probability of a class: of the networks that make the mask, where they were kept apart."""
+        """Return the probability of a class: the mean of the leading networks, if they were kept apart."""
         if self.networks == 1 or self.leading == 1:
             return block.channel(number)
         classes, count = self.task.classes, self.leading

@@ -1,4 +1,4 @@
-"""How much memory a tile takes, and the largest tiles that a given memory allows."""
+"""Estimate the memory that a tile takes, and choose the largest tiles that a given memory allows."""
 
 from __future__ import annotations
 
@@ -12,31 +12,31 @@ from c3s3_seg.errors import MemoryLimitError, shown
 from c3s3_seg.inference.tiling import Shape, Tiling
 
 FLOAT = 4
-RESAMPLING = 12  # bytes for each voxel of the model's grid, while a scan is brought to it
-# Where networks are compared, bytes for each voxel of the scan: two masks, a map, and what it takes to keep
-# the map near the boundaries; and for each of the voxels whose distance to one is looked up at a time.
+RESAMPLING = 12  # bytes per voxel of the model's grid, while a scan is resampled to it
+# Where networks are compared: bytes per voxel of the scan (two masks, a map, and the arrays that keep the map
+# near the boundaries), and bytes per voxel of those whose distance to a boundary is computed at a time.
 COMPARED, LOOKED_UP = 13, 46
-PART = 4_000_000  # of those voxels
+PART = 4_000_000  # voxels whose distance is computed at a time
 
 
 @dataclass(frozen=True)
 class Costs:
-    """What a process takes, in bytes.
+    """The memory of a process, in bytes.
 
     Parameters
     ----------
     base
-        With its runtime loaded and a network in it, before the first tile.
+        Memory with the runtime and a network loaded, before the first tile.
     per_voxel
-        Of the tile, for the maps of all networks.
+        Memory per voxel of the tile, for the maps of all networks.
     """
 
     base: int
     per_voxel: float
 
 
-# Peak memory of processes with VNet and ResVNet of 16 filters over tiles of 0.2 to 2 million voxels, least
-# squares, the larger slope and the larger base of the two, rounded up; `benchmarks/memory.py --tiles`.
+# Least-squares fits of the peak memory of processes with VNet and ResVNet of 16 filters, tiles of 0.2 to
+# 2 million voxels: the larger slope and larger base of the two, rounded up; `benchmarks/memory.py --tiles`.
 # Maps grow with the filters; the base is mostly libraries.
 MEASURED = {
     "openvino": Costs(350_000_000, 230.0),
@@ -47,22 +47,22 @@ MEASURED_FILTERS = 16
 
 
 def costs_of(runtime: str, filters: Sequence[int]) -> Costs:
-    """The measured costs of networks with so many filters each, all in one runtime."""
+    """Return the costs of networks with these filters, all in one runtime; the highest if not measured."""
     one = MEASURED.get(runtime, max(MEASURED.values(), key=lambda costs: costs.per_voxel))
     return Costs(one.base, one.per_voxel * sum(filters) / MEASURED_FILTERS)
 
 
 def extras(labels: int, compared: bool, scan_voxels: int) -> int:
-    """Bytes that a prediction takes beside the mask, on a scan of so many voxels.
+    """Return the bytes that a prediction takes besides the mask.
 
     Parameters
     ----------
     labels
-        Of how many the probability is kept.
+        Number of labels whose probability is kept.
     compared
         Whether networks are compared.
     scan_voxels
-        Of the scan, or of the part that is segmented.
+        Voxels of the scan, or of the part that is segmented.
     """
     probabilities = FLOAT * labels * scan_voxels
     comparison = COMPARED * scan_voxels + LOOKED_UP * min(PART, scan_voxels)
@@ -71,22 +71,22 @@ def extras(labels: int, compared: bool, scan_voxels: int) -> int:
 
 @dataclass(frozen=True)
 class Budget:
-    """A limit, and what is taken whatever the tiles are.
+    """A memory limit, and the memory that is taken whatever the tiles are.
 
     Parameters
     ----------
     limit
         Bytes that this process may take.
     costs
-        Of the runtime.
+        Costs of the runtime.
     channels
-        Probabilities a voxel.
+        Probabilities per voxel.
     scan_voxels, model_voxels
-        Of the two grids.
+        Voxels of the two grids.
     multiple
-        What the sides of a tile are multiples of.
+        Numbers of which the sides of a tile are multiples.
     kept
-        Bytes that a prediction takes beside the mask: see `extras`.
+        Bytes that a prediction takes besides the mask: see `extras`.
     """
 
     limit: int
@@ -98,23 +98,23 @@ class Budget:
     kept: int = 0
 
     def needed(self, tiling: Tiling) -> int:
-        """Peak memory of the process, in bytes: what was measured of the runtime, and our own arrays."""
+        """Return the peak memory in bytes: the runtime's measured costs, and the arrays of this package."""
         tile = int(np.prod(tiling.tile))
-        ours = 2 * FLOAT * self.channels * tile  # logits, and what softmax makes of them on the way
+        ours = 2 * FLOAT * self.channels * tile  # logits, and temporary arrays of the softmax
         if len(tiling) > 1:
             ours += FLOAT * self.channels * tiling.buffered
         scan = self.kept + (FLOAT + 1) * self.scan_voxels + 2 * FLOAT * self.model_voxels
         return int(self.costs.base + self.costs.per_voxel * tile + ours + scan)
 
     def largest(self, shape: Shape, most: Shape, patch: Shape, overlap: float) -> Tiling:
-        """The largest tiles from `most` down that fit; never smaller than `patch`, those of training.
+        """Return the largest tiles from `most` down that fit; never smaller than `patch`, those of training.
 
-        Where `most` is all of `shape`, that is the whole volume at once.
+        If `most` covers `shape`, the first candidate is the whole volume at once.
 
         Raises
         ------
         MemoryLimitError
-            If even those do not fit.
+            If even the smallest tiles do not fit.
         """
         for tile in _shrinking(most, patch, self.multiple):
             tiling = Tiling.overlapping(shape, tile, overlap)
@@ -123,12 +123,12 @@ class Budget:
         return self.checked(tiling)
 
     def checked(self, tiling: Tiling) -> Tiling:
-        """These tiles, if they fit.
+        """Return these tiles if they fit.
 
         Raises
         ------
         MemoryLimitError
-            If they do not.
+            If the tiles do not fit.
         """
         if self.needed(tiling) <= self.limit:
             return tiling
@@ -140,23 +140,23 @@ class Budget:
 
 
 def check_free_memory(voxels: int, free: int | None, processes: int, where: Path | None) -> None:
-    """Refuse a scan that the host's memory does not hold while it is brought to the model's grid.
+    """Refuse a scan that does not fit into the host's memory while it is resampled to the model's grid.
 
     Parameters
     ----------
     voxels
-        Of the model's grid.
+        Voxels of the model's grid.
     free
-        Bytes that the processes may take together; None: not known, and nothing is refused.
+        Bytes that the processes may take together; None: unknown, and no scan is refused.
     processes
-        How many share them.
+        Number of processes that share these bytes.
     where
         The scan's file, for the message.
 
     Raises
     ------
     MemoryLimitError
-        If it does not fit into the share of one process.
+        If the scan does not fit into the share of one process.
     """
     needed = RESAMPLING * voxels
     if free is None or needed <= free / processes:
@@ -168,7 +168,7 @@ def check_free_memory(voxels: int, free: int | None, processes: int, where: Path
 
 
 def _shrinking(tile: Shape, patch: Shape, multiple: Shape) -> Iterator[Shape]:
-    """From a tile down to the training size: the side that exceeds it most becomes shorter by a multiple."""
+    """Yield tiles down to the training size; each step cuts a multiple off the side that exceeds it most."""
     sides = list(tile)
     while True:
         yield sides[0], sides[1], sides[2]
@@ -180,7 +180,7 @@ def _shrinking(tile: Shape, patch: Shape, multiple: Shape) -> Iterator[Shape]:
 
 
 def smaller(tiling: Tiling, patch: Shape, shape: Shape, multiple: Shape) -> Tiling | None:
-    """What to try when memory was full: tiles of the training size, or half of those; None if tiny."""
+    """Return tiles to retry with: of the training size, or with the longest side halved; None if tiny."""
     tile = tiling.tile
     low = [min(t, p) for t, p in zip(tile, patch, strict=True)]
     if tuple(low) == tile:

@@ -1,6 +1,6 @@
-"""Where the steps around the network are done: in numpy on the host, or in torch where the network runs.
+"""Choose where the steps around the network run: in numpy on the host, or in torch on the network's device.
 
-The predictor, the tiles and the mask are one and the same for both; here is what differs, and the choice.
+The predictor, the tiles and the mask are the same for both; this module holds the differences.
 """
 
 from __future__ import annotations
@@ -23,34 +23,34 @@ if TYPE_CHECKING:
     from c3s3_seg.inference.device.arrays import TorchArrays
 
 Prepared = FloatArray | ExactScan
-GPU_SHARE = 0.8  # of what is free on a GPU may be planned with: its libraries take some, too
+GPU_SHARE = 0.8  # share of a GPU's free memory to plan with: its libraries take some, too
 
 
 class Place(Protocol):
-    """What differs between host and device."""
+    """The steps that differ between host and device."""
 
     @property
     def arrays(self) -> ArrayOperations:
-        """The arithmetic."""
+        """The array operations."""
         ...
 
     def prepare(self, recipe: Recipe, part: Volume) -> Prepared:
-        """What can be done while the network is at another scan.
+        """Prepare a scan, as far as possible while the network runs on another scan.
 
         Raises
         ------
         InputError
-            If the intensities are not what float32 holds, or on the host leave nothing to see.
+            If float32 cannot hold the intensities or, on the host, all voxels become the same.
         """
         ...
 
     def to_network(self, recipe: Recipe, prepared: Prepared, part: Geometry, where: Path | None) -> Array:
-        """(x, y, z) float32 on the model's grid.
+        """Return the scan on the model's grid: (x, y, z) float32.
 
         Raises
         ------
         InputError
-            If nothing is left in it for a network to see.
+            If all voxels on that grid are the same.
         MemoryLimitError
             If the device's memory is full.
         """
@@ -58,7 +58,7 @@ class Place(Protocol):
 
 
 class HostPlace:
-    """numpy: all is done in `prepare`."""
+    """The host, with numpy: all steps are done in `prepare`."""
 
     arrays: ArrayOperations = HOST
 
@@ -75,14 +75,14 @@ class HostPlace:
 
 @dataclass(frozen=True)
 class DevicePlace:
-    """torch: the scan goes to the device when the network does, so that only one stage of a batch is there.
+    """The network's device, with torch: scans go there in `to_network`, so that only one stage is there.
 
     Parameters
     ----------
     device
-        `cpu`, `cuda:0`: where all networks run.
+        Device of all networks, such as `cpu` or `cuda:0`.
     settings
-        The memory that may be taken.
+        Settings with the memory that may be taken.
     backends
         The networks.
     """
@@ -101,7 +101,7 @@ class DevicePlace:
         return TorchArrays(torch.device(self.device))
 
     def prepare(self, recipe: Recipe, part: Volume) -> Prepared:
-        """See `Place`: the scan's own voxels."""
+        """See `Place`: the scan's own voxels, not resampled."""
         return exact_in_float32(part)
 
     def to_network(self, recipe: Recipe, prepared: Prepared, part: Geometry, where: Path | None) -> Array:
@@ -130,35 +130,35 @@ class DevicePlace:
 
 
 def memory_limit(settings: Settings, arrays: ArrayOperations, backends: Sequence[Backend] = ()) -> int | None:
-    """Bytes that this process may take where the arrays lie; None where nobody limits it.
+    """Return the bytes that this process may take where the arrays lie; None if there is no limit.
 
-    A GPU limits it always: the processes that share it may plan with a share of what is free there. What
-    these networks keep for themselves is not.
+    A GPU always sets a limit: the processes that share it may plan with a share of its free memory. Memory
+    that these networks keep for themselves is not free.
     """
     own = settings.own_memory_bytes
     free = arrays.free(settings.processes) if arrays.own_memory else None
     if free is None:
         return own
     keeping = [backend for backend in backends if isinstance(backend, KeepingBackend)]
-    kept = max((backend.kept_memory for backend in keeping), default=0)  # each says it of the process
+    kept = max((backend.kept_memory for backend in keeping), default=0)  # each reports the whole process
     room = max(0, int(GPU_SHARE * (free - kept)))
     return room if own is None else min(own, room)
 
 
 def give_back(backends: Sequence[Backend]) -> None:
-    """Have networks give back the memory that they keep and can do without."""
+    """Make networks release the memory that they keep and can do without."""
     for backend in backends:
         if isinstance(backend, KeepingBackend):
             backend.give_back()
 
 
 def place_for(backends: Sequence[Backend], settings: Settings) -> Place:
-    """Where `Settings.on_device` and the networks put the steps around them.
+    """Return where the steps around the networks run, given `Settings.on_device` and the networks.
 
     Raises
     ------
     MissingError
-        If the device was asked for, and a network does not take tensors there.
+        If the device was requested, and a network takes no tensors there or torch does not run there.
     """
     wanted, device = settings.on_device, _shared_device(backends)
     if wanted is False or (wanted is None and not (device and is_cuda(device) and _torch_has_cuda())):
@@ -174,13 +174,13 @@ def place_for(backends: Sequence[Backend], settings: Settings) -> Place:
 
 
 def _shared_device(backends: Sequence[Backend]) -> str | None:
-    """Where all networks take tensors; None where one does not, or they are apart."""
+    """Return the device on which all networks take tensors; None if one takes none, or devices differ."""
     places = {backend.place if isinstance(backend, DeviceBackend) else None for backend in backends}
     return places.pop() if len(places) == 1 else None
 
 
 def _torch_has_cuda() -> bool:
-    """Whether torch is there and can use a GPU; only asked where a network already runs on one."""
+    """Return whether torch is installed and can use a GPU; only called where a network runs on one."""
     try:
         import torch
     except ImportError:

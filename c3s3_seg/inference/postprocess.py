@@ -1,7 +1,7 @@
-"""What is done to a finished mask: largest component, least volume, holes. Each only where it is asked for.
+"""Postprocess a finished mask: largest component, least volume, holes; each step only if requested.
 
 Components are labelled a few planes at a time and joined where the planes meet, so that a mask as
-large as the scan never needs a second array of 4 bytes a voxel.
+large as the scan never needs a second array of 4 bytes per voxel.
 """
 
 from __future__ import annotations
@@ -22,16 +22,16 @@ PART = 4_000_000  # voxels that are labelled at a time: 40 MB with the copies of
 
 @dataclass(frozen=True)
 class Postprocessing:
-    """What to do to the labels of a mask, in this order. Neighbours share a face.
+    """The steps to apply to the labels of a mask, in this order. Neighbours share a face.
 
     Parameters
     ----------
     keep_largest
-        Only the largest connected component stays.
+        Whether to keep only the largest connected component.
     min_volume_ml
-        Components below this volume go, even the last one.
+        Volume below which components are removed, even the last one.
     fill_holes
-        Background that a label encloses becomes that label.
+        Whether background that a label encloses becomes that label.
     """
 
     keep_largest: bool = False
@@ -42,14 +42,14 @@ class Postprocessing:
 def postprocess_all(
     mask: Labels, values: Iterable[int], wanted: Postprocessing, voxel_ml: float
 ) -> dict[int, dict[str, float]]:
-    """Tidy the labels of a mask (i, j, k), in place.
+    """Postprocess the labels of a mask (i, j, k), in place.
 
-    Holes come last: what is removed of one label may leave one in another.
+    Holes are filled last, because removing a part of one label may leave a hole in another.
 
     Returns
     -------
     dict
-        Value -> what was done, as `postprocess` has it; without the labels that stayed as they were.
+        Value -> changes, as returned by `postprocess`; without the labels that did not change.
     """
     done: dict[int, dict[str, float]] = {value: {} for value in values}
     steps = [replace(wanted, fill_holes=False)]
@@ -61,12 +61,12 @@ def postprocess_all(
 
 
 def postprocess(mask: Labels, value: int, wanted: Postprocessing, voxel_ml: float) -> dict[str, float]:
-    """Tidy one label of a mask (i, j, k), in place.
+    """Postprocess one label of a mask (i, j, k), in place.
 
     Returns
     -------
     dict
-        What was done, in ml: `removed_ml` and `filled_ml`. Empty if nothing changed.
+        Changes in ml: `removed_ml` and `filled_ml`, each only if not 0. Empty if nothing changed.
     """
     box = _box_of(mask, value)
     if box is None:
@@ -97,14 +97,14 @@ def _fill(inside: Labels, value: int) -> int:
 
 
 class _Components:
-    """6-connected components of part of an array: their sizes, and which touch its faces.
+    """6-connected components of part of an array: their sizes, and which components touch its faces.
 
     Parameters
     ----------
     array
-        (i, j, k).
+        Array (i, j, k).
     choose
-        A part of the array -> where it belongs to what is to be labelled.
+        Function: a part of the array -> mask of the voxels to label.
     """
 
     def __init__(self, array: Labels, choose: Callable[[Labels], Mask]) -> None:
@@ -129,7 +129,7 @@ class _Components:
         self.at_edge = np.bincount(self._group, edge, minlength=len(self.sizes)) > 0
 
     def write(self, chosen: NDArray[np.bool_], value: int, only: int | None = None) -> int:
-        """Put a value where the chosen components are (and the array holds `only`); how many voxels."""
+        """Write a value into the chosen components (where the array holds `only`); return how many voxels."""
         changed = count = 0
         for part, labels, found in self._parts():
             chosen_here = np.concatenate([[False], chosen[self._group[count : count + found]]])
@@ -148,12 +148,12 @@ class _Components:
             yield part, *label_components(self._choose(self._array[part]))
 
     def _join(self, count: int, links: list[NDArray[np.int64]]) -> None:
-        """Number the components of the whole: `_group` has one number for each component of a part."""
+        """Set `_group`, which maps the components of the parts to those of the whole array."""
         if not links:
             self._group = np.arange(count)
             return
         first, second = np.concatenate(links, axis=1)
-        group = np.arange(count)  # the lowest number that is known to be of the same component
+        group = np.arange(count)  # the lowest number known to belong to the same component
         while True:
             low = np.minimum(group[first], group[second])
             joined = group.copy()
@@ -167,7 +167,7 @@ class _Components:
 
 
 def _touching(labels: NDArray[np.int32], found: int, *, first: bool) -> NDArray[np.bool_]:
-    """Which labels touch the faces; of the planes along axis 0 only the first, and that only if asked."""
+    """Return which labels touch the faces; along axis 0 only the first plane, and only if `first`."""
     faces = [labels[:, 0], labels[:, -1], labels[:, :, 0], labels[:, :, -1], *([labels[0]] if first else [])]
     touched = np.zeros(found + 1, dtype=np.bool_)
     for face in faces:
@@ -176,7 +176,7 @@ def _touching(labels: NDArray[np.int32], found: int, *, first: bool) -> NDArray[
 
 
 def _box_of(mask: Labels, value: int) -> tuple[slice, ...] | None:
-    """The smallest box around a label; None where there is none."""
+    """Return the smallest box around a label; None if no voxel has the label."""
     planes = [np.zeros(n, dtype=np.bool_) for n in mask.shape]
     for index, plane in enumerate(mask):
         here = plane == value

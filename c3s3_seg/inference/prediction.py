@@ -1,4 +1,4 @@
-"""What the segmentation of one scan gives."""
+"""The result of the segmentation of one scan."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from c3s3_seg.inference.uncertainty import Disagreement
 
 @dataclass(frozen=True, eq=False)
 class Prediction:
-    """What was found in one scan.
+    """The mask of one scan, with its volumes and notes.
 
     Parameters
     ----------
@@ -21,23 +21,23 @@ class Prediction:
     volume_ml
         Label name -> volume in millilitres.
     seconds
-        Of wall clock, per step: `prepare`, `network`, `to_scan_grid`.
+        Wall-clock time per step: `prepare`, `network`, `to_scan_grid`.
     tiles
-        How many tiles the network saw.
+        Number of tiles that the network ran on.
     probabilities
-        Label name -> float32 volume in the scan's geometry; empty unless asked for.
+        Label name -> float32 volume in the scan's geometry; empty unless requested.
     tile
         Voxels (x, y, z) of a tile.
     postprocessed
-        Label name -> what was done to its mask, in ml; without the labels that stayed as they were.
+        Label name -> changes to its mask, in ml; without the labels that did not change.
     check
         The domain check of the scan, and the region that was segmented.
     remarks
-        What else the reader of the result should know, as sentences; see `notes`.
+        Further sentences for the reader of the result; see `notes`.
     uncertainty
-        How far the bundle's networks differ; None unless asked for.
+        Disagreement of the bundle's networks; None unless requested.
     mask_warnings
-        Those of the remarks that speak against the mask: of its volumes, and of the networks' agreement.
+        Remarks that question the mask: about its volumes, and about the networks' agreement.
     """
 
     mask: Volume
@@ -54,12 +54,12 @@ class Prediction:
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """What the reader of the result should know, a sentence each; the domain check comes first."""
+        """Sentences for the reader of the result; those of the domain check come first."""
         return (*self.check.remarks, *self.remarks)
 
     @property
     def warnings(self) -> tuple[str, ...]:
-        """Those of the notes that speak against the result; how it was made is not among them."""
+        """The notes that question the result; those about how it was made are not included."""
         result = self.check.result
         return (*result.refusals, *result.warnings, *self.mask_warnings)
 

@@ -1,8 +1,8 @@
-"""The one path from a scan to its mask: check, locate, prepare, network, to_scan_grid.
+"""Predict the mask of a scan in five steps: check, locate, prepare, network, to_scan_grid.
 
-The command line, batches, validation in training and the Python API all take it. The steps can be run
-apart, each by a thread of its own: `prepare` scan n + 1 and `to_scan_grid` scan n - 1 while the `network`
-works on scan n. Nothing in a `Predictor` changes while it is used.
+The command line, batch runs, validation in training and the Python API all use them. The steps can be run
+separately, each in its own thread: `prepare` scan n + 1 and `to_scan_grid` scan n - 1 while the `network`
+runs on scan n. Nothing in a `Predictor` changes while it is used.
 """
 
 from __future__ import annotations
@@ -47,29 +47,29 @@ __all__ = ["CheckedScan", "Prediction", "Predictor", "PreparedScan", "Settings"]
 
 
 class Predictor:
-    """A task, the networks that do it, and the settings; call it with scans.
+    """A task, the networks that perform it, and the settings; the object is called with scans.
 
     Parameters
     ----------
     task
-        From the bundle.
+        Task of the bundle.
     backends
         One network, or several whose probabilities are averaged.
     settings
-        How to run.
+        Settings of inference; None: the defaults.
     costs
-        What the networks take; None takes what was measured with 16 filters.
+        Memory of the networks; None: the costs measured with 16 filters.
     comparison
-        How to compare the networks, where the settings ask for it; None: all of them make the mask.
+        Comparison of the networks, if the settings request it; None: all networks make the mask.
     remarks
-        What else belongs in the JSON of each case.
+        Further entries of the JSON of each case.
 
     Raises
     ------
     InputError
-        If a comparison is asked for and there is one network.
+        If a comparison is requested and there is one network.
     MissingError
-        If the steps around the network are to be done on its device, and it takes no tensors there.
+        If the steps around the network are requested on its device, and it takes no tensors there.
     """
 
     def __init__(
@@ -97,13 +97,13 @@ class Predictor:
 
     @property
     def on_device(self) -> bool:
-        """Whether the steps around the network are done where it runs: see `Settings.on_device`."""
+        """Whether the steps around the network run on its device: see `Settings.on_device`."""
         return self._place.arrays.on_device
 
     def record(self) -> dict[str, Any]:
-        """What decides the masks, for the JSON of each case: runtime, device, precision, settings.
+        """Return what decides the masks, for the JSON of each case: runtime, device, precision, settings.
 
-        `on_device` says which way the steps around the network went, whatever the settings left open.
+        `on_device` states where the steps around the network run, even if the settings left that open.
         """
         where = {**describe(self.backends[0]), "on_device": self.on_device}
         where["networks"] = self.comparison.leading
@@ -124,26 +124,26 @@ class Predictor:
         scan
             A volume on its own grid, any orientation and spacing; or a path, which `c3s3_seg.load` reads.
         roi
-            Where to look, as `parse_box` takes it: `x0:x1,y0:y1,z0:z1` in voxels, or in mm (LPS) with mm
-            behind. None: everywhere or, in a scan larger than those in training, where the organ seems to be.
+            Region to segment, as in `parse_box`: `x0:x1,y0:y1,z0:z1` in voxels, or in mm (LPS) with mm
+            behind. None: all or, in a scan larger than those in training, around the organ that is found.
         allow_out_of_domain
             Segment a scan that the domain check refuses; the prediction's `check` and notes record it.
         progress
-            Called with (what, done, total): windows while the organ is looked for, then tiles.
+            Called with (what, done, total): windows while the organ is searched for, then tiles.
 
         Returns
         -------
         Prediction
-            With the mask on the scan's own grid. An empty mask is no error: see `Prediction.empty`.
+            Mask on the scan's own grid, and notes. An empty mask is no error: see `Prediction.empty`.
 
         Raises
         ------
         DomainError
-            If the model was not trained for such a scan.
+            If the model was not trained for such a scan, and that is not allowed.
         InputError
             If there is no scan, the region holds no voxel, or the organ is not found in a larger scan.
         GeometryError, MemoryLimitError
-            As `prepare` raises them.
+            Same as in the steps.
         """
         checked = self.check(self._volume(scan), roi=roi, allow_out_of_domain=allow_out_of_domain)
         prepared = self.prepare(self.locate(checked, progress))
@@ -152,17 +152,17 @@ class Predictor:
     def check(
         self, scan: Volume, *, roi: str | None = None, allow_out_of_domain: bool = False
     ) -> CheckedScan:
-        """First step: compare the scan with those that the model was trained on.
+        """Compare the scan with those that the model was trained on (first step).
 
-        It does not run the network. In a scan that is larger than those in training the intensities are
-        compared by `locate`, within the region.
+        The network does not run. In a scan that is larger than those in training, `locate` compares the
+        intensities, within the region that it finds.
 
         Raises
         ------
         DomainError
-            If the model was not trained for such a scan, and it is not allowed.
+            If the model was not trained for such a scan, and that is not allowed.
         InputError
-            If the voxels are no real numbers (but bool, complex or text), or the region is not one or holds
+            If the voxels are no real numbers (but bool, complex or text), or `roi` is malformed or holds
             no voxel.
         """
         if scan.array.dtype.kind not in "iuf":
@@ -182,12 +182,12 @@ class Predictor:
         return self._with_intensities(checked)
 
     def locate(self, checked: CheckedScan, progress: Progress | None = None) -> CheckedScan:
-        """Second step: find the organ in a scan larger than those in training. Others stay as they are.
+        """Find the organ in a scan larger than those in training; return others unchanged (second step).
 
         Raises
         ------
         DomainError
-            If the intensities of the region are not those of the training scans, and that is not allowed.
+            If the intensities of the region are unlike those of the training scans, and that is not allowed.
         InputError
             If nothing like the organ is found, and a scan out of the domain is not allowed.
         """
@@ -206,25 +206,25 @@ class Predictor:
         return self._with_intensities(replace(checked, check=check, search=False))
 
     def prepare(self, checked: CheckedScan) -> PreparedScan:
-        """Third step: crop to the region, orient, resample and normalise.
+        """Crop to the region, orient, resample and normalise (third step).
 
-        Where the network's device does that, here the scan is only checked, and `network` goes on.
+        If the network's device resamples, the scan is only cropped and checked here, and `network` continues.
 
         Raises
         ------
         GeometryError
             If the model's grid has far too many voxels for a scan.
         InputError
-            If nothing is left in it for a network to see, or its intensities are not what float32 holds.
+            If all voxels on the model's grid become the same, or float32 cannot hold the intensities.
         MemoryLimitError
-            If the model's grid has more than the free memory of the host holds, where that is done there.
+            If the scan is resampled on the host, and the model's grid does not fit into its free memory.
         """
         started = time.perf_counter()
         scan, box = checked.scan, checked.check.region
         part = box.crop(scan) if box else scan
         shape = self.task.recipe.grid(part.geometry, scan.source.path).shape
         if not self._place.arrays.own_memory:
-            # Of a GPU the scan before this one holds what it needs at the moment; `network` finds out.
+            # Not checked for a GPU, where the scan before this one still holds memory: `network` finds out.
             voxels, free = int(np.prod(shape, dtype=np.int64)), self._place.arrays.free()
             check_free_memory(voxels, free, self.settings.processes, scan.source.path)
         array = self._place.prepare(self.task.recipe, part)
@@ -232,27 +232,27 @@ class Predictor:
         return PreparedScan(array, part.geometry, shape, scan.geometry, scan.source, checked.check, seconds)
 
     def compile_for(self, prepared: PreparedScan) -> None:
-        """Have the networks compiled for the tiles of a scan before they run, where a runtime does so.
+        """Compile the networks for the tiles of a scan before they run, if their runtime compiles.
 
         Raises
         ------
         MemoryLimitError
-            As `network` does.
+            Same as in `network`.
         """
         compiled = [backend for backend in self.backends if isinstance(backend, OpenVinoBackend)]
-        if not compiled:  # and where arrays lie on a GPU, it has its time for the scans
+        if not compiled:  # also leaves the time of a GPU to the scans
             return
         tile = self.network(prepared).tiling.tile
         for backend in compiled:
             backend.compile_for((1, 1, *tile))
 
     def network(self, prepared: PreparedScan, progress: Progress | None = None) -> Probabilities:
-        """Fourth step, which runs as its slabs are taken: the networks, tile by tile.
+        """Run the networks tile by tile, as the slabs of the result are taken (fourth step).
 
         Raises
         ------
         InputError, MemoryLimitError
-            As `prepare` raises them, where the scan is brought to the model's grid here.
+            Same as in `prepare`, if the scan is resampled here; or if no tiles fit the memory limit.
         """
         started = time.perf_counter()
         part, where = prepared.part, prepared.source.path
@@ -264,12 +264,12 @@ class Predictor:
         return found
 
     def to_scan_grid(self, prepared: PreparedScan, probabilities: Probabilities) -> Prediction:
-        """Fifth step: takes the slabs, and makes of them a mask on the scan's grid, in memory of the host.
+        """Take the slabs and build the mask on the scan's grid, in the host's memory (fifth step).
 
         Raises
         ------
         InputError, MemoryLimitError
-            If a network fails, gives what are no logits, or takes more memory than there is.
+            If a network fails, its output is not finite logits of the right shape, or memory is full.
         """
         started = time.perf_counter()
         networks = len(self.backends) if self.settings.uncertainty else 1
@@ -277,7 +277,7 @@ class Predictor:
         made = MaskBuilder(self.task, prepared.part, networks, leading, keep, self._place.arrays)
         try:
             made.fill(probabilities.slabs, prepared.shape)
-        except RuntimeError as error:  # of a device; numpy's is a MemoryError
+        except RuntimeError as error:  # from a device; numpy raises MemoryError
             if not is_memory_error(error):
                 raise
             what = "memory was full on the device while the mask was made"
@@ -319,7 +319,7 @@ class Predictor:
         raise InputError(f"found {type(scan).__name__}, wanted a Volume or the path of a scan", todo=todo)
 
     def _with_intensities(self, checked: CheckedScan) -> CheckedScan:
-        """Check the intensities, of the region where there is one; then settle the whole check."""
+        """Check the intensities, in the region if there is one; then raise if the scan is to be refused."""
         scan, check = checked.scan, checked.check
         part = check.region.crop(scan) if check.region else scan
         result = check.result + check_intensities(part, self.task.domain)
@@ -327,10 +327,10 @@ class Predictor:
         return replace(checked, check=replace(check, result=result))
 
     def _foreground(self) -> _Foreground:
-        """For the coarse pass. The region must not depend on other options: the primary network alone."""
+        """Return the coarse pass, with the first network alone: it must not depend on other options."""
         x, y, z = self.task.recipe.spacing_mm
         recipe = replace(self.task.recipe, spacing_mm=(x * COARSE, y * COARSE, z * COARSE))
-        # A window of the scan is not one of the domain.
+        # No domain, because a window of the scan is unlike the training scans.
         task = replace(self.task, recipe=recipe, overlap=None, keep_largest=False, domain=None)
         own = self.settings
         settings = Settings(
@@ -345,14 +345,14 @@ class Predictor:
 
 @dataclass(frozen=True)
 class _Foreground:
-    """A scan -> the probability of any label: (i, j, k) float32 on the scan's grid."""
+    """The coarse pass: a scan -> the probability of any label, (i, j, k) float32 on the scan's grid."""
 
     predictor: Predictor
 
     def __call__(self, scan: Volume) -> FloatArray:
         try:
             found = self.predictor(scan, allow_out_of_domain=True)
-        except FlatScanError:  # air: on the model's grid and in its range nothing varies
+        except FlatScanError:  # air: all voxels of the network's input are the same
             return np.zeros(scan.geometry.shape, np.float32)
         each = [volume.array for volume in found.probabilities.values()]
         return np.asarray(np.sum(each, axis=0), dtype=np.float32)

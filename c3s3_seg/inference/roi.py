@@ -1,9 +1,9 @@
-"""Scans larger than those in training: the organ is located first, and only its surroundings are segmented.
+"""Find the organ in a scan larger than those in training, so that only its surroundings are segmented.
 
 A network that was trained on crops has never seen the rest of the body, and the intensities of a whole scan
 are normalised to other values than those of a crop. So the network runs at low resolution on windows of the
-size of a training scan, each normalised by itself. Their mean probability is cut into components; the
-surroundings of the best one of a plausible size are segmented at full resolution.
+size of a training scan, each normalised by itself. Their mean probability is thresholded into components;
+the surroundings of the best component of a plausible size are segmented at full resolution.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ from c3s3_seg.inference.components import component_boxes, label_components
 from c3s3_seg.system.progress import Progress
 
 Foreground = Callable[[Volume], NDArray[np.float32]]
-# Networks are trained on scans that are scaled by up to about this much.
+# Spacing of the coarse pass, in units of the model's: training scales scans by up to about this factor.
 COARSE = 1.2
-# From window to window: half a window, so that the organ lies well within one of them.
+# Step from window to window: half a window, so that the organ lies well within one of them.
 STEP = 0.5
-# A component may be this much smaller or larger than any in training: the coarse pass is coarse.
+# Factors by which a component may be smaller or larger than any in training: the coarse pass is coarse.
 PLAUSIBLE = (0.4, 2.0)
-# Above this share of the best candidate's weight the second one could as well be meant.
+# Above this share of the best candidate's weight, the second candidate may be the organ as well.
 RIVAL = 0.7
 MARGIN_MM = 15.0
 
@@ -41,14 +41,14 @@ def find_region(
     foreground: Foreground,
     progress: Progress | None = None,
 ) -> tuple[Box, tuple[str, ...]]:
-    """The surroundings of the organ in a scan that is larger than those in training, and what to note.
+    """Return the surroundings of the organ in a scan that is larger than those in training, and notes.
 
     Parameters
     ----------
     scan
-        On its own grid.
+        Scan on its own grid.
     spacing_mm
-        Of the model's grid along left, posterior, superior.
+        Spacing of the model's grid along left, posterior, superior.
     domain
         The scans that the model was trained on.
     foreground
@@ -60,7 +60,7 @@ def find_region(
     Raises
     ------
     InputError
-        If nothing of a plausible size is found.
+        If no component of a plausible size is found.
     """
     coarse, block = _shrunk(scan, spacing_mm)
     probability, windows = _coarse_pass(coarse, domain, foreground, progress)
@@ -92,7 +92,7 @@ class _Candidate:
 
 
 def _shrunk(scan: Volume, spacing_mm: tuple[float, float, float]) -> tuple[Volume, NDArray[np.int_]]:
-    """The scan in blocks of whole voxels, no coarser than the model's own grid."""
+    """Return averages over blocks of voxels, up to `COARSE` times the model's spacing, and the block."""
     wanted = np.empty(3)
     wanted[list(scan.geometry.patient_axes[0])] = spacing_mm
     block = np.maximum(1, np.floor(wanted * COARSE / scan.geometry.spacing_mm)).astype(int)
@@ -112,7 +112,7 @@ def _shrunk(scan: Volume, spacing_mm: tuple[float, float, float]) -> tuple[Volum
 def _coarse_pass(
     scan: Volume, domain: Domain, foreground: Foreground, progress: Progress | None
 ) -> tuple[NDArray[np.float32], int]:
-    """The probability of any label, averaged over windows of the size of a training scan."""
+    """Return the probability of any label, averaged over windows of training size, and how many there are."""
     shape = np.array(scan.geometry.shape)
     size = np.minimum(np.ceil(_usual_mm(domain, scan.geometry) / scan.geometry.spacing_mm).astype(int), shape)
     starts = [_starts(int(n), int(s)) for n, s in zip(shape, size, strict=True)]
@@ -122,7 +122,7 @@ def _coarse_pass(
     for number, place in enumerate(places, 1):
         box = Box.of(np.array(place), np.array(place) + size)
         part = box.crop(scan)
-        if part.array.max() > part.array.min():  # else it is air, in which nothing is
+        if part.array.max() > part.array.min():  # otherwise it is air, without any label
             total[box.slices] += weight * foreground(part)
         weights[box.slices] += weight
         if progress is not None:
@@ -131,7 +131,7 @@ def _coarse_pass(
 
 
 def _usual_mm(domain: Domain, grid: Geometry) -> NDArray[np.float64]:
-    """The field of view of a usual training scan along i, j, k."""
+    """Return the field of view of a usual training scan along i, j, k, in mm."""
     usual = np.empty(3)
     usual[list(grid.patient_axes[0])] = np.mean(domain.fov_mm, axis=1)
     return usual
@@ -143,13 +143,13 @@ def _starts(length: int, size: int) -> list[int]:
 
 
 def _bump(size: NDArray[np.int_]) -> NDArray[np.float32]:
-    """High in the middle of a window, nearly nothing at its edge, where an organ is cut off."""
+    """Return weights that are high in the middle of a window, nearly 0 at its edge, where organs are cut."""
     x, y, z = (np.hanning(n + 2)[1:-1] + 1e-3 for n in size)
     return np.asarray(x[:, None, None] * y[None, :, None] * z[None, None, :], dtype=np.float32)
 
 
 def _candidates(probability: NDArray[np.float32], voxel_ml: float, domain: Domain) -> list[_Candidate]:
-    """Components of a plausible size, the likeliest first."""
+    """Return the components of a plausible size, the likeliest first."""
     labels, count = label_components(probability > 0.5)
     sizes = np.bincount(labels.ravel(), minlength=count + 1)[1:] * voxel_ml
     sums = np.bincount(labels.ravel(), weights=probability.ravel(), minlength=count + 1)[1:] * voxel_ml
@@ -168,7 +168,7 @@ def _candidates(probability: NDArray[np.float32], voxel_ml: float, domain: Domai
 def _around(
     low: NDArray[np.int_], high: NDArray[np.int_], grid: Geometry, domain: Domain
 ) -> tuple[NDArray[np.int_], NDArray[np.int_]]:
-    """A margin around a component, at least as large as a usual training scan, within the scan."""
+    """Return a box around a component with a margin, at least a usual training scan, within the scan."""
     shape = np.array(grid.shape)
     size = np.maximum((high - low) * grid.spacing_mm + 2 * MARGIN_MM, _usual_mm(domain, grid))
     voxels = np.minimum(np.ceil(size / grid.spacing_mm).astype(int), shape)

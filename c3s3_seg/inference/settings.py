@@ -1,4 +1,4 @@
-"""How to run a network over a scan."""
+"""Settings for running a network over a scan."""
 
 from __future__ import annotations
 
@@ -12,48 +12,48 @@ from c3s3_seg.inference.postprocess import Postprocessing
 from c3s3_seg.inference.tiling import Shape
 from c3s3_seg.system.choices import TilingPreset, Weighting, check_word
 
-PUBLISHED_STRIDE = (18, 18, 4)  # of the published evaluations on the left atrium
+PUBLISHED_STRIDE = (18, 18, 4)  # stride of the published evaluations on the left atrium
 
 
 @dataclass(frozen=True)
 class Settings:
-    """How to run. None leaves a choice to the task.
+    """Settings of inference. None leaves a choice to the task, where the task has it.
 
     Parameters
     ----------
     overlap
-        As in `Task.overlap`, from 0 to below 1: tiles of the training size that share this part of a side.
+        Same as `Task.overlap`, from 0 to below 1: tiles of the training size share this part of a side.
     probabilities
         Whether the prediction keeps the probability of each label on the scan's grid.
     stride
-        Voxels of the model's grid from tile to tile, in place of an overlap.
+        Voxels (x, y, z) of the model's grid from tile to tile, instead of an overlap.
     weighting
-        How overlapping tiles are averaged. None: those of the task as the task says, others evenly.
+        Weighting of overlapping tiles. None: the task's weighting for its own tiles, uniform for others.
     whole
-        The whole volume at once while it is small enough, even if the task has tiles.
+        Whether to run the whole volume at once if it is small enough, even if the task has tiles.
     mirroring
-        Axes (0, 1, 2: the patient's left, back, head) along which the scan is also shown mirrored; the
-        answers to all combinations are averaged.
+        Axes (0, 1, 2: the patient's left, back, head) of test-time augmentation: the network also runs on
+        the scan mirrored along all combinations of these axes, and the results are averaged.
     memory_bytes
-        What all processes together may take. The tiles are the largest that fit.
+        Bytes that all processes together may take. The tiles are the largest that fit.
     processes
-        How many of them work at a time, this one included: each may take its share of the memory.
+        Number of processes that work at a time, this one included: each may take its share of the memory.
     uncertainty
-        Whether to compare the bundle's two networks.
+        Whether to compare the bundle's networks.
     keep_largest, min_volume_ml, fill_holes
-        As in `Postprocessing`.
+        Same as in `Postprocessing`.
     profile
-        A file that `c3s3-seg benchmark` wrote on this machine: it decides what is left open.
+        File that `c3s3-seg benchmark` wrote on this machine; it decides what is left open.
     on_device
-        Whether the arithmetic around the network too runs where the network runs, on torch tensors:
-        resampling, intensities, softmax, stitching, the most probable label. Takes the backend torch or onnx.
-        None: yes on CUDA, no on the CPU. False: in numpy on the host. True on the CPU is there to prove that
+        Whether the steps around the network (resampling, intensities, softmax, stitching, the most probable
+        label) run on the network's device too, on torch tensors. Requires the backend torch or onnx.
+        None: yes on CUDA, no on the CPU. False: in numpy on the host. True on the CPU exists to prove that
         both ways give the same labels.
 
     Raises
     ------
     InputError
-        If a value is out of range, or two of them say how to tile.
+        If a value is out of range, or two settings define the tiling.
     """
 
     overlap: float | None = None
@@ -95,16 +95,16 @@ class Settings:
 
     @property
     def own_memory_bytes(self) -> int | None:
-        """What this process may take; None where nothing was said."""
+        """Bytes that this process may take; None if there is no limit."""
         return None if self.memory_bytes is None else self.memory_bytes // self.processes
 
     def postprocessing(self, task: Task) -> Postprocessing:
-        """What to do to the finished mask."""
+        """Return the postprocessing of the finished mask."""
         largest = task.keep_largest if self.keep_largest is None else self.keep_largest
         return Postprocessing(largest, self.min_volume_ml, self.fill_holes)
 
     def for_task(self, task: Task) -> Settings:
-        """With the task's own tiles and component rule where nothing else was asked for.
+        """Return the settings with the task's tiles and component rule where nothing else was requested.
 
         Raises
         ------
@@ -125,7 +125,7 @@ class Settings:
         )
 
     def record(self) -> dict[str, Any]:
-        """For the JSON of a case: everything that decides what the mask looks like."""
+        """Return all settings that decide the mask, for the JSON of a case."""
         return {
             "overlap": self.overlap,
             "stride": self.stride,
@@ -138,17 +138,17 @@ class Settings:
 
 
 def tiled(settings: Settings, preset: TilingPreset) -> Settings:
-    """With the tiles of a preset.
+    """Return the settings with the tiles of a preset.
 
-    `default`: as the task says. `accurate`: tiles of the training size that overlap by half, weighted by a
-    Gaussian. `whole`: the whole volume at once, which is faster. `paper`: those of the published evaluations,
-    stride 18 x 18 x 4 and a flat average; they averaged both networks too, which is for the caller to open.
-    The stride is in voxels of the model's grid, as theirs was.
+    `default`: as in the task. `accurate`: tiles of the training size that overlap by half, weighted by a
+    Gaussian. `whole`: the whole volume at once, which is faster. `paper`: tiles of the published evaluations,
+    stride 18 x 18 x 4 and a flat average; the evaluations also averaged both networks, which the caller must
+    open. The stride is in voxels of the model's grid, as in the evaluations.
 
     Raises
     ------
     InputError
-        If mirroring was asked for with the tiles of the published evaluations, which did not mirror.
+        If mirroring was requested with the tiles of the published evaluations, which did not mirror.
     """
     if preset == "accurate":
         return replace(settings, overlap=0.5, stride=None, weighting="gaussian")
@@ -164,12 +164,12 @@ def tiled(settings: Settings, preset: TilingPreset) -> Settings:
 
 
 def parse_axes(text: str) -> tuple[int, ...]:
-    """`xz` -> (0, 2).
+    """Return the axes that letters name: `xz` -> (0, 2).
 
     Raises
     ------
     InputError
-        If another letter is among them, or one comes twice.
+        If there is a letter other than x, y, z, or a letter twice.
     """
     if not set(text) <= set("xyz") or len(set(text)) < len(text):
         raise InputError(f"found the axes {text!r} for --tta, wanted letters among xyz, such as xy")

@@ -1,4 +1,4 @@
-"""What one step of `Predictor` hands to the next."""
+"""Data that `Predictor` passes from step to step."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from c3s3_seg.inference.tiling import Shape
 
 @dataclass(frozen=True)
 class CheckedScan:
-    """A scan that may be segmented, as far as that is known.
+    """A scan that may be segmented, according to the checks made so far.
 
     Parameters
     ----------
     scan
-        On its own grid.
+        Scan on its own grid.
     check
-        What the domain check found.
+        Result of the domain check.
     search
         Whether its field of view is larger than in training: `Predictor.locate` has to find the organ first.
     allow_out_of_domain
-        What the user said.
+        Whether a scan out of the domain is allowed.
     """
 
     scan: Volume
@@ -34,22 +34,22 @@ class CheckedScan:
 
 @dataclass(frozen=True)
 class PreparedScan:
-    """A scan, or its region of interest, as the network wants it; the scan itself is no longer needed.
+    """A scan, or its region of interest, ready for the network; the scan itself is no longer needed.
 
     Parameters
     ----------
     array
-        (x, y, z) float32 on the model's grid; or the scan's own voxels, which `network` brings there.
+        (x, y, z) float32 on the model's grid; or the scan's own voxels, which `network` resamples to it.
     part
-        Geometry of what is segmented.
+        Geometry of the segmented part.
     shape
-        Voxels of the model's grid.
+        Voxels (x, y, z) of the model's grid.
     geometry, source
-        Of the scan.
+        Geometry and source of the scan.
     check
-        What the domain check found.
+        Result of the domain check.
     seconds
-        What it took.
+        Time of the preparation.
     """
 
     array: Prepared
@@ -61,7 +61,7 @@ class PreparedScan:
     seconds: float
 
     def on_scan_grid(self, array: Array) -> Volume:
-        """An array (i, j, k) of what is segmented, of any dtype, on the grid of the scan: 0 elsewhere."""
+        """Return an array (i, j, k) of `part`, of any dtype, on the grid of the scan: 0 elsewhere."""
         region = self.check.region
         if region is None:
             return self.geometry.volume(array, self.source)

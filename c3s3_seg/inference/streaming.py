@@ -1,7 +1,7 @@
-"""Tiles in, finished planes out: what overlapping tiles say is averaged in a ring of planes.
+"""Run the network tile by tile (sliding window), and average overlapping tiles in a ring of planes.
 
 Along one axis only as many planes are kept as a tile is deep. A plane that no later tile reaches is
-handed on and its place is used again, so memory does not depend on how long that axis is.
+yielded and its place is reused, so memory does not depend on the length of that axis.
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ class Slab:
     Parameters
     ----------
     axis
-        Along which (0, 1 or 2) the planes follow each other.
+        Axis (0, 1 or 2) along which the planes follow each other.
     start
         Index of the first plane.
     values
         (K, x, y, z) float32: the planes along `axis`, the whole volume along the others. A view that
-        holds only until the next slab is asked for; copy what must last longer.
+        is valid only until the next slab is requested; copy values that must last longer.
     """
 
     axis: int
@@ -55,28 +55,28 @@ def stream(
     axis: int | None = None,
     progress: Progress | None = None,
 ) -> Iterator[Slab]:
-    """Run the network tile by tile and give the averages of what it says, plane by finished plane.
+    """Run the network tile by tile and yield the averages of its outputs as planes are finished.
 
     Parameters
     ----------
     volume
-        (X, Y, Z) float32 network input; padded with zeros, the mean intensity, to the tiling's shape. Where
-        it lies, all is done.
+        (X, Y, Z) float32 network input; padded with zeros (after z-scoring, the mean intensity) to the
+        tiling's shape. All work is done on its device.
     tiling
         The tiles.
     network
-        (1, 1, x, y, z) -> (1, K, x, y, z) float32: probabilities, as a rule.
+        Function (1, 1, x, y, z) -> (1, K, x, y, z) float32, usually probabilities.
     weighting
-        How tiles are averaged.
+        Weighting of overlapping tiles.
     axis
-        Along which to stream; None leaves it to the tiling.
+        Axis along which to stream; None leaves it to the tiling.
     progress
         Called after each tile.
 
     Yields
     ------
     Slab
-        In rising order, together the volume without its padding.
+        Slabs in rising order, together the volume without its padding.
     """
     along = tiling.axis if axis is None else axis
     arrays = arrays_of(volume)
@@ -101,14 +101,14 @@ def stream(
 
 
 def _pad(volume: Array, tiling: Tiling, arrays: ArrayOperations) -> tuple[list[int], Array]:
-    """Voxels put before each axis, and the volume with them; half of the padding goes before."""
+    """Return the voxels put before each axis, and the padded volume; half of the padding goes before."""
     before = [(n - m) // 2 for n, m in zip(tiling.shape, volume.shape, strict=True)]
     pads = [(b, n - m - b) for b, n, m in zip(before, tiling.shape, volume.shape, strict=True)]
     return before, arrays.pad(volume, pads) if any(map(any, pads)) else volume
 
 
 class _Ring:
-    """Sums of as many planes as a tile is deep; plane n lies at n modulo that depth."""
+    """Sums of as many planes as a tile is deep; plane n is stored at n modulo that depth."""
 
     def __init__(
         self, channels: int, tiling: Tiling, weighting: Weighting, axis: int, arrays: ArrayOperations
@@ -121,7 +121,7 @@ class _Ring:
         self._counts = [arrays.of(_coverage(n, t, s)) for n, t, s in zip(*self._sides(), strict=True)]
 
     def add(self, tile: tuple[slice, slice, slice], output: Array) -> None:
-        """Add what the network said about a tile."""
+        """Add the network's output for a tile."""
         values = self._arrays.moveaxis(output, 1 + self._axis, 1)
         if self._weights is not None:
             values = values * self._weights
@@ -131,7 +131,7 @@ class _Ring:
             sums += values[:, part]
 
     def finish(self, start: int, stop: int, inside: list[slice]) -> Iterator[Slab]:
-        """Hand on the planes from `start` to before `stop`, then clear them for those that follow."""
+        """Yield the planes from `start` to before `stop`, then clear them for the planes that follow."""
         kept, *across = self._split(inside)
         for ring, part in _arcs(start, stop, self._depth):
             sums = self._sums[:, ring]
@@ -144,7 +144,7 @@ class _Ring:
             sums[...] = 0
 
     def _total_weight(self, start: int, stop: int) -> Array:
-        """(planes, ...): the sum of the weights with which the tiles counted in these planes."""
+        """Return the sum of the weights of the tiles in these planes: (planes, ...)."""
         if self._weights is None:
             first, second, third = self._counts
             return first[start:stop, None, None] * second[:, None] * third
@@ -159,17 +159,17 @@ class _Ring:
         return total
 
     def _sides(self) -> tuple[list[int], list[int], list[tuple[int, ...]]]:
-        """Shape, tile and starts with the streamed axis first."""
+        """Return shape, tile and starts with the streamed axis first."""
         tiling = self._tiling
         return self._split(tiling.shape), self._split(tiling.tile), self._split(tiling.starts)
 
     def _split(self, axes: Sequence[T]) -> list[T]:
-        """Three things, one for each axis: the streamed axis first, the others in their order."""
+        """Return three items, one for each axis: the streamed axis first, the others in their order."""
         return [axes[self._axis], *(item for n, item in enumerate(axes) if n != self._axis)]
 
 
 def _arcs(start: int, stop: int, depth: int) -> Iterator[tuple[slice, slice]]:
-    """Where planes `start` to `stop` lie in a ring: one or two (place in the ring, place among them)."""
+    """Yield where planes `start` to `stop` lie in a ring: one or two (slice of the ring, slice of them)."""
     first = start % depth
     count = min(stop - start, depth - first)
     yield slice(first, first + count), slice(0, count)
@@ -178,7 +178,7 @@ def _arcs(start: int, stop: int, depth: int) -> Iterator[tuple[slice, slice]]:
 
 
 def _coverage(size: int, tile: int, starts: tuple[int, ...]) -> FloatArray:
-    """(size,) float32: how many tiles cover each index of an axis."""
+    """Return how many tiles cover each index of an axis: (size,) float32."""
     counts = np.zeros(size, dtype=np.float32)
     for start in starts:
         counts[start : start + tile] += 1

@@ -1,4 +1,4 @@
-"""The networks over one scan on the model's grid, tile by tile: probabilities in, slab by slab out."""
+"""Run the networks over one scan on the model's grid, tile by tile, and yield slabs of probabilities."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from c3s3_seg.inference.tiling import Array, Shape, Tiling, mean
 from c3s3_seg.system.hardware import is_memory_error
 from c3s3_seg.system.progress import Progress
 
-WHOLE_LIMIT = 1_500_000  # voxels of a single tile: 0.35 GB in OpenVINO, 0.8 GB in ONNX Runtime
+WHOLE_LIMIT = 1_500_000  # most voxels of a single tile: 0.35 GB in OpenVINO, 0.8 GB in ONNX Runtime
 
 
 @dataclass
@@ -32,15 +32,15 @@ class Probabilities:
     Parameters
     ----------
     slabs
-        Probabilities of all classes; each slab holds until the next is asked for.
+        Probabilities of all classes; each slab is valid until the next is requested.
     tiling
         The tiles.
     seconds
-        Spent in the networks so far.
+        Time spent in the networks so far.
     notes
-        As in `Prediction`.
+        Sentences for `Prediction.notes`.
     prepare_s
-        Spent on bringing the scan to the model's grid, where that is done with the network.
+        Time spent on resampling the scan to the model's grid, if the network's device does it.
     """
 
     slabs: Iterator[Slab]
@@ -57,11 +57,11 @@ class TiledNetwork:
     Parameters
     ----------
     task
-        Its classes and the size of its tiles.
+        Task with the classes and the size of the tiles.
     backends
         The networks.
     settings
-        How to tile.
+        Settings of the tiling.
     costs
         The memory that the networks take.
     """
@@ -72,14 +72,14 @@ class TiledNetwork:
     costs: Costs
 
     def __call__(self, array: Array, scan_voxels: int, progress: Progress | None = None) -> Probabilities:
-        """The networks run as the slabs are taken.
+        """Return the probabilities; the networks run as the slabs are taken.
 
         Parameters
         ----------
         array
-            (x, y, z) float32 on the model's grid. Where it lies, all is done.
+            (x, y, z) float32 on the model's grid. All work is done on its device.
         scan_voxels
-            Of the grid to which the probabilities will be resampled, which takes memory too.
+            Voxels of the grid to which the probabilities will be resampled, which takes memory too.
         progress
             Called after each tile.
         """
@@ -101,7 +101,7 @@ class TiledNetwork:
         overlap = 0.5 if settings.overlap is None else settings.overlap
         whole = Tiling.whole((x, y, z), self.task.multiple)
         if settings.own_memory_bytes is not None:
-            # Tiles of the training size that were asked for stay that size: they are checked, not grown.
+            # Requested tiles of the training size keep that size: they are checked, not enlarged.
             most = patch if settings.overlap is not None else self._taken(whole.shape)
             return self._shared(lambda: budget.largest((x, y, z), most, patch, overlap))
         fits = self._taken(whole.shape) == whole.shape and np.prod(whole.shape, dtype=np.int64) <= WHOLE_LIMIT
@@ -111,13 +111,13 @@ class TiledNetwork:
         return self._shared(lambda: budget.largest((x, y, z), usual.tile, patch, overlap))
 
     def _make_room(self, array: Array, scan_voxels: int, tiling: Tiling) -> None:
-        """Where the tiles might not fit beside what the networks keep, that goes: no tile depends on it."""
+        """Release the memory that the networks keep, if the tiles might not fit: no tile depends on it."""
         left = memory_limit(self.settings, arrays_of(array), self.backends)
         if left is not None and self._budget(left, array, scan_voxels).needed(tiling) > left:
             give_back(self.backends)
 
     def _taken(self, tile: Shape) -> Shape:
-        """A tile, or what of it the networks take at once."""
+        """Return the tile, cut to the largest size that all networks take."""
         x, y, z = tile
         for a, b, c in (getattr(backend, "largest_tile", tile) for backend in self.backends):
             x, y, z = min(x, a), min(y, b), min(z, c)
@@ -129,11 +129,11 @@ class TiledNetwork:
         voxels = int(np.prod(array.shape, dtype=np.int64))
         kept = extras(len(task.labels) if settings.probabilities else 0, settings.uncertainty, scan_voxels)
         if arrays_of(array).own_memory:
-            kept = 0  # it is kept on the host
+            kept = 0  # these arrays are on the host
         return Budget(limit, self.costs, channels, scan_voxels, voxels, task.multiple, kept)
 
     def _shared(self, choose: Callable[[], Tiling]) -> Tiling:
-        """Tiles that fit into this process's share of the memory; else the error says who shares it."""
+        """Return tiles that fit this process's share of the memory; an error states how many share it."""
         processes = self.settings.processes
         try:
             return choose()
@@ -144,7 +144,7 @@ class TiledNetwork:
             raise MemoryLimitError(what, todo=f"{error.todo}, or give fewer --workers") from None
 
     def _slabs(self, array: Array, found: Probabilities, progress: Progress | None) -> Iterator[Slab]:
-        """The stitched slabs. Out of memory before the first of them: smaller tiles, once."""
+        """Yield the stitched slabs. If memory is full before the first, retry once with smaller tiles."""
         given, known = 0, self._notes()
         try:
             for slab in self._timed(array, found, progress):
@@ -163,11 +163,11 @@ class TiledNetwork:
         found.notes += [note for note in self._notes() if note not in known]
 
     def _notes(self) -> list[str]:
-        """What the runtimes say, once each; one may find out while it runs."""
+        """Return the notes of the runtimes, each once; a runtime may add notes while it runs."""
         return list(dict.fromkeys(chain.from_iterable(notes(backend) for backend in self.backends)))
 
     def _timed(self, array: Array, found: Probabilities, progress: Progress | None) -> Iterator[Slab]:
-        """Count the seconds that it takes to make the slabs."""
+        """Yield the slabs, and count the seconds that it takes to make them."""
         weighting = self.settings.weighting or "constant"
         slabs = stream(array, found.tiling, self._network, weighting=weighting, progress=progress)
         while True:
@@ -184,9 +184,9 @@ class TiledNetwork:
             yield slab
 
     def _network(self, patches: Array) -> Array:
-        """(1, 1, x, y, z) -> mean probabilities (1, C, x, y, z) over the networks and the mirrored views.
+        """Return mean probabilities over networks and mirrored views: (1, 1, x, y, z) -> (1, C, x, y, z).
 
-        Where uncertainty is wanted, the networks stay apart: (1, networks x C, x, y, z).
+        If uncertainty is requested, the networks stay separate: (1, networks x C, x, y, z).
         """
         each = (self._mirrored(backend, patches) for backend in self.backends)
         if self.settings.uncertainty:
@@ -194,7 +194,7 @@ class TiledNetwork:
         return mean(each, len(self.backends))
 
     def _mirrored(self, backend: Backend, patches: Array) -> Array:
-        """Probabilities of one network, averaged over the mirrored views."""
+        """Return the probabilities of one network, averaged over the mirrored views."""
         mirroring, arrays = self.settings.mirroring, arrays_of(patches)
         views = list(chain.from_iterable(combinations(mirroring, n) for n in range(len(mirroring) + 1)))
 

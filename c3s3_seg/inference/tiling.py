@@ -1,4 +1,4 @@
-"""Tiles over a volume, how much their voxels count where they overlap, and logits as probabilities."""
+"""Tiles over a volume, the weights of their voxels where tiles overlap, and probabilities of logits."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ FloatArray = NDArray[np.float32]
 Array = Any  # FloatArray on the host; where `Settings.on_device` holds, a torch.Tensor of the same numbers
 Shape = tuple[int, int, int]
 
-SIGMA = 0.125  # of the Gaussian, as a share of a tile's side: MONAI's and nnU-Net's value
-LEAST_WEIGHT = 1e-3  # MONAI's: no voxel of a tile counts for nothing
+SIGMA = 0.125  # sigma of the Gaussian, as a share of a tile's side: MONAI's and nnU-Net's value
+LEAST_WEIGHT = 1e-3  # MONAI's value: no voxel of a tile has weight 0
 
 
 @dataclass(frozen=True)
 class Tiling:
-    """Where the tiles of one volume lie.
+    """The positions of the tiles of one volume.
 
     Parameters
     ----------
@@ -40,19 +40,19 @@ class Tiling:
 
     @classmethod
     def whole(cls, shape: Shape, multiple: Shape) -> Tiling:
-        """One tile: the whole volume, each side rounded up to a multiple."""
+        """Return one tile: the whole volume, each side rounded up to a multiple."""
         x, y, z = (-(-n // m) * m for n, m in zip(shape, multiple, strict=True))
         return cls((x, y, z), (x, y, z), ((0,), (0,), (0,)))
 
     @classmethod
     def overlapping(cls, shape: Shape, tile: Shape, overlap: float) -> Tiling:
-        """Tiles that share at least `overlap` (0 to below 1) of a side with the next; the last is flush."""
+        """Return tiles that share at least `overlap` (0 to below 1) of a side; the last is flush."""
         x, y, z = (max(1, int(t * (1 - overlap))) for t in tile)
         return cls.stepping(shape, tile, (x, y, z))
 
     @classmethod
     def stepping(cls, shape: Shape, tile: Shape, stride: Shape) -> Tiling:
-        """Tiles every `stride` voxels; the last is flush with the volume's end."""
+        """Return tiles every `stride` voxels; the last is flush with the volume's end."""
         x, y, z = (max(n, t) for n, t in zip(shape, tile, strict=True))
         a, b, c = (_starts(n, t, s) for n, t, s in zip((x, y, z), tile, stride, strict=True))
         return cls((x, y, z), tile, (a, b, c))
@@ -62,9 +62,9 @@ class Tiling:
 
     @property
     def axis(self) -> int:
-        """Along which the output is streamed: 0, unless along another axis at most half as much is buffered.
+        """The axis along which the output is streamed: 0, unless another axis buffers at most half as much.
 
-        Along the first axis every sum is formed in the order in which MONAI forms it.
+        Along the first axis, every sum is formed in the same order as in MONAI.
         """
         shares = [t / n for t, n in zip(self.tile, self.shape, strict=True)]
         return shares.index(min(shares)) if min(shares) <= shares[0] / 2 else 0
@@ -75,14 +75,14 @@ class Tiling:
         return int(np.prod(self.shape)) // self.shape[self.axis] * self.tile[self.axis]
 
     def layer(self, start: int, axis: int) -> Iterator[tuple[slice, slice, slice]]:
-        """The tiles that begin at `start` along `axis`; the other axes in their order, the last fastest."""
+        """Yield the tiles that begin at `start` along `axis`; the other axes in order, the last fastest."""
         starts = [(start,) if n == axis else places for n, places in enumerate(self.starts)]
         for corner in product(*starts):
             x, y, z = (slice(c, c + t) for c, t in zip(corner, self.tile, strict=True))
             yield x, y, z
 
     def slices(self) -> Iterator[tuple[slice, slice, slice]]:
-        """The tiles, z fastest."""
+        """Yield the tiles, z fastest."""
         for start in self.starts[0]:
             yield from self.layer(start, 0)
 
@@ -93,10 +93,10 @@ def _starts(size: int, tile: int, step: int) -> tuple[int, ...]:
 
 
 def importance(tile: Shape, weighting: Weighting) -> FloatArray | None:
-    """How much each voxel of a tile counts: (x, y, z) float32, or None where all count the same.
+    """Return the weights of a tile's voxels: (x, y, z) float32, or None if all weights are the same.
 
-    `gaussian` is MONAI's map: the product of three Gaussians, never below a thousandth. As with MONAI
-    itself, that bound keeps it from being separable.
+    `gaussian` is MONAI's map: the product of three Gaussians, never below a thousandth. As in MONAI
+    itself, the map is not separable because of that bound.
     """
     if weighting == "constant":
         return None
@@ -105,7 +105,7 @@ def importance(tile: Shape, weighting: Weighting) -> FloatArray | None:
 
 
 def softmax(logits: FloatArray) -> FloatArray:
-    """(N, K, X, Y, Z) logits -> probabilities over K, in the logits' own memory where it may be written."""
+    """Return probabilities over K of logits (N, K, X, Y, Z), in place if these are writable float32."""
     out = logits if logits.flags.writeable and logits.dtype == np.float32 else logits.astype(np.float32)
     out -= out.max(axis=1, keepdims=True)
     np.exp(out, out=out)
@@ -114,7 +114,7 @@ def softmax(logits: FloatArray) -> FloatArray:
 
 
 def mean(arrays: Iterator[Array], count: int) -> Array:
-    """The mean of `count` float32 arrays of one shape, which need not exist at once; of one, itself."""
+    """Return the mean of `count` float32 arrays of one shape, not all needed at once; of one, itself."""
     total = next(arrays)
     if count == 1:
         return total

@@ -1,7 +1,7 @@
-"""The way back from the model's grid to the scan's, a few planes at a time.
+"""Resample probabilities from the model's grid to the scan's grid, a few planes at a time.
 
-Probabilities are interpolated linearly, never masks. No class ever exists at full size: planes are
-interpolated as they arrive, compared, and what remains of them is a label.
+Probabilities are interpolated linearly (box averages where the scan's voxels are larger), never masks. No
+class exists at full size here: planes are interpolated as they arrive, and compared to find each label.
 """
 
 from __future__ import annotations
@@ -20,18 +20,18 @@ from c3s3_seg.inference.tiling import Array, Shape
 
 @dataclass(frozen=True)
 class Block:
-    """A box of voxels on the scan's grid, seen along the patient's axes, and what it is made from.
+    """A box of voxels on the scan's grid, along the patient's axes, with the data to interpolate it from.
 
     Parameters
     ----------
     where
-        The box (x, y, z).
+        Position of the box (x, y, z).
     source
-        (K, x, y, z) float32: the model's voxels that it depends on.
+        (K, x, y, z) float32: the voxels of the model's grid that the box depends on.
     weights
-        Per axis, from the voxels of `source` to those of the box; None where both are the same.
+        Per axis, weights from voxels of `source` to voxels of the box; None where both are the same.
     axis
-        The streamed axis: it is interpolated last, its planes being few.
+        The streamed axis, which is interpolated last because it has few planes.
     """
 
     where: tuple[slice, slice, slice]
@@ -41,11 +41,11 @@ class Block:
 
     @property
     def arrays(self) -> ArrayOperations:
-        """Where its numbers lie."""
+        """The array operations for `source`."""
         return arrays_of(self.source)
 
     def channel(self, number: int) -> Array:
-        """One class, interpolated: (x, y, z) float32. May be a view."""
+        """Return one class, interpolated: (x, y, z) float32. May be a view."""
         array, arrays = self.source[number], self.arrays
         for axis in sorted(range(3), key=lambda n: (n == self.axis, -n)):
             weights = self.weights[axis]
@@ -55,26 +55,26 @@ class Block:
 
 
 class ScanGridResampler:
-    """Interpolates slabs of one volume as they come.
+    """A resampler of one volume's slabs as they arrive.
 
     Parameters
     ----------
     shape, goal
-        Voxels (x, y, z) of the model's grid and of the scan's, both along the patient's axes.
+        Voxels (x, y, z) of the model's grid and of the scan's grid, both along the patient's axes.
     classes
-        Background included. Channels beyond them are the same classes said by further networks.
+        Number of classes, background included. Further channels hold the same classes of further networks.
     all_of_it
-        Whether blocks cover the whole scan; else only where a foreground class can win.
+        Whether blocks cover the whole scan; otherwise only the part where a foreground class can win.
     """
 
     def __init__(self, shape: Shape, goal: Shape, classes: int, *, all_of_it: bool = False) -> None:
         self._goal, self._classes = goal, classes
         self._axes = [_GridAxis(n, m) for n, m in zip(shape, goal, strict=True)]
-        # The winner of K classes has 1 / K or more; the rest is rounding.
+        # The most probable of K classes has at least 1 / K; 1e-4 allows for rounding.
         self._least = -1.0 if all_of_it else 1 / classes - 1e-4
 
     def __call__(self, slabs: Iterable[Slab]) -> Iterator[Block]:
-        """Give blocks that do not overlap, in rising order; each holds until the next is asked for."""
+        """Yield blocks that do not overlap, in rising order; each is valid until the next is requested."""
         done, held = 0, _Held()
         for slab in slabs:
             axis, n, block = self._axes[slab.axis], slab.axis, arrays_of(slab.values).block
@@ -88,7 +88,7 @@ class ScanGridResampler:
             held = held.tail(int(axis.first[done]) if done < self._goal[n] else slab.stop)
 
     def _block(self, held: _Held, planes: slice, n: int) -> Iterator[Block]:
-        """The block of some planes of the scan's grid; none where no foreground class can win."""
+        """Yield the block of some planes of the scan's grid; nothing where no foreground class can win."""
         along = self._axes[n]
         used = slice(int(along.first[planes].min()), int(along.last[planes].max()) + 1)
         source = held.take(used)
@@ -104,7 +104,7 @@ class ScanGridResampler:
 
 
 class _GridAxis:
-    """One axis of both grids: `first` and `last` are what each index of the goal depends on."""
+    """One axis of both grids: each index of the goal depends on the model's indices `first` to `last`."""
 
     def __init__(self, size: int, goal: int) -> None:
         self._weights = axis_weights(size, goal) if size != goal else None
@@ -114,23 +114,23 @@ class _GridAxis:
             self.first, self.last = self._weights.first, self._weights.last
 
     def ready(self, stop: int) -> int:
-        """How many indices of the goal depend on nothing from `stop` on."""
+        """Return how many indices of the goal depend only on the model's indices before `stop`."""
         return int(np.searchsorted(self.last, stop, side="left"))
 
     def reached_from(self, ends: slice) -> tuple[slice, slice]:
-        """Indices of the goal that depend on any of these, and all that those depend on."""
+        """Return the indices of the goal that depend on any of `ends`, and all indices those depend on."""
         low = int(np.searchsorted(self.last, ends.start, side="left"))
         high = int(np.searchsorted(self.first, ends.stop, side="left"))
         return slice(low, high), slice(int(self.first[low]), int(self.last[high - 1]) + 1)
 
     def weights(self, goal: slice, used: slice) -> AxisWeights | None:
-        """Weights of these indices of the goal on those of the model's grid; None: the same grid."""
+        """Return the weights from the model's indices `used` to those of the goal; None: the same grid."""
         return None if self._weights is None else self._weights.part(goal, used)
 
 
 @dataclass(frozen=True)
 class _Held:
-    """Planes that are still needed: a few from before, and the slab that has just arrived."""
+    """Planes that are still needed: copies of a few earlier planes, and the slab that has just arrived."""
 
     slab: Slab | None = None
     early: tuple[Array, ...] = ()
@@ -140,7 +140,7 @@ class _Held:
         return _Held(slab, self.early, self.start if self.early else slab.start)
 
     def take(self, planes: slice) -> Array:
-        """(K, x, y, z): planes of the model's grid, a view where one slab holds them all."""
+        """Return planes of the model's grid: (K, x, y, z), a view where one slab holds them all."""
         if self.slab is None:
             raise ValueError("there is no slab yet")
         axis, begin = self.slab.axis, self.slab.start
@@ -152,7 +152,7 @@ class _Held:
         return arrays_of(self.slab.values).concatenate(parts, axis=1 + axis)
 
     def tail(self, start: int) -> _Held:
-        """Copies of the planes from `start` on: the slab itself is about to go."""
+        """Return copies of the planes from `start` on, because the slab itself will be overwritten."""
         if self.slab is None:
             return self
         numbers, arrays = range(start, self.slab.stop), arrays_of(self.slab.values)
@@ -164,7 +164,7 @@ def _cut(values: Array, axis: int, planes: slice) -> Array:
 
 
 def _box(source: Array, axis: int, classes: int, least: float) -> dict[int, slice]:
-    """Along the axes other than `axis`: the ends of where a foreground class has `least` or more."""
+    """Return the range, on each axis other than `axis`, in which a foreground class has `least` or more."""
     others = [n for n in range(3) if n != axis]
     if least < 0:
         return {n: slice(0, source.shape[1 + n]) for n in others}

@@ -1,7 +1,7 @@
-"""How far networks disagree about one scan: as a map along the boundary, and as one number in mm.
+"""Disagreement of networks about one scan: a map along the boundary, and one number in mm per label.
 
-Two were trained to compete on the same data, so where they differ the answer is not sure. Of more than two,
-as in an ensemble of folds, the first is compared with the mean of the others, which it took no part in.
+The two networks of a run were trained to compete on the same data, so the mask is uncertain where they
+differ. Of more than two, as in an ensemble of folds, the first is compared with the mean of the others.
 """
 
 from __future__ import annotations
@@ -23,20 +23,20 @@ from c3s3_seg.report.numbers import COLUMNS, rounded
 
 Labels = NDArray[np.uint8]
 
-BAND = 2.0  # how far from a boundary the map reaches, in voxels of the model's grid
+BAND = 2.0  # reach of the map from a boundary, in voxels of the model's grid
 
 
 @dataclass(frozen=True)
 class NetworkComparison:
-    """How to compare networks.
+    """The rules for comparing networks.
 
     Parameters
     ----------
     leading
-        How many of the networks, from the first, make the mask. The first is always compared with the mean
+        Number of networks, from the first, that make the mask. The first is always compared with the mean
         of the others.
     threshold_mm
-        Above this 95HD between the two masks a case is flagged; None where nobody has calibrated it.
+        95HD between the two masks above which a case is flagged; None if it was not calibrated.
     """
 
     leading: int = 1
@@ -45,19 +45,19 @@ class NetworkComparison:
 
 @dataclass(frozen=True)
 class Disagreement:
-    """What the first network and the others disagree about.
+    """The disagreement between the first network and the mean of the others.
 
     Parameters
     ----------
     map
         (i, j, k) float32 on the scan's grid, 0 to 1: the total variation distance between the two
-        answers' probabilities (half the sum of |differences| over all classes), near the boundary of
-        either mask and wherever their labels differ; 0 elsewhere.
+        probabilities (half the sum of |differences| over all classes), near the boundary of either
+        mask and wherever their labels differ; 0 elsewhere.
     hd95_mm
-        Label name -> 95HD between the two masks, each postprocessed as the final one is. inf where one
-        answer found nothing, nan where neither did.
+        Label name -> 95HD between the two masks, each postprocessed as the final mask is. inf if only
+        one mask has the label, nan if neither has.
     threshold_mm
-        As in `NetworkComparison`.
+        Same as in `NetworkComparison`.
     """
 
     map: Volume
@@ -66,16 +66,16 @@ class Disagreement:
 
     @property
     def flagged(self) -> bool | None:
-        """Whether a label is uncertain: beyond the threshold, or found by one answer alone. None without one.
+        """Whether a label is uncertain: beyond the threshold, or in one mask only. None without a threshold.
 
-        A label that neither finds is no disagreement; a mask without any is reported as `nothing_found`.
+        A label in neither mask is no disagreement; a mask without labels is reported as `nothing_found`.
         """
         if self.threshold_mm is None:
             return None
         return any(value > self.threshold_mm for value in self.hd95_mm.values())
 
     def note(self) -> str | None:
-        """A sentence for the reader of a flagged case."""
+        """Return a sentence for the reader of a flagged case; None if the case is not flagged."""
         if self.threshold_mm is None or not self.flagged:
             return None
         worst = max(mm for mm in self.hd95_mm.values() if not math.isnan(mm))
@@ -87,16 +87,16 @@ class Disagreement:
 
 
 class DisagreementMap:
-    """Gathers blocks: the mask of the first network, that of the mean of the others, and where they differ.
+    """The masks of the first network and of the mean of the others, and their difference, built from blocks.
 
     Parameters
     ----------
     task
-        Whose classes the blocks hold, once for each network.
+        Task whose classes the blocks hold, once for each network.
     shape
         Voxels of the scan, along the scan's own axes.
     networks
-        How many, at least 2.
+        Number of networks, at least 2.
     """
 
     def __init__(self, task: Task, shape: tuple[int, int, int], networks: int = 2) -> None:
@@ -105,7 +105,7 @@ class DisagreementMap:
         self.distance: FloatArray = np.zeros(shape, np.float32)
 
     def add(self, block: Block, geometry: Geometry) -> None:
-        """Take what the networks say about a block of the scan of this geometry."""
+        """Add the networks' probabilities in a block of the scan of this geometry."""
         arrays = block.arrays
         best = [block.channel(0), self._others(block, 0)]
         total = abs(best[0] - best[1])
@@ -121,12 +121,12 @@ class DisagreementMap:
         arrays.put(orient(self.distance, geometry)[block.where], total / 2)
 
     def _others(self, block: Block, number: int) -> Array:
-        """The mean probability of a class over all networks but the first."""
+        """Return the mean probability of a class over all networks but the first."""
         classes, count = self._task.classes, self._networks - 1
         return mean((block.channel((n + 1) * classes + number) for n in range(count)), count)
 
     def finish(self, geometry: Geometry, comparison: NetworkComparison) -> Disagreement:
-        """After the masks were postprocessed: keep the map near their boundaries, and measure."""
+        """Keep the map near the boundaries of the postprocessed masks, or where they differ, and measure."""
         a, b = self.masks
         near = near_boundary(a, b, geometry, BAND * max(self._task.recipe.spacing_mm))
         self.distance[~near & (a == b)] = 0
@@ -139,7 +139,7 @@ class DisagreementMap:
 
 
 def near_boundary(a: Labels, b: Labels, geometry: Geometry, reach_mm: float) -> NDArray[np.bool_]:
-    """Voxels (i, j, k) within `reach_mm` of a voxel at which either mask changes."""
+    """Return the voxels (i, j, k) within `reach_mm` of a voxel at which either mask changes."""
     from scipy import ndimage
 
     edges = _edges(a) | _edges(b)
@@ -151,7 +151,7 @@ def near_boundary(a: Labels, b: Labels, geometry: Geometry, reach_mm: float) -> 
     box = tuple(
         slice(max(0, part.start - m), part.stop + m) for part, m in zip(boxes[0], margin, strict=True)
     )
-    # A part at a time, each with the planes within reach: the transform takes 46 bytes for each voxel.
+    # One part at a time, with the planes within reach, because the transform takes 46 bytes per voxel.
     inside, found, reach = edges[box], near[box], int(margin[0])
     step = max(1 + reach, PART // inside[0].size - 2 * reach)
     for start in range(0, len(inside), step):
@@ -164,7 +164,7 @@ def near_boundary(a: Labels, b: Labels, geometry: Geometry, reach_mm: float) -> 
 
 
 def _edges(mask: Labels) -> NDArray[np.bool_]:
-    """Voxels with a face on a voxel of another label."""
+    """Return the voxels that share a face with a voxel of another label."""
     edges = np.zeros(mask.shape, dtype=np.bool_)
     for axis in range(3):
         along, found = np.moveaxis(mask, axis, 0), np.moveaxis(edges, axis, 0)

@@ -1,10 +1,10 @@
-"""Files to volumes and back. Every axis and sign convention of a file format lives in this package.
+"""Read and write volumes. Every axis and sign convention of a file format is handled in this package.
 
-`load` reads a scan, `load_mask` a mask, `save` writes either; `find_cases` and `match_truth` say
-which scans there are and which truth belongs to them. The rule is: the right volume, or a refusal
-that names the file or the position; never a silently changed one.
+`load` reads a scan, `load_mask` reads a mask, `save` writes either; `find_cases` finds the scans and
+`match_truth` their truths. A reader returns the right volume, or raises an error that names the file
+or the position; no volume is ever changed silently.
 
-Inside, array axes are (i, j, k) = (x, y, z) and positions are mm in LPS, see `c3s3_seg.geometry.volume`.
+In memory, array axes are (i, j, k) = (x, y, z) and positions are mm in LPS, see `c3s3_seg.geometry.volume`.
 """
 
 from __future__ import annotations
@@ -61,31 +61,31 @@ def load(
         `.nii`, `.nii.gz`, `.nrrd`, `.nhdr`, `.mha`, `.mhd`, a DICOM file, a DICOMDIR, a zip file with
         DICOM files, or a folder that holds DICOM files, in its sub-folders too.
     series
-        Which series of the folder: its number in the list of the refusal (from 1), its UID, or a rule that
-        exactly one of them fits.
+        Series of the folder: its number in the list of the error message (from 1), its UID, or a rule
+        that exactly one series fits.
     repair
-        Which faults may be repaired, see `Reading`: "gaps", "tilt", "orthonormal". Each repair is
-        in the notes of the volume.
+        Faults that may be repaired, see `Reading`: "gaps", "tilt", "orthonormal". Each repair is
+        recorded in the notes of the volume.
     rule
-        Which of several series is meant, where `series` does not say.
+        Rule that chooses among several volumes if `series` is None.
     hashed
-        Whether `source.sha256` is wanted: the hash of exactly what was read.
+        Whether to set `source.sha256`: the hash of the file, or of all DICOM files of the folder.
 
     Returns
     -------
     Volume
-        The array (i, j, k), in the file's own type (DICOM: float32, or float64 where that would round
-        the values together), in its grid in mm, LPS.
+        The array (i, j, k), in the file's own type (DICOM: float32, or float64 where float32 would
+        merge neighbouring values), on its grid in mm, LPS.
 
     Raises
     ------
     InputError
-        If there is nothing at `path`, or it is not a scan, or is damaged, or has several series;
-        if its hash is wanted, and it changed while it was read.
+        If `path` does not exist, is not a scan, is damaged, or has several series; if the hash is
+        requested and the scan changed while it was read.
     MemoryLimitError
-        If there is not enough memory for its voxels.
+        If there is not enough memory for the voxels.
     GeometryError
-        If the grid is not one of right angles and even spacing.
+        If the grid is not orthogonal and evenly spaced.
     """
     wanted = parse_series(series) if isinstance(series, str) else series
     mended = repairs((repair,) if isinstance(repair, str) else repair)
@@ -113,7 +113,7 @@ def read(path: str | Path, reading: Reading, *, hashed: bool = False) -> Volume:
 
 
 def read_case(case: Case, reading: Reading, *, hashed: bool = False) -> Volume:
-    """Read the scan of a case: of a DICOM series whose files are known, these and no others."""
+    """Read the scan of a case; if the files of its DICOM series are known, read only these files."""
     if not case.files:
         return read(case.path, reading, hashed=hashed)
     if not case.path.exists():

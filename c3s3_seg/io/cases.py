@@ -1,4 +1,4 @@
-"""Which scans are in these folders, and which truth belongs to which of them."""
+"""Cases, the files in their folders, their unique names, and the truth that belongs to each case."""
 
 from __future__ import annotations
 
@@ -13,28 +13,28 @@ from c3s3_seg.errors import InputError, Told
 from c3s3_seg.io.image.files import IMAGE_SUFFIXES, image_stem, image_suffix
 from c3s3_seg.system.names import folded
 
-# What follows the name of the scan in that of its mask. 3D Slicer writes `x.seg.nrrd`, and `x-label.nrrd`.
+# Endings that follow the scan's name in the mask's name. 3D Slicer writes `x.seg.nrrd` and `x-label.nrrd`.
 MASK_ENDINGS = ("_gt", "_label", "_seg", "_mask", ".seg", "-label")
 TRUTH_ENDINGS = ("", *MASK_ENDINGS)
-# Folders within one another. Who looks through them calls itself for each, which Python does 1000 times.
+# Depth of nested folders. The search recurses into each folder, and Python limits recursion to 1000.
 MOST_DEPTH = 100
 
 
 @dataclass(frozen=True)
 class Case:
-    """One scan: a name that no other case of the run has, without suffix, and where it is.
+    """One scan: a name, without suffix, that is unique within the run, and the location of the scan.
 
     Parameters
     ----------
     name, path
-        Its name, and the image file, or the folder or one file of a DICOM study.
+        Name of the case, and its image file, archive, or the folder or one file of a DICOM study.
     series
-        Of a DICOM study the series, as `Series.key` has it; "" where the path says it all.
+        `Series.key` of the series in a DICOM study; "" if the path alone identifies the scan.
     files
-        All files of that series, relative to `root`: what is read, and what its hash is of. None are
-        known of an image file or an archive.
+        All files of that series, relative to `root`: these are read and hashed. Empty for an image
+        file or an archive.
     study
-        What the series of one study have in common, where there are several to choose among; else "".
+        Identifier that all series of one DICOM study share; "" if no series is given.
     """
 
     name: str
@@ -45,28 +45,28 @@ class Case:
 
     @property
     def root(self) -> Path:
-        """The folder that the files lie in or below."""
+        """The folder that contains the files, directly or in sub-folders."""
         return self.path.parent if self.path.is_file() else self.path
 
     @property
     def paths(self) -> tuple[Path, ...]:
-        """The files of the series, where they are known."""
+        """The paths of the files of the series; empty if the files are unknown."""
         root = self.root
         return tuple(root / file for file in self.files)
 
 
 @dataclass(frozen=True)
 class Skipped:
-    """What was given or found and is no case. Of a DICOM study it names no file and no description.
+    """An input that is not a case. For a DICOM study it names no file and no description.
 
     Parameters
     ----------
     place
         The path, or the folder of the study.
     reason
-        Why it was passed over.
+        Reason why the input was passed over.
     series
-        The number of the series in `inspect`; 0 where it is no series.
+        Number of the series in `inspect`; 0 if the input is not a series.
     """
 
     place: str
@@ -78,12 +78,12 @@ class Skipped:
 
 
 def match_truth(cases: Sequence[Case], truth: str | Path) -> dict[str, Path]:
-    """Which truth belongs to which case.
+    """Find the truth of each case.
 
     Parameters
     ----------
     cases
-        What `find_cases` found.
+        Cases that `find_cases` returned.
     truth
         An image file, for a single case; or a folder of image files that are named like the cases,
         or like them with `_gt`, `_label`, `_seg`, `_mask`, `.seg` or `-label` at the end.
@@ -91,7 +91,7 @@ def match_truth(cases: Sequence[Case], truth: str | Path) -> dict[str, Path]:
     Returns
     -------
     dict
-        Case name -> file. Cases without a truth are not in it.
+        Case name -> file. Cases without a truth are left out.
 
     Raises
     ------
@@ -118,7 +118,7 @@ def match_truth(cases: Sequence[Case], truth: str | Path) -> dict[str, Path]:
     for case in cases:
         # A case that was renamed, because another one had its name, must not take the other one's truth.
         names = {case.name} | ({stem_of(case.path)} if stems[stem_of(case.path)] == 1 else set())
-        # Where a mask is itself the case, its own name is as good: x.seg.nrrd is measured by x_gt.nii.gz.
+        # If the case is itself a mask, its scan's name counts, too: x_gt.nii.gz is the truth of x.seg.nrrd.
         names |= {shorter for name in names if (shorter := scan_stem(name)) not in stems}
         own = real.path(case.path)
         hits = [p for n in sorted(names) for e in TRUTH_ENDINGS for p in by_stem.get(n + e, ())]
@@ -139,24 +139,24 @@ def match_truth(cases: Sequence[Case], truth: str | Path) -> dict[str, Path]:
 
 
 def scan_stem(name: str) -> str:
-    """The name of the scan that a mask is of: `x` for `x.seg`, as 3D Slicer has it; without suffixes."""
+    """Return the name of a mask's scan: `x` for `x.seg`, as 3D Slicer names masks; without suffixes."""
     return name.removesuffix(".seg") or name
 
 
 def mask_files(folder: Path, case: str) -> list[Path]:
-    """The image files in a folder that may be the mask of a case: named like it, or `<case>.seg`."""
+    """Return the image files in a folder that may be the mask of a case: named `<case>` or `<case>.seg`."""
     names = (f"{case}{middle}{suffix}" for middle in ("", ".seg") for suffix in IMAGE_SUFFIXES)
-    # Unlike Path.is_file, it does not raise for a name that is too long.
+    # Unlike Path.is_file, os.path.isfile does not raise for a name that is too long.
     return [path for name in names if os.path.isfile(path := folder / name)]
 
 
 def visible(folder: Path) -> list[Path]:
-    """What lies in a folder, by name, without hidden entries and links that lead up.
+    """Return the entries of a folder, sorted by name, without hidden ones and links that lead upwards.
 
     Raises
     ------
     InputError
-        If the folder is not there or cannot be read.
+        If the folder does not exist or cannot be read.
     """
     try:
         with os.scandir(folder) as found:
@@ -171,22 +171,22 @@ def visible(folder: Path) -> list[Path]:
 
 
 def _leads_up(path: Path) -> bool:
-    """Whether a link leads to a folder that it lies in itself, or in the end to itself: a loop."""
+    """Return whether a link leads to a folder that contains the link, or back to itself (a loop)."""
     try:
         target = path.resolve(strict=True)
     except FileNotFoundError:
-        return False  # a scan that is not there is a case that fails, not one that is forgotten
+        return False  # a missing scan must fail as a case, not be dropped
     except (OSError, RuntimeError):
         return True
     return target in path.parent.resolve().parents or target == path.parent.resolve()
 
 
 def walk_files(folder: Path) -> Iterator[Path]:
-    """All files below a folder, sorted, without hidden ones and pipes; links to folders are not followed."""
+    """Yield all files below a folder, sorted, except hidden ones and pipes; do not follow folder links."""
 
     def refuse(error: OSError) -> None:
-        # os.walk would pass over a folder that it may not read, and the slices in it with it. The name of a
-        # folder in it may be a patient's, too.
+        # os.walk would silently skip a folder that it may not read, with the slices in it. The name of a
+        # folder may be a patient's, too.
         place = Told.of(str(error.filename), str(folder))
         raise InputError(f"the folder cannot be read: {error.strerror}", where=place) from error
 
@@ -194,17 +194,17 @@ def walk_files(folder: Path) -> Iterator[Path]:
         refuse_depth(Path(root), folder)
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         paths = (Path(root) / name for name in sorted(files) if not name.startswith("."))
-        # To open a pipe is to wait for ever. A link that leads nowhere stays: a slice may be missed there.
+        # Opening a pipe would block for ever. A dangling link is kept: it may stand for a missing slice.
         yield from (path for path in paths if path.is_file() or not path.exists())
 
 
 def refuse_depth(place: Path, folder: Path) -> None:
-    """Refuse folders nested too deep to be looked through: `place` is one at or below the `folder` given.
+    """Refuse folders nested too deep to be searched: `place` is the given `folder` or one below it.
 
     Raises
     ------
     InputError
-        If it is so.
+        If `place` lies more than `MOST_DEPTH` levels below `folder`.
     """
     if len(place.relative_to(folder).parts) > MOST_DEPTH:
         what = f"the folders in it are nested more than {MOST_DEPTH} deep"
@@ -212,15 +212,15 @@ def refuse_depth(place: Path, folder: Path) -> None:
 
 
 class RealPaths:
-    """Where paths lead in the end; each folder is looked up once. A link to a scan is the same scan."""
+    """A resolver of links that looks up each folder once. A link to a scan is the same scan."""
 
     def __init__(self) -> None:
         self._folders: dict[str, str] = {}
 
     def path(self, path: Path) -> str:
-        """The real path; of a loop of links, where it began."""
+        """Return the real path; for a loop of links, the path where the loop began."""
         if path.name in ("", "..") or os.path.islink(path):
-            return os.path.realpath(path)  # which, unlike `resolve`, never raises
+            return os.path.realpath(path)  # unlike `resolve`, it never raises
         folder = os.path.dirname(path)
         if folder not in self._folders:
             self._folders[folder] = os.path.realpath(folder)
@@ -228,7 +228,7 @@ class RealPaths:
 
 
 def stem_of(path: Path) -> str:
-    """The name of a scan: that of its file without suffix, or of its folder."""
+    """Return the name of a scan: its file name without suffix, or the name of its folder."""
     name = image_stem(path) if image_suffix(path) else path.name
     if image_suffix(path) is None and path.is_file():
         name = path.stem or path.name
@@ -236,19 +236,19 @@ def stem_of(path: Path) -> str:
 
 
 def unique_names(wanted: Sequence[tuple[str, str]], taken: Iterable[str] = ()) -> list[str]:
-    """A name for each scan: its stem; where two are alike, with the folder in front, and a counter if needed.
+    """Return a name for each scan: its stem; if stems clash, with the folder in front, then a counter.
 
     Parameters
     ----------
     wanted
-        Folder and stem of each.
+        Folder and stem of each scan.
     taken
-        Names that others have already.
+        Names that are already in use.
 
     Returns
     -------
     list of str
-        They differ in more than upper and lower case.
+        Names that differ in more than upper and lower case.
     """
     used = {folded(name) for name in taken}
     alike = Counter(folded(stem) for _, stem in wanted)
@@ -256,12 +256,12 @@ def unique_names(wanted: Sequence[tuple[str, str]], taken: Iterable[str] = ()) -
         stem if alike[folded(stem)] == 1 and folded(stem) not in used else f"{folder}_{stem}"
         for folder, stem in wanted
     ]
-    # Names that need no counter keep theirs, whatever the order: they are taken before any counter.
+    # Names that need no counter are reserved before any counter, so that they do not depend on the order.
     counts = Counter(folded(name) for name in full)
     free = {name for name, times in counts.items() if times == 1 and name not in used}
     used |= free
     names = []
-    following: dict[str, Iterator[int]] = {}  # each counter goes on where it was: 10,000 scans may be alike
+    following: dict[str, Iterator[int]] = {}  # each counter continues: 10,000 scans may share a name
     for name in full:
         if folded(name) not in free:
             numbers = following.setdefault(folded(name), count(1))

@@ -1,4 +1,4 @@
-"""The bytes of a file, read once: no more than its header says, unpacked up to a limit, hashed on the way.
+"""Read the bytes of a file once, check their number against its header, and unpack them up to a limit.
 
 The voxels are taken from the bytes that were checked: a file is never opened a second time.
 """
@@ -17,33 +17,33 @@ from typing import BinaryIO, cast
 from c3s3_seg.errors import InputError
 from c3s3_seg.io.limits import AGAIN, check_dense, check_size, times
 
-# Deflate cannot do better than 1032 : 1, so a header that claims more than that is not true.
+# Deflate cannot do better than 1032 : 1, so a header that claims more is wrong.
 MAX_RATIO = 1032
-# Writers pad to blocks of up to 64 KiB; more than this after the last voxel is something else.
+# Writers pad to blocks of up to 64 KiB; more bytes than this after the last voxel are not padding.
 MOST_SURPLUS = 1 << 20
 BLOCK = 1 << 20
-# Of the packed stream at a time. What is left of it is copied at each member's end: with small pieces,
-# millions of tiny members take seconds and not minutes.
+# Bytes of the packed stream per step. The rest of a piece is copied at each member's end: with small
+# pieces, millions of tiny members take seconds and not minutes.
 PIECE = 1 << 14
 CHANGED, WAIT = "it changed while it was read", "Wait until nothing writes there, and run again"
 
 
 @dataclass(frozen=True)
 class Need:
-    """What the voxels that a header claims will take.
+    """The bytes that the voxels claimed by a header take in the file and in memory.
 
     Parameters
     ----------
     path
         The file, for messages.
     shape
-        As claimed.
+        Shape that the header claims.
     start, size
-        Bytes before the voxels, and of the voxels, in the unpacked stream.
+        Number of bytes before the voxels, and of the voxels, in the unpacked stream.
     packed
-        Whether they are deflated.
+        Whether the voxels are deflated.
     dense
-        Whether this is a scan, which does not shrink as a mask does.
+        Whether this is a scan, which does not compress as tightly as a mask.
     """
 
     path: Path
@@ -55,27 +55,27 @@ class Need:
 
     @property
     def end(self) -> int:
-        """Bytes up to the end of the voxels, unpacked."""
+        """The number of unpacked bytes up to the end of the voxels."""
         return self.start + self.size
 
     def check(self, there: int) -> None:
-        """Before anything is allocated: are they all there, few enough, and is there memory for them?
+        """Check, before allocation, that the voxels are all there, not too many, and fit into memory.
 
         Parameters
         ----------
         there
-            Bytes that the file has for this stream.
+            Number of bytes that the file has for this stream.
 
         Raises
         ------
         InputError
-            If the file cannot hold them, holds far more than them, or they are too many.
+            If the file cannot hold the voxels or holds far more, or they are too many or packed too tightly.
         MemoryLimitError
-            If they do not fit into the memory that is available.
+            If the voxels do not fit into the memory that is available.
         """
         if self.end > there * (MAX_RATIO if self.packed else 1):
             raise self.short(None if self.packed else there)
-        # What cannot be deflated grows by less than a thousandth.
+        # Bytes that deflate cannot compress grow by less than a thousandth.
         if there > self.end * (2 if self.packed else 1) + MOST_SURPLUS:
             raise self.surplus()
         check_size(self.path, self.shape, self.size, there if self.packed else 0)
@@ -83,7 +83,7 @@ class Need:
             check_dense(self.path, there, self.end)
 
     def short(self, got: int | None) -> InputError:
-        """The refusal of a file that ends too early."""
+        """Return the error for a file that ends too early."""
         found = "far more than the file can hold" if got is None else f"found {got}"
         what = (
             f"the file is truncated, or its header is wrong: {times(self.shape)} voxels need {self.end} bytes"
@@ -91,7 +91,7 @@ class Need:
         return InputError(f"{what}, {found}", where=self.path, todo=AGAIN)
 
     def surplus(self) -> InputError:
-        """The refusal of a file that holds far more than its header says."""
+        """Return the error for a file that holds far more than its header states."""
         what = (
             f"the header does not fit the file: more than {MOST_SURPLUS} bytes follow the last of"
             f" {times(self.shape)} voxels"
@@ -100,17 +100,17 @@ class Need:
 
 
 class Opened:
-    """A regular file that is read once: its beginning first, then the rest if that may be read.
+    """A regular file that is read once: its beginning first, then the rest if the checks pass.
 
     Parameters
     ----------
     path
-        A FIFO or a device is refused, not waited for.
+        Path of the file; a FIFO or a device is refused, not waited for.
 
     Raises
     ------
     InputError
-        If it is no regular file, or cannot be read.
+        If `path` is not a regular file, or cannot be read.
     """
 
     def __init__(self, path: Path) -> None:
@@ -135,22 +135,22 @@ class Opened:
 
     @property
     def raw(self) -> BinaryIO:
-        """The file itself, for a library that reads from one that is open."""
+        """The open file, for a library that reads from a file object."""
         return cast("BinaryIO", self._file)
 
     def begin(self, count: int) -> bytes:
-        """The first bytes: `count` of them, or all that there are."""
+        """Return the first `count` bytes, or all bytes of a shorter file."""
         wanted = bytearray(max(0, min(count, self.size) - len(self._head)))
         self._head += bytes(wanted[: self._fill(memoryview(wanted))])
         return self._head[:count]
 
     def whole(self) -> bytearray:
-        """All bytes, as many as there were when it was opened.
+        """Return all bytes, as many as the file had when it was opened.
 
         Raises
         ------
         InputError
-            If there are more or fewer by now.
+            If the file has more or fewer bytes by now.
         """
         content = bytearray(self.size)
         content[: len(self._head)] = self._head
@@ -160,7 +160,7 @@ class Opened:
         return content
 
     def blocks(self, size: int) -> Iterator[bytes]:
-        """All bytes, a few at a time: of a file that need not be in memory as a whole."""
+        """Yield all bytes in blocks of `size`, so that the file need not be in memory as a whole."""
         left = self.size
         while left > 0:
             block = bytearray(min(size, left))
@@ -187,14 +187,14 @@ class Opened:
 
 
 def unpack(packed: memoryview, need: Need) -> tuple[bytearray, int]:
-    """The bytes up to the end of the voxels, and how many follow; read to the end, where the checksum is.
+    """Return the bytes up to the end of the voxels, and how many follow; verify the checksum at the end.
 
     Parameters
     ----------
     packed
         A zlib stream, or a gzip stream of one or several members.
     need
-        How many bytes are wanted.
+        Number of bytes that are needed.
 
     Raises
     ------
@@ -217,30 +217,30 @@ def unpack(packed: memoryview, need: Need) -> tuple[bytearray, int]:
 
 
 def unpack_head(packed: bytes, count: int, path: Path) -> bytes:
-    """The first `count` bytes of a stream, from its own first bytes.
+    """Return the first `count` unpacked bytes of a stream, from its first packed bytes.
 
     Raises
     ------
     InputError
-        If it is damaged.
+        If the stream is damaged.
     """
     head = b""
     try:
-        # A mask is packed so tightly that a large block would be all of it.
+        # Small blocks, because a mask is packed so tightly that a large block would unpack all of it.
         for block in _blocks(memoryview(packed), count):
             head += block
             if len(head) >= count:
                 break
     except EOFError:
-        pass  # of course: these are its first bytes only
+        pass  # expected: these are only the first bytes
     except zlib.error as error:
         raise damaged(path) from error
     return head[:count]
 
 
 def _blocks(packed: memoryview, size: int = BLOCK) -> Iterator[bytes]:
-    """What a stream unpacks to, in small blocks; what follows it and is no further member comes as it is."""
-    stream = zlib.decompressobj(wbits=47)  # finds out by itself whether it is zlib or gzip
+    """Yield the unpacked stream in small blocks; bytes after it that are no further member, unchanged."""
+    stream = zlib.decompressobj(wbits=47)  # detects by itself whether the stream is zlib or gzip
     for start in range(0, len(packed), PIECE):
         rest = bytes(packed[start : start + PIECE])
         while rest:
@@ -260,6 +260,6 @@ def _blocks(packed: memoryview, size: int = BLOCK) -> Iterator[bytes]:
 
 
 def damaged(path: Path) -> InputError:
-    """The refusal of a packed file that is not whole."""
+    """Return the error for a packed file that is not complete or fails its checksum."""
     what = "the compressed file is damaged: its stream ends too early or fails its checksum"
     return InputError(what, where=path, todo=AGAIN)

@@ -1,7 +1,7 @@
-"""DICOM files whose data set is deflated: how much of one is unpacked.
+"""Read DICOM files with pydicom, with a limit on how much of a deflated data set is unpacked.
 
-pydicom unpacks all of it before it looks at anything: a file of 1 MB may become 1 GB. Whether a file is
-deflated is not guessed from its bytes: pydicom itself asks for what is to be unpacked.
+pydicom unpacks the whole data set before it parses anything: a file of 1 MB may become 1 GB. Whether a
+file is deflated is not guessed from its bytes: pydicom reads the rest in one go only if it is.
 """
 
 from __future__ import annotations
@@ -11,18 +11,18 @@ from io import BytesIO
 from pathlib import Path
 from typing import Any, BinaryIO
 
-MAX_INFLATED = 1 << 30  # no single slice is larger
-HEADER_BYTES = 1 << 22  # of a header, before its pixels
+MAX_INFLATED = 1 << 30  # bytes; no single slice is larger
+HEADER_BYTES = 1 << 22  # bytes of a header before its pixels
 BLOCK = 1 << 16
 
 
 class _Inflating:
-    """A file as pydicom reads it; only of what is deflated it reads the rest in one go.
+    """A file object for pydicom, which reads the rest in one go only if the data set is deflated.
 
     Parameters
     ----------
     file, is_header
-        See `parsed`.
+        Same as in `parsed`.
     """
 
     def __init__(self, file: BinaryIO, *, is_header: bool = False) -> None:
@@ -30,14 +30,14 @@ class _Inflating:
         self.tell, self.seek = file.tell, file.seek
 
     def read(self, size: int | None = -1) -> bytes:
-        """The next bytes."""
+        """Return the next bytes; without `size`, the deflated data, cut or checked."""
         if size is not None and size >= 0:
             return self._file.read(size)
         return _beginning(self._file) if self._is_header else _checked(self._file)
 
 
 def _beginning(file: BinaryIO) -> bytes:
-    """The first bytes of what is packed, packed again for whoever unpacks them."""
+    """Return the first bytes of the deflated data, packed again because pydicom unpacks them."""
     start = zlib.decompressobj(-zlib.MAX_WBITS).decompress(file.read(HEADER_BYTES), HEADER_BYTES)
     packer = zlib.compressobj(0, wbits=-zlib.MAX_WBITS)
     return packer.compress(start) + packer.flush()
@@ -55,17 +55,17 @@ def _checked(file: BinaryIO) -> bytes:
 
 
 def parsed(file: BinaryIO, *, is_header: bool = False, **words: Any) -> Any:
-    """`pydicom.dcmread` of an open file, which unpacks no more than is good.
+    """Read an open file with `pydicom.dcmread`, and limit how much is unpacked.
 
     Parameters
     ----------
     file
         The file.
     is_header
-        Of a deflated file unpack only as much as a header has. Otherwise one that unpacks to more than any
-        slice has is refused with a ValueError.
+        Whether to unpack only as much of a deflated file as a header has. If not, a file that unpacks to
+        more than any slice has is refused with a ValueError.
     words
-        Of `dcmread`.
+        Arguments of `dcmread`.
     """
     from pydicom import dcmread
 
@@ -76,28 +76,28 @@ def parsed(file: BinaryIO, *, is_header: bool = False, **words: Any) -> Any:
 
 
 def header_of(source: Path | bytes, **words: Any) -> Any:
-    """`pydicom.dcmread` of a header, up to the pixels.
+    """Read a header with `pydicom.dcmread`, up to the pixels.
 
     Parameters
     ----------
     source
         The file, or its content.
     words
-        Of `dcmread`.
+        Arguments of `dcmread`.
     """
     with BytesIO(source) if isinstance(source, bytes) else source.open("rb") as file:
         return parsed(file, is_header=True, stop_before_pixels=True, **words)
 
 
 def whole_of(path: Path, **words: Any) -> Any:
-    """`pydicom.dcmread` of a file.
+    """Read a whole file with `pydicom.dcmread`.
 
     Parameters
     ----------
     path
         The file.
     words
-        Of `dcmread`.
+        Arguments of `dcmread`.
     """
     with path.open("rb") as file:
         return parsed(file, **words)

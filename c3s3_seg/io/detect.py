@@ -1,4 +1,4 @@
-"""What a file is, from its first bytes: no heavy imports, so that looking through a folder is cheap."""
+"""Detect the type of a file from its first bytes, without heavy imports: searching a folder is cheap."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ PREFIX_END = 132
 
 
 def first_bytes(path: Path, count: int = PREFIX_END) -> bytes:
-    """The first bytes of a file; none if it cannot be read."""
+    """Return the first bytes of a file; empty if the file cannot be read."""
     try:
         with path.open("rb") as file:
             return file.read(count)
-    except (OSError, ValueError):  # the latter of a name that no file can have
+    except (OSError, ValueError):  # ValueError: a name that no file can have
         return b""
 
 
 def begins_as_dicom(head: bytes) -> bool:
-    """Whether these first bytes are DICOM's: the prefix or, in files without one, group 0008 at once."""
+    """Return whether the bytes begin a DICOM file: with the prefix or, without one, with group 0008."""
     if head[128:PREFIX_END] == b"DICM":
         return True
     explicit = head[4:6] in (b"UL", b"CS", b"UI", b"DA", b"SH", b"LO")
@@ -36,18 +36,18 @@ def begins_as_dicom(head: bytes) -> bool:
 
 
 def is_dicom(path: Path) -> bool:
-    """Whether a file begins as DICOM does, or says by its name that it is DICOM."""
-    # Unlike Path.is_file, it does not raise for a name that is too long.
+    """Return whether a file begins like a DICOM file, or has the suffix of one."""
+    # Unlike Path.is_file, os.path.isfile does not raise for a name that is too long.
     return os.path.isfile(path) and (
         path.suffix.lower() in DICOM_SUFFIXES or begins_as_dicom(first_bytes(path))
     )
 
 
 def is_zip(path: Path) -> bool:
-    """Whether a file is named like a zip archive and begins as one."""
+    """Return whether a file is named like a zip archive and begins like one."""
     return path.suffix.lower() == ".zip" and os.path.isfile(path) and first_bytes(path, 2) == b"PK"
 
 
 def is_dicomdir(path: Path) -> bool:
-    """Whether a file is the index of a DICOM medium."""
+    """Return whether a file is the index (DICOMDIR) of a DICOM medium."""
     return MEDIA_DIRECTORY.encode() in first_bytes(path, 512)

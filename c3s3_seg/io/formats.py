@@ -18,7 +18,7 @@ from c3s3_seg.system.files import make_own_folder
 from c3s3_seg.system.ownership import PROGRAM
 
 Segments = tuple[Segment, ...]
-REPAIRED_FOLDER = "repaired"  # in an output folder
+REPAIRED_FOLDER = "repaired"  # sub-folder of an output folder
 
 
 def _write_image(mask: Volume, path: Path, segments: Segments, maker: Maker | None) -> None:
@@ -45,14 +45,14 @@ def _write_rtstruct(mask: Volume, path: Path, segments: Segments, maker: Maker |
 
 @dataclass(frozen=True)
 class MaskWriter:
-    """One format of masks.
+    """A file format of masks.
 
     Parameters
     ----------
     ending
-        What follows the name of the case.
+        Ending of the file name after the name of the case.
     write
-        Writes a mask: (mask, path, segments, maker).
+        Function that writes a mask: (mask, path, segments, maker).
     refers_to_source
         Whether the file refers to the DICOM slices of the scan. Such a format holds no probabilities.
     """
@@ -62,7 +62,7 @@ class MaskWriter:
     refers_to_source: bool = False
 
 
-# A further format is a function that writes it, a row here, and its name in `MaskFormat`.
+# A further format needs a function that writes it, a row here, and its name in `MaskFormat`.
 WRITERS: dict[MaskFormat, MaskWriter] = {
     "nii.gz": MaskWriter("nii.gz", _write_image),
     "nrrd": MaskWriter("nrrd", _write_image),
@@ -74,27 +74,27 @@ WRITERS: dict[MaskFormat, MaskWriter] = {
 
 
 def mask_path(folder: Path, case: str, wanted: MaskFormat) -> Path:
-    """Where the mask of a case goes."""
+    """Return the path of the mask of a case."""
     return folder / f"{case}.{WRITERS[wanted].ending}"
 
 
 def image_suffix_of(wanted: MaskFormat) -> str:
-    """The image format for what DICOM SEG and RTSTRUCT cannot hold: probabilities."""
+    """Return the image suffix for probabilities, which DICOM SEG and RTSTRUCT cannot hold."""
     return "nii.gz" if WRITERS[wanted].refers_to_source else WRITERS[wanted].ending
 
 
 def refers_to_source(wanted: MaskFormat, *, secondary_capture: bool = False) -> bool:
-    """Whether what is written refers to the slices of the scan, so that their headers are read again."""
+    """Return whether the output refers to the slices of the scan, so that their headers are read again."""
     return WRITERS[wanted].refers_to_source or secondary_capture
 
 
 def check_format(scan: Volume, wanted: MaskFormat, *, secondary_capture: bool = False) -> None:
-    """Refuse before anything is computed what could not be written afterwards.
+    """Refuse, before anything is computed, a format that could not be written afterwards.
 
     Raises
     ------
     InputError
-        If a DICOM object is wanted and the scan is no DICOM series, or its slices have no UIDs.
+        If a DICOM object is requested and the scan is no DICOM series, or its slices have no UIDs.
     """
     if refers_to_source(wanted, secondary_capture=secondary_capture):
         from c3s3_seg.io.dicom_objects.references import origin
@@ -111,23 +111,23 @@ def write_mask(
     Raises
     ------
     InputError
-        As `save`, `write_seg` and `write_rtstruct` do.
+        For the reasons of `save`, `write_seg` and `write_rtstruct`.
     """
     WRITERS[wanted].write(mask, path, segments, maker)
 
 
 def repaired_path(out: Path, case: str) -> Path:
-    """Where the scan of a case goes as it was repaired."""
+    """Return the path of the repaired scan of a case."""
     return out / REPAIRED_FOLDER / f"{case}.nii.gz"
 
 
 def save_repaired(scan: Volume, out: Path, case: str) -> Path | None:
-    """The scan as it was repaired, to `repaired_path`: its mask lies on this grid. None if it was not.
+    """Write a repaired scan, whose grid its mask has, and return the path; None if it was not repaired.
 
     Raises
     ------
     InputError
-        If it cannot be written.
+        If the scan cannot be written.
     """
     if not any(note.startswith(REPAIRED) for note in scan.source.notes):
         return None
@@ -138,7 +138,7 @@ def save_repaired(scan: Volume, out: Path, case: str) -> Path | None:
 
 
 def is_own_result(path: Path) -> bool:
-    """Whether a mask, map or picture says in its header that this program wrote it."""
+    """Return whether the header of a mask, map or picture states that this program wrote the file."""
     try:
         if image_suffix(path) in SAVE_SUFFIXES:
             return f"{PROGRAM}".encode() in _header(path)
@@ -146,13 +146,13 @@ def is_own_result(path: Path) -> bool:
             from c3s3_seg.io.deflated import header_of
 
             return bool(header_of(path).get("Manufacturer") == PROGRAM)
-    except Exception:  # a damaged file says nothing
+    except Exception:  # a damaged file states nothing
         return False
     return False
 
 
 def _header(path: Path) -> bytes:
-    """Where the free text of a header is: NIfTI-1 has 80 bytes at 148 (NIfTI-2: at 240), the others lines."""
+    """Return the free text of a header: 80 bytes at 148 in NIfTI-1 (NIfTI-2: at 240), else note lines."""
     with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
         head = file.read(4096)
     if image_suffix(path) not in (".nii", ".nii.gz"):

@@ -16,29 +16,29 @@ from c3s3_seg.io.image.files import image_stem, image_suffix
 from c3s3_seg.io.image.nrrd_mha import data_file_of, sha256_of_list
 from c3s3_seg.system.reading import sha256
 
-# Their voxels may be in a file beside them: any header of the two kinds can name one.
+# The voxels may be in a file beside these: any NRRD or MetaImage header can name a data file.
 DETACHED = (".nhdr", ".mhd", ".nrrd", ".mha")
 YOUNG_NS = 2_000_000_000
 
 
 def scan_sha256(path: Path, files: Sequence[Path] = ()) -> str:
-    """Of a scan: the file's own where it is one file, else of the list of its files' names and hashes.
+    """Return the sha256 of a scan: of its only file, or of the list of its files' names and hashes.
 
-    The names are relative to the folder that all files lie in, so that it does not matter where a series was
-    looked for. A DICOM folder's file names may hold what they should not, so they go into the hash and
-    nowhere else.
+    The names are relative to the common folder of all files, so that the hash does not depend on the folder
+    that was searched. File names of a DICOM series may identify a patient, so they are used in the hash
+    and nowhere else.
 
     Parameters
     ----------
     path
         The scan.
     files
-        Of a DICOM series all its files, where they are known: others beside them are of no matter.
+        All files of a DICOM series, if known; other files beside them are then ignored.
 
     Raises
     ------
     InputError
-        If the scan is not there or cannot be read.
+        If the scan does not exist or cannot be read.
     """
     every = list(files) or scan_files(path)
     if len(every) == 1 and every[0] == path:
@@ -48,14 +48,14 @@ def scan_sha256(path: Path, files: Sequence[Path] = ()) -> str:
 
 
 class Watch:
-    """A scan, or files, that are about to be read: tells afterwards whether they stayed as they were.
+    """The state of a scan's files before they are read, to check afterwards that they did not change.
 
     Parameters
     ----------
     path
-        The scan; a truth is one too.
+        The scan or truth.
     files
-        What it is read from, where that is known; else it is looked up.
+        Files that the scan is read from; None: these are looked up.
 
     Raises
     ------
@@ -66,30 +66,30 @@ class Watch:
     def __init__(self, path: Path, files: Sequence[Path] | None = None) -> None:
         self._path, self._files = path, files
         self._before = self._states()
-        # A file system's clock ticks: what was written just now may change again and keep its time.
+        # File times are coarse: a file that was written just now may change again and keep its time.
         newest = max((state[-1] for state in self._before.values() if state), default=0)
         young = newest > time.time_ns() - YOUNG_NS
         self._early = self._hashes() if young else None
 
     def sha256(self) -> str:
-        """The `scan_sha256` of what was read since.
+        """Return the `scan_sha256` of the files, which must not have changed.
 
         Raises
         ------
         InputError
-            If a file changed, came or went, or cannot be read.
+            If a file changed, appeared, disappeared, or cannot be read.
         """
         found = scan_sha256(self._path, self._files or ())
         self.check()
         return found
 
     def check(self) -> None:
-        """Refuse a scan that is no longer what it was.
+        """Refuse a scan that has changed.
 
         Raises
         ------
         InputError
-            If a file changed, came or went.
+            If a file changed, appeared or disappeared.
         """
         if self._states() != self._before or (self._early is not None and self._hashes() != self._early):
             raise InputError(CHANGED, where=self._path, todo=WAIT)
@@ -103,19 +103,19 @@ class Watch:
 
 
 def refuse_changed(path: Path, known: str, files: Sequence[Path] = ()) -> None:
-    """Refuse a scan that is no longer the one that was read.
+    """Refuse a scan that has changed since it was read.
 
     Raises
     ------
     InputError
-        If its `scan_sha256` is not `known`.
+        If the `scan_sha256` of the scan is not `known`.
     """
     if scan_sha256(path, files) != known:
         raise InputError("it changed after it was read", where=path, todo=WAIT)
 
 
 def _state(path: Path) -> tuple[int, ...]:
-    """What a file system changes when a file is written, replaced or renamed; empty if it is not there."""
+    """Return the file status that changes on a write, replacement or rename; empty if there is no file."""
     try:
         status = path.stat()
     except OSError:
@@ -124,19 +124,19 @@ def _state(path: Path) -> tuple[int, ...]:
 
 
 def content_sha256(files: Sequence[Path], part: str = "") -> str:
-    """Of files whatever they are called and in whatever order: a copy elsewhere is the same.
+    """Return the sha256 of files regardless of names and order, so that a copy elsewhere has the same.
 
     Parameters
     ----------
     files
-        At least one; of a single one it is the file's own.
+        At least one file; for a single one without `part`, the result is the file's own sha256.
     part
-        What tells apart two scans in the same files.
+        Text that distinguishes two scans in the same files.
 
     Raises
     ------
     InputError
-        If one cannot be read.
+        If a file cannot be read.
     """
     each = sorted(sha256(file) for file in files)
     if len(each) == 1 and not part:
@@ -145,35 +145,35 @@ def content_sha256(files: Sequence[Path], part: str = "") -> str:
 
 
 def input_sha256(scan: Path, truth: Path | None, files: Sequence[Path] = ()) -> dict[str, str]:
-    """Of what a case is made from: its scan, of which these are the files, and its truth where it has one.
+    """Return the sha256 of the inputs of a case: its scan, made up of `files`, and its truth, if any.
 
     Raises
     ------
     InputError
-        If one of them cannot be read.
+        If the scan or the truth cannot be read.
     """
     hashes = {"scan": scan_sha256(scan, files)}
     if truth is None:
         return hashes
-    # One DICOM object is a truth on its own; one slice stands for its series.
+    # A DICOM truth is a single file; `scan_sha256` would take it for a slice and hash its whole series.
     return {**hashes, "truth": scan_sha256(truth) if image_suffix(truth) else sha256(truth)}
 
 
 def scan_files(path: Path) -> list[Path]:
-    """The files that a scan is read from, or may be: more rather than fewer, sorted."""
+    """Return the files that a scan is, or may be, read from, sorted; rather too many than too few."""
     if path.is_dir():
         return [file for file in walk_files(path) if is_dicom(file)]
     if path.suffix.lower() in DETACHED:
         return _with_data_file(path)
     if is_dicom(path):
-        if is_dicomdir(path):  # what it lists lies in folders below its own
+        if is_dicomdir(path):  # it lists files in folders below its own
             return sorted({path, *(file for file in walk_files(path.parent) if is_dicom(file))})
         return sorted(p for p in path.parent.iterdir() if is_dicom(p) and not p.name.startswith("."))
     return [path]
 
 
 def _with_data_file(path: Path) -> list[Path]:
-    """A header and the file that it names; if that is not to be had, what is called like the header."""
+    """Return a header and its data file; if that cannot be found, all files named like the header."""
     try:
         data = data_file_of(path)
     except C3S3Error:

@@ -1,4 +1,4 @@
-"""Which masks are to be measured, and which truth belongs to which of them."""
+"""Find the masks to be evaluated, and the truth of each mask."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ WANTED = f"{', '.join(IMAGE_SUFFIXES)}, a DICOM SEG or an RTSTRUCT"
 
 @dataclass(frozen=True)
 class MaskPairs:
-    """Predictions and truths by their names.
+    """Predictions and truths, paired by their names.
 
     Parameters
     ----------
     pairs
-        A prediction and the file of its truth, in the order of the predictions.
+        Each prediction with the file of its truth, in the order of the predictions.
     alone
-        Predictions without a truth, and why.
+        Predictions without a truth, each with the reason.
     missed
         Truths without a prediction.
     """
@@ -39,7 +39,7 @@ class MaskPairs:
 
 
 def find_masks(path: Path) -> list[Case]:
-    """The masks at a path, by name.
+    """Return the masks found at a path as cases, in the order of their file names.
 
     Parameters
     ----------
@@ -52,7 +52,7 @@ def find_masks(path: Path) -> list[Case]:
     ScanError
         If there are DICOM images and no mask.
     InputError
-        If there is no mask, or there are two for one case.
+        If `path` does not exist or holds no mask, or there are two masks for one case.
     """
     if not path.exists():
         raise InputError("there is no such file or folder", where=path)
@@ -68,14 +68,14 @@ def find_masks(path: Path) -> list[Case]:
 
 
 def pair_masks(predictions: Path, truth: Path) -> MaskPairs:
-    """Find the truth of each prediction: named like it, or with `_gt`, `_label`, `_seg` or `_mask` added.
+    """Find the truth of each prediction: named like it, or with an ending added.
 
-    Two single files are a pair whatever they are called.
+    The endings are `_gt`, `_label`, `_seg`, `_mask` and `-label`. Two single files always are a pair.
 
     Raises
     ------
     InputError
-        If nothing pairs, a prediction has several truths, both are the same file, or as `find_masks` does.
+        If nothing pairs, a prediction has several truths, both are the same file, or `find_masks` raises.
     """
     cases, truths = find_masks(predictions), find_masks(truth)
     if not truth.is_dir():
@@ -133,7 +133,7 @@ def _refuse_all(cases: Sequence[Case], truths: Sequence[Case], predictions: Path
             where=truth,
             todo="Give the folder of the predictions first and that of their truths second",
         )
-    for side in (truths, cases):  # the names of scans often differ: that they are scans says more
+    for side in (truths, cases):  # scans often have other names: this reason is more helpful
         refuse_scans([case.path for case in side])
     endings = ", ".join(f"CASE{e}" for e in TRUTH_ENDINGS)
     raise InputError(
@@ -166,7 +166,7 @@ def _without_doubles(found: Sequence[Case], folder: Path) -> list[Case]:
 
 
 def _no_scans(paths: list[Path]) -> list[Path]:
-    """Of several files of one name those that are no scans: a scan may lie beside its mask."""
+    """Return the files of one name without scans, unless all are scans: a scan may lie beside its mask."""
     if len(paths) < 2:
         return paths
     kept = []
@@ -180,12 +180,12 @@ def _no_scans(paths: list[Path]) -> list[Path]:
 
 
 def _refuse_folder(folder: Path) -> None:
-    """Say what there is in place of masks."""
+    """Raise an error that states what the folder holds in place of masks."""
     for path in walk_files(folder):
         if is_dicom(path) or (is_zip(path) and path.parent == folder):
             try:
                 refuse_scan(path)
-            except ScanError as error:  # the files of a series may be called by the patient's name
+            except ScanError as error:  # the files of a series may be named after the patient
                 raise ScanError(error.what, where=folder, todo=error.todo) from None
     raise InputError(f"found no mask here; looked for {WANTED}", where=folder)
 
@@ -202,17 +202,17 @@ def _is_mask(path: Path) -> bool:
         return not path.is_dir()
     if not is_dicom(path):
         return False
-    # Here: it brings pydicom, whose import takes as long as a case.
+    # Imported here because it imports pydicom, which takes as long as a case.
     from c3s3_seg.io.dicom_objects.segmentation import look_at_drawing
 
     try:
         return look_at_drawing(path) is not None
-    except InputError:  # it is one, and damaged: its case fails when it is read
+    except InputError:  # a damaged mask: its case fails when it is read
         return True
 
 
 def _in_folder(folder: Path) -> Iterator[Case]:
-    """What is drawn in the folder of a case: it has the folder's name."""
+    """Yield the DICOM masks in the folder of a case; each has the folder's name."""
     drawn = [path for path in walk_files(folder) if not image_suffix(path) and _is_mask(path)]
     for path in drawn:
         yield Case(folder.name, path)
@@ -226,7 +226,7 @@ def _visible(folder: Path) -> list[Path]:
 
 
 def _stem(path: Path) -> str:
-    """The case that a mask is named by: `x` of x.nii.gz, x.seg.nrrd (3D Slicer's name) and x.seg.dcm."""
+    """Return the case that a mask is named after: `x` for x.nii.gz, x.seg.nrrd (3D Slicer), x.seg.dcm."""
     if image_suffix(path):
         return image_stem(path).removesuffix(".seg") or path.name
     name = path.name

@@ -1,4 +1,4 @@
-"""A prediction and its truth on one grid: image files, DICOM SEG and RTSTRUCT, in any combination."""
+"""Read a prediction and its truth on one grid: image files, DICOM SEG and RTSTRUCT, in any combination."""
 
 from __future__ import annotations
 
@@ -32,22 +32,22 @@ def load_pair(
         Image files, DICOM SEG or RTSTRUCT.
     names
         Name of a segment or a region -> value in the mask, from 1; upper and lower case are alike. A name
-        that a file does not have is a label that it does not hold.
+        that a file lacks is a label that the file does not hold.
     scan
-        Of the case: gives the grid where neither is an image file.
+        Scan of the case, which gives the grid if neither mask is an image file.
 
     Returns
     -------
     tuple
-        Both masks (i, j, k). A SEG or RTSTRUCT lies on the grid of the other mask; two of them on that of the
-        scan, else on that of the SEG's frames, else on that of the series beside them which they refer to.
+        Both masks (i, j, k). A SEG or RTSTRUCT is read onto the grid of the other mask; if both are such
+        files, onto that of the scan, else of the SEG's frames, else of the referenced series beside them.
 
     Raises
     ------
     ScanError
-        If one of them looks like a scan.
+        If one of the files looks like a scan.
     InputError
-        If one of them cannot be read, or neither has a grid.
+        If one of the files cannot be read, or neither has a grid.
     GeometryError
         If a SEG or RTSTRUCT does not lie on the grid.
     """
@@ -65,14 +65,14 @@ def load_pair(
 
 
 def load_labels(path: Path) -> Volume:
-    """As `load_mask`, of an image file; what looks like a scan is refused with that reason.
+    """Read an image file with `load_mask`; refuse a file that looks like a scan for that reason.
 
     Raises
     ------
     ScanError
-        If it looks like a scan.
+        If the file looks like a scan.
     InputError
-        As `load_mask` does.
+        For the reasons of `load_mask`.
     """
     if image_suffix(path) is None:
         refuse_scan(path)
@@ -88,19 +88,19 @@ def load_labels(path: Path) -> Volume:
 
 
 def name_values(truths: Sequence[Path], predictions: Sequence[Path]) -> dict[str, int]:
-    """What the names in DICOM SEG and RTSTRUCT files are worth as values of a mask.
+    """Return the mask values of the names in DICOM SEG and RTSTRUCT files.
 
     Returns
     -------
     dict
-        Name -> value. Where every file has names they are numbered in their order, those of the truths first.
-        Beside image files, which have values alone, the number of the segment or region is the value. No
-        such file: empty.
+        Name -> value. If every file has names, they are numbered in order, those of the truths first.
+        Beside image files, which only have values, the number of the segment or region is the value.
+        Empty if there is no SEG or RTSTRUCT.
 
     Raises
     ------
     InputError
-        If a name has two numbers, or a number two names.
+        If, beside image files, a name has two numbers, a number two names, or a number is out of range.
     """
     files = (*truths, *predictions)
     drawings = [look for path in files if (look := _header(path)) is not None]
@@ -114,19 +114,19 @@ def name_values(truths: Sequence[Path], predictions: Sequence[Path]) -> dict[str
 
 
 def values_named(path: Path, names: Mapping[str, int]) -> tuple[int, ...] | None:
-    """The values of the names in a DICOM SEG or RTSTRUCT, rising; None of an image file.
+    """Return the values of the names in a DICOM SEG or RTSTRUCT, ascending; None for an image file.
 
     Raises
     ------
     InputError
-        If its header cannot be read.
+        If the header cannot be read.
     """
     drawing = _look(path)
     return None if drawing is None else tuple(sorted(set(_values(drawing, names).values())))
 
 
 def _values(drawing: Drawing, names: Mapping[str, int]) -> dict[str, int]:
-    """Name in the file -> value; upper and lower case are alike."""
+    """Return the known names in the file -> value; upper and lower case are alike."""
     known = {name.casefold(): value for name, value in names.items()}
     return {name: known[name.casefold()] for name in drawing.names if name.casefold() in known}
 
@@ -134,7 +134,7 @@ def _values(drawing: Drawing, names: Mapping[str, int]) -> dict[str, int]:
 def _look(path: Path) -> Drawing | None:
     if image_suffix(path):
         return None
-    # Here: it brings pydicom, whose import takes as long as a case.
+    # Imported here because it imports pydicom, which takes as long as a case.
     from c3s3_seg.io.dicom_objects.segmentation import look_at_drawing
 
     return look_at_drawing(path)
@@ -184,7 +184,7 @@ def _drawn(drawing: Drawing, grid: Geometry, names: Mapping[str, int]) -> Volume
     values = _values(drawing, names)
     if values:
         return load_drawing(drawing, grid, values)
-    # Something else was found in its place: a miss, which must not leave the means.
+    # The file holds other labels only: an empty mask is a miss, which must not drop out of the means.
     empty = grid.volume(np.zeros(grid.shape, dtype=np.uint8))
     note = "it holds none of the labels that are measured"
     return replace(empty, source=replace(empty.source, path=drawing.path, notes=(note,)))

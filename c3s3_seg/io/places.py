@@ -1,4 +1,4 @@
-"""Where the scans are: image files, archives and the folders of DICOM studies, at any depth."""
+"""Find the scans at given paths: image files, archives and folders of DICOM studies, at any depth."""
 
 from __future__ import annotations
 
@@ -24,18 +24,18 @@ from c3s3_seg.io.cases import (
 from c3s3_seg.io.detect import is_dicom, is_zip
 from c3s3_seg.io.image.files import IMAGE_SUFFIXES, image_suffix
 
-FIRST = 4  # files of a folder that are asked for their study: the first may be a DICOMDIR, or damaged
+FIRST = 4  # files of a folder whose study is read: the first may be a DICOMDIR, or damaged
 
 
 class NoScanError(InputError):
-    """A path that was given and holds nothing to segment; among others it is passed over."""
+    """The error for a given path that holds nothing to segment; among several paths it is passed over."""
 
 
 @dataclass(frozen=True)
 class Places:
     """Paths with scans, each once: image files, archives, DICOM files, and folders of DICOM studies.
 
-    `skipped` is what else was given or found beside them.
+    `skipped` lists the other inputs that were given or found beside them.
     """
 
     found: tuple[Path, ...]
@@ -43,25 +43,25 @@ class Places:
 
 
 def find_cases(paths: Sequence[str | Path]) -> list[Case]:
-    """The scans at these paths; a folder with a DICOM study is one, whatever is in it.
+    """Find the scans at these paths; a folder with a DICOM study is one scan, whatever is in it.
 
     Parameters
     ----------
     paths
-        Each an image file, a DICOM file, a zip file with DICOM files, a folder with DICOM files, or a
-        folder of cases: image files, zip files and sub-folders that each hold a DICOM study. Hidden
+        Each path is an image file, a DICOM file, a zip file with DICOM files, a folder with DICOM files,
+        or a folder of cases: image files, zip files and sub-folders that each hold a DICOM study. Hidden
         files are passed over, and a scan that is given twice is taken once.
 
     Returns
     -------
     list of Case
-        In the order of `paths`, and by name within a folder. Names differ in more than upper and
+        Cases in the order of `paths`, and by name within a folder. Names differ in more than upper and
         lower case, so that their outputs can lie in one folder on any file system.
 
     Raises
     ------
     InputError
-        If a path is missing or holds no scan, or a folder mixes DICOM slices and image files.
+        If no scan is found, a single path is missing, or a folder mixes DICOM slices and image files.
     """
     found = find_places(paths).found
     real = RealPaths()
@@ -70,26 +70,26 @@ def find_cases(paths: Sequence[str | Path]) -> list[Case]:
 
 
 def folder_of(path: Path, real: RealPaths) -> str:
-    """The name of the folder that a scan lies in, which tells apart scans of one name."""
+    """Return the name of the folder that contains a scan, which distinguishes scans of one name."""
     return os.path.basename(real.path(path.parent))
 
 
 def find_places(paths: Sequence[str | Path], *, numbered: bool = False) -> Places:
-    """What may be a scan at these paths, before any header is read.
+    """Find the possible scans at these paths; of the headers, only the study UIDs are read.
 
     Parameters
     ----------
     paths
-        As `find_cases` takes them.
+        Same as in `find_cases`.
     numbered
-        Whether series are chosen by the number that `inspect` gives them: a folder with one study in
-        sub-folders is then looked at as a whole.
+        Whether series are chosen by their number in `inspect`: a folder with one study in sub-folders is
+        then one place.
 
     Raises
     ------
     InputError
-        If nothing is found, or a single path that is given is missing or holds no scan; among several
-        a missing one is found, so that it fails as a case, and one without a scan is passed over.
+        If nothing is found, a single path is missing or holds no scan, or a folder mixes DICOM slices and
+        image files. Of several paths, a missing one fails as a case, one without a scan is passed over.
     """
     finder = _Finder(numbered)
     for given in paths:
@@ -119,13 +119,13 @@ class _Finder:
         self._given = Path()
 
     def add(self, path: Path) -> None:
-        """A scan; one that is known by another path is named."""
+        """Add a scan; record one that is known by another path as skipped."""
         known = self.found.setdefault(self._real.path(path), path)
         if known != path:
             self.skipped.append(Skipped(str(path), f"the same scan as {known}"))
 
     def look_at(self, path: Path) -> None:
-        """A path that was given."""
+        """Add the scans at a path that was given."""
         if path.is_file():
             if image_suffix(path) is None and not is_dicom(path) and not is_zip(path):
                 what = f"this is not a scan; wanted {', '.join(IMAGE_SUFFIXES)} or DICOM"
@@ -160,7 +160,7 @@ class _Finder:
         self._skip(folder, rest)
 
     def _add_all(self, scans: Sequence[Path]) -> None:
-        """In their order; where one is a link to another one, it is the link that is passed over."""
+        """Add scans in their order; if one scan is a link to another, pass over the link."""
         before = dict(self.found)
         for path in sorted(scans, key=os.path.islink):
             self.add(path)
@@ -169,22 +169,22 @@ class _Finder:
         self.found = before | dict(sorted(fresh, key=lambda item: order[item[1]]))
 
     def _among(self, entries: Sequence[Path], images: Sequence[Path]) -> tuple[list[Path], list[Path]]:
-        """The scans among the entries of a folder of cases, and what else there is."""
+        """Return the scans among the entries of a folder of cases, and the other entries."""
         there = set(images)
         found = {}
-        for path in sorted(entries, key=os.path.islink):  # what a link leads to comes before it
+        for path in sorted(entries, key=os.path.islink):  # the target of a link comes before it
             found[path] = [path] if path in there else self._at(path)
         scans = [place for path in entries for place in found[path]]
         return scans, [path for path in entries if not found[path] and not self._is_known(path)]
 
     def _at(self, path: Path) -> list[Path]:
-        """The archive or the studies at or below a path; a link that leads nowhere fails as a case."""
+        """Return the archive or the studies at or below a path; a dangling link fails as a case."""
         if is_zip(path) or not path.exists():
             return [path]
         return self._studies(path) if path.is_dir() else []
 
     def _studies(self, folder: Path) -> list[Path]:
-        """The folders with DICOM studies at or below a folder: its own path where there is but one."""
+        """Return the folders with DICOM studies at or below a folder; for a single study, the folder."""
         known = self._folders.setdefault(self._real.path(folder), folder)
         if known != folder:
             self.skipped.append(Skipped(str(folder), f"the same folder as {known}"))
@@ -195,7 +195,7 @@ class _Finder:
             entries = visible(folder)
             if any(is_dicom(path) for path in entries):
                 return [folder]
-        except InputError:  # it may not be read, and fails as a case
+        except InputError:  # an unreadable folder fails as a case
             return [folder]
         refuse_depth(folder, self._given)
         below, rest = self._among(entries, ())
@@ -225,7 +225,7 @@ def _without_study(folder: Path) -> str:
 
 
 def _is_one_study(places: Sequence[Path]) -> bool:
-    """Whether the first files of all of them are of one and the same study, as far as they say."""
+    """Return whether the first files of all places state the same study, as far as they state one."""
     from c3s3_seg.io.dicom.header import study_of
 
     if not all(place.is_dir() for place in places):
@@ -239,7 +239,7 @@ def _dicom_files(place: Path) -> Iterator[Path]:
 
 
 def _refuse_empty(folder: Path, below: Sequence[Path]) -> NoReturn:
-    """Say what was looked for, and whether it lies one level below."""
+    """Raise an error with the kinds of scans searched for, or that image files lie one level below."""
     found = [place for place in below if any(image_suffix(p) and not p.is_dir() for p in visible(place))]
     if found:
         what = f"found no scan here, but image files one level below, in {len(found)} of its sub-folders"

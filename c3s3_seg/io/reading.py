@@ -1,4 +1,4 @@
-"""How to read a scan: which series of several, and which faults may be mended."""
+"""Options for reading a scan: which of several series, and which faults may be repaired."""
 
 from __future__ import annotations
 
@@ -15,23 +15,23 @@ from c3s3_seg.system.choices import Repair
 if TYPE_CHECKING:
     from pydantic_core import CoreSchema
 
-LONGEST_RULE, LONGEST_VALUE = 500, 64  # characters; the latter is that of a description in DICOM
+LONGEST_RULE, LONGEST_VALUE = 500, 64  # characters; DICOM limits a description to 64
 KEYS = ("description", "modality", "sequence", "type")
 FORM = "modality=MR,description~lge"
 _CONDITION = re.compile(r"\s*([^=~!\s]*)\s*(!=|!~|=|~)\s*(.*?)\s*", re.DOTALL)
-_UID = re.compile(r"[0-9][\w.-]*(#.+)?|#.+", re.DOTALL)  # a part of a series may be of one without a UID
+_UID = re.compile(r"[0-9][\w.-]*(#.+)?|#.+", re.DOTALL)  # the series of a part (#...) may have no UID
 
 
 @dataclass(frozen=True)
 class SeriesAttributes:
-    """What a rule looks at: what the headers of a series say of it.
+    """The attributes that a rule is compared with, from the headers of a series.
 
     Parameters
     ----------
     description, modality
         SeriesDescription and Modality.
     sequence
-        SequenceName, ProtocolName, ScanningSequence and PulseSequenceName, each value.
+        All values of SequenceName, ProtocolName, ScanningSequence and PulseSequenceName.
     type
         The values of ImageType.
     """
@@ -42,7 +42,7 @@ class SeriesAttributes:
     type: tuple[str, ...] = ()
 
     def values(self, key: str) -> tuple[str, ...]:
-        """Those of a key of a rule, as they are compared."""
+        """Return the values for a key of a rule, case-folded and shortened for the comparison."""
         found = getattr(self, key)
         values = (found,) if isinstance(found, str) else found
         return tuple(value[:LONGEST_VALUE].strip().casefold() for value in values)
@@ -57,13 +57,13 @@ class Condition:
     key
         One of `KEYS`.
     negated
-        Whether no value may be like one of the patterns.
+        Whether no value may fit one of the patterns.
     whole
-        Whether a value has to be the pattern (`=`), or to contain it (`~`).
+        Whether a value has to equal the pattern (`=`), or to contain it (`~`).
     patterns
-        In folded case; with `~`, `*` stands for any characters and `?` for one.
+        Patterns in folded case; with `~`, `*` stands for any characters and `?` for one.
     text
-        As it was written.
+        The condition as it was written.
     """
 
     key: str
@@ -74,12 +74,12 @@ class Condition:
 
     @classmethod
     def parse(cls, text: str) -> Condition:
-        """`description~lge|late`.
+        """Parse a condition such as `description~lge|late`.
 
         Raises
         ------
         ValueError
-            If it is no condition.
+            If `text` is not a condition.
         """
         found = _CONDITION.fullmatch(text)
         if found is None:
@@ -93,19 +93,19 @@ class Condition:
         return cls(key, operator[0] == "!", operator[-1] == "=", patterns, text.strip())
 
     def holds(self, attributes: SeriesAttributes) -> bool:
-        """Whether a series fulfils it."""
+        """Return whether a series fulfils the condition."""
         values = attributes.values(self.key)
         return self.negated != any(self._fits(value, p) for value in values for p in self.patterns)
 
     def _fits(self, value: str, pattern: str) -> bool:
         if self.whole:
             return value == pattern
-        return fnmatchcase(value, f"*{pattern.replace('[', '[[]')}*")  # which takes no longer with many *
+        return fnmatchcase(value, f"*{pattern.replace('[', '[[]')}*")  # no slower with many *
 
 
 @dataclass(frozen=True)
 class SeriesRule:
-    """Which series are meant: conditions with commas between them, all of which must hold.
+    """A rule that selects series: conditions separated by commas, all of which must hold.
 
     `modality=MR,description~lge|late,type!=DERIVED`: see docs/inputs.md for the grammar.
 
@@ -117,7 +117,7 @@ class SeriesRule:
     Raises
     ------
     ValueError
-        If it is malformed; the message follows the word "wanted".
+        If the rule is malformed; the message is worded to follow "wanted".
     """
 
     text: str
@@ -132,15 +132,15 @@ class SeriesRule:
 
     @cached_property
     def conditions(self) -> tuple[Condition, ...]:
-        """All of them."""
+        """The parsed conditions."""
         return tuple(Condition.parse(part) for part in self.text.split(","))
 
     def objection(self, attributes: SeriesAttributes) -> str:
-        """The first condition that does not hold, without a word of the header; "" if the series is meant."""
+        """Return the first condition that does not hold, without header text; "" if the series fits."""
         return next((condition.text for condition in self.conditions if not condition.holds(attributes)), "")
 
     def takes(self, attributes: SeriesAttributes) -> bool:
-        """Whether a series is meant."""
+        """Return whether a series fits the rule."""
         return not self.objection(attributes)
 
     def __str__(self) -> str:
@@ -148,7 +148,7 @@ class SeriesRule:
 
     @classmethod
     def __get_pydantic_core_schema__(cls, source: Any, handler: Any) -> CoreSchema:
-        """From its text; workers are sent what `asdict` makes of it."""
+        """Return a schema that accepts the rule's text, or the `asdict` of a rule that workers get."""
         del source, handler
         from pydantic_core import core_schema
 
@@ -169,20 +169,20 @@ Wanted = int | str | SeriesRule | None
 
 @dataclass(frozen=True)
 class Reading:
-    """How to read.
+    """Options for reading a scan.
 
     Parameters
     ----------
     series
-        Number (from 1) or UID of the series to take from a folder, or a rule that it must fit; None takes
-        the only volume.
+        Number (from 1) or UID of the series to take from a folder, or a rule that the series must fit;
+        None takes the only volume.
     repair
-        Faults to mend, each recorded in the notes of the volume: `gaps` resamples missing or unevenly
+        Faults to repair, each recorded in the notes of the volume: `gaps` resamples missing or unevenly
         spaced slices, `tilt` undoes the shear of a tilted gantry, `orthonormal` takes the nearest
-        rotation for axes that are not quite perpendicular. None is mended unasked.
+        rotation for axes that are not quite perpendicular. No fault is repaired unless requested.
     rule
-        Which series to take among several volumes, where `series` does not say; where it fits none of
-        them, all of them are still in question.
+        Rule that chooses among several volumes if `series` is None; if no volume fits the rule, all
+        volumes remain candidates.
     """
 
     series: Wanted = None
@@ -191,12 +191,12 @@ class Reading:
 
 
 def parse_series(text: str | None) -> Wanted:
-    """What `--series` says: a number, a UID or a rule.
+    """Parse the value of `--series`: a number, a UID or a rule.
 
     Raises
     ------
     InputError
-        If it is none of them.
+        If `text` is none of these.
     """
     if text is None:
         return None
@@ -211,12 +211,12 @@ def parse_series(text: str | None) -> Wanted:
 
 
 def repairs(names: Collection[str]) -> frozenset[Repair]:
-    """Names of repairs -> a set of them.
+    """Return a set of repairs from their names.
 
     Raises
     ------
     InputError
-        If one is unknown.
+        If a name is unknown.
     """
     known = get_args(Repair)
     for name in names:

@@ -1,10 +1,10 @@
-"""Is this a scan in place of a mask? The commonest slip on the command line, and one that costs minutes.
+"""Detect a scan given in place of a mask: the most common slip on the command line, which costs minutes.
 
-A mask may have hundreds of labels, so their number alone says nothing. But its labels are bodies: most
-neighbours in them are alike, and each lies in a part of the volume. In a scan most neighbours differ, and
-each value lies all over it. Measured: of neighbours that are both not 0, 78 to 99.8 % differ in scans
-(atria, hippocampi, cine, CT, simulated ones), 0 to 7 % in their masks, 14 to 27 % in 104 bodies of 4 to 9
-voxels; a value fills 0.06 to 1.6 % of the box around it in scans, 20 to 45 % in masks.
+A mask may have hundreds of labels, so their number alone decides nothing. But its labels are bodies: most
+neighbouring voxels are equal, and each label lies in a part of the volume. In a scan most neighbours
+differ, and each value is spread over the volume. Measured: of neighbours that are both not 0, 78 to 99.8 %
+differ in scans (atria, hippocampi, cine, CT, simulated ones), 0 to 7 % in their masks, 14 to 27 % in 104
+bodies of 4 to 9 voxels; a value fills 0.06 to 1.6 % of its bounding box in scans, 20 to 45 % in masks.
 """
 
 from __future__ import annotations
@@ -20,25 +20,25 @@ from c3s3_seg.io.detect import is_dicom, is_zip
 from c3s3_seg.io.image.files import image_suffix, load_image
 from c3s3_seg.metrics.surface_distance import union_box
 
-FEW = 16  # values: what has no more is taken for a mask
-ROUGH = 0.6  # share of unequal neighbours from which on it is a scan ...
-PLAIN = 0.3  # and up to which it is plainly none
+FEW = 16  # values: an array with no more is taken for a mask
+ROUGH = 0.6  # share of unequal neighbours from which on an array is a scan ...
+PLAIN = 0.3  # share of unequal neighbours below which an array is plainly a mask
 FILLED = 0.1  # ... if its values fill less of their boxes than this
 MANY = 255  # ... or if there are more values than this ...
 FULL = 0.9  # ... or if more of the volume than this is not background
-SIDE = 80  # voxels of the block in the middle that is looked at
-ROUNDING = 1e-3  # of labels that were stored as floats
-FIRST = 3  # files that are looked at, of many
+SIDE = 80  # voxels along each axis of the block in the middle that is inspected
+ROUNDING = 1e-3  # tolerance for labels that were stored as floats
+FIRST = 3  # files that are inspected, of many
 
 
 class ScanError(InputError):
-    """A file that looks like a scan where a mask is wanted."""
+    """The error for a file that looks like a scan where a mask is required."""
 
 
 def scan_words(array: Array) -> str | None:
-    """What the voxels (i, j, k) of a file look like where they are no mask's, in words; else None.
+    """Return in words why the voxels (i, j, k) of a file look like a scan and not a mask; else None.
 
-    What holds other than whole numbers from 0 and is no scan either is for `load_mask` to refuse.
+    A file that holds other than whole numbers from 0 and is no scan either is left to `load_mask` to refuse.
     """
     if array.dtype.kind not in "iuf":
         return None
@@ -56,24 +56,24 @@ def scan_words(array: Array) -> str | None:
         if low >= 0 and high <= 1:
             return f"this looks like a probability map or a scaled scan: it holds fractions {between}"
         return f"this looks like a scan: it holds fractions {between}"
-    full = np.count_nonzero(array) > FULL * array.size  # in few voxels each value has one or two
+    full = np.count_nonzero(array) > FULL * array.size  # in a small array each value has few voxels
     if low < 0 or full or len(values) > MANY or _filled(block, values) < FILLED:
         return f"this looks like a scan: it holds {len(values)} or more values {between}, scattered"
     return None
 
 
 def holds_bodies(array: Array) -> bool:
-    """Whether the voxels (i, j, k), whatever their number of values, are plainly those of a mask."""
+    """Return whether the voxels (i, j, k) are plainly those of a mask, however many values they have."""
     return array.dtype.kind in "iuf" and _rough(_middle(array)) < PLAIN
 
 
 def refuse_scan(path: Path) -> None:
-    """Raise if a file or folder is a scan where a mask is wanted. What cannot be read passes.
+    """Raise if a file is a scan where a mask is required. A folder or an unreadable file passes.
 
     Raises
     ------
     ScanError
-        Naming the file, and why it looks like a scan.
+        If the file looks like a scan; the error names the file and the reason.
     """
     words = _dicom_words(path)
     if words is None and image_suffix(path) is not None:
@@ -96,7 +96,7 @@ def refuse_scans(paths: list[Path]) -> None:
     Raises
     ------
     ScanError
-        For the first of them.
+        If all are scans: the error for the first.
     """
     first: ScanError | None = None
     for path in paths[:FIRST]:
@@ -111,7 +111,7 @@ def refuse_scans(paths: list[Path]) -> None:
 
 
 def _dicom_words(path: Path) -> str | None:
-    """Of DICOM images: their modality."""
+    """Return in words that a file is an archive or a DICOM image, with its modality; else None."""
     if is_zip(path):
         return "this is an archive of DICOM files"
     if not is_dicom(path):
@@ -124,7 +124,7 @@ def _dicom_words(path: Path) -> str | None:
             return None
         head: Any = header_of(path, specific_tags=["Modality"], force=True)
         modality = str(head.get("Modality", "") or "")
-    except Exception:  # pydicom raises whatever its parser trips over
+    except Exception:  # the parser of pydicom raises errors of any type
         return None
     if not (modality.isalnum() and modality.isascii()):
         return None
@@ -132,7 +132,7 @@ def _dicom_words(path: Path) -> str | None:
 
 
 def _middle(array: Array) -> Array:
-    """The middle of what is not 0, at most `SIDE` voxels along each axis."""
+    """Return the middle of the bounding box of nonzero voxels, at most `SIDE` voxels along each axis."""
     box = []
     for part in union_box(array, array):
         start = part.start + max(0, part.stop - part.start - SIDE) // 2
@@ -141,7 +141,7 @@ def _middle(array: Array) -> Array:
 
 
 def _rough(block: Array) -> float:
-    """Of the pairs of face neighbours that are both not 0, the share that differs."""
+    """Return the share of unequal pairs among the pairs of face neighbours that are both not 0."""
     pairs = unequal = 0
     for axis in range(3):
         line = np.moveaxis(block, axis, 0)
@@ -152,7 +152,7 @@ def _rough(block: Array) -> float:
 
 
 def _filled(block: Array, values: Array) -> float:
-    """Median over the values: the share of the box around it that a value fills."""
+    """Return the median, over the values, of the share of its bounding box that a value fills."""
     from scipy import ndimage
 
     places = np.searchsorted(values, block) + 1

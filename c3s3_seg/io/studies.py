@@ -1,4 +1,4 @@
-"""From places to cases: of every DICOM study the series that are asked for, and why not the others."""
+"""Turn places into cases: the requested series of every DICOM study, and why the others are skipped."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ if TYPE_CHECKING:
     from c3s3_seg.io.dicom.header import Broken
     from c3s3_seg.io.dicom.series import Found, Series
 
-LARGEST_NUMBER = 2**31 - 1  # of a series, as DICOM has it (PS3.5, 6.2, IS): it goes into file names
-MOST_TOLD = 5  # reasons of one line
-SINGLE = "a single image"  # as `Series.kind` calls it
-Known = Mapping[str, Sequence[Case]]  # series, or absolute path where there is none -> cases
+LARGEST_NUMBER = 2**31 - 1  # largest SeriesNumber in DICOM (PS3.5, 6.2, IS): it goes into file names
+MOST_TOLD = 5  # reasons listed in one line
+SINGLE = "a single image"  # same text as in `Series.kind`
+Known = Mapping[str, Sequence[Case]]  # series, or absolute path if there is no series -> cases
 
 
 @dataclass(frozen=True)
 class Scans:
-    """The cases of a run, and what was given and is none."""
+    """The cases of a run, and the inputs that are not cases."""
 
     cases: tuple[Case, ...]
     skipped: tuple[Skipped, ...] = ()
@@ -38,7 +38,7 @@ class Scans:
 
 @dataclass(frozen=True)
 class FoundScan:
-    """A scan without a name: `number` is what tells it from the other volumes of its study."""
+    """A scan without a name; `number` distinguishes it from the other volumes of its study."""
 
     path: Path
     number: str = ""
@@ -53,19 +53,19 @@ def find_scans(
     known: Callable[[], Known] = dict,
     progress: Progress = silent,
 ) -> Scans:
-    """The cases at these paths: each image file, and each DICOM series that is asked for.
+    """Find the cases at these paths: each image file, and each DICOM series that is requested.
 
     Parameters
     ----------
     paths
-        As `find_cases` takes them; studies are found at any depth.
+        Same as in `find_cases`; studies are found at any depth.
     reading
-        Which series of each study. A rule takes all that fit it, in every study; without one all volumes
-        of a study are cases, or those that the model's own rule takes.
+        Series to take from each study. A rule takes all series that fit it, in every study; without a
+        rule all volumes of a study are cases, or those that the model's own rule takes.
     known
-        Is asked for the cases of earlier runs: they keep their names, whatever other scans have come since.
+        Called to get the cases of earlier runs, which keep their names even if other scans were added since.
     progress
-        Called with the number of places of which the headers are read.
+        Called with a text, the number of the place whose headers are read, and the number of places.
 
     Raises
     ------
@@ -90,7 +90,7 @@ def find_scans(
 
 
 def series_files(path: Path, series: str) -> tuple[Path, ...]:
-    """The files that a series of a study is read from, as `Case.paths` has them; none if it is not there."""
+    """Return the files of a series of a study, same as in `Case.paths`; empty if there is no such series."""
     from c3s3_seg.io.dicom.load import find_series
 
     found, _ = find_series(path, Reading())
@@ -99,7 +99,7 @@ def series_files(path: Path, series: str) -> tuple[Path, ...]:
 
 
 def _scans(place: Path, reading: Reading, skipped: list[Skipped], *, single: bool) -> Iterator[FoundScan]:
-    """The scans at one place. One that cannot be looked at is a scan that fails when it is read."""
+    """Yield the scans at one place. A place that cannot be inspected is a scan that fails when read."""
     if image_suffix(place) and reading.series is not None and not single and place.exists():
         skipped.append(Skipped(str(place), "an image file, which has no series to choose from"))
         return
@@ -120,16 +120,16 @@ def _scans(place: Path, reading: Reading, skipped: list[Skipped], *, single: boo
         rest = _rest(place, found, taken, reading)
         skipped += (item for item in rest if not (alone and item.reason == SINGLE))
     if not taken and single:
-        choose(found, reading)  # says why
+        choose(found, reading)  # raises with the reason
     if alone or (not taken and any(not _is_of(item, found.series) for item in found.broken)):
-        yield FoundScan(place)  # what cannot be read, or put together, may have been the scan
+        yield FoundScan(place)  # an unreadable file, or slices in separate series, may have been the scan
     yield from _each(place, found, taken)
 
 
 def _each(place: Path, found: Found, taken: Sequence[Series]) -> Iterator[FoundScan]:
     root = place if place.is_dir() else place.parent
     volumes = [series for series in found.series if series.is_volume or series in taken]
-    several = len(volumes) > 1 and (place.is_dir() or len(taken) > 1)  # one slice stands for its series
+    several = len(volumes) > 1 and (place.is_dir() or len(taken) > 1)  # one file stands for its series
     numbers = Counter(map(_number, volumes))
     for series in taken:
         label = _number(series)
@@ -141,7 +141,7 @@ def _each(place: Path, found: Found, taken: Sequence[Series]) -> Iterator[FoundS
 
 
 def _study_of(series: Series) -> str:
-    """Hash of study and patient: some programs give several patients one UID."""
+    """Return a hash of study and patient, as programs may give several patients one UID; "" if no UID."""
     if not series.study:
         return ""
     patient = series.slices[0].text("PatientID")
@@ -149,13 +149,13 @@ def _study_of(series: Series) -> str:
 
 
 def _number(series: Series) -> str:
-    """`s3`; empty where the series has no number."""
+    """Return the series number as `s3`; empty if the series has no number."""
     number = series.slices[0].number("SeriesNumber", -1)
     return f"s{number}" if 0 <= number <= LARGEST_NUMBER else ""
 
 
 def _taken(found: Found, reading: Reading) -> list[Series]:
-    """The series of a study that are asked for; damaged ones too, which fail when they are read."""
+    """Return the requested series of a study, also damaged ones, which fail when they are read."""
     if reading.series is not None and not isinstance(reading.series, SeriesRule):
         wanted = str(reading.series)
         return [s for n, s in enumerate(found.series, 1) if wanted in (str(n), s.key, s.uid)]
@@ -168,7 +168,7 @@ def _taken(found: Found, reading: Reading) -> list[Series]:
 
 
 def _rest(place: Path, found: Found, taken: Sequence[Series], reading: Reading) -> Iterator[Skipped]:
-    """What else a study holds: its other series, and files that are no images."""
+    """Yield the rest of a study: its other series, files that are no images, and damaged files."""
     for number, series in enumerate(found.series, 1):
         if series not in taken:
             yield Skipped(str(place), _reason(series, reading), number)
@@ -192,19 +192,19 @@ def _reason(series: Series, reading: Reading) -> str:
 
 
 def _is_of(item: Broken, several: Sequence[Series]) -> bool:
-    """Whether a damaged file is, or may be, of one of the series."""
+    """Return whether a damaged file belongs, or may belong, to one of the series."""
     return any(series.uid.startswith(item.series_uid or "") for series in several)
 
 
 def _files(found: Found, series: Series) -> list[Path]:
-    """All files of a series: those of its other parts, its localizers, and damaged ones."""
+    """Return all files of a series, including its other parts, its localizers and damaged files."""
     same = [s for s in found.series if s.uid and s.uid == series.uid] or [series]
     files = {i.path for s in same for i in (*s.slices, *s.localizers, *s.captures, *s.others)}
     return sorted(files | {found.root / str(b.name) for b in found.broken if _is_of(b, [series])})
 
 
 def _named(found: Sequence[FoundScan], real: RealPaths, known: Callable[[], Known]) -> tuple[Case, ...]:
-    """Cases with names that differ: those of an earlier run, else of the folder or file and the series."""
+    """Return cases with unique names: from an earlier run, else from the folder or file and the series."""
     kept = _kept(found, known())
     rest = [n for n in range(len(found)) if n not in kept]
     stems = [(folder_of(found[n].path, real), _stem(found[n])) for n in rest]
@@ -215,7 +215,7 @@ def _named(found: Sequence[FoundScan], real: RealPaths, known: Callable[[], Know
 
 
 def _kept(found: Sequence[FoundScan], known: Known) -> dict[int, str]:
-    """Position -> the name that a scan had at its place; a series at one further above or below, too."""
+    """Return position -> earlier name of a scan at the same path, or of a series above or below it."""
     kept: dict[int, str] = {}
     taken: set[str] = set()
     for n, scan in enumerate(found):
@@ -233,13 +233,13 @@ def _stem(scan: FoundScan) -> str:
 
 
 def _is_near(one: Path, other: Path) -> bool:
-    """Whether one path is the other, or above it."""
+    """Return whether two paths are the same, or one is above the other."""
     first, second = Path(os.path.abspath(one)), Path(os.path.abspath(other))
     return first == second or first in second.parents or second in first.parents
 
 
 def _first(scan: FoundScan) -> Path:
-    """A file of the scan, or its own path."""
+    """Return the first file of the scan, or its own path if no files are known."""
     if not scan.files:
         return scan.path
     return (scan.path if scan.path.is_dir() else scan.path.parent) / scan.files[0]

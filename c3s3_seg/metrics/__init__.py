@@ -1,1 +1,1 @@
-"""Overlap and boundary distances, and statistics over cases."""
+"""Metrics of overlap and boundary distance, and statistics over cases."""

@@ -1,4 +1,4 @@
-"""Where the boundary of a prediction is wrong, by how much, and to which side."""
+"""Find where the boundary of a prediction is wrong, by how much, and to which side."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ from c3s3_seg.metrics.surface_distance import step_mm, surface_voxels, union_box
 
 @dataclass(frozen=True, eq=False)
 class BoundaryError:
-    """One label of one case.
+    """The boundary error of one label in one case.
 
     Parameters
     ----------
     voxels
         (3, n): the surface voxels of the prediction.
     signed_mm
-        (n,) float64: the distance of each to the truth's surface; positive outside of the truth, where
-        the prediction is too large, negative inside.
+        (n,) float64: the distance of each voxel to the truth's surface; positive outside of the truth,
+        where the prediction is too large, negative inside.
     worst
         The surface voxel of either mask that is farthest from the other's surface.
     worst_mm
-        How far; equals `hd_mm`.
+        The distance of `worst` from that surface; equals `hd_mm`.
     """
 
     voxels: Points
@@ -50,7 +50,7 @@ def boundary_error(
     Returns
     -------
     BoundaryError
-        None where one of the masks is empty: there is nothing to measure to.
+        None if one of the masks is empty: there is no surface to measure to.
     """
     if not (prediction.any() and truth.any()):
         return None

@@ -1,7 +1,7 @@
-"""The exact distance from each voxel of one set to the nearest voxel of another.
+"""Measure the exact distance from each voxel of one set to the nearest voxel of another.
 
-Distances between voxel centres take few values. So the offsets to the nearest neighbours are tried in
-rising order of their length, all voxels at once, and only what is then left asks a KD-tree. No array of
+Distances between voxel centres take few values. So the offsets to the nearest neighbours are tried in rising
+order of length, for all voxels at once; a KD-tree is queried only for the voxels that are left. No array of
 distances as large as the image is ever made.
 """
 
@@ -17,26 +17,26 @@ from numpy.typing import NDArray
 Floats = NDArray[np.float64]
 Points = NDArray[np.intp]
 
-# Two real surfaces are mostly one to three voxels apart. From 100 offsets to 800 the time on real and on
-# large masks changes by less than a tenth.
+# Two real surfaces are mostly one to three voxels apart. Between 100 and 800 offsets the run time on real
+# and on large masks changes by less than a tenth.
 OFFSETS = 200
-# Needle-shaped voxels would else need a margin of thousands of them along their short side.
+# Needle-shaped voxels would otherwise need a margin of thousands of voxels along their short side.
 REACH = 8
 
 
 @dataclass(frozen=True, eq=False)
 class Neighbours:
-    """The offsets to a voxel's nearest neighbours on one grid, itself first.
+    """The offsets from a voxel to its nearest neighbours on one grid; the voxel itself comes first.
 
     Parameters
     ----------
     step
-        (3,): distance of neighbouring voxels along each axis; or (3, 3): its columns are the steps
-        along each axis as vectors.
+        (3,): distance of neighbouring voxels along each axis; or (3, 3): the step vectors along the axes,
+        one per column.
     offsets
         (3, n) voxels, nearest first.
     distances
-        (n,) float64: their lengths in the unit of `step`.
+        (n,) float64: the lengths of `offsets` in the unit of `step`.
     """
 
     step: Floats
@@ -45,11 +45,11 @@ class Neighbours:
 
     @classmethod
     def of(cls, step: Floats) -> Neighbours:
-        """All offsets within the ball that holds about `OFFSETS` voxels, or reaches `REACH` voxels."""
+        """Return the offsets in a ball of about `OFFSETS` voxels and at most `REACH` shortest steps."""
         axes = np.diag(step) if step.ndim == 1 else step
         radius = (OFFSETS * abs(np.linalg.det(axes)) * 3 / (4 * math.pi)) ** (1 / 3)
         radius = min(radius, REACH * np.linalg.norm(axes, axis=0).min())
-        # The rows of the inverse are the normals of the planes of voxels, one over their distance long.
+        # The rows of the inverse are normal to the planes of voxels; their length is 1 / plane distance.
         reach = np.floor(radius * np.linalg.norm(np.linalg.inv(axes), axis=1)).astype(np.intp)
         grid = np.meshgrid(*(np.arange(-n, n + 1) for n in reach), indexing="ij")
         offsets = np.stack([axis.ravel() for axis in grid])
@@ -59,7 +59,7 @@ class Neighbours:
         return cls(step, offsets[:, order], distances[order])
 
     def shells(self, flat: Points) -> Iterator[tuple[list[int], float]]:
-        """The offsets, given as (n,) steps in a flat array, in groups of one distance each."""
+        """Yield the offsets, given as (n,) steps in a flat array, in groups of one distance each."""
         ends = np.flatnonzero(np.diff(self.distances, append=math.inf)) + 1
         start = 0
         for end in ends.tolist():
@@ -68,19 +68,19 @@ class Neighbours:
 
 
 def nearest(start: Points, goal: Points, near: Neighbours) -> Floats:
-    """From each voxel of `start` to the nearest of `goal`.
+    """Return the distance from each voxel of `start` to the nearest voxel of `goal`.
 
     Parameters
     ----------
     start, goal
         (3, n) and (3, m): voxel indices.
     near
-        Of the grid that both lie on.
+        The neighbour offsets of the grid that both lie on.
 
     Returns
     -------
     (n,) float64
-        In the unit of the grid's step; inf where `goal` is empty.
+        Distances in the unit of the grid's step; inf if `goal` is empty.
     """
     found = np.full(start.shape[1], math.inf)
     if not start.size or not goal.size:
@@ -89,7 +89,7 @@ def nearest(start: Points, goal: Points, near: Neighbours) -> Floats:
     low = start.min(axis=1) - reach
     shape = start.max(axis=1) + reach + 1 - low
     taken = np.zeros(shape.prod(), dtype=np.bool_)
-    # What lies farther than `reach` outside of the start's box is a matter for the tree alone.
+    # Goal voxels farther than `reach` outside of the box around `start` are left to the tree.
     taken[_flat(_within(goal, low, low + shape), low, shape)] = True
     left, at = np.arange(found.size), _flat(start, low, shape)
     for shell, distance in near.shells(_flat(near.offsets, np.zeros(3, dtype=np.intp), shape)):
@@ -107,7 +107,7 @@ def nearest(start: Points, goal: Points, near: Neighbours) -> Floats:
 
 
 def _flat(index: Points, low: Points, shape: Points) -> Points:
-    """(3, n) voxels -> (n,) their places in a flat C-ordered box that begins at `low`."""
+    """Return the flat positions of voxels in a C-ordered box that begins at `low`: (3, n) -> (n,)."""
     i, j, k = index
     width, depth = int(shape[1]), int(shape[2])
     first = (int(low[0]) * width + int(low[1])) * depth + int(low[2])
@@ -115,7 +115,7 @@ def _flat(index: Points, low: Points, shape: Points) -> Points:
 
 
 def _within(index: Points, low: Points, high: Points) -> Points:
-    """Those of (3, n) voxels that lie in a box."""
+    """Return those of (3, n) voxels that lie in the box from `low` to `high` (exclusive)."""
     if (index.min(axis=1) >= low).all() and (index.max(axis=1) < high).all():
         return index
     return index[:, ((index >= low[:, None]) & (index < high[:, None])).all(axis=0)]
@@ -129,5 +129,5 @@ def _ask_tree(start: Points, goal: Points, step: Floats) -> Floats:
 
 
 def _place(index: Points, step: Floats) -> Floats:
-    """(3, n) voxels -> (n, 3) positions."""
+    """Return the positions of voxels in the unit of `step`: (3, n) -> (n, 3)."""
     return np.asarray(index.T * step if step.ndim == 1 else index.T @ step.T, dtype=np.float64, order="C")

@@ -1,4 +1,4 @@
-"""Two sets of predictions of the same cases, compared case by case."""
+"""Compare two sets of predictions of the same cases, case by case."""
 
 from __future__ import annotations
 
@@ -12,34 +12,34 @@ from numpy.typing import NDArray
 from c3s3_seg.metrics.results import CaseScore
 from c3s3_seg.metrics.statistics import statistics
 
-ROUNDING = 1e-6  # of the value
-TIE = 1e-9  # of the largest difference
-EXACT = 50  # pairs: beyond, the normal approximation
+ROUNDING = 1e-6  # relative to the larger value
+TIE = 1e-9  # relative to the largest difference
+EXACT = 50  # pairs; beyond, the normal approximation is used
 
 
 @dataclass(frozen=True)
 class Paired:
-    """One metric of one label in both sets.
+    """The comparison of one metric of one label in both sets.
 
     Parameters
     ----------
     label, metric
-        What was compared; the metric by its column name, in its unit.
+        Name of the label, and column name of the metric; values are in its unit.
     n
-        Cases that have a finite value in both sets.
+        Number of cases that have a finite value in both sets.
     left_out
-        Cases of both sets that have not: a miss in either is no number to subtract.
+        Number of cases in both sets without two finite values: a miss in either gives no number to subtract.
     mean, against
         Means of the first and of the second set over these n cases.
     difference, low, high
         Mean of first minus second, with its 95% interval as in `Statistics`.
     p
-        Wilcoxon signed-rank test, two-sided: how often chance alone gives differences like these.
-        Cases that do not differ are left out; exact, ties included, up to 50 that do, then the normal
-        approximation with continuity correction. nan below two cases; 1 where no case differs.
+        Two-sided p-value of the Wilcoxon signed-rank test: how often chance alone gives such differences.
+        Cases that do not differ are left out. Exact, ties included, for up to 50 cases that differ, then the
+        normal approximation with continuity correction. nan below two cases; 1 if no case differs.
     missed, against_missed
-        Empty predictions of the first and of the second set that the protocol `paper` counts as 0 (all cases
-        of both sets): they make a mean distance better.
+        Empty predictions of the first and of the second set that the protocol `paper` counts as 0 (over all
+        paired cases): they improve a mean distance.
     """
 
     label: str
@@ -57,12 +57,12 @@ class Paired:
 
 
 def compare(rows: Sequence[CaseScore], against: Sequence[CaseScore]) -> tuple[Paired, ...]:
-    """Every metric of every label that both sets have; cases are paired by name and label.
+    """Compare every metric of every label that both sets have; pair the cases by name and label.
 
     Parameters
     ----------
     rows, against
-        Both of one protocol. Cases that only one of them has are passed over.
+        Scores of the two sets, by the same protocol. Cases that only one set has are skipped.
     """
     others = {(row.case, row.label): row.score.flat() for row in against}
     pairs = [(row, others[row.case, row.label]) for row in rows if (row.case, row.label) in others]
@@ -78,14 +78,14 @@ def compare(rows: Sequence[CaseScore], against: Sequence[CaseScore]) -> tuple[Pa
 
 
 def paired(label: str, metric: str, pairs: Sequence[tuple[float, float]]) -> Paired:
-    """One metric of two sets.
+    """Compare one metric of two sets.
 
     Parameters
     ----------
     label, metric
-        What it is called.
+        Name of the label and column name of the metric.
     pairs
-        (value of the first set, of the second) for each case; where one is not finite it is left out.
+        (value in the first set, value in the second) for each case; left out unless both are finite.
     """
     values = np.asarray(pairs, dtype=np.float64).reshape(-1, 2)
     values = values[np.isfinite(values).all(axis=1)]
@@ -101,7 +101,7 @@ def _wilcoxon(values: NDArray[np.float64]) -> float:
     if len(values) < 2:
         return math.nan
     differences = values[:, 0] - values[:, 1]
-    # Rounding is no evidence, and it goes one way: a DICOM SEG has its grid in decimals, a NIfTI in float32.
+    # Rounding is no evidence, and it is one-sided: a DICOM SEG has its grid in decimals, a NIfTI in float32.
     meant = differences[np.abs(differences) > ROUNDING * np.abs(values).max(axis=1)]
     if not meant.size:
         return 1.0
@@ -111,9 +111,9 @@ def _wilcoxon(values: NDArray[np.float64]) -> float:
 
 
 def _doubled_ranks(sizes: NDArray[np.float64]) -> NDArray[np.int64]:
-    """Twice the rank of each, the mean rank where several are equal: whole numbers.
+    """Return twice the rank of each size, a whole number; equal sizes share their mean rank.
 
-    Equal is what is within `TIE`: the unit (voxels or mm) changes the last digits and must not change p.
+    Sizes within `TIE` count as equal: the unit (voxels or mm) changes the last digits and must not change p.
     """
     order = np.argsort(sizes, kind="stable")
     starts = np.diff(sizes[order], prepend=-np.inf) > TIE * sizes.max()
@@ -125,7 +125,7 @@ def _doubled_ranks(sizes: NDArray[np.float64]) -> NDArray[np.int64]:
 
 
 def _exact(doubled: NDArray[np.int64], positive: int) -> float:
-    """Two-sided p: the share of the 2^n ways to give signs, counted by their doubled rank sum."""
+    """Return the two-sided p as a share of the 2^n sign assignments, counted by doubled rank sum."""
     ways = np.zeros(int(doubled.sum()) + 1)  # up to 2^50, which float64 holds exactly
     ways[0] = 1.0
     for rank in doubled.tolist():
@@ -135,7 +135,7 @@ def _exact(doubled: NDArray[np.int64], positive: int) -> float:
 
 
 def _normal(doubled: NDArray[np.int64], positive: int) -> float:
-    """Two-sided p; the sum of the squared ranks is the variance with its correction for ties."""
+    """Return the two-sided p; the variance, sum of squared ranks / 4, includes the tie correction."""
     ranks = doubled / 2
     away = max(0.0, abs(positive / 2 - ranks.sum() / 2) - 0.5)
     return math.erfc(away / math.sqrt((ranks**2).sum() / 4) / math.sqrt(2))

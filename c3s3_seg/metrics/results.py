@@ -1,7 +1,7 @@
-"""What was measured of one label of one case, by the protocol `clinical` or `paper`.
+"""Scores of one label in one case, by the protocol `clinical` or `paper`.
 
-`d_pt` are the distances from the prediction's surface to the truth's, `d_tp` the other way, see
-`metrics.surface_distance`.
+`d_pt` are the distances from the prediction's surface to the truth's surface, `d_tp` those in the other
+direction, see `metrics.surface_distance`.
 """
 
 from __future__ import annotations
@@ -12,12 +12,12 @@ from dataclasses import dataclass, fields
 
 @dataclass(frozen=True)
 class Score:
-    """One label of one case, protocol `clinical`.
+    """The scores of one label in one case by the protocol `clinical`.
 
     Parameters
     ----------
     dice, jaccard
-        Overlap of the masks, 0 to 1. Both empty: 1. One empty: 0.
+        Overlap of the masks, 0 to 1; 1 if both masks are empty, 0 if one is.
     hd95_mm
         95th percentile of `d_pt` and `d_tp` pooled.
     hd95_max_mm
@@ -31,15 +31,15 @@ class Score:
     masd_mm
         Mean of the two directed means.
     nsd
-        Pairs (tolerance in mm, share of both surfaces' voxels within it), rising tolerances.
+        Pairs (tolerance in mm, share of both surfaces' voxels within the tolerance), by rising tolerance.
     volume_ml, truth_ml
         Volumes of prediction and truth.
     volume_error_ml
         Prediction minus truth.
     nsd_area
-        As `nsd`, but the share of both surfaces' area, see `surface_area`. Empty unless asked for.
+        Same as `nsd`, but with the share of both surfaces' area, see `surface_area`. Empty unless requested.
 
-    Distances are nan where both masks are empty and inf where one is.
+    Distances are nan if both masks are empty and inf if one is.
     """
 
     dice: float
@@ -62,7 +62,7 @@ class Score:
         return math.isnan(self.hd_mm)
 
     def flat(self) -> dict[str, float]:
-        """One number per column, in the order of the fields; `nsd` becomes `nsd_1mm`, `nsd_2mm`, ...
+        """Return one number per column, in the order of the fields; `nsd` becomes `nsd_1mm`, `nsd_2mm`, ...
 
         `nsd_area` becomes `nsd_area_1mm` and so on.
         """
@@ -78,14 +78,14 @@ class Score:
 
 @dataclass(frozen=True)
 class PaperScore:
-    """One label of one case, protocol `paper`: voxel units, as the published evaluations count.
+    """The scores of one label in one case by the protocol `paper`: in voxels, as in published evaluations.
 
     Parameters
     ----------
     dice, jaccard
         Overlap, 0 to 1.
     hd95_vox
-        95th percentile of `d_pt` and `d_tp` pooled, in voxels whatever the spacing.
+        95th percentile of `d_pt` and `d_tp` pooled, in voxels regardless of the spacing.
     asd_vox
         Mean of `d_pt`, in voxels.
     optimistic
@@ -101,31 +101,31 @@ class PaperScore:
 
     @property
     def nothing(self) -> bool:
-        """Whether both masks are empty: Dice and distance are 0 as of a miss, and nothing was missed."""
+        """Whether both masks are empty: Dice and distance are 0 as for a miss, but nothing was missed."""
         return self.dice == 0 and self.hd95_vox == 0 and not self.optimistic
 
     def flat(self) -> dict[str, float]:
-        """One number per column, in the order of the fields; `optimistic` becomes 0 or 1."""
+        """Return one number per column, in the order of the fields; `optimistic` becomes 0 or 1."""
         return {field.name: getattr(self, field.name) + 0 for field in fields(self)}
 
 
 @dataclass(frozen=True)
 class CaseScore:
-    """One label of one case that was measured.
+    """The scores of one label in one measured case.
 
     Parameters
     ----------
     case
-        Its name.
+        Name of the case.
     label
-        The name of the label.
+        Name of the label.
     score
-        What was measured, by the protocol `clinical` or `paper`.
+        The scores, by the protocol `clinical` or `paper`.
     diagonal_mm, diagonal_vox
-        The diagonal of the image in mm and in voxels: the worst distance that there can be, which stands in
-        for an infinite one in `Statistics.mean_penalised`. None: nothing stands in.
+        Diagonal of the image in mm and in voxels: the largest possible distance, which replaces an infinite
+        one in `Statistics.mean_penalised`. None: unknown, no replacement.
     notes
-        What has to be said of how the masks were read and what was done to them on request; a sentence each.
+        Remarks on how the masks were read and what was done to them on request; one sentence each.
     """
 
     case: str
@@ -137,6 +137,6 @@ class CaseScore:
 
 
 def _short(tolerance_mm: float) -> str:
-    """A tolerance in the name of a column: two of them never have one name."""
+    """Return a tolerance as text for a column name; different tolerances never share a name."""
     text = f"{tolerance_mm:g}"
     return text if float(text) == tolerance_mm else repr(tolerance_mm)

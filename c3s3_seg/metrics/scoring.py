@@ -1,12 +1,12 @@
-"""Overlap and boundary metrics: one definition for each number, in mm or in voxels.
+"""Compute overlap and boundary metrics: one definition for each number, in mm or in voxels.
 
 Surfaces and the distances between them are those of `c3s3_seg.metrics.surface_distance`. `d_pt` are the
-distances from the prediction's surface to the truth's, `d_tp` the other way.
+distances from the prediction's surface to the truth's surface, `d_tp` those in the other direction.
 Percentiles interpolate linearly.
 
-Empty masks: both empty gives Dice and Jaccard 1 and distances nan (there is nothing to measure); one
-empty gives Dice and Jaccard 0, distances inf and NSD 0. A miss is never a distance of 0, except in
-`paper_score`, which says so in its field `optimistic`.
+If both masks are empty, Dice and Jaccard are 1, and distances and NSD nan (there is nothing to measure); if
+one is empty, Dice and Jaccard are 0, distances inf and NSD 0. A miss never has a distance of 0, except in
+`paper_score`, which reports this in its field `optimistic`.
 """
 
 from __future__ import annotations
@@ -32,23 +32,23 @@ def score(
     tolerances_mm: tuple[float, ...] = (1.0, 2.0),
     area_nsd: bool = False,
 ) -> Score:
-    """Every number of the `clinical` protocol for one label.
+    """Return every number of the `clinical` protocol for one label.
 
     Parameters
     ----------
     prediction, truth
         Masks (i, j, k) of labels on the same grid; bool, integers, or floats that are exactly integral.
     label
-        The value to be measured. 0 is the background and no label.
+        The label value to be measured; 0 is the background and is refused.
     tolerances_mm
-        For the normalised surface distance, not negative.
+        Tolerances of the normalised surface distance, finite and not negative.
     area_nsd
         Whether to measure the normalised surface distance by area too.
 
     Returns
     -------
     Score
-        Distances in mm, volumes in ml. Both empty: Dice 1, distances nan. One empty: Dice 0,
+        Distances in mm, volumes in ml. Both masks empty: Dice 1, distances nan. One empty: Dice 0,
         distances inf, NSD 0. On a sheared grid (gantry tilt) distances follow the true axes.
 
     Raises
@@ -56,24 +56,25 @@ def score(
     GeometryError
         If the two grids differ.
     InputError
-        If a mask holds nan or fractions, if the label is 0, or if a mask is one of 0 and 255 and 255 was
-        not asked for; if the area is asked for on a sheared grid.
+        If a mask holds nan, infinity or fractions, if the label is 0, if a mask holds only 0 and 255 and
+        255 was not requested, if a tolerance is negative or not finite, or if the area is requested on a
+        sheared grid.
 
     Notes
     -----
-    Two masks without a label in common are measured like any others: an organ that is called another one
-    is a miss, Dice 0. Whether the values of a whole set are mixed up is for `evaluate` to ask.
+    Two masks without a label in common are measured like any others: an organ labelled as another organ is
+    a miss, Dice 0. `evaluate` checks whether the label values of a whole set are mixed up.
     """
     return scores(prediction, truth, (label,), tolerances_mm=tolerances_mm, area_nsd=area_nsd)[label]
 
 
 def check_tolerances(tolerances_mm: Sequence[float]) -> None:
-    """Refuse tolerances of the normalised surface distance that no surface can be measured with.
+    """Raise if a tolerance of the normalised surface distance cannot be used.
 
     Raises
     ------
     InputError
-        If one is negative or not finite.
+        If a tolerance is negative or not finite.
     """
     if any(not (math.isfinite(t) and t >= 0) for t in tolerances_mm):
         raise InputError(
@@ -89,14 +90,14 @@ def scores(
     tolerances_mm: tuple[float, ...] = (1.0, 2.0),
     area_nsd: bool = False,
 ) -> dict[int, Score]:
-    """As `score`, for several labels, in one pass over the masks.
+    """Return the scores of several labels, each as from `score`, in one pass over the masks.
 
     Parameters
     ----------
     prediction, truth, tolerances_mm, area_nsd
-        As for `score`.
+        Same as in `score`.
     labels
-        The values to be measured.
+        The label values to be measured.
 
     Returns
     -------
@@ -106,7 +107,7 @@ def scores(
     Raises
     ------
     GeometryError, InputError
-        As `score` does, for the first label at fault.
+        As in `score`, if any label is at fault.
     """
     check_tolerances(tolerances_mm)
     step, tolerances = step_mm(truth.geometry), tuple(float(mm) for mm in sorted(set(tolerances_mm)))
@@ -153,30 +154,31 @@ def _by_area(
 
 
 def paper_score(prediction: Volume, truth: Volume, label: int = 1) -> PaperScore:
-    """The four numbers that papers on this benchmark print, with their treatment of a miss.
+    """Return the four numbers that papers on this benchmark report, with their treatment of a miss.
 
     Parameters
     ----------
     prediction, truth, label
-        As in `score`.
+        Same as in `score`.
 
     Returns
     -------
     PaperScore
-        In voxels. An empty prediction scores (0, 0, 0, 0), whatever the truth is, and is `optimistic` where
-        the truth is not empty.
-        An empty truth with a prediction, where the published scripts stop, scores 0 with distances inf.
+        Distances in voxels. An empty prediction scores (0, 0, 0, 0), whatever the truth is, and is
+        `optimistic` if the truth is not empty.
+        An empty truth with a non-empty prediction, on which the published scripts stop, scores 0 with
+        distances inf.
 
     Raises
     ------
     GeometryError, InputError
-        As `score` does.
+        As in `score`, for masks and label.
     """
     return paper_scores(prediction, truth, (label,))[label]
 
 
 def paper_scores(prediction: Volume, truth: Volume, labels: Sequence[int]) -> dict[int, PaperScore]:
-    """As `paper_score`, for several labels, in one pass over the masks."""
+    """Return the scores of several labels, each as from `paper_score`, in one pass over the masks."""
     pairs = _pairs(prediction, truth, labels, np.ones(3))
     return {label: _paper_score(pair) for label, pair in pairs.items()}
 
@@ -188,7 +190,7 @@ def _paper_score(pair: LabelPair) -> PaperScore:
 
 
 def labels_in(mask: Volume) -> tuple[int, ...]:
-    """The labels of a mask, rising, without the background 0; of an empty mask none.
+    """Return the labels of a mask in rising order, without the background 0; () for an empty mask.
 
     Raises
     ------
@@ -198,17 +200,17 @@ def labels_in(mask: Volume) -> tuple[int, ...]:
     _check_integral(mask)
     if mask.array.dtype.kind in "bu" and mask.array.dtype.itemsize <= 2:
         there = np.zeros(1 << 8 * mask.array.dtype.itemsize, dtype=np.bool_)
-        for plane in mask.array.T:  # the arrays of files are (z, y, x) in memory
+        for plane in mask.array.T:  # arrays read from files are (z, y, x) in memory
             there[plane.view(np.uint8) if plane.dtype == np.bool_ else plane] = True
         return tuple(int(value) for value in np.flatnonzero(there) if value)
-    # Every label has a surface: its voxels alone are searched, which are a hundredth of the volume.
+    # Every label has a surface: only surface voxels are searched, which are a hundredth of the volume.
     return tuple(int(value) for value in np.unique(surface_voxels(mask.array)[1]))
 
 
 def diagonal_mm(geometry: Geometry) -> float:
-    """Longest of the four body diagonals in mm, between centres of voxels: the worst distance in the image.
+    """Return the longest body diagonal in mm, between voxel centres: the largest distance in the image.
 
-    They differ on a sheared grid (gantry tilt).
+    The four diagonals differ on a sheared grid (gantry tilt).
     """
     edges = geometry.affine[:3, :3] * (np.array(geometry.shape) - 1)
     signs = np.array([(1, 1, 1), (-1, 1, 1), (1, -1, 1), (1, 1, -1)])
@@ -216,12 +218,12 @@ def diagonal_mm(geometry: Geometry) -> float:
 
 
 def diagonal_vox(geometry: Geometry) -> float:
-    """As `diagonal_mm`, in voxels whatever the spacing: for the protocol `paper`."""
+    """Return the body diagonal in voxels regardless of the spacing, for the protocol `paper`."""
     return float(np.linalg.norm(np.array(geometry.shape) - 1))
 
 
 def _pairs(prediction: Volume, truth: Volume, labels: Sequence[int], step: Floats) -> dict[int, LabelPair]:
-    """Both masks of every label, measured, once everything about them has been checked."""
+    """Check the grids, the labels and the masks, then measure every label in both masks."""
     if not prediction.geometry.matches(truth.geometry):
         raise GeometryError(
             f"the prediction's grid is {prediction.geometry}, the truth's is {truth.geometry}",
@@ -233,7 +235,7 @@ def _pairs(prediction: Volume, truth: Volume, labels: Sequence[int], step: Float
     for mask in (prediction, truth):
         _check_integral(mask)
     pairs = label_pairs(prediction.array, truth.array, labels, step)
-    # Only then: finding all labels costs more than measuring one.
+    # Checked only after measuring: finding all labels costs more than measuring one.
     if 255 not in labels and not all(pair.first and pair.second for pair in pairs.values()):
         _refuse_0_and_255(prediction, truth, labels)
     return pairs
@@ -259,7 +261,7 @@ def _check_integral(mask: Volume) -> None:
 
 
 def _refuse_0_and_255(prediction: Volume, truth: Volume, labels: Sequence[int]) -> None:
-    """Refuse a mask whose only value is 255 where that is no label: it is one of 0 and 1, scaled."""
+    """Raise if 255 is the only label of a mask and is not requested: a 0/1 mask that was scaled."""
     found_p, found_t = labels_in(prediction), labels_in(truth)
     if (255,) in (found_p, found_t):
         asked = ", ".join(str(label) for label in labels)
@@ -272,6 +274,6 @@ def _refuse_0_and_255(prediction: Volume, truth: Volume, labels: Sequence[int]) 
 
 
 def _overlap(pair: LabelPair) -> tuple[float, float]:
-    """Dice and Jaccard; both masks empty: 1 and 1."""
+    """Return Dice and Jaccard; (1, 1) if both masks are empty."""
     both, total = pair.both, pair.first + pair.second
     return (2 * both / total, both / (total - both)) if total else (1.0, 1.0)

@@ -1,4 +1,4 @@
-"""Statistics over cases: nothing infinite or undefined is dropped without being counted."""
+"""Compute statistics over cases; every infinite or undefined value that is left out is counted."""
 
 from __future__ import annotations
 
@@ -12,29 +12,29 @@ from numpy.typing import NDArray
 from c3s3_seg.metrics.results import CaseScore, PaperScore
 
 RESAMPLES = 2000
-LEAST_UNITS = 5  # below, nothing is known of the shape of the distribution: no interval
-ENOUGH_UNITS = 30  # below, the percentile bootstrap is too narrow: Student t
+LEAST_UNITS = 5  # no interval below, as nothing is known of the shape of the distribution
+ENOUGH_UNITS = 30  # Student t below, as the percentile bootstrap is too narrow
 WORST_CASES = 5
 
 
 @dataclass(frozen=True)
 class Statistics:
-    """One metric over the cases of one label.
+    """The statistics of one metric over the cases of one label.
 
     Parameters
     ----------
     n, infinite, undefined
-        Number of cases; of those with an infinite value (one mask empty), and of those with nan (both).
+        Numbers of cases, of infinite values (one mask empty) and of nan values (both masks empty).
     mean, sd, median, q1, q3
-        Of the finite values. `sd` has n - 1 in its denominator, quartiles interpolate linearly.
+        Statistics of the finite values. `sd` has n - 1 in its denominator, quartiles interpolate linearly.
     low, high
-        95% interval of the mean: none below 5 finite values, Student t from 5 to 29, from 30 on the
-        percentile bootstrap over cases, 2,000 resamples, a fixed seed.
+        95% interval of the mean: none below 5 finite values, Student t from 5 to 29, and from 30 on the
+        percentile bootstrap over cases with 2,000 resamples and a fixed seed.
     mean_penalised
-        Mean of the finite values and of the image diagonal for each infinite one: what `mean`
-        would be if a miss cost the worst distance there is. nan where a diagonal is not known.
+        Mean with each infinite value replaced by the image diagonal: the value of `mean` if a miss cost
+        the largest possible distance. nan if a diagonal that is needed is unknown.
 
-    All are nan where there is nothing to compute them from (`sd`: fewer than two values).
+    All are nan if there is nothing to compute them from (`sd`: fewer than two values).
     """
 
     n: int
@@ -52,20 +52,20 @@ class Statistics:
 
 @dataclass(frozen=True)
 class Cohort:
-    """All cases of one label.
+    """The statistics of all cases of one label.
 
     Parameters
     ----------
     label
-        Its name.
+        Name of the label.
     cases
-        How many were measured.
+        Number of measured cases.
     optimistic
-        How many empty predictions the paper protocol counted with a distance of 0.
+        Number of empty predictions that the paper protocol counted with a distance of 0.
     metrics
         Pairs (column, statistics), in the order of the score's columns; without `optimistic`.
     worst_cases
-        Up to five names, the lowest Dice first; none in which both masks are empty.
+        Names of up to five cases, the lowest Dice first; no case in which both masks are empty.
     """
 
     label: str
@@ -75,7 +75,7 @@ class Cohort:
     worst_cases: tuple[str, ...]
 
     def of(self, column: str) -> Statistics:
-        """The statistics of one column.
+        """Return the statistics of one column.
 
         Raises
         ------
@@ -86,7 +86,7 @@ class Cohort:
 
 
 def cohorts(rows: Sequence[CaseScore]) -> tuple[Cohort, ...]:
-    """Statistics for each label, in the order in which labels first appear; of no rows none."""
+    """Return the statistics of each label, in order of first appearance; () if there are no rows."""
     labels = dict.fromkeys(row.label for row in rows)
     return tuple(_cohort(label, [row for row in rows if row.label == label]) for label in labels)
 
@@ -94,16 +94,16 @@ def cohorts(rows: Sequence[CaseScore]) -> tuple[Cohort, ...]:
 def statistics(
     values: Sequence[float], worst: Sequence[float | None] | None = None, *, seed: int = 0
 ) -> Statistics:
-    """Statistics of one metric.
+    """Return the statistics of one metric.
 
     Parameters
     ----------
     values
-        One for each case; inf and nan are counted apart.
+        One value for each case; inf and nan are counted separately.
     worst
-        For each case what stands in for an infinite value in `mean_penalised`, in the metric's unit.
+        For each case the replacement of an infinite value in `mean_penalised`, in the metric's unit.
     seed
-        Of the bootstrap.
+        Seed of the bootstrap.
     """
     all_values = np.asarray(values, dtype=np.float64)
     infinite, undefined = np.isinf(all_values), np.isnan(all_values)
@@ -130,7 +130,7 @@ def _cohort(label: str, rows: Sequence[CaseScore]) -> Cohort:
     flat = [row.score.flat() for row in rows]
     metrics = []
     for name in columns:
-        # A diagonal is in mm or in voxels: it can stand in for nothing else.
+        # A diagonal is in mm or in voxels: it can only replace values in the same unit.
         unit = name.rpartition("_")[2]
         worst = [{"mm": row.diagonal_mm, "vox": row.diagonal_vox}.get(unit) for row in rows]
         metrics.append((name, statistics([values[name] for values in flat], worst)))
@@ -163,7 +163,7 @@ def _student(values: NDArray[np.float64]) -> tuple[float, float]:
 
 def _bootstrap(values: NDArray[np.float64], seed: int) -> tuple[float, float]:
     rng = np.random.default_rng(seed)
-    # In blocks, so that a cohort of 100,000 cases needs no table of 2,000 times its size.
+    # Drawn in blocks, so that a cohort of 100,000 cases needs no table of 2,000 times its size.
     rows = max(1, min(RESAMPLES, 1_000_000 // values.size))
     means: list[NDArray[np.float64]] = []
     for start in range(0, RESAMPLES, rows):

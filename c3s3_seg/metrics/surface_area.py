@@ -1,11 +1,11 @@
-"""Surface elements with an area: the normalised surface distance as a share of area instead of voxels.
+"""Measure the area of surface elements: the normalised surface distance by area instead of voxels.
 
-Each corner at which eight voxels meet, not all of them inside, carries the piece of surface that runs through
+Each corner at which eight voxels meet, some but not all of them inside, carries the piece of surface between
 the eight voxels' centres: polygons whose corners are halfway between a centre inside and one outside.
-Nikolov et al. (JMIR 2021) define the measure so; the package surface-distance is the reference. Its table
-of areas follows from two rules, which a test compares for all 256 cases: where the polygons could be joined
-in two ways, the side with fewer centres is cut into separate pieces, and a polygon that is not flat is cut
-into the triangles that have the most area on a grid of cubes.
+Nikolov et al. (JMIR 2021) define the measure in this way; the package surface-distance is the reference. Its
+table of areas follows from two rules, which a test compares for all 256 cases: where the polygons could be
+joined in two ways, the side with fewer centres is cut into separate pieces, and a polygon that is not flat
+is cut into the triangles that have the most area on a grid of cubes.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ Mask = NDArray[np.bool_]
 Corner = tuple[float, ...]
 Loop = list[NDArray[np.float64]]
 
-CORNERS = tuple(product((0, 1), repeat=3))  # bit n of a code says whether CORNERS[n] is inside
+CORNERS = tuple(product((0, 1), repeat=3))  # bit n of a code is set if CORNERS[n] is inside
 
 
 def area_within(a: Mask, b: Mask, spacing: ArrayLike, tolerances: tuple[float, ...]) -> list[float]:
-    """Share of the area of both surfaces that lies within each tolerance of the other surface.
+    """Return the share of both surfaces' area that lies within each tolerance of the other surface.
 
     Parameters
     ----------
@@ -38,12 +38,12 @@ def area_within(a: Mask, b: Mask, spacing: ArrayLike, tolerances: tuple[float, .
     spacing
         (3,): distance of neighbouring voxels along i, j, k.
     tolerances
-        In the unit of `spacing`; distances run between the corners of voxels.
+        Tolerances in the unit of `spacing`; distances are measured between the corners of voxels.
 
     Returns
     -------
     list of float
-        One for each tolerance; both masks empty: nan, one empty: 0. Equals
+        One share for each tolerance; nan if both masks are empty, 0 if one is. Equals
         `compute_surface_dice_at_tolerance` of surface-distance.
 
     Raises
@@ -60,20 +60,20 @@ def area_within(a: Mask, b: Mask, spacing: ArrayLike, tolerances: tuple[float, .
     total = float(area_a.sum() + area_b.sum())
     near = Neighbours.of(step)
     d_ab, d_ba = nearest(at_a, at_b, near), nearest(at_b, at_a, near)
-    reach = [tolerance + NSD_SLACK for tolerance in tolerances]  # as `Surfaces.nsd`
+    reach = [tolerance + NSD_SLACK for tolerance in tolerances]  # same as in `Surfaces.nsd`
     within = [float(area_a[d_ab <= far].sum() + area_b[d_ba <= far].sum()) for far in reach]
     return [share / total if total else math.nan for share in within]
 
 
 def surface_element_areas(spacing: Floats) -> Floats:
-    """(256,) float64: the area of the surface among eight voxels, by the code of which are inside."""
-    # A normal is a product of two lengths: it scales with the spacings of the other two axes.
+    """Return the surface area among eight voxels for each code of voxels inside, (256,) float64."""
+    # A normal's component is a product of two lengths: it scales with the spacings of the other two axes.
     scale = np.prod(spacing) / spacing
     return np.array([float(np.linalg.norm(normals * scale, axis=1).sum()) for normals in _normals()])
 
 
 def _elements(mask: Mask, areas: Floats) -> tuple[Points, Floats]:
-    """(3, n) corners of voxels that lie on the surface, and (n,) the area that each carries."""
+    """Return the (3, n) corners of voxels on the surface and the (n,) area that each corner carries."""
     framed = np.pad(mask, 1)
     codes = np.zeros([n - 1 for n in framed.shape], dtype=np.uint8)
     for bit, (i, j, k) in enumerate(CORNERS):
@@ -85,7 +85,7 @@ def _elements(mask: Mask, areas: Floats) -> tuple[Points, Floats]:
 
 @lru_cache(maxsize=1)
 def _normals() -> tuple[Floats, ...]:
-    """For each code (n, 3): normals of its triangles on a grid of unit cubes, as long as their areas."""
+    """Return for each code the (n, 3) triangle normals on a grid of unit cubes, as long as the areas."""
     points = []
     for code in range(256):
         inside = {corner: bool(code >> bit & 1) for bit, corner in enumerate(CORNERS)}
@@ -95,7 +95,7 @@ def _normals() -> tuple[Floats, ...]:
 
 
 def _loops(inside: dict[tuple[int, ...], bool]) -> list[Loop]:
-    """The polygons of one case, each the points halfway along the edges it runs through, in order."""
+    """Return the polygons of one case, each as the ordered midpoints of the edges that it crosses."""
     links: dict[Corner, list[Corner]] = {}
     for one, other in _face_links(inside):
         links.setdefault(one, []).append(other)
@@ -112,8 +112,8 @@ def _loops(inside: dict[tuple[int, ...], bool]) -> list[Loop]:
 
 
 def _face_links(inside: dict[tuple[int, ...], bool]) -> list[tuple[Corner, Corner]]:
-    """On each of the six faces, which halfway points are joined by a line."""
-    separate = sum(inside.values()) <= 4  # the fewer ones are cut off from each other
+    """Return, for all six faces, the pairs of edge midpoints that are joined by a line."""
+    separate = sum(inside.values()) <= 4  # the side with fewer centres is cut into separate pieces
     links = []
     for axis, side in product(range(3), (0, 1)):
         ring = [(*face[:axis], side, *face[axis:]) for face in ((0, 0), (1, 0), (1, 1), (0, 1))]
@@ -126,9 +126,9 @@ def _face_links(inside: dict[tuple[int, ...], bool]) -> list[tuple[Corner, Corne
 
 
 def _largest(loop: Loop) -> Floats:
-    """(n, 3) normals of the triangles that a polygon is cut into: the cut with the most area."""
+    """Return the (n, 3) normals of a polygon's triangles, for the cut with the most area."""
     cuts = [np.array([_normal(loop, *corners) for corners in cut]) for cut in _cuts(0, len(loop) - 1)]
-    # Equal areas may differ in their last digit: the first of them is as good.
+    # Equal areas may differ in their last digit, hence the rounding: the first of them is as good.
     return max(cuts, key=lambda normals: round(float(np.linalg.norm(normals, axis=1).sum()), 9))
 
 
@@ -137,7 +137,7 @@ def _normal(loop: Loop, a: int, b: int, c: int) -> Floats:
 
 
 def _cuts(first: int, last: int) -> list[list[tuple[int, int, int]]]:
-    """All ways to cut the polygon first, first + 1, ..., last into triangles."""
+    """Return all ways to cut the polygon first, first + 1, ..., last into triangles."""
     if last - first < 2:
         return [[]]
     return [

@@ -1,7 +1,7 @@
-"""Surfaces of masks and the exact distances between them.
+"""Find the surfaces of masks and measure the exact distances between them.
 
-Surface of a mask: the mask minus its erosion by the 6-neighbour cross, where everything outside of
-the image is background. Distances run between voxel centres.
+The surface of a mask is the mask minus its erosion by the 6-neighbour cross, where everything outside of
+the image is background. Distances are measured between voxel centres.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ from c3s3_seg.metrics.nearest import Floats, Neighbours, Points, nearest
 Mask = NDArray[np.bool_]
 Labels = NDArray[Any]
 
-# A spacing that went through float32 in a file header is off by 6e-8 of itself; a distance that
-# equals the tolerance must still count as within it.
+# A spacing that was float32 in a file header has a relative error of 6e-8; a distance that equals the
+# tolerance must still count as within the tolerance.
 NSD_SLACK = 1e-6
 
 SLAB = 1 << 18  # voxels
@@ -30,7 +30,7 @@ SLAB = 1 << 18  # voxels
 
 @dataclass(frozen=True, eq=False)
 class Surfaces:
-    """The distances between two surfaces, measured once; every boundary metric is asked of them.
+    """The distances between two surfaces, measured once; every boundary metric is computed from them.
 
     Parameters
     ----------
@@ -39,39 +39,39 @@ class Surfaces:
     d_tp
         (m,) float64: from each surface voxel of the second mask to the first's surface.
 
-    Both in the unit of the spacing. Where one mask is empty its own distances are an empty array and
-    the other's are all inf. Every metric is nan where both are empty and inf where one is.
+    Both are in the unit of the spacing. If one mask is empty, its own distances are an empty array and the
+    other's are all inf. Every metric is nan if both masks are empty and inf (`nsd`: 0) if one is.
     """
 
     d_pt: Floats
     d_tp: Floats
 
     def hd95(self) -> float:
-        """95th percentile of both directions pooled (equals medpy `hd95`)."""
+        """Return the 95th percentile of both directions pooled (equals medpy `hd95`)."""
         return self._measure(lambda: np.percentile(self._pooled(), 95))
 
     def hd95_max(self) -> float:
-        """Larger of the two directed 95th percentiles (equals MONAI and MetricsReloaded)."""
+        """Return the larger of the two directed 95th percentiles (equals MONAI and MetricsReloaded)."""
         return self._measure(lambda: max(np.percentile(self.d_pt, 95), np.percentile(self.d_tp, 95)))
 
     def hd(self) -> float:
-        """Largest distance of both directions: the Hausdorff distance."""
+        """Return the largest distance of both directions: the Hausdorff distance."""
         return self._measure(lambda: max(self.d_pt.max(), self.d_tp.max()))
 
     def asd(self) -> float:
-        """Mean of `d_pt`, one direction (equals medpy `asd`)."""
+        """Return the mean of `d_pt`, one direction (equals medpy `asd`)."""
         return self._measure(lambda: self.d_pt.mean())
 
     def assd(self) -> float:
-        """Mean of both directions pooled (equals medpy `assd`)."""
+        """Return the mean of both directions pooled (equals medpy `assd`)."""
         return self._measure(lambda: self._pooled().mean())
 
     def masd(self) -> float:
-        """Mean of the two directed means."""
+        """Return the mean of the two directed means."""
         return self._measure(lambda: (self.d_pt.mean() + self.d_tp.mean()) / 2)
 
     def nsd(self, tolerance: float) -> float:
-        """Share of both surfaces' voxels within `tolerance` (to 1e-6); one mask empty: 0, both: nan."""
+        """Return the share of both surfaces' voxels within `tolerance` + 1e-6; one empty: 0, both: nan."""
         total = self.d_pt.size + self.d_tp.size
         if total == 0:
             return math.nan
@@ -89,7 +89,7 @@ class Surfaces:
 
 @dataclass(frozen=True, eq=False)
 class LabelPair:
-    """One label in two masks: how many voxels it has in the first, the second and both, and its surfaces."""
+    """The voxel counts of one label in the first mask, the second and both, and its surface distances."""
 
     first: int
     second: int
@@ -98,33 +98,33 @@ class LabelPair:
 
 
 def step_mm(geometry: Geometry) -> Floats:
-    """The `spacing` of a grid in mm, as `surface_distances` takes it.
+    """Return the spacing of a grid in mm for the argument `spacing` of `surface_distances`.
 
     Returns
     -------
     Floats
-        (3,) float64: the spacing, which keeps distances along an axis exact; (3, 3), one step a column, only
-        where the axes are not perpendicular (gantry tilt).
+        (3,) float64: the spacing, which keeps distances along an axis exact; (3, 3), one step vector per
+        column, only if the axes are not perpendicular (gantry tilt).
     """
     return geometry.spacing_mm if geometry.is_orthogonal else geometry.affine[:3, :3]
 
 
 def surface_distances(a: Mask, b: Mask, spacing: ArrayLike) -> Surfaces:
-    """Distances between the surfaces of two masks, both ways.
+    """Return the distances between the surfaces of two masks, in both directions.
 
     Parameters
     ----------
     a, b
         (i, j, k) bool, the same shape.
     spacing
-        (3,): distance of neighbouring voxels along i, j, k; or (3, 3): its columns are the steps
-        along i, j, k as vectors, for a grid whose axes are not perpendicular. Its unit becomes
-        the unit of the distances.
+        (3,): distance of neighbouring voxels along i, j, k; or (3, 3): the step vectors along i, j, k,
+        one per column, for a grid whose axes are not perpendicular. Its unit becomes the unit of the
+        distances.
 
     Returns
     -------
     Surfaces
-        `d_pt` from a to b, `d_tp` from b to a, in no order to rely on. Empty masks: see there.
+        `d_pt` from a to b, `d_tp` from b to a, in unspecified order. For empty masks see `Surfaces`.
 
     Raises
     ------
@@ -138,16 +138,16 @@ def surface_distances(a: Mask, b: Mask, spacing: ArrayLike) -> Surfaces:
 
 
 def label_pairs(a: Labels, b: Labels, labels: Sequence[int], spacing: ArrayLike) -> dict[int, LabelPair]:
-    """Voxel counts and surface distances of several labels, found in one pass over the volumes.
+    """Return voxel counts and surface distances of several labels, found in one pass over the volumes.
 
     Parameters
     ----------
     a, b
         (i, j, k) whole numbers, the same shape; 0 is the background.
     labels
-        Which to measure, none of them 0.
+        The label values to measure, none of them 0.
     spacing
-        As for `surface_distances`.
+        Same as in `surface_distances`.
 
     Returns
     -------
@@ -157,11 +157,12 @@ def label_pairs(a: Labels, b: Labels, labels: Sequence[int], spacing: ArrayLike)
     Raises
     ------
     InputError
-        As for `surface_distances`, whatever the type of the masks.
+        As in `surface_distances`, except that masks of any dtype are accepted.
     """
     if a.shape != b.shape or a.ndim != 3:
         raise InputError(f"found masks of shape {a.shape} and {b.shape}, wanted two 3D masks of one shape")
-    # The arrays of files are (z, y, x) in memory: planes are taken where each is one piece.
+    # Arrays read from files are (z, y, x) in memory: planes are taken across the axis that keeps each
+    # plane contiguous.
     axes = np.argsort([-abs(stride) for stride in b.strides], kind="stable")
     a, b = a.transpose(axes), b.transpose(axes)
     near = Neighbours.of(_step(spacing)[..., axes])
@@ -172,7 +173,7 @@ def label_pairs(a: Labels, b: Labels, labels: Sequence[int], spacing: ArrayLike)
 
 
 def surface_voxels(mask: Labels) -> tuple[Points, Labels]:
-    """Every voxel of a label that has one of its six neighbours outside of that label.
+    """Return every voxel of a label that has one of its six neighbours outside of that label.
 
     Parameters
     ----------
@@ -182,7 +183,7 @@ def surface_voxels(mask: Labels) -> tuple[Points, Labels]:
     Returns
     -------
     voxels, labels
-        (3, n) indices in C order, and (n,) the labels there.
+        (3, n) indices in C order, and the (n,) labels of these voxels.
     """
     found = [np.empty((3, 0), dtype=np.intp)]
     labels = [np.empty(0, dtype=mask.dtype)]
@@ -197,9 +198,9 @@ def surface_voxels(mask: Labels) -> tuple[Points, Labels]:
 
 
 def union_box(a: Labels, b: Labels) -> tuple[slice, ...]:
-    """The smallest box around all that is not 0 in either of two masks (i, j, k); of empty ones, no voxel.
+    """Return the smallest box around the non-zero voxels of two masks (i, j, k); empty if there are none.
 
-    No margin is needed: outside of the box is background, which is what `surface_voxels` takes it for.
+    No margin is needed: outside of the box is background, as `surface_voxels` assumes.
     """
     box = []
     sides = [_occupied(mask) for mask in (a, b)]
@@ -210,20 +211,20 @@ def union_box(a: Labels, b: Labels) -> tuple[slice, ...]:
 
 
 def _occupied(mask: Labels) -> tuple[Mask, Mask, Mask]:
-    """For each axis, (n,) bool: which planes across it hold anything. Two passes over the array."""
+    """Return for each axis, (n,) bool, which planes across it are not all 0, in two passes over the array."""
     flat = np.asarray(mask.any(axis=0))
     return np.asarray(mask.any(axis=(1, 2))), np.asarray(flat.any(axis=1)), np.asarray(flat.any(axis=0))
 
 
 def _slabs(shape: tuple[int, ...]) -> Iterator[tuple[int, int]]:
-    """Ranges of planes that together fit the processor's cache, so that no copy of a volume is made."""
+    """Yield ranges of planes that together fit the processor's cache, so that no volume is copied."""
     thick = max(1, SLAB // max(1, shape[1] * shape[2]))
     for start in range(0, shape[0], thick):
         yield start, min(start + thick, shape[0])
 
 
 def _edge(mask: Labels, start: int, stop: int) -> Mask:
-    """(stop - start, j, k) bool: which voxels of these planes differ from a neighbour; never background."""
+    """Return which foreground voxels of these planes differ from a neighbour: (stop - start, j, k) bool."""
     slab = mask[start:stop]
     edge = np.zeros(slab.shape, dtype=np.bool_)
     if not slab.any():
@@ -246,7 +247,7 @@ def _edge(mask: Labels, start: int, stop: int) -> Mask:
 
 
 def _by_label(mask: Labels, labels: Sequence[int]) -> dict[int, Points]:
-    """Label -> (3, n): its surface voxels."""
+    """Return the surface voxels of each label: label -> (3, n)."""
     voxels, values = surface_voxels(mask)
     if len(labels) == 1:
         here = values == labels[0]

@@ -1,7 +1,7 @@
-"""Backbones: nets only. This table is all that the rest of the package knows of them.
+"""The backbones (networks only), and the table through which the rest of the package uses them.
 
 A new backbone is a file in this package with a sub-class of `blocks.Backbone`, and a row here. The module of
-a row is imported when such a net is built: names are checked, and graphs run, without torch.
+a row is imported when such a network is built: names are checked, and graphs run, without torch.
 """
 
 from __future__ import annotations
@@ -20,15 +20,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class BackboneEntry:
-    """Where a backbone is.
+    """The module and the class of a backbone.
 
     Parameters
     ----------
     module, class_name
-        Its class takes `channels`, `classes`, `filters`, `dropout` and `strides`.
+        Module and class; the class takes `channels`, `classes`, `filters`, `dropout` and `strides`.
     first_kernel
-        Name of its first kernel, (filters, channels, x, y, z), in a state dict; no other backbone has one of
-        that name. By it a weights file is recognised without torch.
+        Name of its first kernel, (filters, channels, x, y, z), in a state dict; no other backbone has a
+        kernel of that name. The name identifies a weights file without torch.
     """
 
     module: str
@@ -55,7 +55,7 @@ def build(
     dropout: float = 0.5,
     strides: Strides = EVEN,
 ) -> Backbone:
-    """A freshly initialised backbone.
+    """Return a freshly initialised backbone.
 
     Raises
     ------

@@ -1,4 +1,4 @@
-"""Memory for time: large maps that are computed again in the backward pass instead of being kept."""
+"""Activation checkpointing: large maps are computed again in the backward pass, to save memory."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ class Checkpointed(nn.Module):
     Attributes
     ----------
     activation_checkpointing
-        Keep only inputs and output of each part in training, and compute the rest again.
+        Whether to keep only inputs and output of each part in training, and compute the rest again.
     """
 
     activation_checkpointing = False
 
     def part(self, function: Callable[..., Tensor], *inputs: Tensor) -> Tensor:
-        """`function(*inputs)`, a part of this module.
+        """Return `function(*inputs)`; the function is a part of this module.
 
         Value, gradients and the running statistics of batch norms are the same with and without
         `activation_checkpointing`.
@@ -36,7 +36,7 @@ class Checkpointed(nn.Module):
 
 
 def set_activation_checkpointing(module: nn.Module, wanted: bool) -> None:
-    """For all parts of a module that can."""
+    """Set `activation_checkpointing` on all `Checkpointed` modules in a module."""
     for child in module.modules():
         if isinstance(child, Checkpointed):
             child.activation_checkpointing = wanted
@@ -44,11 +44,11 @@ def set_activation_checkpointing(module: nn.Module, wanted: bool) -> None:
 
 @contextmanager
 def settled(module: nn.Module) -> Iterator[None]:
-    """Batch norms that do not remember what they see: they have seen it once already."""
+    """Freeze the statistics of batch norms, which have counted the same input already."""
     norms = [m for m in module.modules() if isinstance(m, nn.BatchNorm3d | nn.SyncBatchNorm)]
     kept = [(norm.momentum, norm.num_batches_tracked) for norm in norms]
     for norm, (_, count) in zip(norms, kept, strict=True):
-        # A copy counts in its place: SyncBatchNorm refuses to train without a counter.
+        # A copy of the counter counts instead: SyncBatchNorm refuses to train without a counter.
         norm.momentum, norm.num_batches_tracked = 0.0, None if count is None else count.clone()
     try:
         yield

@@ -1,4 +1,4 @@
-"""The pieces that backbones are made of.
+"""Building blocks of the backbones.
 
 All tensors are (N, C, X, Y, Z) float. Convolutions are followed by batch norm and ReLU.
 """
@@ -17,14 +17,14 @@ CUBE: Triple = (3, 3, 3)
 
 
 class Convolution(nn.Conv3d):
-    """A convolution; on a CPU under bfloat16, maps of 2 planes are convolved in single precision.
+    """A convolution; under CPU autocast (bfloat16), maps with a side below 3 use single precision.
 
-    oneDNN's weight gradient of such a map reads memory that nobody wrote, on CPUs with AVX-512 bfloat16
-    (found with torch 2.13: half of the gradients were not finite). It is the coarsest level of crops of 32.
+    oneDNN's weight gradient of such a map reads uninitialised memory, on CPUs with AVX-512 bfloat16 (found
+    with torch 2.13: half of the gradients were not finite). Crops of 32 have such maps on the coarsest level.
     """
 
     def forward(self, x: Tensor) -> Tensor:
-        """(N, C, X, Y, Z) -> (N, channels_out, X/stride, Y/stride, Z/stride)."""
+        """Run the layer: (N, C, X, Y, Z) -> (N, channels_out, X/stride, Y/stride, Z/stride)."""
         if torch.is_autocast_enabled("cpu") and x.device.type == "cpu" and min(x.shape[2:]) < 3:
             with torch.autocast("cpu", enabled=False):
                 return super().forward(x.float())
@@ -32,31 +32,31 @@ class Convolution(nn.Conv3d):
 
 
 def same(kernel: Triple) -> Triple:
-    """The padding with which a kernel of odd sides keeps the sides of its input."""
+    """Return the padding with which a kernel of odd sides keeps the sides of its input."""
     x, y, z = (side // 2 for side in kernel)
     return x, y, z
 
 
 def conv_norm_relu(channels_in: int, channels_out: int, kernel: Triple = CUBE) -> nn.Sequential:
-    """A convolution that keeps the sides, batch norm and ReLU."""
+    """Return a convolution that keeps the sides, batch norm and ReLU."""
     convolution = Convolution(channels_in, channels_out, kernel, padding=same(kernel))
     return nn.Sequential(convolution, nn.BatchNorm3d(channels_out), nn.ReLU(inplace=True))
 
 
 def downsample(channels_in: int, channels_out: int, stride: Triple) -> nn.Sequential:
-    """A convolution as large as its stride, by which it divides the sides, batch norm and ReLU."""
+    """Return a convolution as large as its stride, which divides the sides, batch norm and ReLU."""
     convolution = Convolution(channels_in, channels_out, stride, stride=stride)
     return nn.Sequential(convolution, nn.BatchNorm3d(channels_out), nn.ReLU(inplace=True))
 
 
 def stage(count: int, channels_in: int, channels_out: int, kernel: Triple = CUBE) -> nn.Sequential:
-    """`count` convolutions, the first of which changes the number of channels."""
+    """Return `count` convolutions, the first of which changes the number of channels."""
     widths = [channels_in] + [channels_out] * count
     return nn.Sequential(*(conv_norm_relu(a, b, kernel) for a, b in pairwise(widths)))
 
 
 def upsample(channels_in: int, channels_out: int, stride: Triple) -> nn.Sequential:
-    """A transposed convolution as large as its stride, by which it multiplies the sides."""
+    """Return a transposed convolution as large as its stride, which multiplies the sides, norm and ReLU."""
     convolution = nn.ConvTranspose3d(channels_in, channels_out, stride, stride=stride)
     return nn.Sequential(convolution, nn.BatchNorm3d(channels_out), nn.ReLU(inplace=True))
 
@@ -64,7 +64,7 @@ def upsample(channels_in: int, channels_out: int, stride: Triple) -> nn.Sequenti
 class BasicBlock(nn.Module):
     """The residual block of ResNet-18/34 (He et al. 2016, fig. 2) with 3D convolutions.
 
-    Where the stride or the width changes, the shortcut is a 1x1x1 convolution.
+    If the stride is not 1 or the width changes, the shortcut is a 1x1x1 convolution and batch norm.
     """
 
     def __init__(
@@ -85,7 +85,7 @@ class BasicBlock(nn.Module):
             self.shortcut = nn.Sequential(projection, nn.BatchNorm3d(channels_out))
 
     def forward(self, x: Tensor) -> Tensor:
-        """(N, C, X, Y, Z) -> (N, channels_out, X/stride, Y/stride, Z/stride)."""
+        """Run the layer: (N, C, X, Y, Z) -> (N, channels_out, X/stride, Y/stride, Z/stride)."""
         y = self.relu(self.norm1(self.first(x)))
         y = self.norm2(self.second(y))
         return self.relu(y + self.shortcut(x))  # type: ignore[no-any-return]
@@ -94,12 +94,12 @@ class BasicBlock(nn.Module):
 class Decoder(Checkpointed):
     """The V-Net decoder: four upsamplings, each *adding* the encoder's map of the same size.
 
-    Takes the five maps of an encoder, finest first, with `filters * (1, 2, 4, 8, 16)` channels,
-    and gives the last feature map: (N, filters, X, Y, Z).
+    It takes the five maps of an encoder, finest first, with `filters * (1, 2, 4, 8, 16)` channels,
+    and returns the last feature map: (N, filters, X, Y, Z).
     """
 
-    CONVOLUTIONS = (1, 2, 3, 3)  # per stage, finest first
-    LARGE = 2  # levels whose maps are worth computing again
+    CONVOLUTIONS = (1, 2, 3, 3)  # number per stage, finest first
+    LARGE = 2  # number of finest levels whose maps are worth computing again
 
     def __init__(self, filters: int, dropout: float = 0.5, strides: Strides = EVEN) -> None:
         super().__init__()
@@ -112,7 +112,7 @@ class Decoder(Checkpointed):
         self.dropout = nn.Dropout3d(dropout)
 
     def forward(self, maps: Sequence[Tensor]) -> Tensor:
-        """Five maps, finest first -> (N, filters, X, Y, Z)."""
+        """Decode five maps, finest first -> (N, filters, X, Y, Z)."""
         x = maps[4]
         for level in (3, 2, 1, 0):
             step = partial(self._level, level)
@@ -124,7 +124,7 @@ class Decoder(Checkpointed):
 
 
 def initialise(module: nn.Module) -> None:
-    """Kaiming (fan-in) normal weights for convolutions, ones and zeros for batch norms."""
+    """Set Kaiming (fan-in) normal weights in convolutions, ones and zeros in batch norms."""
     for child in module.modules():
         if isinstance(child, nn.Conv3d | nn.ConvTranspose3d):
             nn.init.kaiming_normal_(child.weight)
@@ -137,8 +137,8 @@ class Backbone(Checkpointed):
     """An encoder, a decoder and a 1x1x1 output convolution.
 
     Sub-classes take `channels`, `classes`, `filters`, `dropout` and `strides`. They define `encode`, and
-    `new_decoder` where it is not V-Net's; they set `bottleneck` where the coarsest map passes something on
-    its way. The sides of the input must be multiples of `multiple_of(strides)`.
+    `new_decoder` if the decoder is not V-Net's; they set `bottleneck` if the coarsest map passes through a
+    further module. The sides of the input must be multiples of `multiple_of(strides)`.
     """
 
     def __init__(
@@ -155,17 +155,17 @@ class Backbone(Checkpointed):
         self.output = nn.Conv3d(filters, classes, 1)
 
     def encode(self, x: Tensor) -> list[Tensor]:
-        """(N, C, X, Y, Z) -> five maps, finest first."""
+        """Return the features: (N, C, X, Y, Z) -> five maps, finest first."""
         raise TypeError(f"{type(self).__name__} has no encoder: use a backbone of c3s3_seg.models.BACKBONES")
 
     def new_decoder(self, filters: int, dropout: float, strides: Strides) -> nn.Module:
-        """Five maps, finest first -> (N, filters, X, Y, Z)."""
+        """Return a decoder: five maps, finest first -> (N, filters, X, Y, Z)."""
         return Decoder(filters, dropout, strides)
 
     def features(self, x: Tensor, passes: int = 1) -> Tensor:
-        """The decoder's last features: (N, C, X, Y, Z) -> (passes * N, filters, X, Y, Z).
+        """Return the decoder's last features: (N, C, X, Y, Z) -> (passes * N, filters, X, Y, Z).
 
-        Several passes share the encoder; each drops other channels.
+        Several passes share the encoder; each pass drops other channels.
         """
         maps = self.encode(x)
         if passes > 1:
@@ -174,5 +174,5 @@ class Backbone(Checkpointed):
         return self.decoder(maps)  # type: ignore[no-any-return]
 
     def forward(self, x: Tensor) -> Tensor:
-        """(N, C, X, Y, Z) -> logits (N, classes, X, Y, Z)."""
+        """Return the logits: (N, C, X, Y, Z) -> (N, classes, X, Y, Z)."""
         return self.output(self.features(x))  # type: ignore[no-any-return]

@@ -13,16 +13,16 @@ from c3s3_seg.models.activation_checkpointing import Checkpointed
 from c3s3_seg.models.blocks import CUBE, Backbone, Convolution, initialise, same
 from c3s3_seg.models.strides import EVEN, NONE, Strides, Triple, kernels_of
 
-SLOPE = 0.01  # of the leaky ReLU below 0
-WIDEST = 10  # times `filters`: from 32 nnU-Net goes up to 320
+SLOPE = 0.01  # slope of the leaky ReLU below 0
+WIDEST = 10  # most feature maps, in multiples of `filters`: nnU-Net goes from 32 up to 320
 
 
 class ResEncUNet(Backbone):
     """Residual blocks on five levels, a plain decoder that concatenates: 15,705,218 parameters at 16 filters.
 
-    What differs from nnU-Net's: five levels (crops here are small), one output (no deep supervision), and
-    batch norm for instance norm, so that a voxel's answer does not depend on the size of the tile, and the
-    norms become part of the convolutions in inference.
+    Differences from nnU-Net: five levels (crops here are small), one output (no deep supervision), and batch
+    norm instead of instance norm, so that a voxel's output does not depend on the size of the tile, and the
+    norms are folded into the convolutions in inference.
 
     Parameters
     ----------
@@ -35,10 +35,10 @@ class ResEncUNet(Backbone):
     dropout
         Share of the channels that are dropped before the output, in training.
     strides
-        Of the four downsamplings, see `c3s3_seg.models.strides`.
+        Strides of the four downsamplings, see `c3s3_seg.models.strides`.
     """
 
-    BLOCKS = (1, 3, 4, 6, 6)  # per level, finest first
+    BLOCKS = (1, 3, 4, 6, 6)  # number per level, finest first
 
     def __init__(
         self,
@@ -60,11 +60,11 @@ class ResEncUNet(Backbone):
         initialise(self)
 
     def new_decoder(self, filters: int, dropout: float, strides: Strides) -> nn.Module:
-        """Five maps, finest first -> (N, filters, X, Y, Z)."""
+        """Return a decoder: five maps, finest first -> (N, filters, X, Y, Z)."""
         return ConcatenatingDecoder(widths(filters), dropout, strides)
 
     def encode(self, x: Tensor) -> list[Tensor]:
-        """(N, C, X, Y, Z) -> five maps, finest first."""
+        """Return the features: (N, C, X, Y, Z) -> five maps, finest first."""
         finest, *coarser = self.encoder
         maps = [self.part(finest, x)]
         for level in coarser:
@@ -73,7 +73,7 @@ class ResEncUNet(Backbone):
 
 
 class ResidualBlock(nn.Module):
-    """Two convolutions; the shortcut averages where the stride is not 1 (ResNet-D, He et al. 2019)."""
+    """Two convolutions; the shortcut averages if the stride is not 1 (ResNet-D, He et al. 2019)."""
 
     def __init__(
         self, channels_in: int, channels_out: int, stride: Triple = NONE, kernel: Triple = CUBE
@@ -90,7 +90,7 @@ class ResidualBlock(nn.Module):
         self.shortcut = nn.Sequential(*shortcut)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(N, C, X, Y, Z) -> (N, channels_out, X/stride, Y/stride, Z/stride)."""
+        """Run the block: (N, C, X, Y, Z) -> (N, channels_out, X/stride, Y/stride, Z/stride)."""
         y = self.norm(self.second(self.first(x)))
         return self.activation(y + self.shortcut(x))  # type: ignore[no-any-return]
 
@@ -98,12 +98,12 @@ class ResidualBlock(nn.Module):
 class Halving(nn.AvgPool3d):
     """Average pooling whose gradient is deterministic on a GPU, where torch has none and refuses.
 
-    In training pairs of neighbours are averaged along each axis whose stride is 2, which differs by rounding
-    from what it is else, and in exported graphs: torch's own.
+    In training, pairs of neighbours are averaged along each axis whose stride is 2; this differs by rounding
+    from torch's own pooling, which is used otherwise and in exported graphs.
     """
 
     def forward(self, x: Tensor) -> Tensor:
-        """(N, C, X, Y, Z) -> (N, C, X/stride, Y/stride, Z/stride)."""
+        """Pool (N, C, X, Y, Z) -> (N, C, X/stride, Y/stride, Z/stride)."""
         if not (self.training and torch.is_grad_enabled()):
             return super().forward(x)
         for axis, step in enumerate(self.stride, 2):  # type: ignore[arg-type]
@@ -114,9 +114,9 @@ class Halving(nn.AvgPool3d):
 
 
 class ConcatenatingDecoder(Checkpointed):
-    """U-Net's: four upsamplings, each followed by one convolution of its map beside the encoder's."""
+    """U-Net's decoder: four upsamplings, each concatenated with the encoder's map and convolved once."""
 
-    LARGE = 2  # levels whose maps are worth computing again
+    LARGE = 2  # number of finest levels whose maps are worth computing again
 
     def __init__(self, maps: Sequence[int], dropout: float, strides: Strides) -> None:
         super().__init__()
@@ -133,7 +133,7 @@ class ConcatenatingDecoder(Checkpointed):
         self.dropout = nn.Dropout3d(dropout)
 
     def forward(self, maps: Sequence[Tensor]) -> Tensor:
-        """Five maps, finest first -> (N, filters, X, Y, Z)."""
+        """Decode five maps, finest first -> (N, filters, X, Y, Z)."""
         x = maps[-1]
         for level in reversed(range(len(self.ups))):
             step = partial(self._level, level)
@@ -145,14 +145,14 @@ class ConcatenatingDecoder(Checkpointed):
 
 
 def widths(filters: int) -> list[int]:
-    """Feature maps of the five levels, finest first."""
+    """Return the numbers of feature maps of the five levels, finest first."""
     return [filters * min(2**level, WIDEST) for level in range(len(ResEncUNet.BLOCKS))]
 
 
 def convolution(
     channels_in: int, channels_out: int, stride: Triple = NONE, kernel: Triple = CUBE
 ) -> nn.Sequential:
-    """A convolution, batch norm and leaky ReLU."""
+    """Return a convolution, batch norm and leaky ReLU."""
     first = Convolution(channels_in, channels_out, kernel, stride=stride, padding=same(kernel), bias=False)
     return nn.Sequential(first, nn.BatchNorm3d(channels_out), nn.LeakyReLU(SLOPE, inplace=True))
 
@@ -160,7 +160,7 @@ def convolution(
 def _level(
     channels_in: int, channels_out: int, count: int, stride: Triple = NONE, kernel: Triple = CUBE
 ) -> list[nn.Module]:
-    """`count` residual blocks, the first of which changes resolution and width."""
+    """Return `count` residual blocks, the first of which changes resolution and width."""
     first = ResidualBlock(channels_in, channels_out, stride, kernel)
     more = (ResidualBlock(channels_out, channels_out, kernel=kernel) for _ in range(count - 1))
     return [first, *more]

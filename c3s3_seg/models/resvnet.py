@@ -1,4 +1,4 @@
-"""ResVNet: a 3D ResNet-34 encoder (He et al. 2016) under V-Net's decoder."""
+"""ResVNet: a 3D ResNet-34 encoder (He et al. 2016) with V-Net's decoder."""
 
 from torch import Tensor, nn
 
@@ -20,7 +20,7 @@ class ResVNet(Backbone):
     dropout
         Share of the channels that are dropped before the output, in training.
     strides
-        Of the four downsamplings, see `c3s3_seg.models.strides`.
+        Strides of the four downsamplings, see `c3s3_seg.models.strides`.
     """
 
     BLOCKS = (3, 4, 6, 3)
@@ -52,7 +52,7 @@ class ResVNet(Backbone):
         initialise(self)
 
     def encode(self, x: Tensor) -> list[Tensor]:
-        """(N, C, X, Y, Z) -> five maps, finest first."""
+        """Return the features: (N, C, X, Y, Z) -> five maps, finest first."""
         maps = [self.part(self.stem, x)]
         for level in self.stages:
             maps.append(level(maps[-1]))
@@ -60,6 +60,6 @@ class ResVNet(Backbone):
 
 
 def _wide(kernel: Triple) -> Triple:
-    """7 where a kernel has 3, as the stem of ResNet."""
+    """Return the stem's kernel: 7 where a kernel has 3, as in ResNet."""
     x, y, z = (7 if side > 1 else 1 for side in kernel)
     return x, y, z

@@ -1,19 +1,19 @@
-"""How the four downsamplings of a backbone divide the sides of its input. Without torch."""
+"""Strides of the four downsamplings of a backbone, which divide the sides of its input; without torch."""
 
 from collections.abc import Sequence
 from math import prod
 
 Triple = tuple[int, int, int]
-# Finest first: along which axes (x, y, z) each downsampling halves, 2, or does not, 1.
+# Finest first: for each downsampling, 2 for the axes (x, y, z) that it halves, 1 for the others.
 Strides = tuple[Triple, Triple, Triple, Triple]
 EVEN: Strides = ((2, 2, 2), (2, 2, 2), (2, 2, 2), (2, 2, 2))
-NONE: Triple = (1, 1, 1)  # of what keeps its sides
-THICK = 2.0  # times the smallest spacing, from which an axis is not halved: nnU-Net's value
-LEAST = 4  # voxels of a side that halving may leave: nnU-Net's value
+NONE: Triple = (1, 1, 1)  # stride of a layer that keeps its sides
+THICK = 2.0  # multiple of the smallest spacing from which an axis is not halved: nnU-Net's value
+LEAST = 4  # fewest voxels of a side that halving may leave: nnU-Net's value
 
 
 def multiple_of(strides: Strides) -> Triple:
-    """What the sides of an input (x, y, z) must be multiples of.
+    """Return the numbers of which the sides of an input (x, y, z) must be multiples.
 
     >>> multiple_of(((2, 2, 1), (2, 2, 1), (2, 2, 2), (2, 2, 2)))
     (16, 16, 4)
@@ -23,15 +23,15 @@ def multiple_of(strides: Strides) -> Triple:
 
 
 def strides_of(spacing_mm: Sequence[float], sides: Sequence[float] | None = None) -> Strides:
-    """For voxels of this size: each downsampling halves the axes whose spacing is below twice the smallest.
+    """Return strides for a spacing: each downsampling halves the axes with less than twice the smallest.
 
     Parameters
     ----------
     spacing_mm
-        Of the network's input, along x, y and z.
+        Spacing of the network's input, along x, y and z.
     sides
-        How many voxels a scan has along each: an axis is not halved where fewer than 4 would be left, and the
-        others are compared without it. Where that holds for every axis, as if nothing were known of sides.
+        Voxels of a scan along each axis: an axis is not halved if fewer than 4 would be left, and the others
+        are compared without it. If that holds for every axis, the sides are ignored.
 
     >>> strides_of((1.5, 1.5, 10.0))
     ((2, 2, 1), (2, 2, 1), (2, 2, 2), (2, 2, 2))
@@ -56,10 +56,10 @@ def strides_of(spacing_mm: Sequence[float], sides: Sequence[float] | None = None
 
 
 def kernels_of(strides: Strides) -> tuple[Triple, Triple, Triple, Triple, Triple]:
-    """Sides of the convolutions on the five levels, finest first: 1 across slices that are still thick.
+    """Return the kernel sides of the five levels, finest first: 1 across slices that are still thick.
 
     A slice is thick on a level where its axis is not halved, and was not before; on the coarsest level
-    everything is 3, so that slices see each other.
+    all sides are 3, so that slices see each other.
 
     >>> kernels_of(((2, 2, 1), (2, 2, 1), (2, 2, 2), (2, 2, 1)))
     ((3, 3, 1), (3, 3, 1), (3, 3, 3), (3, 3, 3), (3, 3, 3))

@@ -20,10 +20,10 @@ class VNet(Backbone):
     dropout
         Share of the channels that are dropped at the bottleneck and before the output, in training.
     strides
-        Of the four downsamplings, see `c3s3_seg.models.strides`.
+        Strides of the four downsamplings, see `c3s3_seg.models.strides`.
     """
 
-    CONVOLUTIONS = (1, 2, 3, 3, 3)  # per encoder stage, finest first
+    CONVOLUTIONS = (1, 2, 3, 3, 3)  # number per encoder stage, finest first
 
     def __init__(
         self,
@@ -47,7 +47,7 @@ class VNet(Backbone):
         initialise(self)
 
     def encode(self, x: Tensor) -> list[Tensor]:
-        """(N, C, X, Y, Z) -> five maps, finest first."""
+        """Return the features: (N, C, X, Y, Z) -> five maps, finest first."""
         maps = [self.part(self.stages[0], x)]
         for down, level in zip(self.downs, list(self.stages)[1:], strict=True):
             maps.append(level(down(maps[-1])))

@@ -1,8 +1,8 @@
-"""How weights lie in a bundle: small on disk, single precision when they run.
+"""Storage of the weights in a bundle: small on disk, single precision when they run.
 
 `half`: convolution kernels in half precision. `int8`: large kernels in 8 bits with one scale for each
-slice of their first axis, the others in half precision. Biases and batch norms stay in single
-precision: running variances would overflow half precision. No pickles: safetensors.
+slice of their first axis, the others in half precision. Biases and batch norms stay in single precision,
+because running variances would overflow half precision. Files are safetensors, not pickles.
 """
 
 from pathlib import Path
@@ -13,13 +13,13 @@ from torch import Tensor, nn
 from c3s3_seg.errors import InputError
 from c3s3_seg.system.choices import Storage
 
-SCALE = ".scale"  # name of a kernel's scales: the kernel's own and this
-LARGE = 2**14  # numbers in a kernel from which 8 bits pay: stems and output layers stay exact
+SCALE = ".scale"  # suffix to a kernel's name, which gives the name of its scales
+LARGE = 2**14  # numbers in a kernel from which 8 bits pay: stems and output layers stay in half precision
 LEVELS = 127
 
 
 def to_bytes(net: nn.Module, storage: Storage = "half") -> bytes:
-    """The content of a safetensors file with a network's weights."""
+    """Return the content of a safetensors file with a network's weights."""
     from safetensors.torch import save
 
     stored: dict[str, Tensor] = {}
@@ -34,19 +34,19 @@ def to_bytes(net: nn.Module, storage: Storage = "half") -> bytes:
 
 
 def from_bytes(content: bytes, path: Path) -> dict[str, Tensor]:
-    """The state dict in single precision.
+    """Return the state dict in single precision.
 
     Parameters
     ----------
     content
-        Of a safetensors file.
+        Content of a safetensors file.
     path
-        Where it was, for the message.
+        Path of the file, for the message.
 
     Raises
     ------
     InputError
-        If it is not safetensors, or a kernel in 8 bits lacks its scales, or has not one for each slice.
+        If the file is not safetensors, or an 8-bit kernel lacks its scales, or has not one for each slice.
     """
     from safetensors import SafetensorError
     from safetensors.torch import load
@@ -72,7 +72,7 @@ def from_bytes(content: bytes, path: Path) -> dict[str, Tensor]:
 
 
 def _quantise(kernel: Tensor) -> tuple[Tensor, Tensor]:
-    """Symmetric: the largest weight of a slice becomes 127."""
+    """Quantise symmetrically: the largest weight of a slice becomes 127; return kernel and scales."""
     scale = kernel.abs().flatten(1).amax(dim=1).clamp_min(1e-12) / LEVELS
     return (kernel / _spread(scale, kernel)).round().to(torch.int8), scale
 

@@ -1,4 +1,4 @@
-"""Simulated scans of the heart with a known answer. A seed alone decides every byte."""
+"""Simulated scans of the heart with ground truth. A seed alone determines every byte."""
 
 from c3s3_seg.phantom.simulate import Phantom, Simulator, rotation, simulate
 from c3s3_seg.phantom.write import parse_cohort, save, write_cohort

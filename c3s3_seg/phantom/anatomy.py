@@ -40,7 +40,7 @@ AIRWAYS: tuple[Knots, ...] = (
     ((-4, 8, 52, 6.5), (14, 12, 40, 5.5), (38, 12, 20, 4)),
 )
 APPENDAGE: Knots = ((17, -10, 5, 8.5), (31, -17, 9, 7.5), (39, -15, 15, 7), (42, -24, 11, 3.5))
-# Each vein up to its first fork: that far it belongs to the truth.
+# Each vein up to its first fork: this part belongs to the truth.
 VEINS: tuple[Knots, ...] = (
     ((-16, -2, 8, 9), (-32, -5, 14, 6.8), (-41, -8, 18, 5.5), (-47, -9, 21, 5)),
     ((-16, 5, -4, 9), (-32, 11, -6, 6.5), (-40, 16, -8, 5.5), (-45, 20, -10, 5)),
@@ -52,7 +52,7 @@ LEFT_AXIS = (0.68, -0.47, -0.56)  # from the atrium through the mitral plane to 
 
 @dataclass(frozen=True)
 class Variation:
-    """How far one heart is from the next. Standard deviations unless a range is named."""
+    """The variation between hearts. Standard deviations unless a range is named."""
 
     knot_mm: float = 1.6  # course of a vessel: neighbouring tubes stay apart
     radius: float = 0.07  # calibre of a vessel, as a fraction
@@ -80,7 +80,7 @@ class Anatomy:
 
 
 def course(rng: np.random.Generator, knots: Knots, variation: Variation) -> Floats:
-    """A random member of a family of vessels, smooth: (n, 4) from a few knots, corners cut twice."""
+    """Return a random, smooth variant of a vessel: (n, 4) from a few knots, corners cut twice."""
     path = np.array(knots, dtype=np.float64)
     path[:, :3] += rng.normal(0, variation.knot_mm, (len(path), 3))
     path[:, 3] *= np.exp(rng.normal(0, variation.radius))
@@ -92,7 +92,7 @@ def course(rng: np.random.Generator, knots: Knots, variation: Variation) -> Floa
 
 @dataclass(frozen=True)
 class _Builder:
-    """What every organ needs: the canvas, the dice and the spread."""
+    """The canvas, random generator and variation that every organ needs."""
 
     canvas: Canvas
     rng: np.random.Generator
@@ -108,7 +108,7 @@ class _Builder:
         return self.canvas.ellipsoid(middle, half, axes)
 
     def forks(self, trunk: Floats) -> list[Floats]:
-        """Two branches (n, 4) from the end of a vein into the lung, narrower from the first mm on."""
+        """Return two branches (n, 4) from the end of a vein into the lung, narrower from the first mm on."""
         tip, ahead = trunk[-1], trunk[-1, :3] - trunk[-4, :3]
         ahead /= np.linalg.norm(ahead)
         side = np.cross(ahead, self.rng.standard_normal(3))
@@ -133,7 +133,7 @@ class _LeftHeart:
 
 
 def _atrium(build: _Builder, impressions: Field) -> tuple[Field, Field]:
-    """The atrium before the mitral cut, and the branches of its veins."""
+    """Return the atrium before the mitral cut, and the branches of its veins."""
     spread = build.variation
     right = build.chamber((-10, 1, 0), (23, 17.5, 21))
     left = build.chamber((8, -1, -2), (23.5, 19.5, 24))
@@ -176,7 +176,7 @@ def _left_heart(build: _Builder, impressions: Field) -> _LeftHeart:
 
 
 def _right_heart(build: _Builder, keep_out: Field) -> dict[str, Field]:
-    """The pools of the right side, open to each other and walled off from `keep_out`."""
+    """Return the pools of the right side, open to each other and walled off from `keep_out`."""
     pools = {
         "right_atrium": np.maximum(
             build.chamber((-34, -29, -17), (22, 22, 27)),
@@ -189,7 +189,7 @@ def _right_heart(build: _Builder, keep_out: Field) -> dict[str, Field]:
 
 
 def _surroundings(build: _Builder, heart: Field, vessels: Field) -> list[Layer]:
-    """Everything that is not heart: chest wall, lungs, spine, liver, in the order of painting."""
+    """Return all layers outside the heart: chest wall, lungs, spine, liver, in the order of painting."""
     x, y, z = build.canvas.points
     spine, canal = build.vessel(SPINE), build.vessel(CANAL)
     middle = 34 * (1 - np.sqrt((x + 3) ** 2 / 34**2 + (y + 22) ** 2 / 60**2))
@@ -224,7 +224,7 @@ def _surroundings(build: _Builder, heart: Field, vessels: Field) -> list[Layer]:
 
 
 def build_anatomy(canvas: Canvas, rng: np.random.Generator, variation: Variation) -> Anatomy:
-    """One random chest on a canvas."""
+    """Build one random chest on a canvas."""
     build = _Builder(canvas, rng, variation)
     septum = variation.septum_mm
     root, descending = build.vessel(AORTA_ROOT), build.vessel(AORTA_DESCENDING)

@@ -1,8 +1,8 @@
-"""A simulated late-enhancement MRI of the heart with a known answer, as NIfTI or as a DICOM series.
+"""Simulate a late-enhancement MRI of the heart with ground truth, to save as NIfTI or DICOM series.
 
-The truth is the continuous shape sampled at voxel centres; the scan is the same shape seen through
-partial volume, a coil's brightness field and Rician noise. A seed alone decides every byte. The same
-anatomy as a CT has Hounsfield units in place of brightness, an even field and Gaussian noise.
+The truth is the continuous shape sampled at voxel centres; the scan shows the same shape with partial
+volume, a coil's brightness field and Rician noise. A seed alone determines every byte. A CT of the same
+anatomy has Hounsfield units in place of brightness, an even field and Gaussian noise.
 """
 
 from __future__ import annotations
@@ -71,28 +71,28 @@ HOUNSFIELD: dict[str, tuple[float, float]] = {
 
 @dataclass(frozen=True)
 class Simulator:
-    """What one scan may differ in from the next, and by how much."""
+    """The settings of the simulation, with the ranges in which scans differ."""
 
     shape: tuple[int, int, int] = (112, 104, 56)  # the heart region in a grid that trains on a CPU
     spacing_mm: tuple[float, float, float] = (1.25, 1.25, 1.8)  # as acquired in the public benchmark
-    spacing_spread: float = 0.04  # each axis for itself: a swapped axis must show
-    tilt_rad: float = 0.2  # largest turn of the grid (11.5 degrees): identity directions must show
+    spacing_spread: float = 0.04  # relative, for each axis, so that a swapped axis shows
+    tilt_rad: float = 0.2  # largest turn of the grid (11.5 degrees), so that identity directions show
     origin_mm: float = 120.0  # largest distance of the grid's middle from the scanner's, per axis
     pose_rad: float = 0.12  # largest turn of the heart within the chest
     offset_mm: float = 4.0  # largest shift of the heart within the grid, per axis
     below_mm: float = (
         5.0  # the atrium sits below the grid's middle: its veins rise higher than its floor sinks
     )
-    scale: float = 0.12  # sizes of hearts: plus or minus
+    scale: float = 0.12  # relative size of a heart: 1 plus or minus
     warp_mm: float = 2.2  # SD of the elastic warp; its shortest half wave is 28 mm, so nothing folds
     warp_order: int = 4
     blood: tuple[float, float] = (350.0, 1400.0)  # grey level of atrial blood
     blend_mm: float = 1.4  # width over which one tissue gives way to the next: one voxel
     psf_vox: tuple[float, float, float] = (0.4, 0.4, 0.55)  # SD of the point spread; slices are blurrier
     bias: float = 0.3  # largest deviation of the coil's brightness from 1
-    texture: float = 0.08  # strands and twigs in what is not blood, as a fraction of blood
+    texture: float = 0.08  # strands and twigs in tissues other than blood, as a fraction of blood
     noise: tuple[float, float] = (0.06, 0.13)  # SD of either noise channel, as a fraction of blood
-    noise_hu: tuple[float, float] = (10.0, 25.0)  # SD of a CT's noise
+    noise_hu: tuple[float, float] = (10.0, 25.0)  # range of the SD of a CT's noise
     variation: Variation = field(default_factory=Variation)
 
 
@@ -105,9 +105,9 @@ class Phantom:
 
 
 def simulate(seed: int, simulator: Simulator | None = None, modality: PhantomModality = "MR") -> Phantom:
-    """One heart region from a seed (an integer from 0 on): the same seed gives the same bytes.
+    """Simulate a heart region from a seed (an integer from 0 on): the same seed gives the same bytes.
 
-    As MR and as CT a seed is the same patient in the same place.
+    In MR and CT, a seed gives the same patient in the same place.
 
     Raises
     ------
@@ -130,7 +130,7 @@ def simulate(seed: int, simulator: Simulator | None = None, modality: PhantomMod
 
 
 def rotation(vector_rad: Floats) -> Floats:
-    """The (3, 3) rotation about a vector by its length in radians (Rodrigues' formula)."""
+    """Return the (3, 3) rotation about a vector by its length in radians (Rodrigues' formula)."""
     angle = float(np.linalg.norm(vector_rad))
     x, y, z = vector_rad / max(angle, 1e-12)
     cross = np.array([[0, -z, y], [z, 0, -x], [-y, x, 0]])
@@ -138,7 +138,7 @@ def rotation(vector_rad: Floats) -> Floats:
 
 
 def _turn(rng: np.random.Generator, largest_rad: float) -> Floats:
-    """A random rotation: any axis, at least a third of the largest angle."""
+    """Return a random rotation: any axis, at least a third of the largest angle."""
     vector = rng.standard_normal(3)
     return rotation(vector / np.linalg.norm(vector) * rng.uniform(largest_rad / 3, largest_rad))
 
@@ -148,12 +148,12 @@ def _random_geometry(rng: np.random.Generator, setup: Simulator) -> Geometry:
     direction = _turn(rng, setup.tilt_rad)
     middle = rng.uniform(-setup.origin_mm, setup.origin_mm, 3)
     half = direction @ (spacing * (np.array(setup.shape) - 1) / 2)
-    # Whole micrometres: the text fields of a DICOM header carry them without loss.
+    # Whole micrometres, which the text fields of a DICOM header hold without loss.
     return Geometry.build(setup.shape, spacing.round(3), (middle - half).round(3), direction)
 
 
 def _anatomy_points(rng: np.random.Generator, setup: Simulator, geometry: Geometry) -> Field:
-    """Where each voxel is in the anatomy: (3, i, j, k) float32, mm from the middle of the atrium."""
+    """Return each voxel's place in the anatomy: (3, i, j, k) float32, mm from the middle of the atrium."""
     scale = rng.uniform(1 - setup.scale, 1 + setup.scale)
     back = _turn(rng, setup.pose_rad).T / scale
     middle = geometry.to_mm((np.array(geometry.shape) - 1) / 2)
@@ -175,7 +175,7 @@ def _paint(
     layers: list[tuple[str, Field]],
     table: dict[str, tuple[float, float]],
 ) -> Field:
-    """Paint the tissues over each other, a voxel on a surface in proportion: (i, j, k), the table's unit."""
+    """Paint the tissues over each other, with partial volume at surfaces: (i, j, k), the table's unit."""
     brightness = {tissue: rng.uniform(low, high) for tissue, (low, high) in table.items()}
     image = np.full(layers[0][1].shape, brightness["fat"], np.float32)
     for tissue, distance in layers:
@@ -185,7 +185,7 @@ def _paint(
 
 
 def _acquire(rng: np.random.Generator, setup: Simulator, image: Field) -> Array:
-    """Texture, point spread, coil and noise: (i, j, k) uint16 grey levels."""
+    """Apply texture, point spread, coil and noise; return (i, j, k) uint16 grey levels."""
     from scipy import ndimage
 
     grain = ndimage.gaussian_filter(rng.standard_normal(image.shape, dtype=np.float32), 0.8)
@@ -202,7 +202,7 @@ def _acquire(rng: np.random.Generator, setup: Simulator, image: Field) -> Array:
 
 
 def _acquire_ct(rng: np.random.Generator, setup: Simulator, image: Field) -> Array:
-    """Point spread and noise as smooth as a soft kernel leaves it: (i, j, k) int16 Hounsfield units."""
+    """Apply point spread and noise as smooth as a soft kernel's; return (i, j, k) int16 Hounsfield units."""
     from scipy import ndimage
 
     grain = ndimage.gaussian_filter(rng.standard_normal(image.shape, dtype=np.float32), 0.6)

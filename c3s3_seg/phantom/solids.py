@@ -1,4 +1,4 @@
-"""Solids whose distances can be evaluated anywhere, and smooth random fields: what a phantom is built of.
+"""Solids whose distances can be evaluated anywhere, and smooth random fields: the parts of a phantom.
 
 A `Field` is a distance to a surface in mm, float32, positive inside; it is exact only near the
 surface, which is where it is used.
@@ -19,7 +19,7 @@ _COARSE = 4  # voxels between the samples that decide which part of the grid a s
 
 
 class Canvas:
-    """Where the voxels of a grid are in the anatomy.
+    """The places of a grid's voxels in the anatomy.
 
     Parameters
     ----------
@@ -33,7 +33,7 @@ class Canvas:
         self._coarse = points[:, ::_COARSE, ::_COARSE, ::_COARSE]
 
     def box(self, low_mm: Floats, high_mm: Floats) -> tuple[slice, slice, slice]:
-        """The part of the grid that comes within reach of the block between two corners (3,)."""
+        """Return the part of the grid within reach of the block between two corners (3,)."""
         low = (low_mm - _FAR_MM).astype(np.float32)[:, None, None, None]
         high = (high_mm + _FAR_MM).astype(np.float32)[:, None, None, None]
         near: NDArray[np.bool_] = np.all((self._coarse >= low) & (self._coarse <= high), axis=0)
@@ -45,7 +45,7 @@ class Canvas:
         return slices[0], slices[1], slices[2]
 
     def tube(self, *tubes: Floats) -> Field:
-        """Distance to tapering tubes along (n, 4) knots x, y, z, radius, with round ends: their union."""
+        """Return the distance to a union of tapering, round-ended tubes: (n, 4) knots x, y, z, radius."""
         field = np.full(self.shape, -_FAR_MM, np.float32)
         for a, b in (piece for knots in tubes for piece in pairwise(knots)):
             reach = max(a[3], b[3])
@@ -54,7 +54,7 @@ class Canvas:
         return field
 
     def ellipsoid(self, centre: ArrayLike, radii: ArrayLike, axes: ArrayLike | None = None) -> Field:
-        """Distance to an ellipsoid; centre (3,) and half axes (3,) in mm, axes (3, 3) as columns."""
+        """Return the distance to an ellipsoid; centre and half axes (3,) in mm, axes (3, 3) as columns."""
         turn = np.eye(3) if axes is None else np.asarray(axes)
         middle, half = np.asarray(centre, dtype=np.float64), np.asarray(radii, dtype=np.float64)
         extent = np.sqrt((turn**2) @ half**2)
@@ -72,7 +72,7 @@ class Canvas:
 
 
 def _segment(points: Field, a: Floats, b: Floats) -> Field:
-    """Distance to one piece of a tube between the knots a and b (4,), at points (3, i, j, k)."""
+    """Return the distance to a piece of a tube between knots a and b (4,), at points (3, i, j, k)."""
     start, along = a[:3].astype(np.float32), (b - a).astype(np.float32)
     offset = points - start[:, None, None, None]
     part = np.einsum("a...,a->...", offset, along[:3])
@@ -89,13 +89,13 @@ def _segment(points: Field, a: Floats, b: Floats) -> Field:
 
 
 def smooth_union(a: Field, b: Field, fillet_mm: float) -> Field:
-    """Union of two fields with a rounded seam (quadratic blend)."""
+    """Return the union of two fields with a rounded seam (quadratic blend)."""
     near = np.maximum(fillet_mm - np.abs(a - b), 0) / fillet_mm
     return np.asarray(np.maximum(a, b) + near**2 * (fillet_mm / 4), dtype=np.float32)
 
 
 def smooth_field(rng: np.random.Generator, shape: tuple[int, ...], order: int) -> Field:
-    """Random sum of cosines up to `order` half waves per axis: (i, j, k), mean 0, SD 1."""
+    """Return a random sum of cosines up to `order` half waves per axis: (i, j, k), mean 0, SD 1."""
     waves = np.arange(order + 1)
     weights = rng.standard_normal((order + 1,) * 3)
     weights /= 1 + np.add.outer(np.add.outer(waves**2, waves**2), waves**2)

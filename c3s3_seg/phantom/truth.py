@@ -1,4 +1,4 @@
-"""The known answer of a simulated scan: as an image file, or as DICOM among the slices of its series."""
+"""Write the truth of a simulated scan: as an image file, or as DICOM among the slices of its series."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from c3s3_seg.system.files import make_own_folder
 
 
 def check_truth(truth: str, *, is_dicom: bool) -> None:
-    """Refuse a format that there is not, and a DICOM object that would refer to a scan that is none.
+    """Refuse an unknown format, and a DICOM object that would refer to a scan that is not DICOM.
 
     Raises
     ------
     InputError
-        If it is one of those.
+        If the format is refused.
     """
     if truth not in get_args(TruthFormat):
         raise InputError(f"found the truth {truth!r}, wanted one of {', '.join(get_args(TruthFormat))}")
@@ -27,7 +27,7 @@ def check_truth(truth: str, *, is_dicom: bool) -> None:
 
 
 def truth_path(folder: Path, name: str, truth: TruthFormat) -> Path | None:
-    """Where the truth of a phantom goes: `truth/NAME.nii.gz`, or the folder of its series; None: nowhere."""
+    """Return the truth's path: `truth/NAME.nii.gz`, or in the folder of its series; None if not saved."""
     from c3s3_seg.io.formats import mask_path
 
     if truth == "none":
@@ -36,23 +36,23 @@ def truth_path(folder: Path, name: str, truth: TruthFormat) -> Path | None:
 
 
 def save_truth(truth: Volume, path: Path, series: Path, wanted: TruthFormat) -> None:
-    """Write it.
+    """Write the truth.
 
     Parameters
     ----------
     truth
-        (i, j, k) uint8, 1 inside.
+        Mask (i, j, k) uint8, 1 inside.
     path
-        The file; its folder is made if need be.
+        File to write; its folder is made if needed.
     series
-        The folder of the scan's slices, to which a DICOM object refers.
+        Folder of the scan's slices, to which a DICOM object refers.
     wanted
-        The format; `none` writes nothing.
+        Format; `none` writes nothing.
 
     Raises
     ------
     InputError
-        If it cannot be written.
+        If the file cannot be written.
     """
     from c3s3_seg.io import load
     from c3s3_seg.io.dicom_objects.codes import Segment
@@ -61,7 +61,7 @@ def save_truth(truth: Volume, path: Path, series: Path, wanted: TruthFormat) -> 
     if wanted == "none":
         return
     make_own_folder(path.parent)
-    if wanted != "nii.gz":  # it refers to the slices as they are read
+    if wanted != "nii.gz":  # a DICOM object refers to the slices as read
         scan = load(series)
         truth = scan.geometry.volume(truth.array, scan.source)
     write_mask(truth, path, wanted, (Segment("left_atrium", 1, ("82471001", "SCT", "Left atrium")),))

@@ -1,4 +1,4 @@
-"""Phantoms on disk: one with its answer, or a whole training set."""
+"""Write phantoms to disk: one with its truth, or a whole training set."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from c3s3_seg.system.files import check_folder, make_folder
 def save(
     phantom: Phantom, folder: Path, *, seed: int, file_format: PhantomFormat, truth: TruthFormat = "nii.gz"
 ) -> tuple[Path, Path | None]:
-    """Write a phantom below a folder; gives the paths of the scan and of the truth.
+    """Write a phantom below a folder; return the paths of the scan and of the truth.
 
     The scan is `phantom-<seed>/` (a DICOM series, of a patient and a study of its own) or
     `phantom-<seed>.nii.gz`; the truth is `truth/phantom-<seed>.nii.gz`, or a DICOM SEG or RTSTRUCT among
@@ -28,8 +28,8 @@ def save(
     Raises
     ------
     InputError
-        If a file is there already, a format is none of those, the truth alone is to be DICOM, or a CT is
-        to be a DICOM series.
+        If a file exists already, a format is unknown, only the truth is to be DICOM, or a CT is to be a
+        DICOM series.
     """
     if file_format not in ("dicom", "nii.gz"):
         raise InputError(f"found the format {file_format!r}, wanted 'dicom' or 'nii.gz'")
@@ -45,7 +45,7 @@ def save(
     make_folder(folder)
     try:
         _write(phantom, scan, mask, seed, truth)
-    except BaseException:  # the next try would be refused for what is there already
+    except BaseException:  # the next try would be refused for the files that exist already
         _discard(scan)
         raise
     return scan, mask
@@ -66,7 +66,7 @@ def _write(phantom: Phantom, scan: Path, mask: Path | None, seed: int, truth: Tr
 
 
 def _discard(path: Path) -> None:
-    """A file or a folder that this run has made."""
+    """Remove a file or a folder that was created in this run."""
     if path.is_dir():
         shutil.rmtree(path, ignore_errors=True)
     else:
@@ -75,12 +75,12 @@ def _discard(path: Path) -> None:
 
 
 def check_places(folder: Path, seeds: Iterable[int], file_format: PhantomFormat, truth: TruthFormat) -> None:
-    """Before the first phantom is simulated: whether all of them can be written.
+    """Check, before the first phantom is simulated, that all phantoms can be written.
 
     Raises
     ------
     InputError
-        If the folder cannot be written to, or one of the files is there already.
+        If the folder cannot be written to, or one of the files exists already.
     """
     check_folder(folder)
     for seed in seeds:
@@ -93,7 +93,7 @@ def check_places(folder: Path, seeds: Iterable[int], file_format: PhantomFormat,
 def _places(
     folder: Path, name: str, file_format: PhantomFormat, truth: TruthFormat
 ) -> tuple[Path, Path | None]:
-    """Of the scan and of its truth."""
+    """Return the paths of the scan and of its truth."""
     scan = folder / (name if file_format == "dicom" else f"{name}.nii.gz")
     return scan, truth_path(folder, name, truth)
 
@@ -107,10 +107,10 @@ def write_cohort(
     seed: int,
     modality: PhantomModality = "MR",
 ) -> Path:
-    """Write a training set of phantoms with seeds `seed`, `seed + 1`, ...; gives its `dataset.json`.
+    """Write a training set of phantoms with seeds `seed`, `seed + 1`, ...; return its `dataset.json`.
 
-    Scans go to `imagesTr`, the truth of labelled and validation cases to `labelsTr`; what is
-    unlabelled has no truth on disk, so that nothing can learn from it by mistake.
+    Scans go to `imagesTr`, the truth of labelled and validation cases to `labelsTr`; unlabelled
+    cases have no truth on disk, so that no training can use it by mistake.
 
     Raises
     ------
@@ -129,7 +129,7 @@ def write_cohort(
         make_folder(folder / name)
     try:
         return _write_cohort(folder, counts, seed, modality)
-    except BaseException:  # half a data set is none, and the next try would be refused for it
+    except BaseException:  # half a data set is useless, and the next try would be refused for it
         for name in ("imagesTr", "labelsTr"):
             _discard(folder / name)
         raise
@@ -156,12 +156,12 @@ def _write_cohort(folder: Path, counts: Mapping[str, int], seed: int, modality: 
 
 
 def parse_cohort(text: str) -> tuple[int, int, int]:
-    """`4,16,4` -> numbers of labelled, unlabelled and validation cases.
+    """Parse `4,16,4` into the numbers of labelled, unlabelled and validation cases.
 
     Raises
     ------
     InputError
-        If it is not three whole numbers from 0 on.
+        If the text is not three whole numbers from 0 on.
     """
     parts = [part.strip() for part in text.split(",")]
     if len(parts) != 3 or not all(re.fullmatch("[0-9]{1,9}", part) for part in parts):
@@ -173,5 +173,5 @@ def parse_cohort(text: str) -> tuple[int, int, int]:
 
 
 def _refuse_existing(path: Path) -> None:
-    if os.path.lexists(path):  # a link that leads nowhere is somebody's too
+    if os.path.lexists(path):  # a link that leads nowhere is a user's too
         raise InputError("is there already", where=path, todo="Choose another folder, or move it away")

@@ -1,1 +1,1 @@
-"""What was measured, for people and for programs: tables, statistics, pictures, pages."""
+"""Report measurements for people and for programs: tables, statistics, pictures, pages."""

@@ -1,4 +1,4 @@
-"""What a page shows of one label of a case: planes through the worst error, and the surface in colours."""
+"""Draw one label of a case for a page: planes through the worst error, and the coloured surface."""
 
 from __future__ import annotations
 
@@ -33,17 +33,17 @@ class CaseView:
     Parameters
     ----------
     row
-        What was measured.
+        Score of the label.
     planes, planes_words
-        A WebP of the planes, and a sentence on it.
+        WebP of the planes, and a sentence on it.
     solid
-        The surface; None where both masks are empty.
+        Surface; None if both masks are empty.
     volume
-        What the viewer scrolls through; the views of one case have the same one.
+        Volume that the viewer scrolls through; the views of one case share it.
     spots
-        Where the viewer's buttons lead to.
+        Voxels that the viewer's buttons lead to.
     at
-        The voxel in which the planes meet; None: where the labels have their largest areas.
+        Voxel in which the planes meet; None: where the labels have their largest areas.
     """
 
     row: CaseScore
@@ -63,13 +63,13 @@ def views(
     Parameters
     ----------
     rows
-        What to draw, in this order.
+        Scores to draw, in this order.
     files
         Case -> its files.
     labels
         Name -> value.
     resample
-        Whether predictions on another grid are put on the truth's.
+        Whether predictions on another grid are resampled to the truth's.
     """
     scale, packed = error_scale(rows), dict[str, Packed]()
     share = VOXELS // max(1, len({row.case for row in rows}))
@@ -81,7 +81,10 @@ def views(
 
 
 def error_scale(rows: Sequence[CaseScore]) -> Scale:
-    """One scale in mm for all cases, so that colours can be compared: half as much again as a usual 95HD."""
+    """Return one scale in mm for all cases, so that colours compare: at least 1.5 times the median 95HD.
+
+    Its limit is the next round number, 100 mm at most; 5 mm if no 95HD is finite.
+    """
     usual = [mm for mm in map(_hd95_mm, rows) if math.isfinite(mm)]
     reach = 1.5 * float(np.median(usual)) if usual else 5.0
     limit = next(n for n in (1, 2, 3, 4, 5, 6, 8, 10, 15, 20, 30, 50, math.inf) if n >= reach)
@@ -90,7 +93,7 @@ def error_scale(rows: Sequence[CaseScore]) -> Scale:
 
 
 def _hd95_mm(row: CaseScore) -> float:
-    """In mm; from voxels by the mean size of one along the diagonal. nan of an empty mask, or not known."""
+    """Return the 95HD in mm, from voxels by their mean size on the diagonal; nan if empty or unknown."""
     score = row.score
     if isinstance(score, Score):
         return score.hd95_mm
@@ -100,7 +103,7 @@ def _hd95_mm(row: CaseScore) -> float:
 
 
 def _contents(files: CaseFiles, labels: Mapping[str, int], resample: bool) -> tuple[Contents, str]:
-    """What a case shows, and why it shows no scan."""
+    """Return the contents of a case's view, and the reason if it has no scan, else ""."""
     from c3s3_seg.geometry.resample import resample_mask
     from c3s3_seg.io.mask_pair import load_pair
 
@@ -130,13 +133,13 @@ def _view(row: CaseScore, shown: Contents, words: str, scale: Scale, packed: Pac
 
 
 def worst_spot(error: BoundaryError, label: str = "") -> Spot:
-    """Where the boundary of a label is most wrong, as a button."""
+    """Return a button to the largest boundary error of a label."""
     of = f" of {label}" if label else ""
     return Spot(f"Largest error{of}, {in_page(error.worst_mm, 'hd_mm')} mm", error.worst)
 
 
 def _scan(path: Path | None, grid: Geometry) -> tuple[Volume, str]:
-    """The scan, or an empty one with the reason."""
+    """Return the scan, or an empty one with the reason."""
     from c3s3_seg.io import load
 
     empty = grid.volume(np.zeros(grid.shape, dtype=np.uint8))
@@ -152,7 +155,7 @@ def _scan(path: Path | None, grid: Geometry) -> tuple[Volume, str]:
 
 
 def _middle(mask: Mask) -> tuple[int, int, int] | None:
-    """Where a mask has its largest planes; None where it is empty."""
+    """Return the voxel where the largest planes of a mask meet; None if it is empty."""
     if not mask.any():
         return None
     areas = [np.count_nonzero(mask, axis=tuple(n for n in range(3) if n != axis)) for axis in range(3)]
@@ -161,23 +164,23 @@ def _middle(mask: Mask) -> tuple[int, int, int] | None:
 
 
 def error_solid(p: Mask, t: Mask, grid: Geometry, error: BoundaryError | None, scale: Scale) -> Solid | None:
-    """The surface of a label, coloured by its distance to the truth.
+    """Return the surface of a label, coloured by its distance to the truth.
 
     Parameters
     ----------
     p, t
         (i, j, k) bool: prediction and truth.
     grid
-        On which both lie.
+        Grid of both masks.
     error
-        Of their boundaries; None where one of them is empty: the surface of the other one is plain then.
+        Error of their boundaries; None if one mask is empty: then the surface of the other one is plain.
     scale
         Distance in mm -> colour.
 
     Returns
     -------
     Solid
-        None where both masks are empty.
+        None if both masks are empty.
     """
     if error is None:
         if not (p.any() or t.any()):
@@ -195,7 +198,7 @@ def error_solid(p: Mask, t: Mask, grid: Geometry, error: BoundaryError | None, s
 
 
 def at_vertices(mesh: Mesh, points_mm: Floats, values: Floats) -> Floats:
-    """(n,): for each vertex the value of the nearest of the points."""
+    """Return (n,) values: for each vertex that of the nearest of the points."""
     from scipy.spatial import cKDTree
 
     return np.asarray(values[cKDTree(points_mm).query(mesh.vertices_mm)[1]], dtype=np.float64)

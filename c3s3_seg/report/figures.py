@@ -1,4 +1,4 @@
-"""Small diagrams as SVG inside a page: their colours are the page's, in the dark and in print too."""
+"""Draw small SVG diagrams inside a page; they take the page's colours, in dark mode and in print too."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from c3s3_seg.report.numbers import in_page, rounded
 
 WIDTH, HEIGHT = 280, 210
 LEFT, RIGHT, TOP, BOTTOM = 42, 10, 12, 38
-WIDE, NAMES, ROW = 560, 190, 21  # of a forest plot: its width, that of the names, the height of a row
+WIDE, NAMES, ROW = 560, 190, 21  # width of a forest plot, width of its names, height of a row
 
 
 @dataclass(frozen=True)
 class Dot:
-    """One case in a diagram: its values, what is said of it, and the part of the page that it leads to."""
+    """One case in a diagram: its values, its name, and the part of the page that it links to."""
 
     x: float
     y: float
@@ -36,16 +36,16 @@ class Line:
 
 
 def spread(dots: Sequence[Dot], title: str, decimals: int = 3) -> str:
-    """Every case as a dot at its height, beside a box from quartile to quartile with the median.
+    """Return a box plot, from quartile to quartile with the median, with every case as a dot.
 
     Parameters
     ----------
     dots
-        Their `y` is shown; `x` is not looked at. Values that are not finite are left out.
+        Dots whose `y` is shown; `x` is ignored. Values that are not finite are left out.
     title
-        Of the diagram, with the unit.
+        Title of the diagram, with the unit.
     decimals
-        Of the value that a dot says.
+        Decimals of the value in a dot's tooltip.
     """
     finite = sorted((dot for dot in dots if math.isfinite(dot.y)), key=lambda dot: dot.y)
     if not finite:
@@ -61,7 +61,7 @@ def spread(dots: Sequence[Dot], title: str, decimals: int = 3) -> str:
     )
     marks = []
     for n, dot in enumerate(finite):
-        # The golden ratio spreads neighbours in value over the width, the same way every time.
+        # The golden ratio spreads neighbours in value over the width, reproducibly.
         x = middle + ((n * 0.618034) % 1 - 0.5) * 110
         marks.append(_dot(x, axis.at(dot.y), dot, rounded(dot.y, decimals)))
     return _frame(title, axis.ticks(), "", box + "".join(marks))
@@ -79,16 +79,16 @@ class Span:
 
 
 def forest(spans: Sequence[Span], title: str, decimals: int = 3, *, zero: bool = False) -> str:
-    """A forest plot: each row's value as a dot on the line of its interval, from top to bottom.
+    """Return a forest plot: each row's value as a dot on the line of its interval, from top to bottom.
 
     Parameters
     ----------
     spans
-        Rows without a finite value are named and left empty; an interval that is not finite is left out.
+        Rows; without a finite value a row has only its name, and an interval that is not finite is left out.
     title
-        Of the diagram, with the unit.
+        Title of the diagram, with the unit.
     decimals
-        Of the values that are said.
+        Decimals of the values in tooltips.
     zero
         Whether values are differences: 0 is on the axis and has a line of its own.
     """
@@ -124,14 +124,14 @@ def _span(span: Span, y: float, axis: _PlotAxis, decimals: int) -> str:
 
 
 def agreement(dots: Sequence[Dot], unit: str) -> str:
-    """Bland-Altman: the difference of two measurements over their mean, its mean and its limits.
+    """Return a Bland-Altman plot: difference of two measurements over their mean, its mean and limits.
 
     Parameters
     ----------
     dots
         `x`: mean of prediction and truth; `y`: prediction minus truth.
     unit
-        Of both.
+        Unit of both.
     """
     title = f"Volume, prediction \u2212 truth ({unit})"
     if not dots:
@@ -157,7 +157,7 @@ def agreement(dots: Sequence[Dot], unit: str) -> str:
 
 
 def _difference(dot: Dot, unit: str) -> str:
-    """What a dot of volumes says."""
+    """Return the tooltip value of a dot of volumes."""
     return f"{_signed(dot.y)} {unit} at {in_page(dot.x, 'volume_ml')} {unit}"
 
 
@@ -167,7 +167,7 @@ def _signed(volume: float) -> str:
 
 
 def limits(differences: Sequence[float]) -> tuple[Line, ...]:
-    """The mean difference and the 95 % limits of agreement, 1.96 standard deviations from it."""
+    """Return the mean difference and, from two on, the 95 % limits of agreement at 1.96 sd from it."""
     mean = float(np.mean(differences))
     if len(differences) < 2:
         return (Line(mean, "mean"),)
@@ -177,7 +177,7 @@ def limits(differences: Sequence[float]) -> tuple[Line, ...]:
 
 @dataclass(frozen=True)
 class _PlotAxis:
-    """Values from `low` to `high` at the pixels from `start` to `end`."""
+    """An axis that maps values from `low` to `high` to the pixels from `start` to `end`."""
 
     low: float
     high: float
@@ -188,14 +188,14 @@ class _PlotAxis:
         return self.start + (value - self.low) / (self.high - self.low) * (self.end - self.start)
 
     def places(self) -> list[tuple[float, str]]:
-        """Up to six round numbers: the pixel and the text of each."""
+        """Return up to six round numbers, each as a pixel and a text."""
         step = _round_step((self.high - self.low) / 5)
         first, decimals = math.ceil(self.low / step - 1e-9), max(0, -math.floor(math.log10(step) + 1e-9))
         numbers = range(first, math.floor(self.high / step + 1e-9) + 1)
         return [(self.at(n * step), f"{n * step:.{decimals}f}") for n in numbers]
 
     def ticks(self, *, below: bool = False) -> str:
-        """Round numbers with a thin line each."""
+        """Return round numbers as SVG, each with a thin line, or below the axis without."""
         out = []
         for place, word in self.places():
             if below:
@@ -209,10 +209,10 @@ class _PlotAxis:
 
 
 def _range(values: Sequence[float]) -> tuple[float, float]:
-    """From the smallest to the largest value with a little room; of one value something around it."""
+    """Return the range of the values with a little room; for one value, some room around it."""
     low, high = min(values), max(values)
     largest = max(abs(low), abs(high))
-    # What differs by less than a millionth differs by rounding, and is one value.
+    # Values that differ by less than a millionth differ by rounding, and count as one value.
     room = 0.06 * (high - low) if high - low > 1e-6 * largest else max(largest * 0.1, 0.5)
     return low - room, high + room
 

@@ -1,4 +1,4 @@
-"""The findings of a check of a data set, as rows: for the terminal, for JSON and for the page."""
+"""Findings of a data set check, as rows for the terminal, for JSON and for the page."""
 
 from __future__ import annotations
 
@@ -14,28 +14,28 @@ if TYPE_CHECKING:
 Severity = Literal["error", "warning", "info"]
 SEVERITIES: tuple[Severity, ...] = ("error", "warning", "info")
 STYLES = {"error": "bold red", "warning": "yellow", "info": "dim"}
-MANY = 5  # findings of one kind from which the terminal gives them one line
+MANY = 5  # largest number of findings of one kind that the terminal lists line by line
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that is not as it should be.
+    """A fault or remark that a check reports.
 
     Parameters
     ----------
     severity
-        `error`: nothing can be trained on it as it is. `warning`: a person should look.
-        `info`: it is good to know.
+        `error`: no training is possible as it is. `warning`: a person should inspect it.
+        `info`: good to know.
     check
-        Which check found it: a short name, see docs/data-doctor.md.
+        Short name of the check that found it, see docs/data-doctor.md.
     cases
-        Whom it concerns; none where it is the whole data set.
+        Cases concerned; empty if it is the whole data set.
     found, wanted, todo
-        What there is, what there should be, and what to do: each without its full stop.
+        Actual state, expected state, and remedy: each without its full stop.
     shown
         Cases whose picture helps.
     at
-        The voxel (i, j, k) of the first shown case where to look; None: where its mask is largest.
+        Voxel (i, j, k) of the first shown case to inspect; None: where its mask is largest.
     """
 
     severity: Severity
@@ -49,18 +49,18 @@ class Finding:
 
 
 def by_severity(findings: Sequence[Finding]) -> list[Finding]:
-    """Errors first; within a severity by check, then by case."""
+    """Return the findings sorted, errors first; within a severity by check, then by case."""
     return sorted(findings, key=lambda f: (SEVERITIES.index(f.severity), f.check, f.cases))
 
 
 def counted(findings: Sequence[Finding]) -> str:
-    """`2 errors, 1 warning`; empty where there is none."""
+    """Return counts such as `2 errors, 1 warning`; empty without findings."""
     numbers = [(sum(f.severity == severity for f in findings), severity) for severity in SEVERITIES]
     return ", ".join(quantity(n, "note" if s == "info" else s) for n, s in numbers if n)
 
 
 def summary(cases: int, findings: Sequence[Finding]) -> str:
-    """The last line: `80 cases examined, nothing found`."""
+    """Return the last line, such as `80 cases examined, nothing found`."""
     serious = [f for f in findings if f.severity != "info"]
     notes = counted([f for f in findings if f.severity == "info"])
     said = counted(serious) or "nothing found"
@@ -68,7 +68,7 @@ def summary(cases: int, findings: Sequence[Finding]) -> str:
 
 
 def findings_table(findings: Sequence[Finding]) -> Table:
-    """Errors first; more than `MANY` of one kind in one line, all of them are in the files."""
+    """Return a table, errors first; more than `MANY` of one kind share one line (the files have all)."""
     from rich.box import SIMPLE_HEAD
     from rich.table import Table
 
@@ -86,7 +86,7 @@ def findings_table(findings: Sequence[Finding]) -> Table:
 
 
 def _grouped(findings: Sequence[Finding]) -> list[list[Finding]]:
-    """Neighbours of one kind together where there are many, else each for itself."""
+    """Return findings of one kind as one group if there are more than `MANY`, else each on its own."""
     kinds: dict[tuple[str, str], list[Finding]] = {}
     for finding in findings:
         kinds.setdefault((finding.severity, finding.check), []).append(finding)

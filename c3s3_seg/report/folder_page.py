@@ -1,4 +1,4 @@
-"""Many predicted cases on one HTML page, those that most need a look first; each leads to its own page."""
+"""Write many predicted cases on one HTML page, the most doubtful first; each links to its own page."""
 
 from __future__ import annotations
 
@@ -27,15 +27,15 @@ class FolderCase:
     Parameters
     ----------
     row
-        Its name, volumes and notes.
+        Name, volumes and notes of the case.
     uncertainty_mm
-        Name of the label -> 95HD between the masks of two networks; empty where it was not measured.
+        Name of the label -> 95HD between the masks of two networks; empty if it was not measured.
     limit_mm
-        Beyond which the model flags a case; None where nobody has calibrated it.
+        Limit beyond which the model flags a case; None if it is not calibrated.
     planes
-        A WebP of three planes; None where there is none.
+        WebP of three planes; None if there is none.
     link
-        The case's own page, as a path from the folder; empty where there is none.
+        Path of the case's own page, from the folder; empty if there is none.
     """
 
     row: PredictionRow
@@ -46,18 +46,18 @@ class FolderCase:
 
     @property
     def most_mm(self) -> float:
-        """Of the least sure label; inf where one network alone found it, -inf where there is no number."""
+        """The 95HD of the least sure label; inf if one network alone found it, -inf without a number."""
         values = [mm for mm in self.uncertainty_mm.values() if not math.isnan(mm)]
         return max(values, default=-math.inf)
 
     @property
     def flagged(self) -> bool:
-        """Whether it is beyond the limit."""
+        """Whether the least sure label is beyond the limit."""
         return self.limit_mm is not None and self.most_mm > self.limit_mm
 
 
 def least_sure_first(cases: Iterable[FolderCase]) -> list[FolderCase]:
-    """Empty masks, then by falling uncertainty, then those with more notes, then by name."""
+    """Return empty masks first, then by falling uncertainty, then more notes, then by name."""
     return sorted(cases, key=lambda c: (not c.row.empty, -c.most_mm, -len(c.row.notes), c.row.case))
 
 
@@ -69,20 +69,20 @@ def write_folder_page(
     Parameters
     ----------
     path
-        The HTML file; it is replaced if it is there. The same cases give the same bytes.
+        HTML file to write or replace. The same cases give the same bytes.
     title
-        Of the page. It is written as it stands: no patient's name.
+        Title of the page, written unchanged: no patient's name.
     cases
-        In any order.
+        Predicted cases, in any order.
     failures
-        Cases without a mask, and why.
+        Cases without a mask, with reasons.
     made
         Model, version and date.
 
     Raises
     ------
     InputError
-        If it cannot be written.
+        If the file cannot be written.
     """
     ordered = least_sure_first(cases)
     measured = any(case.uncertainty_mm for case in ordered)
@@ -121,7 +121,7 @@ def _table(cases: Sequence[FolderCase], measured: bool) -> str:
 
 
 def _named(header: str, cell: str) -> str:
-    """A cell that says its header, which stands before it in a narrow window."""
+    """Return a cell with its header in it, which a narrow window shows before the cell."""
     return cell.replace("<td", f'<td data-h="{escape(header, quote=True)}"', 1)
 
 

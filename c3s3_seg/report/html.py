@@ -1,4 +1,4 @@
-"""The report of an evaluation as one HTML file that needs no network."""
+"""Write the report of an evaluation as one HTML file that needs no network."""
 
 from __future__ import annotations
 
@@ -23,27 +23,27 @@ from c3s3_seg.report.viewer import viewer_html
 from c3s3_seg.system.choices import ScoreProtocol
 from c3s3_seg.system.files import write_whole
 
-DETAILED = 20  # cases that are drawn: the worst ones; the table has all
+DETAILED = 20  # number of cases that are drawn, the worst ones; the table has all
 BRIEF = ("dice", "hd95_mm", "hd95_vox", "asd_mm", "asd_vox", "volume_error_ml")
 FIGURES = ("dice", "hd95_mm", "hd95_vox", "asd_mm", "asd_vox")
 
 
 @dataclass(frozen=True)
 class Report:
-    """What an evaluation found.
+    """The result of an evaluation.
 
     Parameters
     ----------
     title
-        Of the page. It is written as it stands: no patient's name.
+        Title of the page, written unchanged: no patient's name.
     protocol
-        By which the rows were measured.
+        Protocol by which the rows were measured.
     rows, failures, comparison, remarks
-        As for `tables.write_report_json`.
+        Same as in `tables.write_report_json`.
     sides
-        Pairs (what it is, name of its folder or file) of the masks that were compared.
+        Pairs (kind of masks, name of their folder or file) of the masks that were compared.
     date
-        On which it was measured, as YYYY-MM-DD; empty: it is not said.
+        Date of the measurement, as YYYY-MM-DD; empty: not shown.
     """
 
     title: str
@@ -57,7 +57,7 @@ class Report:
 
 
 def worst_first(rows: Sequence[CaseScore]) -> list[CaseScore]:
-    """The cases to be drawn: a miss first, then by falling 95HD, two empty masks last; at most `DETAILED`."""
+    """Return `DETAILED` cases at most: misses first, then by falling 95HD, two empty masks last."""
 
     def badness(row: CaseScore) -> tuple[float, float]:
         flat = row.score.flat()
@@ -75,16 +75,16 @@ def write_report_page(path: Path, report: Report, views: Iterable[CaseView]) -> 
     Parameters
     ----------
     path
-        The HTML file; it is replaced if it is there. The same input gives the same bytes.
+        HTML file to write or replace. The same input gives the same bytes.
     report
-        What was found.
+        Result of the evaluation.
     views
         Cases to be shown one by one, in this order.
 
     Raises
     ------
     InputError
-        If it cannot be written.
+        If the file cannot be written.
     MissingError
         If plotly is not installed.
     """
@@ -121,7 +121,7 @@ def _head(report: Report) -> str:
 
 
 def _sides(report: Report) -> str:
-    """Which masks were compared, and when."""
+    """Return which masks were compared, and when, as HTML."""
     named = [f"{what} <b>{escape(name)}</b>" for what, name in report.sides]
     dated = [f"measured on {escape(report.date)}"] if report.date else []
     text = ", ".join([*named, *dated])
@@ -209,7 +209,7 @@ def _comparison(pairs: Sequence[Paired]) -> str:
 def _all_cases(rows: Sequence[CaseScore], links: dict[tuple[str, str], str]) -> str:
     if not rows:
         return ""
-    columns = [name for name in _columns(rows) if name != "jaccard"]  # it says what Dice says
+    columns = [name for name in _columns(rows) if name != "jaccard"]  # redundant with Dice
     several = len({row.label for row in rows}) > 1
     body = []
     for row in rows:
@@ -258,7 +258,7 @@ def _definitions(report: Report) -> str:
 
 
 def _columns(rows: Sequence[CaseScore]) -> list[str]:
-    """What is shown of a case, in this order."""
+    """Return the columns shown for a case, in order."""
     first = rows[0].score.flat()
     shares = [name for name in first if name.startswith("nsd")]
     overlap = ("dice", "jaccard", "hd95_mm", "hd95_vox", "asd_mm", "asd_vox", "assd_mm", "hd_mm")

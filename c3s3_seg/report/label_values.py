@@ -1,7 +1,7 @@
-"""Do predictions and truths mean the same by their values? Asked of the whole set, never of a single case.
+"""Check over the whole set, never a single case, that predictions and truths number their labels alike.
 
 A case in which one organ is present and called another is a miss. A set in which no prediction shares a value
-with any truth (0 and 255 against 0 and 1) was numbered otherwise, and its scores say nothing.
+with any truth (0 and 255 against 0 and 1) was numbered in another way, and its scores are meaningless.
 """
 
 from __future__ import annotations
@@ -35,14 +35,14 @@ class CaseLabels:
 
 
 class LabelCheck:
-    """Looks at one pair of masks after the other until it is clear that the values are not mixed up.
+    """A check that takes one pair of masks after another until the values are known not to be mixed up.
 
     Parameters
     ----------
     labels
-        Name -> value of what is to be measured.
+        Name -> value of the labels to be measured.
     names
-        Name -> value of what DICOM SEG and RTSTRUCT files hold, for the message.
+        Name -> value of the labels in DICOM SEG and RTSTRUCT files, for the message.
     """
 
     def __init__(self, labels: Mapping[str, int], names: Mapping[str, int]) -> None:
@@ -52,18 +52,18 @@ class LabelCheck:
         self._truths: set[int] = set()
 
     def add(self, predictions: Iterable[int] = (), truths: Iterable[int] = ()) -> bool:
-        """Take the values of a mask; True once nothing can be mixed up any more."""
+        """Add the values of a mask; return True once the values cannot be mixed up any more."""
         self._predictions.update(predictions)
         self._truths.update(truths)
         return self._fault() is None and bool(self._predictions and self._truths)
 
     def refuse(self, where: Path) -> None:
-        """Raise if over all that was added the values do not fit; `where` are the predictions.
+        """Raise if the values added so far do not fit; `where` is the path of the predictions.
 
         Raises
         ------
         InputError
-            If predictions and truths have no value in common, or none that is to be measured.
+            If predictions and truths have no value in common, or no value that is to be measured.
         """
         fault = self._fault()
         if fault is not None:
@@ -84,7 +84,7 @@ class LabelCheck:
 
 
 def listed_values(values: Collection[int], names: Mapping[int, str]) -> str:
-    """`1 (liver), 2`, rising; `nothing` for none."""
+    """Return a text such as `1 (liver), 2`, rising, of `MOST` values at most; `nothing` for none."""
     ordered = sorted(values)
     texts = [f"{value} ({names[value]})" if value in names else str(value) for value in ordered[:MOST]]
     more = f" and {len(ordered) - MOST} more" if len(ordered) > MOST else ""
@@ -94,20 +94,20 @@ def listed_values(values: Collection[int], names: Mapping[int, str]) -> str:
 def label_remarks(
     found: Sequence[CaseLabels], labels: Mapping[str, int], names: Mapping[str, int]
 ) -> tuple[str, ...]:
-    """What has to be said of the labels of a whole set.
+    """Return the remarks on the labels of a whole set.
 
     Parameters
     ----------
     found
-        What each case holds.
+        Values that each case holds.
     labels, names
-        As for `LabelCheck`.
+        Same as in `LabelCheck`.
 
     Returns
     -------
     tuple of str
-        A sentence for each value that predictions hold and no truth does, and for each that was asked for
-        and no truth holds.
+        Sentence for each value that predictions hold and no truth does, and one for all requested values
+        that no mask holds.
     """
     by_value = {value: name for name, value in (*names.items(), *labels.items())}
     truths = {value for case in found for value in case.truth}
@@ -127,12 +127,12 @@ def label_remarks(
 
 
 def uncompared(rows: Sequence[CaseScore], against: Sequence[CaseScore]) -> tuple[str, ...]:
-    """What two sets of predictions do not have in common, by the names of labels and of cases.
+    """Return remarks on cases and labels, by name, that two sets of predictions do not have in common.
 
     Returns
     -------
     tuple of str
-        A sentence where no case was measured in both, else one on the labels that only one of them has.
+        Sentence if no case was measured in both, else one on each label that only one of the sets has.
     """
     if not {row.case for row in rows} & {row.case for row in against}:
         return ("no case was measured in both sets: nothing is compared",)
@@ -148,7 +148,7 @@ def _few(cases: Sequence[str]) -> str:
 
 
 def first_names(labels: Mapping[str, int] | None) -> Labels:
-    """Each value once, by the first of its names."""
+    """Return each value once, under the first of its names."""
     first: dict[int, str] = {}
     for name, value in (labels or {}).items():
         first.setdefault(value, name)
@@ -156,14 +156,14 @@ def first_names(labels: Mapping[str, int] | None) -> Labels:
 
 
 def labels_of(files: Sequence[CaseFiles], workers: int) -> Labels:
-    """Every label of any truth; where there is none, of any prediction."""
+    """Return every label of any truth; else of any prediction; else `label_1` with value 1."""
     named = {value: name for name, value in reversed(files[0].names)}
     for side in ("truth", "prediction"):
         found: list[tuple[int, ...]] = []
         for _, labels in each(_labels_in_file, [(getattr(f, side), dict(f.names)) for f in files], workers):
             found += [] if isinstance(labels, Died) else [labels]
         values = {value for labels in found for value in labels}
-        # Of 0 and 255 among others of 0 and 1 the file is stored otherwise: its case fails.
+        # A file of 0 and 255 among files of 0 and 1 is stored in another way; its case fails later.
         if len(values) > 1 and all(labels in ((), (255,)) for labels in found if 255 in labels):
             values -= {255}
         if values:
@@ -172,13 +172,13 @@ def labels_of(files: Sequence[CaseFiles], workers: int) -> Labels:
 
 
 def named_beside(labels: Labels, files: Sequence[CaseFiles]) -> tuple[Labels, str]:
-    """Names that values alone lack, and the model, from the JSON which `predict` writes beside each mask.
+    """Return labels with names, and the model, from the JSON that `predict` writes beside each mask.
 
     Returns
     -------
     tuple
-        The labels, of which `label_1` has its name if all such files agree on it; the name of the model, ""
-        where they do not agree or there are none.
+        Labels, with names in place of `label_1` and the like if all such files agree on them; name of the
+        model, "" if the files do not agree or there are none.
     """
     names: dict[int, set[str]] = {}
     models: set[str] = set()
@@ -194,7 +194,7 @@ def named_beside(labels: Labels, files: Sequence[CaseFiles]) -> tuple[Labels, st
 
 
 def case_metadata(mask: Path) -> dict[str, Any] | None:
-    """The JSON of the case beside a mask; None where there is none of ours that can be read."""
+    """Return the case's JSON beside a mask; None if there is no readable one of this package."""
     if image_suffix(mask) is None:
         return None
     path = mask.with_name(f"{scan_stem(image_stem(mask))}.json")
@@ -218,12 +218,12 @@ def _labels_in_file(work: tuple[Path, dict[str, int]]) -> tuple[int, ...]:
 
 
 def refuse_mixup(files: Sequence[CaseFiles], labels: Labels) -> None:
-    """Look at pairs until the values are known to fit, which most often is after the first.
+    """Read pairs until the values are known to fit, which is mostly after the first pair.
 
     Raises
     ------
     InputError
-        As `LabelCheck.refuse` does.
+        Same as in `LabelCheck.refuse`.
     """
     check = LabelCheck(dict(labels), dict(files[0].names))
     for case in files:

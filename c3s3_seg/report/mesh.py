@@ -1,8 +1,8 @@
-"""A mask's surface as a small mesh, to be looked at and never measured.
+"""Make a small mesh of a mask's surface, for display only, never for measurement.
 
 Surface nets (Gibson 1998): a vertex in each cell of eight voxels that the surface runs through, at the mean
-of the points where it crosses the cell's edges. Against marching cubes it gives half the triangles without
-slivers, and takes a page of numpy instead of scikit-image and what that brings along (some 60 MB).
+of the points where it crosses the cell's edges. Compared with marching cubes, they give half the triangles
+without slivers, and take a page of numpy instead of scikit-image and its dependencies (some 60 MB).
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from c3s3_seg.geometry.volume import Geometry
 from c3s3_seg.metrics.surface_distance import union_box
 
 Floats = NDArray[np.float64]
-QUADS = 3000  # of a mesh, about: 3,000 vertices and 6,000 triangles are some 100 kB in a page
-SIZE = 560  # pixels of a picture
+QUADS = 3000  # squares of a mesh, about: 3,000 vertices and 6,000 triangles are some 100 kB in a page
+SIZE = 560  # pixels of a picture's sides
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,7 +30,7 @@ class Mesh:
     vertices_mm
         (n, 3) float64: positions in the patient, LPS.
     triangles
-        (m, 3): numbers of their vertices, counterclockwise as seen from outside.
+        (m, 3): indices of their vertices, counterclockwise as seen from outside.
     """
 
     vertices_mm: Floats
@@ -38,14 +38,14 @@ class Mesh:
 
 
 def surface_mesh(mask: NDArray[np.bool_], geometry: Geometry) -> Mesh:
-    """The surface of a mask, on a grid coarse enough for about `QUADS` squares.
+    """Return the surface of a mask, on a grid coarse enough for about `QUADS` squares.
 
     Parameters
     ----------
     mask
         (i, j, k) bool, not empty.
     geometry
-        Its grid.
+        Grid of the mask.
     """
     box = union_box(mask, mask)
     low = np.array([part.start for part in box])
@@ -60,18 +60,18 @@ def surface_mesh(mask: NDArray[np.bool_], geometry: Geometry) -> Mesh:
 
 
 def mesh_webp(mesh: Mesh, colours: NDArray[np.uint8]) -> bytes:
-    """A still picture from the patient's front, transparent around it, for print and until it is turned.
+    """Return a WebP picture from the patient's front, transparent around it, for print and until turned.
 
     Parameters
     ----------
     mesh
-        What is drawn.
+        Surface to draw.
     colours
-        (n, 3) uint8: of its vertices.
+        (n, 3) uint8: colours of the vertices.
     """
     from PIL import Image, ImageDraw
 
-    points = mesh.vertices_mm[:, [0, 2]] * (1, -1)  # left to the right, head up
+    points = mesh.vertices_mm[:, [0, 2]] * (1, -1)  # patient left at the right, head up
     middle = (points.min(axis=0) + points.max(axis=0)) / 2
     span = max(float(np.ptp(points, axis=0).max()), 1e-6)
     flat = (points - middle) * (2 * SIZE * 0.9 / span) + SIZE
@@ -96,7 +96,7 @@ def mesh_webp(mesh: Mesh, colours: NDArray[np.uint8]) -> bytes:
 
 
 def _block(mask: NDArray[np.bool_], spacing_mm: Floats) -> NDArray[np.intp]:
-    """How many voxels along each axis become one, so that the surface has about `QUADS` squares."""
+    """Return how many voxels along each axis become one, so that the surface has about `QUADS` squares."""
     area_mm2 = 0.0
     for axis in range(3):
         faces = np.count_nonzero(np.diff(mask, axis=axis, prepend=False, append=False))
@@ -106,7 +106,7 @@ def _block(mask: NDArray[np.bool_], spacing_mm: Floats) -> NDArray[np.intp]:
 
 
 def _shares(mask: NDArray[np.bool_], block: NDArray[np.intp]) -> Floats:
-    """How much of each block is inside, with a frame of two empty blocks around."""
+    """Return the share of each block inside the mask, with a frame of two empty blocks around."""
     counts = mask.astype(np.float32)
     for axis, size in enumerate(block):
         starts = np.arange(0, counts.shape[axis], size)
@@ -121,7 +121,7 @@ def _smoothed(share: Floats) -> Floats:
 
 
 def _with_thin_parts(smooth: Floats, share: Floats) -> Floats:
-    """What is thinner than a block or two is lost when it is averaged: there every block that holds some."""
+    """Fill each block with some mask where smoothing lost it, as for parts thinner than a block or two."""
     from scipy.ndimage import binary_dilation
 
     near = binary_dilation(smooth > 0.5, np.ones((3, 3, 3), dtype=np.bool_))
@@ -129,7 +129,7 @@ def _with_thin_parts(smooth: Floats, share: Floats) -> Floats:
 
 
 def _net(share: Floats) -> tuple[Floats, NDArray[np.intp]]:
-    """Vertices (n, 3) in blocks from the inner frame, triangles (m, 3): where the share is 0.5."""
+    """Return the surface at share 0.5: vertices (n, 3) in blocks from the inner frame, triangles (m, 3)."""
     inside = share > 0.5
     cells = tuple(n - 1 for n in share.shape)
     total, count = np.zeros((*cells, 3)), np.zeros(cells)

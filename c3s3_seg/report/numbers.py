@@ -1,4 +1,4 @@
-"""How the metrics are called and how many decimals they get: the only place in which a report rounds."""
+"""Names and decimals of the metrics: the only place in which a report rounds."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ COLUMNS = {
     "volume_ml": ("Volume (ml)", 1),
     "volume_error_ml": ("Error (ml)", 1),
 }
-SMALL_VOLUME = 3  # decimals of a volume below 1 ml: a nodule of 0.04 ml is not 0.0
+SMALL_VOLUME = 3  # decimals of a volume below 1 ml, so that a nodule of 0.04 ml is not shown as 0.0
 _MORE = {"truth_ml": ("Truth (ml)", 1), "hd_mm": ("HD (mm)", 2), "uncertainty_mm": ("Uncertainty (mm)", 2)}
 _MORE |= {"p": ("Wilcoxon p", 3), "n": ("Cases", 0)}
 
 
 def column(name: str) -> tuple[str, int]:
-    """Header and decimals of any column of a score."""
+    """Return header and decimals of any column of a score."""
     if name.startswith("nsd"):
         kind, _, tolerance = name.removesuffix("mm").rpartition("_")
         return f"NSD{' by area' if kind == 'nsd_area' else ''}, {tolerance} mm", 3
@@ -30,7 +30,7 @@ def column(name: str) -> tuple[str, int]:
 
 
 def rounded(value: float, decimals: int, *, infinite: str = "inf", undefined: str = "nan") -> str:
-    """A number with so many decimals, or the word for one that is none."""
+    """Return a number with so many decimals, or the word for infinite or undefined."""
     if math.isnan(value):
         return undefined
     if math.isinf(value):
@@ -39,17 +39,17 @@ def rounded(value: float, decimals: int, *, infinite: str = "inf", undefined: st
 
 
 def in_page(value: float, name: str) -> str:
-    """A value of a column as pages show it."""
+    """Return a value of a column as pages show it."""
     return _shown(value, name, "∞", "–")
 
 
 def in_terminal(value: float, name: str) -> str:
-    """A value of a column as tables of the terminal show it."""
+    """Return a value of a column as tables of the terminal show it."""
     return _shown(value, name, "inf", "nan")
 
 
 def probability(p: float, *, undefined: str = "nan") -> str:
-    """A p value with three decimals; one that would read 0.000 as "<0.001"."""
+    """Return a p value with three decimals; "<0.001" if it is less than that."""
     return "<0.001" if p < 0.001 else rounded(p, 3, undefined=undefined)
 
 

@@ -1,4 +1,4 @@
-"""The masks of a picture with their names and colours: each label its own, and the truth always the same."""
+"""Names and colours of the masks in a picture: a colour for each label, one for the truth."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from c3s3_seg.io.dicom_objects.codes import LABEL_COLOURS
 
 Colour = tuple[int, int, int]
 
-# The labels as in DICOM SEG, and the last colour of Okabe and Ito that stands out from grey.
+# Labels have the colours of DICOM SEG; the truth has the last colour of Okabe and Ito that differs from grey.
 LABELS: tuple[Colour, ...] = LABEL_COLOURS
 TRUTH: Colour = (86, 180, 233)
 COLOURS = (LABELS[0], TRUTH, *LABELS[1:])
@@ -20,7 +20,7 @@ COLOURS = (LABELS[0], TRUTH, *LABELS[1:])
 
 @dataclass(frozen=True, eq=False)
 class LabelOutline:
-    """One outline: its name in the legend, label values (i, j, k), its colour, and which value it is.
+    """One outline: its name in the legend, label values (i, j, k), its colour, and its value.
 
     The array is that of the whole mask, shared by its outlines: a hundred labels need no hundred volumes.
     """
@@ -32,12 +32,12 @@ class LabelOutline:
 
 
 def label_colours(labels: Mapping[str, int]) -> dict[str, Colour]:
-    """Name of the label -> its colour; beyond five labels they repeat."""
+    """Return a colour for each label name; beyond five labels the colours repeat."""
     return {name: LABELS[n % len(LABELS)] for n, name in enumerate(labels)}
 
 
 def outlines(mask: Volume, labels: Mapping[str, int], truth: Volume | None = None) -> list[LabelOutline]:
-    """An outline for each label of the prediction, then for each of the truth.
+    """Return an outline for each label of the prediction, then for each of the truth.
 
     Parameters
     ----------
@@ -54,12 +54,12 @@ def outlines(mask: Volume, labels: Mapping[str, int], truth: Volume | None = Non
 
 
 def layers(shown: Sequence[LabelOutline]) -> list[tuple[Array, list[int]]]:
-    """The arrays of outlines, each once and without the values that are not shown, and whose they are.
+    """Return each array of the outlines once, without values that are not shown, and its outlines.
 
     Returns
     -------
     list of tuple
-        (i, j, k) label values, 0 where nothing is shown; and the places in `shown`.
+        (i, j, k) label values, 0 where nothing is shown; and the indices of the outlines in `shown`.
     """
     places: dict[int, list[int]] = {}
     for place, outline in enumerate(shown):

@@ -1,4 +1,4 @@
-"""A picture of a scan with the contours of its masks: three planes, in millimetres, as radiologists look."""
+"""Draw a scan with the contours of its masks: three planes to scale in mm, in radiological view."""
 
 from __future__ import annotations
 
@@ -22,33 +22,33 @@ if TYPE_CHECKING:
     from PIL.Image import Image
     from PIL.ImageDraw import ImageDraw
 
-WIDTH, HEIGHT = 1200, 900  # of the picture, and of the planes at most
+WIDTH, HEIGHT = 1200, 900  # pixels: width of the picture, largest height of the planes
 MARGIN, GAP, HEADER, FOOTER, LINE = 24, 16, 56, 44, 28
-SMOOTH = 4  # contours are drawn so many times larger and scaled down: Pillow draws without antialiasing
+SMOOTH = 4  # factor by which contours are drawn larger and scaled down: Pillow draws without antialiasing
 BACKGROUND, TEXT, FAINT = (14, 16, 20), (236, 238, 242), (150, 156, 166)
 
 
 @dataclass(frozen=True, eq=False)
 class Overlay:
-    """What a picture shows.
+    """The contents of a picture.
 
     Parameters
     ----------
     scan
-        The scan (i, j, k). Oblique axes are drawn as the nearest patient axes.
+        Scan (i, j, k). Oblique axes are drawn as the nearest patient axes.
     mask
-        The predicted labels on the scan's grid. The planes are those in which the labels together have
-        their largest area; where there is none, the middle ones.
+        Predicted labels on the scan's grid. The planes are those in which the labels together have their
+        largest area; without any label, the middle ones.
     labels
         Name -> value; each is drawn in its own colour.
     truth
-        The true labels on the same grid, all in one colour; None: not known.
+        True labels on the same grid, all in one colour; None: not known.
     title
-        A line above the planes.
+        Line above the planes.
     footer
-        What made the mask, for the line below the legend; slices and "Research use only" come after it.
+        Origin of the mask, for the line below the legend; slices and "Research use only" come after it.
 
-    Title and footer are written as they stand: no patient's name.
+    Title and footer are written unchanged: no patient's name.
     """
 
     scan: Volume
@@ -60,19 +60,19 @@ class Overlay:
 
 
 def overlay_png(overlay: Overlay, path: Path) -> None:
-    """One PNG, 1200 px wide: axial, coronal and sagittal plane with the contour of each label.
+    """Write one PNG, 1200 px wide: axial, coronal and sagittal plane with the contour of each label.
 
     Parameters
     ----------
     overlay
-        What is drawn.
+        Contents to draw.
     path
-        The PNG; it is replaced if it is there.
+        PNG to write or replace.
 
     Patient left is at the right of the axial and coronal plane, the back at the right of the
     sagittal one, the head up. Grey runs from the 1st to the 99.5th percentile of the scan. The
-    field is the box around all masks with 30 mm, or half of the box, around it. Slices are counted
-    from 1 in the order of the file.
+    field is the box around all masks with a margin of 30 mm or half of the box, whichever is larger.
+    Slices are counted from 1 in the order of the file.
 
     Raises
     ------
@@ -91,12 +91,12 @@ def overlay_png(overlay: Overlay, path: Path) -> None:
 
 
 def overlay_pixels(overlay: Overlay) -> NDArray[np.uint8]:
-    """The picture of `overlay_png` as (row, column, 3) uint8.
+    """Return the picture of `overlay_png` as (row, column, 3) uint8.
 
     Raises
     ------
     GeometryError, InputError
-        As `overlay_png`.
+        Same as in `overlay_png`.
     """
     return np.asarray(_overlay(overlay), dtype=np.uint8)
 
@@ -115,17 +115,17 @@ def _overlay(overlay: Overlay) -> Image:
 
 
 def _middle(overlay: Overlay) -> tuple[int, int, int] | None:
-    """Where the labels together have their largest areas."""
+    """Return the voxel where the labels together have their largest areas."""
     mask = np.isin(overlay.mask.array, list(overlay.labels.values()))
     i, j, k = (largest_plane(mask, axis) for axis in range(3))
     return i, j, k
 
 
 def _layout(sizes_mm: list[tuple[float, float]]) -> tuple[float, list[tuple[int, int]], int]:
-    """Pixels per mm, the top left corner of each panel and the height of all: one scale for the three.
+    """Return one scale in pixels per mm, the top left corner of each panel, and their total height.
 
-    Flat volumes are best with the axial plane at the left and the two others stacked beside it, tall
-    ones with all three in a row; the arrangement that shows more wins.
+    Flat volumes fit best with the axial plane at the left and the two others stacked beside it, tall
+    volumes with all three in a row; the arrangement with the larger scale is chosen.
     """
     (axial_w, axial_h), (coronal_w, upper), (sagittal_w, lower) = sizes_mm
     beside = max(coronal_w, sagittal_w)
@@ -166,16 +166,16 @@ def planes_webp(
     *,
     ring: bool = True,
 ) -> bytes:
-    """The three planes alone, without title and legend, as a small WebP file of 1200 px width at most.
+    """Return the three planes without title and legend as a small WebP file, 1200 px wide.
 
     Parameters
     ----------
     scan, through
-        As for `planes.cut`.
+        Same as in `planes.cut`.
     shown
-        What is outlined; the field is around all of it.
+        Outlines; the field is the box around all of them with a margin.
     ring
-        Whether `through` is marked: where it is the place of an error.
+        Whether `through` is marked, as the place of an error.
     """
     panels = _cut(scan, shown, through)
     panels = panels if ring else [replace(panel, mark=None) for panel in panels]
@@ -186,7 +186,7 @@ def planes_webp(
 
 
 def _cut(scan: Volume, shown: Sequence[LabelOutline], through: tuple[int, int, int] | None) -> list[Panel]:
-    """As `planes.cut`, with a mask for each outline; the first is the first of those that are not empty."""
+    """Cut planes with `planes.cut`, through a non-empty array if any; return a mask for each outline."""
     found = sorted(layers(shown), key=lambda layer: not layer[0].any())
     arrays = [array for array, _ in found]
     layer = {place: n for n, (_, places) in enumerate(found) for place in places}
@@ -198,7 +198,7 @@ def _cut(scan: Volume, shown: Sequence[LabelOutline], through: tuple[int, int, i
 
 
 def _paint(panels: list[Panel], colours: Sequence[Colour], footer: int) -> tuple[Image, ImageDraw, int]:
-    """The picture with its planes and room for title and footer, and the height of the planes."""
+    """Return the picture with its planes and room for title and footer, and the height of the planes."""
     from PIL import Image, ImageDraw
 
     scale, corners, height = _layout([panel.size_mm for panel in panels])
@@ -232,7 +232,7 @@ def _compose(panels: list[Panel], shown: Sequence[LabelOutline], overlay: Overla
 
 @dataclass(frozen=True)
 class _LegendEntry:
-    """A name in the legend, and where it stands."""
+    """A name in the legend, with its colour and place."""
 
     name: str
     colour: Colour
@@ -241,7 +241,7 @@ class _LegendEntry:
 
 
 def _legend(names: Sequence[tuple[str, Colour]]) -> list[_LegendEntry]:
-    """Names side by side, in as many rows as they need."""
+    """Return the names side by side, in as many rows as they need."""
     entries, x, row = [], float(MARGIN), 0
     for name, colour in names:
         fitted = _fitted(name, WIDTH - 2 * MARGIN - 38, 18)
@@ -265,7 +265,7 @@ def _fitted(text: str, width: float, size: int) -> str:
 def _draw_panel(
     image: Image, draw: ImageDraw, panel: Panel, colours: Sequence[Colour], place: tuple[int, int, float]
 ) -> None:
-    """A panel with its top left corner at `place`, which ends with the pixels per mm."""
+    """Draw a panel at `place`: left, top, and pixels per mm."""
     from PIL import Image
 
     left, top, scale = place
@@ -307,11 +307,11 @@ def _contours(
     size: tuple[int, int],
     pixels: tuple[float, float],
 ) -> Image:
-    """RGBA picture of the contours; the first mask is drawn last, on top."""
+    """Return an RGBA picture of the contours; the first mask is drawn last, on top."""
     from contourpy import contour_generator
     from PIL import Image, ImageDraw
 
-    # Premultiplied: lines are opaque, so the colours are the same, and Pillow scales without two conversions.
+    # Premultiplied alpha: lines are opaque, so colours are the same, and Pillow scales without conversions.
     layer = Image.new("RGBa", (size[0] * SMOOTH, size[1] * SMOOTH))
     draw = ImageDraw.Draw(layer)
     there = [(mask, colour) for mask, colour in zip(masks, colours, strict=True) if mask.any()]

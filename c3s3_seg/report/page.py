@@ -1,4 +1,4 @@
-"""An HTML page that needs nothing else: style, script, pictures and surfaces all in one file."""
+"""Build self-contained HTML pages: style, script, pictures and surfaces all in one file."""
 
 from __future__ import annotations
 
@@ -25,39 +25,39 @@ from c3s3_seg.system.ownership import GENERATOR, is_ours, read_head
 
 ASSETS = Path(__file__).parent / "page"
 
-# The browser itself refuses every request that anything in the page might make. WebGL code is compiled at
-# run time (unsafe-eval); pictures are inside the page.
+# The browser itself refuses every request that anything in the page might make. `unsafe-eval` is needed,
+# since WebGL code is compiled at run time; pictures are inside the page.
 POLICY = (
     "default-src 'none'; img-src data: blob:; style-src 'unsafe-inline'; "
     "script-src 'unsafe-inline' 'unsafe-eval'"
 )
 
-# Says which of our pages it is, near its beginning: `evaluate` too writes a report.html.
+# Marks a page of predicted cases, near its beginning, since `evaluate` also writes a report.html.
 FOLDER_PAGE = '<meta name="description" content="predicted cases">'
 
-SOLID = '<figure class="solid">'  # how a surface begins: a page without one needs no script to turn it
+SOLID = '<figure class="solid">'  # start of a surface; a page without a surface needs no script for it
 
-FOLDED = 10  # failures from which their list is folded
+FOLDED = 10  # largest number of failures whose list is not folded
 
-# Blue is too small, orange too large: told apart with any colour vision.
+# Blue is too small, orange too large: distinguishable with any colour vision.
 SIGNED = ((33, 76, 158), (112, 164, 222), (236, 236, 232), (240, 163, 68), (166, 60, 6))
 RISING = ((236, 236, 232), (244, 190, 96), (214, 96, 24), (120, 20, 50))
 
 
 @dataclass(frozen=True)
 class Scale:
-    """How values become colours.
+    """A colour scale.
 
     Parameters
     ----------
     low, high
-        What the first and the last colour stand for; values beyond them get these colours too.
+        Values of the first and the last colour; values beyond them get these colours too.
     colours
         (r, g, b), 0 to 255, at even distances from `low` to `high`.
     low_word, high_word
-        What the ends mean.
+        Meaning of the ends.
     unit
-        Of the values.
+        Unit of the values.
     """
 
     low: float
@@ -68,14 +68,14 @@ class Scale:
     unit: str = "mm"
 
     def colour(self, values: Floats) -> NDArray[np.uint8]:
-        """(n,) values -> (n, 3) colours."""
+        """Return the colours of values: (n,) -> (n, 3) uint8."""
         place = np.clip((values - self.low) / (self.high - self.low), 0, 1) * (len(self.colours) - 1)
         table = np.array(self.colours, dtype=np.float64)
         each = [np.interp(place, np.arange(len(table)), table[:, n]) for n in range(3)]
         return np.asarray(np.stack(each, axis=1).round(), dtype=np.uint8)
 
     def bar(self) -> str:
-        """As a strip of colours with its numbers and words; of a plain colour nothing."""
+        """Return a strip of colours with its numbers and words as HTML; empty for a plain colour."""
         if len(set(self.colours)) == 1:
             return ""
         stops = ", ".join(f"rgb{colour}" for colour in self.colours)
@@ -90,7 +90,7 @@ class Scale:
 
 @dataclass(frozen=True, eq=False)
 class Solid:
-    """A surface to be turned: its mesh, a value at each vertex, and what the colours mean."""
+    """A surface that the reader can turn: mesh, a value at each vertex, colour scale, and caption."""
 
     mesh: Mesh
     values: Floats
@@ -99,12 +99,12 @@ class Solid:
 
 
 def is_folder_page(path: Path) -> bool:
-    """Whether a file is a page of predicted cases that we wrote."""
+    """Return whether a file is a page of predicted cases written by this package."""
     return is_ours(path) and FOLDER_PAGE.encode() in read_head(path)
 
 
 def page(title: str, body: str, kind: str = "") -> bytes:
-    """The whole page around its body; `kind` is a tag that says which page it is.
+    """Return the whole page around its body; `kind` is a tag that identifies the page.
 
     Raises
     ------
@@ -112,7 +112,7 @@ def page(title: str, body: str, kind: str = "") -> bytes:
         If there are surfaces, and plotly, whose script turns them, is not installed.
     """
     style, script = ((ASSETS / name).read_text(encoding="utf-8") for name in ("page.css", "page.js"))
-    # Unpacked and started when the first surface is turned: the page opens without waiting for it.
+    # The script is unpacked when the first surface is turned, so that the page opens without waiting.
     plotly = f'<script type="text/plain" id="plotly">{_plotly()}</script>' if SOLID in body else ""
     head = (
         f'{GENERATOR}{kind}<meta charset="utf-8">'
@@ -127,7 +127,7 @@ def page(title: str, body: str, kind: str = "") -> bytes:
 
 
 def solid_html(solid: Solid, name: str) -> str:
-    """A surface with its still picture, its scale and the numbers that the script turns."""
+    """Return the HTML of a surface: still picture, scale, caption and the data for the script."""
     picture = mesh_webp(solid.mesh, solid.scale.colour(solid.values))
     x, y, z = solid.mesh.vertices_mm.T
     i, j, k = solid.mesh.triangles.T
@@ -155,23 +155,23 @@ def solid_html(solid: Solid, name: str) -> str:
 
 
 def image(webp: bytes, words: str) -> str:
-    """A picture inside the page."""
+    """Return a picture as HTML, with its data inside the page."""
     data = base64.b64encode(webp).decode()
     return f'<img src="data:image/webp;base64,{data}" alt="{escape(words, quote=True)}">'
 
 
 def key(name: str, colour: Colour) -> str:
-    """A line of the legend."""
+    """Return an entry of the legend as HTML."""
     return f'<span class="key" style="border-color: rgb{colour}"></span>{escape(name)} &nbsp;'
 
 
 def folded(summary: str, inner: str, kind: str) -> str:
-    """What is there for those who look for it: closed until it is clicked."""
+    """Return HTML that is hidden until its summary is clicked."""
     return f'<details class="{kind}"><summary>{escape(summary)}</summary>{inner}</details>'
 
 
 def failed(failures: Sequence[Failure], what: str) -> str:
-    """How many cases failed, each with its reason; of many the list is folded."""
+    """Return the number of failed cases and their reasons; more than `FOLDED` are folded."""
     listed = "".join(f"<li><b>{escape(f.case)}</b>: {escape(f.reason)}</li>" for f in failures)
     summary = f"{len(failures)} {what}"
     if len(failures) > FOLDED:
@@ -180,14 +180,14 @@ def failed(failures: Sequence[Failure], what: str) -> str:
 
 
 def number_cell(value: float, name: str) -> str:
-    """A value of a column of a score, which is sorted by its size."""
+    """Return a cell with a value of a score's column, sorted by size."""
     plain = {math.inf: "Infinity", -math.inf: "-Infinity"}.get(value, str(value))
     bad = ' class="bad"' if math.isinf(value) else ""
     return f'<td data-v="{plain}"{bad}>{escape(in_page(value, name))}</td>'
 
 
 def text_cell(inner: str, order: int | None = None) -> str:
-    """Text that is HTML already, sorted as text or by a number."""
+    """Return a cell of text that is HTML already, sorted as text or by a number."""
     value = "" if order is None else f' data-v="{order}"'
     return f'<td class="text"{value}>{inner}</td>'
 
@@ -195,7 +195,7 @@ def text_cell(inner: str, order: int | None = None) -> str:
 def table(
     headers: Sequence[str], rows: Sequence[Sequence[str]], *, sortable: bool = False, kind: str = ""
 ) -> str:
-    """A table of cells that are HTML already; the first column is a row's name."""
+    """Return a table of cells that are HTML already; the first column is the row's name."""
     button = '<button type="button">{}</button>' if sortable else "{}"
     head = "".join(f'<th scope="col">{button.format(escape(header))}</th>' for header in headers)
     lines = "".join("<tr>" + f'<th scope="row">{row[0]}</th>' + "".join(row[1:]) + "</tr>" for row in rows)
@@ -207,14 +207,14 @@ def table(
 
 
 def _packed(values: NDArray[np.generic], dtype: type) -> dict[str, str]:
-    """A typed array as plotly reads it."""
+    """Return a typed array as plotly reads it."""
     names: dict[type, str] = {np.float32: "f4", np.uint16: "u2", np.uint32: "u4"}
     data = np.asarray(values, dtype=np.dtype(dtype).newbyteorder("<"))
     return {"dtype": names[dtype], "bdata": base64.b64encode(data.tobytes()).decode()}
 
 
 def _plotly() -> str:
-    """plotly's own offline script, packed: 4.8 MB become 1.9."""
+    """Return plotly's own offline script, packed: 4.8 MB become 1.9."""
     try:
         from plotly.offline import get_plotlyjs
     except ImportError as error:
@@ -227,5 +227,5 @@ def _plotly() -> str:
 
 @lru_cache(1)
 def _packed_script(script: str) -> str:
-    """It takes 0.2 s, and all pages of a run have the same."""
+    """Return the packed script, cached: packing takes 0.2 s, and all pages of a run need it."""
     return base64.b64encode(gzip.compress(script.encode(), mtime=0)).decode()

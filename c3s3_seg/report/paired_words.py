@@ -1,4 +1,4 @@
-"""What is said of a comparison beside its numbers: how many cases are in it, how many masks were empty."""
+"""Word the remarks on a comparison: the number of cases in it, and of empty masks."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from c3s3_seg.metrics.paired_tests import Paired
 
 
 def counted(pair: Paired) -> str:
-    """Cases that were compared, and how many were left out."""
+    """Return the number of cases compared, and of those left out if any."""
     return f"{pair.n} ({pair.left_out} left out)" if pair.left_out else str(pair.n)
 
 
 def empty_of_both(pairs: Sequence[Paired]) -> str | None:
-    """A sentence for each label on empty predictions that count as 0; None where there are none."""
+    """Return a sentence for each label on empty predictions that count as 0; None if there are none."""
     found = dict.fromkeys((p.label, p.missed, p.against_missed) for p in pairs)
     lines = [
         f"{label}: {missed} of these predictions and {against} of the others were empty and count as a"

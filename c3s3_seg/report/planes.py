@@ -1,4 +1,4 @@
-"""Axial, coronal and sagittal planes cut out of a scan and its masks, ready to be drawn."""
+"""Cut axial, coronal and sagittal planes out of a scan and its masks, ready to be drawn."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ FIELD_MARGIN_MM = 30.0
 
 @dataclass(frozen=True)
 class Plane:
-    """One of the three planes: its name, the axis it is cut across, what runs right and what runs down.
+    """One of the three planes: its name, the axis it is cut across, and the axes that run right and down.
 
     Axes 0, 1, 2 are x to the left, y to the back, z to the head; the letters stand at the left, right,
     top and bottom edge.
@@ -37,7 +37,7 @@ PLANES = (
 
 @dataclass(frozen=True)
 class SliceNumber:
-    """Which slice of the file a plane shows, counted from 1 in the order of the file, and of how many."""
+    """The number of the slice that a plane shows, from 1 in the order of the file, and the slice count."""
 
     number: int
     count: int
@@ -48,7 +48,7 @@ class SliceNumber:
 
 @dataclass(frozen=True, eq=False)
 class Panel:
-    """One plane cut out: intensities (rows, columns) uint8, masks alike, and a voxel's size in mm.
+    """One plane cut out: intensities (rows, columns) uint8, masks of that shape, and a voxel's size in mm.
 
     `mark` is the column and the row of a point to be marked, in voxels from the top left corner.
     """
@@ -63,7 +63,7 @@ class Panel:
 
     @property
     def size_mm(self) -> tuple[float, float]:
-        """Width and height."""
+        """The width and height in mm."""
         return self.grey.shape[1] * self.column_mm, self.grey.shape[0] * self.row_mm
 
 
@@ -76,11 +76,11 @@ class PatientOrder:
     Parameters
     ----------
     axes
-        For each patient axis the axis of the grid.
+        Axis of the grid for each patient axis.
     backwards
-        For each patient axis whether the grid runs against it.
+        Whether the grid runs against each patient axis.
     counts, spacing_mm
-        Along the patient axes: voxels, and their size.
+        Number of voxels, and their size, along the patient axes.
     """
 
     axes: tuple[int, int, int]
@@ -90,7 +90,7 @@ class PatientOrder:
 
     @classmethod
     def of(cls, geometry: Geometry) -> PatientOrder:
-        """The order of a grid."""
+        """Return the order of a grid."""
         axes, backwards = geometry.patient_axes
         x, y, z = axes
         shape, spacing = geometry.shape, geometry.spacing_mm.tolist()
@@ -98,12 +98,12 @@ class PatientOrder:
         return cls((x, y, z), backwards, counts, (spacing[x], spacing[y], spacing[z]))
 
     def turned(self, array: Array) -> Array:
-        """(i, j, k) -> (x, y, z), a view."""
+        """Return a view of an array in patient order: (i, j, k) -> (x, y, z)."""
         turn = tuple(slice(None, None, -1) if flip else slice(None) for flip in self.backwards)
         return array.transpose(self.axes)[turn]
 
     def voxel(self, index: tuple[int, int, int]) -> tuple[int, int, int]:
-        """A voxel (i, j, k) -> its place (x, y, z) in the turned array."""
+        """Return the place (x, y, z) of a voxel (i, j, k) in the turned array."""
         x, y, z = (
             count - 1 - index[axis] if flip else index[axis]
             for axis, flip, count in zip(self.axes, self.backwards, self.counts, strict=True)
@@ -111,23 +111,23 @@ class PatientOrder:
         return x, y, z
 
     def slice_number(self, axis: int, place: int) -> SliceNumber:
-        """The slice of the file at a place along a patient axis."""
+        """Return the slice of the file at a place along a patient axis."""
         count = self.counts[axis]
         return SliceNumber(count - place if self.backwards[axis] else place + 1, count)
 
 
 def cut(scan: Volume, masks: Sequence[Array], through: tuple[int, int, int] | None = None) -> list[Panel]:
-    """The three planes in millimetres, as radiologists look.
+    """Return the three planes with sizes in mm, in radiological view.
 
     Parameters
     ----------
     scan
         Intensities (i, j, k). Oblique axes are taken as the nearest patient axes.
     masks
-        (i, j, k) each, bool or label values; the field is the box around them with 30 mm, or half of the
-        box, around it.
+        (i, j, k) each, bool or label values; the field is the box around them with a margin of 30 mm or half
+        of the box, whichever is larger.
     through
-        The voxel of the scan in which the planes meet. None: where the first mask has its largest area.
+        Voxel of the scan in which the planes meet. None: where the first mask has its largest area.
     """
     order = PatientOrder.of(scan.geometry)
     array, *turned = (order.turned(item) for item in (scan.array, *masks))
@@ -158,7 +158,7 @@ def cut(scan: Volume, masks: Sequence[Array], through: tuple[int, int, int] | No
 def _mark(
     meet: tuple[int, int, int], field: list[slice], plane: Plane, shape: tuple[int, ...]
 ) -> tuple[float, float]:
-    """Column and row of the voxel in which the planes meet, its centre, in the picture."""
+    """Return the column and row of the centre of the voxel in which the planes meet, in the picture."""
     ends = [part.indices(size)[:2] for part, size in zip(field, shape, strict=True)]
     column = meet[plane.right] - ends[plane.right][0]
     row = meet[plane.down] - ends[plane.down][0]
@@ -168,20 +168,20 @@ def _mark(
 
 
 def _displayed(section: Array, plane: Plane) -> Array:
-    """A section with its axes in rising order -> (rows, columns), the head up."""
+    """Return a section, with its axes in rising order, as (rows, columns) with the head up."""
     picture = section.T  # the axis that runs right comes first in all three planes
     return picture[::-1] if plane.down == 2 else picture
 
 
 def largest_plane(mask: Array, axis: int) -> int:
-    """Index along an axis at which a mask (i, j, k) has its largest area; of an empty mask the middle."""
+    """Return the index along an axis where a mask (i, j, k) has its largest area; the middle if empty."""
     others = tuple(n for n in range(3) if n != axis)
     areas = np.count_nonzero(mask, axis=others)
     return int(areas.argmax()) if areas.any() else mask.shape[axis] // 2
 
 
 def field_around(masks: Sequence[Array], spacing: tuple[float, float, float]) -> list[slice]:
-    """What is shown: the box around all masks (i, j, k) with a margin; where all are empty, everything.
+    """Return the box around all masks (i, j, k) with a margin; the whole volume if all are empty.
 
     `spacing` is in mm along i, j, k.
     """
@@ -198,7 +198,7 @@ def field_around(masks: Sequence[Array], spacing: tuple[float, float, float]) ->
 
 
 def intensity_window(array: Array, ends: tuple[float, float] = (1, 99.5)) -> tuple[float, float]:
-    """Two percentiles of the finite values of an array (i, j, k), from at most some two million voxels.
+    """Return two percentiles of an array's (i, j, k) finite values, from some two million voxels at most.
 
     The second is always the larger one; without a finite value they are 0 and 1.
     """
@@ -208,5 +208,5 @@ def intensity_window(array: Array, ends: tuple[float, float] = (1, 99.5)) -> tup
     if not sample.size:
         return 0.0, 1.0
     low, high = np.percentile(sample, ends)
-    least = max(1.0, abs(float(low)) * 1e-6)  # of one value: what float64 tells apart from it
+    least = max(1.0, abs(float(low)) * 1e-6)  # span of a constant scan, large enough for float64 to resolve
     return float(low), float(high if high > low else low + least)

@@ -1,4 +1,4 @@
-"""A predicted case as one HTML file: what was found, where, how sure, and what it was made with."""
+"""Write a predicted case as one HTML file: labels, views, uncertainty and provenance."""
 
 from __future__ import annotations
 
@@ -27,25 +27,25 @@ from c3s3_seg.report.page import RISING, Scale, Solid, folded, image, key, page,
 from c3s3_seg.report.viewer import Contents, Spot, pack, viewer_html
 from c3s3_seg.system.files import write_whole
 
-SCORES = ("dice", "hd95_mm", "hd95_vox", "asd_mm", "asd_vox")  # beside the volume, where there is a truth
-SHOWN = ("case", "volume_ml", "scores", "uncertainty", "notes", "warnings")  # of the metadata, at the top
+SCORES = ("dice", "hd95_mm", "hd95_vox", "asd_mm", "asd_vox")  # shown beside the volume if there is a truth
+SHOWN = ("case", "volume_ml", "scores", "uncertainty", "notes", "warnings")  # metadata shown at the top
 STILL = re.compile(rb'<img src="data:image/webp;base64,([A-Za-z0-9+/=]+)"')
 
 
 @dataclass(frozen=True, eq=False)
 class Uncertainty:
-    """How unsure the prediction is at each voxel, and for each label in one number.
+    """The uncertainty of the prediction at each voxel, and for each label in one number.
 
     Parameters
     ----------
     volume
-        Numbers (i, j, k) on the mask's grid, not negative; more is less sure.
+        Uncertainty (i, j, k) on the mask's grid, not negative; more is less sure.
     words
-        What they are, a sentence without its full stop.
+        Description of these numbers, a sentence without its full stop.
     hd95_mm
         Name of the label -> 95HD between the masks of two networks.
     limit_mm
-        Beyond which a case is flagged; None where nobody has calibrated it.
+        Limit beyond which a case is flagged; None if it is not calibrated.
     """
 
     volume: Volume
@@ -56,12 +56,12 @@ class Uncertainty:
 
 @dataclass(frozen=True, eq=False)
 class PredictedCase:
-    """What is known of a case that was predicted.
+    """A predicted case with its results and provenance.
 
     Parameters
     ----------
     name
-        The title. It is written as it stands: no patient's name.
+        Title, written unchanged: no patient's name.
     scan, mask
         Intensities and labels (i, j, k) on one grid.
     labels
@@ -69,13 +69,13 @@ class PredictedCase:
     volumes_ml
         Name -> volume.
     truth
-        Labels on the same grid; None where they are not known.
+        Labels on the same grid; None if unknown.
     scores
-        Of the labels, where there is a truth.
+        Scores of the labels, if there is a truth.
     flags
-        What a reader should know before trusting it, a sentence each.
+        Cautions to read before trusting the result, a sentence each.
     uncertainty
-        Colours the surface, where it is known.
+        Uncertainty that colours the surface, if known.
     made
         Model, version and date, for the line below the title.
     metadata
@@ -96,7 +96,7 @@ class PredictedCase:
 
     @property
     def contents(self) -> Contents:
-        """What its viewer shows."""
+        """The contents of the case's viewer."""
         return Contents(self.scan, self.mask, self.labels, self.truth)
 
 
@@ -106,16 +106,16 @@ def write_prediction_page(path: Path, case: PredictedCase) -> None:
     Parameters
     ----------
     path
-        The HTML file; it is replaced if it is there. The same case gives the same bytes.
+        HTML file to write or replace. The same case gives the same bytes.
     case
-        What is shown.
+        Case to show.
 
     Raises
     ------
     GeometryError
         If scan, mask, truth and uncertainty are not on one grid.
     InputError
-        If it cannot be written.
+        If the file cannot be written.
     MissingError
         If plotly is not installed.
     """
@@ -131,9 +131,9 @@ def write_prediction_page(path: Path, case: PredictedCase) -> None:
 
 
 def still_of(page: Path) -> bytes | None:
-    """The WebP of the planes out of the page of a case; None where there is none."""
+    """Return the WebP of the planes from the page of a case; None if its first MiB has none."""
     with page.open("rb") as file:
-        found = STILL.search(file.read(1 << 20))  # it stands before the volume and the surfaces
+        found = STILL.search(file.read(1 << 20))  # the WebP stands before the volume and the surfaces
     if found is None:
         return None
     try:
@@ -155,7 +155,7 @@ def _head(case: PredictedCase, missing: list[str]) -> str:
 
 
 def _tiles(case: PredictedCase, name: str) -> Iterable[str]:
-    """The numbers of one label: its volume, its scores, and how far two networks differ."""
+    """Yield the numbers of one label: its volume, its scores, and the disagreement of two networks."""
     score = next((row.score.flat() for row in case.scores if row.label == name), {})
     truth = f"truth {in_page(score['truth_ml'], 'truth_ml')} ml" if "truth_ml" in score else ""
     yield _tile(f"{in_page(case.volumes_ml[name], 'volume_ml')} ml", name, truth)
@@ -177,7 +177,7 @@ def _tile(number: str, words: str, more: str = "", kind: str = "") -> str:
 
 
 def _view(case: PredictedCase) -> str:
-    """Planes and surfaces in one view; of two empty masks the planes alone."""
+    """Return planes and surfaces in one view; labels without a voxel in the mask have no surface."""
     errors = _errors(case)
     worst_first = sorted(errors.items(), key=lambda item: -item[1].worst_mm)
     spots = [worst_spot(error, name if len(case.labels) > 1 else "") for name, error in worst_first]
@@ -193,7 +193,7 @@ def _view(case: PredictedCase) -> str:
 
 
 def _errors(case: PredictedCase) -> dict[str, BoundaryError]:
-    """Where each label is wrong, where there is a truth."""
+    """Return the boundary errors by label; empty without a truth."""
     if case.truth is None:
         return {}
     found = {
@@ -204,7 +204,7 @@ def _errors(case: PredictedCase) -> dict[str, BoundaryError]:
 
 
 def _least_sure(case: PredictedCase) -> list[Spot]:
-    """Where two networks differ most."""
+    """Return a spot at the voxel of largest uncertainty; empty if it is unknown or 0."""
     if case.uncertainty is None:
         return []
     values = case.uncertainty.volume.array
@@ -213,7 +213,7 @@ def _least_sure(case: PredictedCase) -> list[Spot]:
 
 
 def _planes(case: PredictedCase, at: tuple[int, int, int] | None) -> str:
-    """The still planes, through a voxel or where the labels have their largest areas."""
+    """Return the still planes, through a voxel or where the labels have their largest areas."""
     shown = outlines(case.mask, case.labels, case.truth)
     words = "Planes through the largest error, in the ring." if at else "The planes of the largest area."
     picture = image(planes_webp(case.scan, shown, at), "Three planes with the contours")
@@ -221,7 +221,7 @@ def _planes(case: PredictedCase, at: tuple[int, int, int] | None) -> str:
 
 
 def _surface(case: PredictedCase, name: str, error: BoundaryError | None) -> str:
-    """By the uncertainty where it is known, else by the distance to the truth, else plain."""
+    """Return a surface coloured by uncertainty if known, else by the distance to the truth, else plain."""
     mask = case.mask.array == case.labels[name]
     if not mask.any():
         return ""
@@ -241,7 +241,7 @@ def _surface(case: PredictedCase, name: str, error: BoundaryError | None) -> str
 
 
 def _metadata_rows(metadata: Mapping[str, Any], prefix: str = "") -> str:
-    """Nested metadata, one line each; what is empty is left out."""
+    """Return nested metadata as HTML, one line each; empty values are left out."""
     lines = []
     for word, value in metadata.items():
         name = f"{prefix}{word}".replace("_", " ")
@@ -249,7 +249,7 @@ def _metadata_rows(metadata: Mapping[str, Any], prefix: str = "") -> str:
             lines.append(_metadata_rows(value, f"{name}, "))
         elif value not in (None, "", [], ()):
             text = ", ".join(map(_plain, value)) if isinstance(value, list | tuple) else _plain(value)
-            text = Path(text).name if word == "path" else text  # pages are passed on: folders tell too much
+            text = Path(text).name if word == "path" else text  # a shared page must not reveal folders
             lines.append(f"<dt>{escape(name)}</dt><dd>{escape(text)}</dd>")
     return "".join(lines)
 

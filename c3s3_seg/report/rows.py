@@ -1,4 +1,4 @@
-"""The rows of a report."""
+"""Rows of a report."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from c3s3_seg.metrics.results import CaseScore
 
 @dataclass(frozen=True)
 class Failure:
-    """A case that could not be measured or predicted, and why."""
+    """A case that could not be measured or predicted, and the reason."""
 
     case: str
     reason: str
@@ -23,28 +23,28 @@ class PredictionRow:
     Parameters
     ----------
     case
-        Its name.
+        Name of the case.
     volumes_ml
         Pairs (name of the label, volume in ml).
     seconds_s
-        From the file to the written mask.
+        Seconds from reading the file to the written mask.
     scores
-        One for each label where a truth was given, else empty.
+        Scores, one for each label, if a truth was given, else empty.
     notes
-        What the reader should know of this case, as sentences.
+        Notes on this case for the reader, as sentences.
     verdict
-        Of the domain check: `pass`, `warn` or `refuse`; "" where it is not known.
+        Verdict of the domain check: `pass`, `warn` or `refuse`; "" if unknown.
     warnings
-        Those of the notes that speak against the result.
+        Notes that speak against the result.
     uncertainty_mm
         Pairs (name of the label, 95HD between the masks of two networks in mm); empty if not measured. inf
-        where one network found nothing, nan where neither did.
+        if one network found nothing, nan if neither did.
     uncertainty_limit_mm
-        Above which a case is uncertain; None where the model has no calibrated limit.
+        Limit above which a case is uncertain; None if the model has no calibrated limit.
     model
         Name of the model.
     version
-        Of this program, when it made the mask.
+        Version of this program that made the mask.
     """
 
     case: str
@@ -61,12 +61,12 @@ class PredictionRow:
 
     @property
     def forced(self) -> bool:
-        """Whether the domain check refused the scan, and it was segmented because the user allowed it."""
+        """Whether the domain check refused the scan, which was segmented because the user allowed it."""
         return self.verdict == "refuse"
 
     @property
     def uncertain(self) -> bool | None:
-        """Whether a label is beyond the limit or one network alone found it. None: not known."""
+        """Whether a label is beyond the limit or found by one network alone. None: not known."""
         limit_mm = self.uncertainty_limit_mm
         if limit_mm is None or not self.uncertainty_mm:
             return None
@@ -74,27 +74,27 @@ class PredictionRow:
 
     @property
     def needs_review(self) -> bool:
-        """Whether a person should look at the result before it is used."""
+        """Whether a person should inspect the result before its use."""
         return bool(self.warnings or self.empty or self.forced or self.uncertain)
 
     @property
     def marks(self) -> tuple[str, ...]:
-        """Why it needs review, a word each, the most serious first."""
+        """The reasons for review, one word each, the most serious first."""
         found = ((self.empty, "empty"), (self.forced, "forced"), (bool(self.uncertain), "uncertain"))
         marks = tuple(word for holds, word in found if holds)
         return marks or (("warning",) if self.needs_review else ())
 
     @property
     def empty(self) -> bool:
-        """Whether no label has a voxel: a mask was written, and it is no result to rely on."""
+        """Whether no label has a voxel; the mask was written, but should not be relied on."""
         return not any(volume_ml > 0 for _, volume_ml in self.volumes_ml)
 
 
 @dataclass(frozen=True)
 class CaseFiles:
-    """Where the masks and, if it is known, the scan of a case lie.
+    """The paths of the masks and, if known, the scan of a case.
 
-    `names` are those in DICOM SEG and RTSTRUCT files, each with its value in the mask.
+    `names` holds the label names in DICOM SEG and RTSTRUCT files, each with its value in the mask.
     """
 
     case: str

@@ -1,4 +1,4 @@
-"""A study as one HTML page: every method with its intervals, and its differences from the reference."""
+"""Write a study as one HTML page: every method with its intervals and differences from the reference."""
 
 from __future__ import annotations
 
@@ -49,18 +49,18 @@ def write_study_page(path: Path, title: str, reference: str, runs: Sequence[Trai
     Parameters
     ----------
     path
-        The HTML file; it is replaced if it is there. The same runs give the same bytes.
+        HTML file to write or replace. The same runs give the same bytes.
     title
-        Of the page.
+        Title of the page.
     reference
-        The entry that the others are compared with.
+        Entry that the others are compared with.
     runs
-        All finished ones; where there is none the page says so.
+        All finished runs; if there are none, the page states it.
 
     Raises
     ------
     InputError
-        If it cannot be written.
+        If the file cannot be written.
     """
     rows = study_rows(runs, reference)
     inner = [_head(title, reference, runs), _mixture(runs), _counted(rows)]
@@ -88,7 +88,7 @@ def _mixture(runs: Sequence[Trained]) -> str:
 
 
 def _counted(rows: Sequence[StudyRow]) -> str:
-    """What is in no mean, or in it as 0."""
+    """Return the remarks on values in no mean, or in the means as 0, as HTML; empty without any."""
     lines = "".join(f"<li>{escape(line)}</li>" for line in study_remarks(rows))
     return f'<div class="flags"><ul>{lines}</ul></div>' if lines else ""
 
@@ -144,7 +144,7 @@ def _differences(rows: Sequence[StudyRow], reference: str) -> str:
 
 
 def _beyond_chance(pair: Paired) -> bool:
-    """Interval and test say so: the one is of the mean, the other of the ranks, and they may differ."""
+    """Return whether the mean's interval excludes 0 and the rank test's p is below 0.05; they may differ."""
     return (pair.low > 0 or pair.high < 0) and pair.p < 0.05
 
 

@@ -1,4 +1,4 @@
-"""Several methods and seeds on the same cases -> one table: mean, spread over seeds, paired test."""
+"""Tabulate several methods and seeds on the same cases: mean, spread over seeds, paired test."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ MIXED = (
     "The runs were not made under the same conditions, so their minutes and scores are not fully comparable:"
 )
 METRICS = ("dice", "jaccard", "hd95_vox", "asd_vox")
-SHOWN = (("dice", 3), ("hd95_vox", 2), ("asd_vox", 2))  # and their decimals
+SHOWN = (("dice", 3), ("hd95_vox", 2), ("asd_vox", 2))  # metrics and their decimals
 Metrics = Mapping[str, float]
 Cases = Mapping[str, Mapping[str, Metrics]]
 Cells = Mapping[tuple[str, str, int], Metrics]  # (case, label, seed) -> its metrics
@@ -24,20 +24,20 @@ Cells = Mapping[tuple[str, str, int], Metrics]  # (case, label, seed) -> its met
 
 @dataclass(frozen=True)
 class Conditions:
-    """Under what a run was trained. Rows of one table are compared fairly only under the same.
+    """The conditions of a training run. Rows of one table compare fairly only if these are the same.
 
     Parameters
     ----------
     machine
-        The processor or the GPU, as the system names it.
+        Processor or GPU, as the system names it.
     precision
-        In which the networks computed: float32, bfloat16 or float16.
+        Number format of the computation: float32, bfloat16 or float16.
     code
         Versions of c3s3-seg and torch, and a hash of the code that trains and measures.
     start
-        The bundle that the run began from, with a hash of its weights; empty: from random weights.
+        Bundle that the run began from, with a hash of its weights; empty: random weights.
 
-    Another empty text: a record that is older than these keys.
+    The other texts are empty in a record that is older than these keys.
     """
 
     machine: str = ""
@@ -58,9 +58,9 @@ class Trained:
     Parameters
     ----------
     entry, seed
-        Which method, and which beginning.
+        Name of the method, and random seed.
     iterations, seconds
-        What it took.
+        Number of iterations, and wall clock.
     nets
         Net -> case -> label -> metric -> value, by the paper protocol, after the last iteration.
     conditions
@@ -82,24 +82,24 @@ class StudyRow:
     Parameters
     ----------
     entry, net
-        Nobody chooses between the nets of a method: each has a row, so that a method of two nets
-        gains nothing over a method of one by being asked twice.
+        Method and net. Each net has a row and nobody picks the better one, so that a method of two nets
+        gains nothing over a method of one by having two tries.
     seeds, iterations, seconds
         Number of runs; iterations and mean seconds of one.
     mean, spread
         Metric -> mean over cases, each averaged over its finite values of all labels and seeds; standard
-        deviation over seeds of that mean of each seed (nan where fewer than two are finite).
+        deviation over seeds of each seed's mean (nan if fewer than two are finite).
     missed
-        Predictions over all runs that were empty and count as (0, 0, 0, 0) in this protocol.
+        Number of predictions, over all runs, that were empty and count as (0, 0, 0, 0) in this protocol.
     infinite
-        Predictions over all runs of a label that the truth does not have: their distances are infinite and
-        in no mean.
+        Number of predictions, over all runs, of a label that the truth lacks: their distances are infinite
+        and in no mean.
     against
-        Metric -> this row minus the same net of the reference, case by case, of the seeds that both have.
-        A value counts where it is finite in both rows for the same case, label and seed (`left_out`: the
-        others); these are averaged over each case. The two nets of one architecture (`vnet-a`, `vnet-b`)
-        are compared with the one (`vnet`). Empty for the reference itself, and where it has no such net or
-        no seed in common.
+        Metric -> this row minus the same net of the reference, case by case, over the seeds that both have.
+        A value counts if it is finite in both rows for the same case, label and seed (`left_out`: the
+        others); these values are averaged over each case. Two nets of one architecture (`vnet-a`, `vnet-b`)
+        are compared with the single net (`vnet`). Empty for the reference itself, and if the reference has
+        no such net or no common seed.
     interval
         Metric -> 95 % interval of the mean over the same cases, as in `Statistics`.
     n, left_out
@@ -126,14 +126,14 @@ class StudyRow:
 
 
 def study_rows(runs: Sequence[Trained], reference: str) -> list[StudyRow]:
-    """One row for each entry and net, in the order in which they first appear.
+    """Return one row for each entry and net, in the order in which they first appear.
 
     Parameters
     ----------
     runs
-        All on the same validation cases.
+        Runs, all on the same validation cases.
     reference
-        The entry that the others are compared with.
+        Entry that the others are compared with.
     """
     keys = dict.fromkeys((run.entry, net) for run in runs for net in run.nets)
     return [_row(entry, net, runs, reference) for entry, net in keys]
@@ -175,7 +175,7 @@ def _cells(runs: Sequence[Trained], net: str) -> Cells:
 
 
 def _over_cases(cells: Cells, metric: str) -> Statistics:
-    """Mean and interval over the same units: cases, each averaged over its finite values."""
+    """Return mean and interval over the same units: cases, each averaged over its finite values."""
     by_case: dict[str, list[float]] = {}
     for (case, _, _), metrics in cells.items():
         if math.isfinite(metrics[metric]):
@@ -184,7 +184,7 @@ def _over_cases(cells: Cells, metric: str) -> Statistics:
 
 
 def _against(metric: str, mine: Cells, theirs: Cells) -> Paired:
-    """Case by case: each averaged over the labels and seeds whose value is finite in both."""
+    """Compare case by case, each averaged over the labels and seeds whose value is finite in both."""
     both = {cell: (mine[cell][metric], theirs[cell][metric]) for cell in mine if cell in theirs}
     finite = {cell: pair for cell, pair in both.items() if all(map(math.isfinite, pair))}
     by_case: dict[str, list[tuple[float, float]]] = {}
@@ -197,7 +197,7 @@ def _against(metric: str, mine: Cells, theirs: Cells) -> Paired:
 
 
 def runs_under(runs: Sequence[Trained]) -> dict[Conditions, list[Trained]]:
-    """The runs under each of the conditions; of a fair table there is one."""
+    """Return the runs by their conditions; a fair table has one key."""
     found: dict[Conditions, list[Trained]] = {}
     for run in runs:
         found.setdefault(run.conditions, []).append(run)
@@ -205,7 +205,7 @@ def runs_under(runs: Sequence[Trained]) -> dict[Conditions, list[Trained]]:
 
 
 def mixture(runs: Sequence[Trained]) -> list[str]:
-    """A line for each of several conditions with its runs; none where all runs had the same."""
+    """Return a line for each of several conditions with its runs; empty if all runs had the same."""
     found = runs_under(runs)
     return [f"{conditions}: {_named(under)}" for conditions, under in found.items()] * (len(found) > 1)
 
@@ -218,7 +218,7 @@ def _named(runs: Sequence[Trained]) -> str:
 
 
 def _spread_of(means: Sequence[float]) -> float:
-    finite = [mean for mean in means if math.isfinite(mean)]  # `stdev` takes no other
+    finite = [mean for mean in means if math.isfinite(mean)]  # `stdev` takes finite values only
     return stdev(finite) if len(finite) > 1 else math.nan
 
 
@@ -227,7 +227,7 @@ def _missed(metrics: Metrics) -> bool:
 
 
 def study_markdown(rows: Sequence[StudyRow], reference: str, mixed: Sequence[str] = ()) -> str:
-    """The table for a README or a log, and of `mixture` what it mixes."""
+    """Return the table as Markdown for a README or a log, with `mixed`, the lines of `mixture`, below."""
     head = ["method", "net", "seeds", "iterations", "min a run", "Dice", "95HD (voxel)", "ASD (voxel)"]
     head += ["cases", "empty", "infinite"]
     head += [f"{name} minus {reference} [95 %], p, cases" for name in ("Dice", "95HD")]
@@ -245,7 +245,7 @@ def study_markdown(rows: Sequence[StudyRow], reference: str, mixed: Sequence[str
 
 
 def study_remarks(rows: Sequence[StudyRow]) -> list[str]:
-    """What is in no mean, or in it as 0: a sentence each."""
+    """Return a sentence each on predictions that are in the means as 0, and in no mean."""
     missed, infinite = (sum(getattr(row, key) for row in rows) for key in ("missed", "infinite"))
     lines = []
     if missed:
@@ -262,19 +262,19 @@ def study_remarks(rows: Sequence[StudyRow]) -> list[str]:
 
 
 def spread_words(row: StudyRow, metric: str, decimals: int) -> str:
-    """Mean and, of several seeds, its standard deviation over them."""
+    """Return the mean and, for several seeds, its standard deviation over them."""
     text = f"{row.mean[metric]:.{decimals}f}"
     return text if math.isnan(row.spread[metric]) else f"{text} ± {row.spread[metric]:.{decimals}f}"
 
 
 def cases_words(row: StudyRow) -> str:
-    """How many cases are in the means, and what of the distances is not."""
+    """Return the number of cases in the means, and the number of distances left out if any."""
     n, distances, left_out = row.n["dice"], row.n["hd95_vox"], row.left_out["hd95_vox"]
     return f"{n} (distances: {distances}, {left_out} values left out)" if left_out else str(n)
 
 
 def difference_words(row: StudyRow, metric: str, decimals: int) -> str:
-    """Difference from the reference with its interval, p and number of cases; "" if there is none."""
+    """Return the difference from the reference with interval, p and number of cases; "" if there is none."""
     pair = row.against.get(metric)
     if pair is None:
         return ""
@@ -285,5 +285,5 @@ def difference_words(row: StudyRow, metric: str, decimals: int) -> str:
 
 
 def difference_cases(row: StudyRow, pair: Paired) -> str:
-    """Cases of a difference, what was left out, and the number of common seeds where not all are."""
+    """Return the cases of a difference, those left out, and the number of common seeds if not all are."""
     return counted(pair) + (f" ({row.common} common seeds)" if row.common < row.seeds else "")

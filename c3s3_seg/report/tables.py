@@ -1,4 +1,4 @@
-"""`cases.csv` and `report.json`: written aside, synced and only then put in their place."""
+"""Write `cases.csv` and `report.json`: to a temporary file, synced and only then moved into place."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ DEFINITIONS = {
     "optimistic": "1 where the prediction was empty, the truth was not, and the distances count as 0.",
 }
 
-# Where the published evaluations differ.
+# Definitions that differ in the published evaluations.
 PAPER_DEFINITIONS = {
     "dice": "Twice the common volume divided by the sum of both volumes; 0 where the prediction is empty, "
     "even where the truth is empty too.",
@@ -80,19 +80,19 @@ CONVENTIONS = {
 
 
 def write_cases_csv(path: Path, rows: Sequence[CaseScore]) -> None:
-    """One line for each case and label: `case`, `label`, then the columns of its score.
+    """Write one line for each case and label: `case`, `label`, then the columns of its score.
 
     Parameters
     ----------
     path
-        The file; it is replaced if it is there. UTF-8, comma, point, infinite `inf`, undefined `nan`.
+        File to write or replace: UTF-8, comma-separated, decimal point, infinite `inf`, undefined `nan`.
     rows
-        All of one protocol. None: a file with the first two column names alone.
+        Scores, all of one protocol. If empty, the file has the first two column names alone.
 
     Raises
     ------
     InputError
-        If it cannot be written.
+        If the file cannot be written.
     """
     columns = list(dict.fromkeys(name for row in rows for name in row.score.flat()))
     lines: list[list[object]] = [["case", "label", *columns]]
@@ -111,25 +111,25 @@ def write_report_json(
     comparison: Sequence[Paired] = (),
     remarks: Sequence[str] = (),
 ) -> None:
-    """The whole evaluation with the definition of each number, for a program or a later reader.
+    """Write the whole evaluation with the definition of each number, for a program or a later reader.
 
     Parameters
     ----------
     path
-        The file; it is replaced if it is there. The same rows give the same bytes.
+        File to write or replace. The same rows give the same bytes.
     rows, failures
-        What was measured, and what could not be; either may be empty and is then an empty list.
+        Scores, and cases that could not be measured; either may be empty and is then an empty list.
     protocol
-        By which the rows were measured.
+        Protocol by which the rows were measured.
     comparison
-        With another set of predictions, where there is one.
+        Comparison with another set of predictions, if there is one.
     remarks
-        What has to be said of the labels of the whole set.
+        Remarks on the labels of the whole set.
 
     Raises
     ------
     InputError
-        If it cannot be written.
+        If the file cannot be written.
     """
     report = {
         "software": {"name": "c3s3-seg", "version": software_version()},
@@ -148,7 +148,7 @@ def write_report_json(
 
 
 def definitions_of(rows: Sequence[CaseScore]) -> dict[str, str]:
-    """Column -> its definition, for the columns of these rows, and that of a surface."""
+    """Return the definitions of these rows' columns, by column, and the definition of a surface."""
     used = dict.fromkeys(_definition(name) for row in rows for name in row.score.flat())
     paper = any(isinstance(row.score, PaperScore) for row in rows)
     defined = DEFINITIONS | (PAPER_DEFINITIONS if paper else {})
@@ -156,7 +156,7 @@ def definitions_of(rows: Sequence[CaseScore]) -> dict[str, str]:
 
 
 def notes_of(rows: Sequence[CaseScore]) -> list[tuple[str, str]]:
-    """Pairs (case, what has to be said of its masks), once a case."""
+    """Return pairs (case, note on its masks), each pair once."""
     return list(dict.fromkeys((row.case, note) for row in rows for note in row.notes))
 
 
@@ -172,12 +172,12 @@ def _definition(column: str) -> str:
 
 
 def today() -> str:
-    """The date in UTC, YYYY-MM-DD."""
+    """Return the date in UTC, YYYY-MM-DD."""
     return datetime.now(UTC).date().isoformat()
 
 
 def software_version() -> str:
-    """Of this package, as installed."""
+    """Return the installed version of this package; "unknown" if it is not installed."""
     try:
         return version("c3s3-seg")
     except PackageNotFoundError:

@@ -1,4 +1,4 @@
-"""Tables for the terminal. They are returned, not printed: the command line owns the console."""
+"""Build tables for the terminal. They are returned, not printed: the command line owns the console."""
 
 from __future__ import annotations
 
@@ -27,30 +27,30 @@ if TYPE_CHECKING:
     from rich.table import Table
     from rich.text import Text
 
-MARKS = ("empty", "forced", "uncertain", "warning")  # of cases that need review, the most serious first
-BRIEFEST = ("dice", "hd95_mm", "asd_mm")  # summary.csv has all
-LONGEST_NAME = 24  # columns of a terminal that a case's name may claim before it is folded
+MARKS = ("empty", "forced", "uncertain", "warning")  # marks of cases that need review, the most serious first
+BRIEFEST = ("dice", "hd95_mm", "asd_mm")  # metrics in the terminal; summary.csv has all
+LONGEST_NAME = 24  # columns of a terminal that a case's name may take before it is folded
 BRIEF = ("dice", "jaccard", "hd95_mm", "hd95_vox", "asd_mm", "asd_vox")
 
 
 def review_first(rows: Sequence[PredictionRow]) -> list[PredictionRow]:
-    """Empty masks, forced and uncertain cases, other warnings; then the rest, each in the order given."""
+    """Return empty, forced, uncertain, other flagged cases first; then the rest, each in the order given."""
     return sorted(rows, key=lambda row: min(map(MARKS.index, row.marks), default=len(MARKS)))
 
 
 def prediction_table(rows: Sequence[PredictionRow]) -> Table:
-    """One line for each case and label, those that need review first, with a word that says why.
+    """Return one line for each case and label, cases that need review first, with the reason in a word.
 
     Parameters
     ----------
     rows
-        What was predicted; may be empty.
+        Predicted cases; may be empty.
 
     Returns
     -------
     rich.table.Table
-        Volume, seconds, the networks' disagreement where it was measured, and scores where there was a
-        truth; with a line of means below where there are scores of more than one case.
+        Volume, seconds, the networks' disagreement if measured, and scores if there was a truth; with a
+        line of means below if there are scores of more than one case.
     """
     rows = review_first(rows)
     scores = [score for row in rows for score in row.scores]
@@ -61,7 +61,7 @@ def prediction_table(rows: Sequence[PredictionRow]) -> Table:
     table = _table((), with_label, [])
     table.collapse_padding = True
     for header in [*headers, *(COLUMNS[name][0] for name in columns)]:
-        # The unit below: in 80 columns long names are folded, never a number.
+        # The unit goes below the name, so that in 80 columns long names are folded and numbers are not.
         table.add_column(header.replace(" (", "\n("), justify="right", no_wrap=True)
     table.add_column("Check", no_wrap=True)
     for row in rows:
@@ -87,17 +87,17 @@ def _scores(row: PredictionRow, label: str, columns: Sequence[str]) -> list[str]
 
 
 def evaluation_table(rows: Sequence[CaseScore]) -> Table:
-    """One line for each case and label with units in the headers, and a line of means.
+    """Return one line for each case and label, with units in the headers, and a line of means.
 
     Parameters
     ----------
     rows
-        What was measured, all of one protocol; may be empty.
+        Scores, all of one protocol; may be empty.
 
     Returns
     -------
     rich.table.Table
-        Means are of the finite values; how many were infinite or undefined stands beside them.
+        Means are of the finite values; the numbers of infinite and undefined values stand beside them.
     """
     columns = [name for name in COLUMNS if any(name in row.score.flat() for row in rows)]
     with_label = len({row.label for row in rows}) > 1
@@ -111,9 +111,9 @@ def evaluation_table(rows: Sequence[CaseScore]) -> Table:
 
 
 def comparison_table(pairs: Sequence[Paired]) -> Table:
-    """Both means, their difference with its interval, and the p value, of the metrics that are shown.
+    """Return both means, their difference with its interval, and the p value, for each metric shown.
 
-    Below it stands how many predictions of each side were empty and count as 0.
+    The caption gives the number of predictions of each side that were empty and count as 0.
     """
     with_label = len({pair.label for pair in pairs}) > 1
     headers = ["This", "Against", "Difference", "95% interval", "Wilcoxon p", "Cases"]
@@ -132,16 +132,16 @@ def comparison_table(pairs: Sequence[Paired]) -> Table:
 
 
 def series_table(rows: Sequence[SeriesRow]) -> Table:
-    """One line for each series that lies at a path; the number is what `--series` takes.
+    """Return one line for each series at a path, with the number that `--series` takes.
 
-    What `series_remarks` says stands below it.
+    The lines of `series_remarks` stand below the table.
     """
     from rich.box import SIMPLE_HEAD
     from rich.table import Table
 
     table = Table(box=SIMPLE_HEAD, pad_edge=False)
     for header in ("No.", "Status", "Modality", "Series", "Size", "Spacing (mm)", "Axes", "Path"):
-        width = max(map(len, header.split()))  # no word of a header is broken
+        width = max(map(len, header.split()))  # so that no word of a header is broken
         table.add_column(header, overflow="fold", min_width=width)
     for row in rows:
         size = f"{row.size} x {row.slices}" if row.slices else row.size
@@ -151,7 +151,7 @@ def series_table(rows: Sequence[SeriesRow]) -> Table:
 
 
 def series_remarks(rows: Sequence[SeriesRow]) -> list[str]:
-    """Each remark once, after the numbers of the series that it is about."""
+    """Return each remark once, after the numbers of the series that the remark concerns."""
     of: dict[str, list[int]] = {}
     for row in rows:
         for remark in row.remarks:
@@ -160,12 +160,12 @@ def series_remarks(rows: Sequence[SeriesRow]) -> list[str]:
 
 
 def cases_table(rows: Sequence[tuple[str, str, str, str, str]]) -> Table:
-    """One line for each case of a batch that is only listed."""
+    """Return one line for each case of a batch that is only listed."""
     return text_table(("Case", "State", "Scan", "Reference", "Mask"), rows)
 
 
 def study_table(rows: Sequence[StudyRow], reference: str) -> Table:
-    """Mean and spread over seeds, and the paired difference in Dice from the reference."""
+    """Return mean and spread over seeds, and the paired difference in Dice from the reference."""
     headers = ["Net", "Seeds", "Minutes", "Dice", "95HD (voxel)", "ASD (voxel)", "Cases", "Empty", "Infinite"]
     headers += [f"Dice - {reference}", "p", "Cases"]
     table = _table([row.entry for row in rows], False, headers)
@@ -185,12 +185,12 @@ def study_table(rows: Sequence[StudyRow], reference: str) -> Table:
 
 
 def plan_table(rows: Sequence[tuple[str, object, str]]) -> Table:
-    """One line for each chosen key of a configuration: its value and the reason."""
+    """Return one line for each chosen key of a configuration: its value and the reason."""
     return text_table(("Key", "Value", "Why"), [(key, str(value), reason) for key, value, reason in rows])
 
 
 def text_table(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
-    """A table of texts that may come from outside; one that is too long for its column is folded."""
+    """Return a table of texts that may come from outside; a text too long for its column is folded."""
     from rich.box import SIMPLE_HEAD
     from rich.table import Table
 
@@ -231,7 +231,7 @@ def _add_means(
 
 
 def cell(text: str) -> Text:
-    """Text from outside for a table: no markup (a file may be called "[red]"), nothing a terminal obeys."""
+    """Return outside text as a cell: no markup (a file may be called "[red]"), no terminal codes."""
     from rich.text import Text
 
     return Text(printable(text))

@@ -1,4 +1,4 @@
-"""The volume behind a page's three planes, to be scrolled: 8 bits, packed, and unpacked by the page.
+"""Pack the volume that a page's three planes scroll through: 8 bits, unpacked by the page.
 
 The script is `page/viewer.js`. Without it, or in a browser too old for it, the still planes remain.
 """
@@ -19,8 +19,8 @@ from c3s3_seg.geometry.volume import Array, Volume
 from c3s3_seg.report.outlines import TRUTH, label_colours
 from c3s3_seg.report.planes import PLANES, PatientOrder, Plane, field_around, intensity_window, largest_plane
 
-VIEWER = '<section class="viewer"'  # how a viewer begins: a page without one needs no script for it
-VOXELS = 16_000_000  # of all scans in a page: beyond it blocks of voxels are averaged; masks stay as they are
+VIEWER = '<section class="viewer"'  # start of a viewer; a page without a viewer needs no script for it
+VOXELS = 16_000_000  # limit for all scans of a page; beyond it blocks of voxels are averaged, masks are not
 LAYERS = ("Prediction", "Truth")
 MODES = ("outline", "fill", "off")
 
@@ -37,14 +37,14 @@ class Spot:
 
 @dataclass(frozen=True, eq=False)
 class Contents:
-    """What a viewer shows.
+    """The contents of a viewer.
 
     Parameters
     ----------
     scan
         Intensities (i, j, k).
     mask, truth
-        Label values on the same grid; truth: None where it is not known.
+        Label values on the same grid; truth: None if unknown.
     labels
         Name -> value.
     """
@@ -57,20 +57,20 @@ class Contents:
 
 @dataclass(frozen=True)
 class Packed:
-    """A volume as it stands in a page.
+    """A volume as stored in a page.
 
     Parameters
     ----------
     html
-        The script element with the data.
+        Script element with the data.
     name
-        Its id in the page.
+        Id of the element in the page.
     layers
-        The names of its masks: the prediction, and the truth where it is known.
+        Names of the masks: the prediction, and the truth if known.
     order, corner, shape
-        The axes of the scan in patient order; the first voxel of the field along them, and the field's size.
+        Axes of the scan in patient order; first voxel of the field along them, and size of the field.
     middle
-        The place (x, y, z) in the field where the labels have their largest areas.
+        Place (x, y, z) in the field where the labels have their largest areas.
     """
 
     html: str
@@ -82,23 +82,23 @@ class Packed:
     middle: Voxel
 
     def place(self, at: Voxel) -> Voxel:
-        """A voxel (i, j, k) of the scan -> its place (x, y, z) in the field."""
+        """Return the place (x, y, z) in the field, or the nearest, of a voxel (i, j, k) of the scan."""
         ends = zip(self.order.voxel(at), self.corner, self.shape, strict=True)
         x, y, z = (min(max(place - low, 0), count - 1) for place, low, count in ends)
         return x, y, z
 
 
 def pack(contents: Contents, name: str, voxels: int = VOXELS) -> Packed:
-    """The field around the masks, in 8 bits, gzip and base64.
+    """Return the field around the masks, in 8 bits, gzip and base64.
 
     Parameters
     ----------
     contents
-        What is packed.
+        Contents to pack.
     name
-        The id of the element.
+        Id of the element.
     voxels
-        How many of the scan may be kept.
+        Largest number of the scan's voxels to keep.
     """
     order = PatientOrder.of(contents.scan.geometry)
     given = [contents.mask, *([contents.truth] if contents.truth is not None else [])]
@@ -134,23 +134,22 @@ def pack(contents: Contents, name: str, voxels: int = VOXELS) -> Packed:
 def viewer_html(
     packed: Packed, still: str, cells: str, spots: Sequence[Spot], name: str, start: Voxel | None = None
 ) -> str:
-    """Three planes that are scrolled, beside what else belongs in the same view.
+    """Return three scrollable planes as HTML, beside the other figures of the same view.
 
     Parameters
     ----------
     packed
-        The volume; its element stands elsewhere in the page, once for all viewers of a case.
+        Volume; its element stands elsewhere in the page, once for all viewers of a case.
     still
-        The figure with the still planes: for print, and where the script does not run.
+        Figure with the still planes: for print, and where the script does not run.
     cells
         Further figures of the view: surfaces.
     spots
         Voxels that a button leads to.
     name
-        Of the case, for those who hear the page.
+        Name of the case, for screen readers.
     start
-        The voxel (i, j, k) in which the planes meet at first; None: where the labels have their largest
-        areas.
+        Voxel (i, j, k) in which the planes meet at first; None: where the labels have their largest areas.
     """
     switches = "".join(
         f'<label>{layer} <select data-layer="{n}">'
@@ -182,7 +181,7 @@ def viewer_html(
 
 
 def _ratio(packed: Packed, plane: Plane) -> float:
-    """Width by height of a canvas: that of the field, between a square and twice as wide as high."""
+    """Return width by height of a canvas: that of the field, clipped to between 1 and 2."""
     sizes = [n * mm for n, mm in zip(packed.shape, packed.order.spacing_mm, strict=True)]
     return min(2.0, max(1.0, sizes[plane.right] / sizes[plane.down]))
 
@@ -192,7 +191,7 @@ def _listed(place: Voxel) -> str:
 
 
 def _numbered(mask: Array, labels: Mapping[str, int]) -> NDArray[np.uint8]:
-    """Label values -> 1, 2, ... in the order of the labels; beyond 255 labels they are left out."""
+    """Renumber label values as 1, 2, ... in the order of the labels; labels after 255 are left out."""
     out = np.zeros(mask.shape, dtype=np.uint8)
     for number, value in enumerate(list(labels.values())[:255], start=1):
         out[mask == value] = number
@@ -200,7 +199,7 @@ def _numbered(mask: Array, labels: Mapping[str, int]) -> NDArray[np.uint8]:
 
 
 def _scale(scan: Array) -> tuple[float, float]:
-    """What 0 stands for and what one step of 8 bits is: exact for whole numbers of that range."""
+    """Return the value of 0 and the step of the 8 bits: exact for integers that span at most 255."""
     if np.issubdtype(scan.dtype, np.integer) and int(scan.max()) - int(scan.min()) <= 255:
         return float(scan.min()), 1.0
     low, high = intensity_window(scan, (0.1, 99.9))
@@ -208,7 +207,7 @@ def _scale(scan: Array) -> tuple[float, float]:
 
 
 def _averaged(scan: Array, spacing_mm: tuple[float, float, float], voxels: int) -> tuple[Array, list[int]]:
-    """Means of blocks of voxels, and a block's size: as many as needed, the finest axis first."""
+    """Return means of blocks of voxels, and the block size: as large as needed, the finest axis first."""
     block, limit = [1, 1, 1], max(voxels, 1)
     while np.prod([-(-n // b) for n, b in zip(scan.shape, block, strict=True)]) > limit:
         axis = min((n for n in range(3) if block[n] < scan.shape[n]), key=lambda n: block[n] * spacing_mm[n])
@@ -225,12 +224,12 @@ def _averaged(scan: Array, spacing_mm: tuple[float, float, float], voxels: int) 
 
 
 def _slices(order: PatientOrder, axis: int, start: int) -> list[int]:
-    """Number of the first slice in the file's order, the step to the next, and how many the file has."""
+    """Return the number of the first slice in the file's order, the step to the next, and the count."""
     first, second = (order.slice_number(axis, start + n) for n in range(2))
     return [first.number, second.number - first.number, first.count]
 
 
 def _packed(arrays: Sequence[NDArray[np.uint8]]) -> str:
-    """(x, y, z) arrays one after another, x running fastest."""
+    """Return (x, y, z) arrays one after another, x running fastest, as gzip in base64."""
     raw = b"".join(np.ascontiguousarray(array.T).tobytes() for array in arrays)
     return base64.b64encode(gzip.compress(raw, 6, mtime=0)).decode()

@@ -1,6 +1,6 @@
-"""The service: takes studies from folders and from the network, segments them, sends results back.
+"""The service: it receives studies from folders and PACS, segments them and sends results to PACS.
 
 settings   the table `serve` of c3s3-seg.toml
-queue      what is to be done, in SQLite; spool: the files
-service    the loop; sources, work, store and monitor are its parts
+queue      the state of each study, in SQLite; spool: the received files
+service    the main loop; its parts: sources, intake, work, monitor
 """

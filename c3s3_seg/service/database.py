@@ -1,10 +1,10 @@
 """The SQLite file of the service.
 
-    studies    what is to be done, and what was done; refused: files that had no room: `queue`
+    studies    the state of each study; refused: files that could not be stored: `queue`
     objects    results and where they are stored; results: lines that wait for the log: `deliveries`
-    polled, polls, watched    what sources remember: `source_memory`
+    polled, polls, watched    the memory of the sources: `source_memory`
 
-One process writes: whoever holds the lock of the folder.
+Only the process that holds the lock of the folder writes to the file.
 """
 
 from __future__ import annotations
@@ -41,19 +41,19 @@ SCHEMA = Schema("queue", TABLES, "studies", STUDIES, "Give another folder with s
 
 
 class ServiceDatabase(Database):
-    """The open file.
+    """The open SQLite file of the service.
 
     Parameters
     ----------
     path
-        Made if it is not there.
+        Path of the file; created if missing.
     clock
-        Seconds since 1970.
+        Called to get the seconds since 1970.
 
     Raises
     ------
     InputError
-        If it is damaged, no regular file, or another program's.
+        If the file is damaged, no regular file, or another program's.
     """
 
     def __init__(self, path: Path, clock: Clock) -> None:
@@ -62,5 +62,5 @@ class ServiceDatabase(Database):
         self.clock = clock
 
     def run(self, statement: str, *values: Any) -> int:
-        """Change something; gives the number of rows."""
+        """Execute a statement that changes rows; return their number."""
         return self.execute(statement, *values).rowcount

@@ -1,4 +1,4 @@
-"""Results on their way out: objects for each target, and lines for the log."""
+"""Delivery of results: objects for each target, and lines for the log."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ from c3s3_seg.service.database import ServiceDatabase
 
 @dataclass(frozen=True)
 class Deliveries:
-    """What is to be stored and logged, and what was.
+    """The result objects to be stored, those stored, and the lines to be logged.
 
     Parameters
     ----------
     database
-        Of the service.
+        Database of the service.
     """
 
     database: ServiceDatabase
 
     def expect(self, target: str, instances: Sequence[str], key: str, revision: int) -> list[str]:
-        """Note objects that are to be stored; gives those that are not stored yet."""
+        """Record objects that are to be stored; return those that are not stored yet."""
         with self.database.transaction():
             for instance in instances:
                 self.database.run(
@@ -33,20 +33,20 @@ class Deliveries:
             ]
 
     def stored(self, target: str, instance: str) -> None:
-        """The target has said that it has the object."""
+        """Record that the target has confirmed an object."""
         question = "UPDATE objects SET stored = ? WHERE target = ? AND instance = ?"
         self.database.run(question, self.database.clock(), target, instance)
 
     def is_ours(self, instance: str) -> bool:
-        """Whether an object is a result of ours, which a PACS may send on to us."""
+        """Return whether an object is a result of this service, which a PACS may send back."""
         question = "SELECT 1 FROM objects WHERE instance = ? LIMIT 1"
         return self.database.row(question, instance) is not None
 
     def unlogged(self) -> list[tuple[str, str]]:
-        """Lines that wait to be written to the log of results, each with its id."""
+        """Return the lines that wait for the log of results as (id, line), oldest first."""
         rows = self.database.rows("SELECT id, line FROM results ORDER BY rowid")
         return [(str(name), str(line)) for name, line in rows]
 
     def logged(self, name: str) -> None:
-        """A line is in the log."""
+        """Forget a line that is now in the log."""
         self.database.run("DELETE FROM results WHERE id = ?", name)

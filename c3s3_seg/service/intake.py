@@ -1,4 +1,4 @@
-"""What every source does with a file: into the spool, and its study into the queue."""
+"""Intake of files from every source: a file goes to the spool, its study to the queue."""
 
 from __future__ import annotations
 
@@ -17,22 +17,22 @@ from c3s3_seg.service.queue import StudyQueue
 from c3s3_seg.service.source_memory import SourceMemory
 from c3s3_seg.service.spool import Spool, key_of
 
-HELD_S = 600.0  # an open association holds its study up for so long after the last file
+HELD_S = 600.0  # an open association keeps its study incomplete this long after the last file
 
 
 @dataclass(eq=False)
 class Sending:
-    """Somebody who sends files one after the other; an association is one, too."""
+    """A sender of several files, such as a folder; an association serves as a sender, too."""
 
 
 @dataclass(frozen=True)
 class Intake:
-    """Takes files.
+    """The intake of files.
 
     Parameters
     ----------
     queue, deliveries, memory, spool, metrics
-        Of the service.
+        Parts of the service.
     """
 
     queue: StudyQueue
@@ -40,26 +40,26 @@ class Intake:
     memory: SourceMemory
     spool: Spool
     metrics: Metrics
-    # Who sends -> the study that the last file was of, and when: it is not complete as long as they go on.
+    # Sender -> (study of its last file, time): the study is not complete while its sender continues.
     _open: WeakKeyDictionary[Any, tuple[str, float]] = field(default_factory=WeakKeyDictionary)
     _turn: threading.Lock = field(default_factory=threading.Lock)
 
     def take(self, found: Identity, content: bytes, sender: Any = None) -> bool:
-        """Take a file; True once it is safe, False if there is no room for it.
+        """Take a file; return True once the file is on the disk, False if there is no room for it.
 
-        The same file once more changes nothing, and neither does a result of ours that a PACS sends on.
+        A file already in the spool, or a result of this service sent back by a PACS, is not stored again.
 
         Parameters
         ----------
         found, content
-            The file.
+            Identity and bytes of the file.
         sender
-            An association, or a `Sending`; None: who sends it sends nothing more.
+            An association, or a `Sending`; None: no further file of the sender is awaited.
 
         Raises
         ------
         InputError
-            If it cannot be written.
+            If the file cannot be written.
         """
         if self.deliveries.is_ours(found.instance):
             return True
@@ -72,26 +72,26 @@ class Intake:
             return True
         if not self.spool.has_room(found, len(content)):
             self.metrics.failed("no room")
-            self.queue.refuse(key, instance)  # a part of a study is not to be taken for all of it
+            self.queue.refuse(key, instance)  # a partial study must not pass for a complete one
             return False
-        self.queue.touch(key)  # before: a study that was done must not stay so beside a new file
+        self.queue.touch(key)  # before writing: a done study must not stay done beside a new file
         try:
             self.spool.put(found, content)
         except (C3S3Error, OSError):
-            self.queue.refuse(key, instance)  # its sender may give up
+            self.queue.refuse(key, instance)  # the sender may not try again
             raise
-        self.queue.accept(key, instance)  # after: writing may have taken longer than the quiet time
+        self.queue.accept(key, instance)  # again: writing may have taken longer than the quiet time
         self.metrics.received(len(content))
         return True
 
     def parted(self, sender: Any) -> None:
-        """Nothing more comes from them."""
+        """Forget a sender, which sends nothing more."""
         with self._turn:
             self._open.pop(sender, None)
 
     @contextmanager
     def sending(self, study: str | None = None) -> Iterator[Sending]:
-        """While the block runs, files of one study after the other come; of this one, where it is known."""
+        """Yield a sender, whose current study (first `study`, if given) is incomplete during the block."""
         sender = Sending()
         if study is not None:
             with self._turn:
@@ -103,14 +103,14 @@ class Intake:
 
     @property
     def being_sent(self) -> set[str]:
-        """Studies of which somebody may be about to send a further file."""
+        """The studies of which a sender may still send files."""
         now = self.queue.database.clock()
         with self._turn:
             return {key for sender, (key, when) in self._open.items() if _goes_on(sender, now - when)}
 
 
 def _goes_on(sender: Any, since_s: float) -> bool:
-    """Whether a further file may come: an association may be kept open, by C-ECHO, without one."""
+    """Return whether a sender may send more: C-ECHO may keep an association open without files."""
     if isinstance(sender, Sending):
         return True
     return abs(since_s) < HELD_S and bool(getattr(sender, "is_alive", lambda: True)())

@@ -1,4 +1,4 @@
-"""What is counted, in memory: the monitor shows it. No value of a DICOM header is ever a label."""
+"""Counters in memory, which the monitor shows. No label is ever a value of a DICOM header."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ class Metrics:
     Parameters
     ----------
     failures
-        Kind -> failed attempts and refused files.
+        Kind -> number of failed attempts and refused files.
     refused
-        Reason -> refused associations.
+        Reason -> number of refused associations.
     seconds, times
-        Stage -> seconds spent in it; how often.
+        Stage -> seconds spent in the stage; number of times.
     totals
-        Files, bytes, objects, studies.
+        Numbers of files, bytes, objects, studies and studies passed over.
     source_errors
-        Source -> what is wrong with it now; "" where nothing is.
+        Source -> its present error; "" if there is none.
     source_seen
-        Source -> when it last did what it should, seconds since 1970.
+        Source -> time of its last success, seconds since 1970.
     """
 
     failures: Counter[str] = field(default_factory=Counter)
@@ -37,34 +37,34 @@ class Metrics:
     _turn: threading.Lock = field(default_factory=threading.Lock)
 
     def failed(self, kind: str) -> None:
-        """An attempt failed, or a file was refused."""
+        """Count a failed attempt or a refused file."""
         with self._turn:
             self.failures[kind] += 1
 
     def refuse(self, reason: str) -> None:
-        """An association was refused."""
+        """Count a refused association."""
         with self._turn:
             self.refused[reason] += 1
 
     def received(self, size: int) -> None:
-        """A file was taken."""
+        """Count a file that was taken, and its bytes."""
         with self._turn:
             self.totals["files"] += 1
             self.totals["bytes"] += size
 
     def add(self, name: str) -> None:
-        """Count something of `totals`: studies, objects, passed_over."""
+        """Add one to a counter of `totals`: studies, objects, passed_over."""
         with self._turn:
             self.totals[name] += 1
 
     def spent(self, stage: str, seconds_s: float) -> None:
-        """A stage of a study took so long."""
+        """Add the time that a stage of a study took."""
         with self._turn:
             self.seconds[stage] = self.seconds.get(stage, 0.0) + seconds_s
             self.times[stage] += 1
 
     def source(self, name: str, when: float, error: str = "") -> None:
-        """A source was looked at, with or without an error."""
+        """Record that a source was inspected, with or without an error."""
         with self._turn:
             self.source_errors[name] = error
             if not error:

@@ -1,4 +1,4 @@
-"""`/healthz` and `/metrics`, over HTTP. Nothing can be changed through it, and no patient data is shown."""
+"""The HTTP endpoints `/healthz` and `/metrics`. They change nothing and show no patient data."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ from c3s3_seg.service.queue import StudyQueue
 from c3s3_seg.service.settings import MonitorSettings
 from c3s3_seg.service.spool import Spool
 
-REQUEST_S = 10.0  # for a whole request, however slowly it comes
-CONNECTIONS = 16  # at once; more are closed at once: the service needs its threads and files
+REQUEST_S = 10.0  # limit for a whole request, however slowly it arrives
+CONNECTIONS = 16  # simultaneous; further ones are closed: the service needs its threads and files
 Health = Callable[[], dict[str, str]]
 
 
 class Collector:
-    """What Prometheus reads: looked up when it asks."""
+    """The source of the metrics, which are looked up when Prometheus requests them."""
 
     def __init__(self, queue: StudyQueue, spool: Spool, metrics: Metrics) -> None:
         self._queue, self._spool, self._metrics = queue, spool, metrics
 
     def collect(self) -> Iterator[Any]:
-        """All families of metrics."""
+        """Yield all families of metrics."""
         yield from self._gauges()
         yield from self._counters()
 
@@ -74,21 +74,21 @@ class Collector:
 
 @contextmanager
 def monitoring(settings: MonitorSettings, collector: Collector, health: Health) -> Iterator[None]:
-    """Answer until the end of the block.
+    """Answer HTTP requests until the end of the block.
 
     Parameters
     ----------
     settings
-        Where; port 0: nowhere.
+        Address to listen on; port 0: no monitor.
     collector
-        Of the metrics.
+        Source of the metrics.
     health
-        Gives what is wrong now, by name; "" where nothing is.
+        Called to get name of a check -> its present fault; "" if there is none.
 
     Raises
     ------
     InputError
-        If the address is taken.
+        If the address is in use or cannot be used.
     MissingError
         If prometheus_client is not installed.
     """
@@ -105,7 +105,7 @@ def monitoring(settings: MonitorSettings, collector: Collector, health: Health) 
     def answer(path: str) -> tuple[int, str, bytes]:
         if path == "/metrics":
             return 200, prometheus_client.CONTENT_TYPE_LATEST, prometheus_client.generate_latest(registry)
-        if path == "/healthz/live":  # whoever answers is alive
+        if path == "/healthz/live":  # a process that answers is alive
             return 200, "application/json", b'{"live": true}\n'
         if path in ("/healthz", "/healthz/ready"):
             found = health()
@@ -130,7 +130,7 @@ def monitoring(settings: MonitorSettings, collector: Collector, health: Health) 
 
 
 class _Server(ThreadingHTTPServer):
-    """Serves so many at once, and is silent about those who go away."""
+    """A server of up to `CONNECTIONS` clients at once, silent about clients that disconnect."""
 
     daemon_threads = True
 
@@ -159,7 +159,7 @@ class _Server(ThreadingHTTPServer):
             self._seats.release()
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        del request, client_address  # whoever asked has gone: a traceback helps nobody
+        del request, client_address  # the client has disconnected: a traceback helps nobody
 
 
 def _cut(request: socket.socket) -> None:
@@ -174,7 +174,7 @@ def _handler(answer: Callable[[str], tuple[int, str, bytes]]) -> type[BaseHTTPRe
         def do_GET(self) -> None:
             try:
                 code, kind, body = answer(self.path.split("?")[0])
-            except Exception:  # the queue is broken, for one: whoever asks is to know
+            except Exception:  # for example a broken queue: the client must be told
                 code, kind, body = 500, "text/plain", b"the state of the service cannot be read\n"
             self.send_response(code)
             self.send_header("Content-Type", kind)

@@ -1,4 +1,4 @@
-"""The tables of the settings that say where studies come from and where results go."""
+"""The tables of the settings for the sources of studies and the targets of results."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ class WatchSettings:
     Parameters
     ----------
     folder
-        Its files are copied and stay as they are.
+        The folder; its files are copied and stay unchanged.
     every_s
-        How often it is looked at.
+        Seconds between two inspections.
     settle_s
-        An entry of it is taken once nothing in it has changed for so long.
+        Seconds without a change after which an entry of the folder is taken.
     """
 
     folder: Path
@@ -42,16 +42,16 @@ class ListenSettings:
     callers
         AE titles that may send.
     title, host, port
-        Our own title, and the address: loopback unless another is given.
+        AE title and address of the listener; default: loopback.
     hosts
-        Hosts that may connect; any if there are none.
+        Hosts that may connect; if empty, any host may.
     certificate, trust
-        PEM files: our certificate with its key; the authorities of the senders' certificates. With both
-        the listener speaks TLS only.
+        PEM files: the listener's certificate with its key; the authorities of the senders' certificates.
+        With both the listener speaks TLS only.
     associations
-        How many at once.
+        Largest number of simultaneous associations.
     timeout_s
-        How long a sender may be silent.
+        Seconds that a sender may be silent.
     """
 
     callers: tuple[str, ...]
@@ -65,7 +65,7 @@ class ListenSettings:
     timeout_s: Positive = 60.0
 
     def gate(self, object_bytes: int) -> Gate:
-        """Who may send what."""
+        """Return the rules for senders and for objects of up to `object_bytes`."""
         listener = AssociationListener(self.title, self.host, self.port, self.hosts)
         tls = Tls(self.trust, self.certificate) if self.certificate or self.trust else None
         return Gate(listener, self.callers, tls, self.associations, object_bytes, self.timeout_s)
@@ -79,14 +79,14 @@ class NodeSettings:
     Parameters
     ----------
     server
-        TITLE@host:port.
+        Address as TITLE@host:port.
     title
-        Our own title, as it knows us.
+        AE title of this program, as the server knows it.
     tls, trust, certificate
-        Whether to encrypt; PEM files: authorities of the server's certificate, our certificate with its key.
-        A file implies `tls`.
+        Whether to encrypt; PEM files: authorities of the server's certificate, own certificate with its key.
+        Either file implies `tls`.
     timeout_s
-        How long it may take to answer.
+        Seconds that the server may take to answer.
     """
 
     server: str
@@ -98,12 +98,12 @@ class NodeSettings:
 
     @property
     def node(self) -> Node:
-        """The server."""
+        """The parsed address of the server."""
         return Node.parse(self.server)
 
     @property
     def caller(self) -> Caller:
-        """How we introduce ourselves."""
+        """The calling side: AE title, timeout and TLS."""
         encrypted = self.tls or self.trust is not None or self.certificate is not None
         return Caller(self.title, self.timeout_s, Tls(self.trust, self.certificate) if encrypted else None)
 
@@ -111,18 +111,18 @@ class NodeSettings:
 @closed
 @dataclass(frozen=True)
 class PollSettings(NodeSettings):
-    """A PACS that is asked for new series (C-FIND), which are fetched (C-GET or C-MOVE).
+    """A PACS that is queried for new series (C-FIND), which are fetched (C-GET or C-MOVE).
 
     Parameters
     ----------
     modalities
-        Of the series.
+        Modalities of the series.
     days
-        How many days before the last poll StudyDate may lie.
+        Number of days that StudyDate may lie before the last poll.
     every_s
-        How often it is asked.
+        Seconds between two polls.
     move_title, move_listen
-        To fetch by C-MOVE: our title, as the server knows it, and `host:port` that it sends to.
+        For C-MOVE: own AE title, as the server knows it, and `host:port` to which the server sends.
     """
 
     modalities: tuple[Modality, ...] = ("MR", "CT")
@@ -133,7 +133,7 @@ class PollSettings(NodeSettings):
 
     @property
     def listener(self) -> AssociationListener | None:
-        """Where files of a C-MOVE are received."""
+        """The listener that receives files of a C-MOVE; None without `move_title`."""
         if self.move_title is None:
             return None
         return AssociationListener.parse(self.move_title, self.move_listen)

@@ -1,13 +1,13 @@
-"""The queue: what is to be done of each study, and what was done.
+"""The queue of studies, with the state of each:
 
-    received   files come, or came within the quiet time
+    received   files arrive, or arrived within the quiet time
     complete   to be segmented
-    working    a worker has it
-    done       segmented, or nothing in it that the model is for; its results are stored
-    failed     an attempt failed; it is repeated at `next_try`
-    dead       given up: the attempts are used up, or the same scan would fail again
+    working    being processed by a worker
+    done       segmented, or without a scan for the model; its results are stored
+    failed     an attempt failed; the next one is due at `next_try`
+    dead       given up: no attempts left, files missing, or the same scan would fail again
 
-A study is known by a hash of its UID.
+The key of a study is a hash of its UID.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from c3s3_seg.service.database import MOVE, ServiceDatabase
 
 QueueState = Literal["received", "complete", "working", "done", "failed", "dead"]
 STATES: tuple[QueueState, ...] = ("received", "complete", "working", "done", "failed", "dead")
-MOST_INTERRUPTED = 20  # times that the service itself died with a study in work
+MOST_INTERRUPTED = 20  # times that the service may die while it processes a study
 CLOCK_JUMP_S = 60.0
 COLUMNS = "key, state, revision, attempts, interrupted, next_try, changed, again, removed, done, kind, reason"
 
@@ -35,23 +35,23 @@ class QueuedStudy:
     Parameters
     ----------
     key
-        Hash of its UID.
+        Hash of the study's UID.
     state
-        See the module.
+        State, see the module.
     revision
-        Number of its results: 0 before the first.
+        Number of the last result; 0 before the first.
     attempts, interrupted
-        Failed attempts since it was complete; times that the service died meanwhile.
+        Failed attempts since the study was complete; times that the service died while processing it.
     next_try, changed
-        Seconds since 1970: when it is due; when its state changed last.
+        Seconds since 1970: when the study is due; when its state changed last.
     again
-        Whether a file came while it was in work.
+        Whether a file arrived while the study was being processed.
     removed
-        Whether its files were removed after it was done.
+        Whether its files were removed after the study was done or dead.
     done
-        Series of the last result, see `Contents`.
+        Series of the last result, see `work.record`; empty before the first.
     kind, reason
-        Of the last failure; no patient data.
+        Kind and reason of the last failure or passing over; no patient data.
     """
 
     key: str
@@ -70,18 +70,18 @@ class QueuedStudy:
 
 @dataclass(frozen=True)
 class Finished:
-    """How a study ended.
+    """The end of the processing of a study.
 
     Parameters
     ----------
     revision
-        Of the result.
+        Number of the result.
     done
-        Its series, for comparison with what comes later.
+        Series of the study, for comparison with later files.
     line
-        For the log of results; "" where there is none.
+        Line for the log of results; "" if there is none.
     kind, reason
-        Why nothing was segmented; "" where something was.
+        Why nothing was segmented; "" if something was, or if the old result stays.
     """
 
     revision: int
@@ -93,21 +93,21 @@ class Finished:
 
 @dataclass
 class StudyQueue:
-    """The studies.
+    """The studies in the database, and their changes of state.
 
     Parameters
     ----------
     database
-        Of the service.
+        Database of the service.
     """
 
     database: ServiceDatabase
-    _touched: dict[str, float] = field(default_factory=dict)  # study -> when its last file came
+    _touched: dict[str, float] = field(default_factory=dict)  # study -> time of its last file
 
-    # What comes in
+    # Incoming files
 
     def touch(self, key: str) -> None:
-        """A file of a study comes: said before the file is written, and once more after it."""
+        """Record that a file of a study arrives; called before the file is written, and again after."""
         now = self.database.clock()
         with self.database.guarded():
             fresh = key not in self._touched
@@ -126,27 +126,27 @@ class StudyQueue:
                 )
 
     def refuse(self, key: str, instance: str) -> None:
-        """A file of a study had no room, or could not be written: the study is not complete without it."""
+        """Record a file that had no room or could not be written: its study is incomplete without it."""
         self.touch(key)
         self.database.run("INSERT OR IGNORE INTO refused VALUES (?, ?)", key, instance)
 
     def accept(self, key: str, instance: str) -> None:
-        """A file of a study is in the spool: it may have been refused before."""
+        """Record that a file of a study is in the spool, even if it was refused before."""
         self.touch(key)
         if self.database.row("SELECT 1 FROM refused WHERE study = ? LIMIT 1", key) is not None:
             self.database.run("DELETE FROM refused WHERE study = ? AND instance = ?", key, instance)
 
     def still_comes(self, key: str, instance: str) -> None:
-        """A file that is there already came once more: as after a transfer that was broken off."""
+        """Record that a file in the spool arrived again, as after an interrupted transfer."""
         question = "SELECT 1 FROM refused WHERE study = ? AND instance = ?"
         with self.database.guarded():
             if self.database.row(question, key, instance) is not None:
-                self.accept(key, instance)  # a kill came between its writing and this note
+                self.accept(key, instance)  # the service was killed between writing and accepting it
             if key in self._touched:
                 self._touched[key] = self.database.clock()
 
     def close_quiet(self, quiet_s: float, being_sent: Collection[str] = ()) -> list[str]:
-        """Studies of which no file came for so long, and none is to come, are complete; gives their keys."""
+        """Close studies without a new file for `quiet_s` and without a sender; return their keys."""
         now = self.database.clock()
         found = []
         with self.database.guarded():
@@ -162,7 +162,7 @@ class StudyQueue:
         return found
 
     def follow_clock(self) -> None:
-        """Times of a clock that was set back since become those of now: nothing waits for it."""
+        """Replace times in the future by now, so that no study waits after the clock was set back."""
         now = self.database.clock()
         statement = "UPDATE studies SET changed = ?, next_try = min(next_try, ?) WHERE changed > ?"
         self.database.run(statement, now, now, now + CLOCK_JUMP_S)
@@ -176,10 +176,10 @@ class StudyQueue:
         reason = f"{quantity(missing, 'file')} of it {why}; it has to be sent again"
         self._move(key, "dead", kind="no room", reason=reason)
 
-    # What is worked on
+    # Processing
 
     def claim(self) -> QueuedStudy | None:
-        """The study that is due, in work from now on; None if there is none."""
+        """Return the study longest due, and mark it as working; None if no study is due."""
         now = self.database.clock()
         with self.database.guarded():
             row = self.database.row(
@@ -193,7 +193,7 @@ class StudyQueue:
             return self.get(row[0])
 
     def finish(self, key: str, finished: Finished) -> None:
-        """It is done, and its line waits to be logged: one transaction."""
+        """Mark a study as done (received if new files came) and queue its log line: one transaction."""
         with self.database.transaction():
             if finished.line:
                 name = f"{key}-{finished.revision}"
@@ -206,7 +206,7 @@ class StudyQueue:
             )  # fmt: skip
 
     def fail(self, key: str, kind: str, reason: str, wait_s: float | None) -> QueueState:
-        """An attempt failed; it is repeated after so long, or, with None, never."""
+        """Record a failed attempt, repeated after `wait_s` or, with None, never; return the new state."""
         with self.database.transaction():
             state: QueueState = "dead" if wait_s is None else "failed"
             if self._again(key):
@@ -217,14 +217,14 @@ class StudyQueue:
             return state
 
     def give_back(self, key: str) -> None:
-        """A study whose work was broken off by us: to be done again, and no attempt is counted."""
+        """Put back a study whose processing the service broke off; no attempt is counted."""
         with self.database.guarded():
             self._move(
                 key, "received" if self._again(key) else "complete", again=0, next_try=self.database.clock()
             )
 
     def recover(self) -> int:
-        """At the start: what was in work when the service died is done again; gives how many studies."""
+        """Requeue or give up, at the start, studies in work when the service died; return their number."""
         with self.database.transaction():
             rows = self.database.rows("SELECT key, interrupted FROM studies WHERE state = 'working'")
             for key, interrupted in rows:
@@ -234,41 +234,41 @@ class StudyQueue:
                     continue
                 state: QueueState = "received" if self._again(key) else "complete"
                 self._move(key, state, interrupted=interrupted + 1, again=0, next_try=self.database.clock())
-            now = self.database.clock()  # when the last file of these came is not known
+            now = self.database.clock()  # the time of the last file of these is not known
             self.database.run("UPDATE studies SET changed = ? WHERE state = 'received'", now)
             for (key,) in self.database.rows("SELECT key FROM studies WHERE state = 'received'"):
                 self._touched[key] = now
         return len(rows)
 
     def revive(self) -> int:
-        """Try all dead studies again whose files are there."""
+        """Requeue all dead studies of which no file is missing; return their number."""
         return self.database.run(
             "UPDATE studies SET state = 'complete', attempts = 0, interrupted = 0, next_try = ? WHERE"
             " state = 'dead' AND removed = 0 AND key NOT IN (SELECT study FROM refused)",
             self.database.clock(),
         )
 
-    # What is known
+    # Queries
 
     def get(self, key: str) -> QueuedStudy | None:
-        """One study."""
+        """Return a study by its key; None if it is unknown."""
         row = self.database.row(f"SELECT {COLUMNS} FROM studies WHERE key = ?", key)
         return None if row is None else _study(row)
 
     def counts(self) -> dict[str, int]:
-        """How many studies are in each state."""
+        """Return the number of studies in each state."""
         rows = self.database.rows("SELECT state, count(*) FROM studies GROUP BY state")
         counts: dict[str, int] = dict.fromkeys(STATES, 0)
         return counts | dict(rows)
 
     def ended_before(self, state: QueueState, when: float, *, removed: bool) -> list[QueuedStudy]:
-        """Studies that are done, or dead, since before then, and whose files were removed or not."""
+        """Return studies done, or dead, since before `when`, whose files were, or were not, removed."""
         question = f"SELECT {COLUMNS} FROM studies WHERE state = ? AND removed = ? AND changed < ?"
         return [_study(row) for row in self.database.rows(question, state, int(removed), when)]
 
     @contextmanager
     def removing(self, key: str) -> Iterator[bool]:
-        """While the files of a study that has ended are removed; False if it has not any more."""
+        """Hold the queue while a study's files are removed; yield False if it is not done or dead."""
         with self.database.guarded():
             row = self.get(key)
             good = row is not None and row.state in ("done", "dead")
@@ -276,7 +276,7 @@ class StudyQueue:
                 self.database.run("UPDATE studies SET removed = 1 WHERE key = ?", key)
             yield good
 
-    # Within
+    # Internals
 
     def _again(self, key: str) -> bool:
         row = self.database.row("SELECT again FROM studies WHERE key = ?", key)

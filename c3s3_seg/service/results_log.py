@@ -1,4 +1,4 @@
-"""The log of results: a file of JSON lines, each written once, whatever happens in between."""
+"""The log of results: a file of JSON lines, each written exactly once, even after a kill or an error."""
 
 from __future__ import annotations
 
@@ -12,27 +12,27 @@ from c3s3_seg.errors import InputError
 from c3s3_seg.service.deliveries import Deliveries
 from c3s3_seg.system.log_file import check_log
 
-FIRST = b'{"id": '  # by which a log of ours is known
-TAIL_BYTES = 4 << 20  # in it the lines are looked for that a killed service may have written already
+FIRST = b'{"id": '  # identifies a log of this package
+TAIL_BYTES = 4 << 20  # end of the log, searched for lines that a killed service wrote already
 
 
 def write_lines(path: Path, deliveries: Deliveries, *, first: bool = False) -> int:
-    """Append the lines that wait in the queue; gives how many. The file is opened anew each time.
+    """Append the lines that wait in the queue; return their number. The log is opened for each line.
 
     Parameters
     ----------
     path
-        The log; a rotated one is made anew.
+        Path of the log; created again after a rotation.
     deliveries
-        Where the lines wait.
+        Deliveries that hold the waiting lines.
     first
-        Whether the service has just started, or failed here before: the last line may be half written, or be
-        there already.
+        Whether the service has just started, or the last call failed: the last line may be half written, or
+        be in the log already.
 
     Raises
     ------
     InputError
-        If it cannot be written, or is a file of another program; the lines stay in the queue.
+        If the log cannot be written, or is another program's; the lines stay in the queue.
     """
     waiting = deliveries.unlogged()
     if not waiting and not first:
@@ -51,7 +51,7 @@ def write_lines(path: Path, deliveries: Deliveries, *, first: bool = False) -> i
 
 @contextmanager
 def _opened(path: Path, flags: int = 0) -> Iterator[int]:
-    """A log of ours, or an empty file: nothing is appended to another one, nor cut off it."""
+    """Open a log of this package, or an empty file; any other file is refused and stays unchanged."""
     flags |= os.O_RDWR | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
     handle = os.open(path, flags, 0o640)
     try:
@@ -68,13 +68,13 @@ def _append(path: Path, line: str) -> None:
             if os.write(handle, content) < len(content):
                 raise OSError("the disk is full")
         except OSError:
-            os.ftruncate(handle, before)  # the next line is not to be added to half of this one
+            os.ftruncate(handle, before)  # else the next line would continue half of this one
             raise
         os.fsync(handle)
 
 
 def _repair(path: Path) -> set[str]:
-    """Cut off half a line at the end; gives the ids of the last lines."""
+    """Cut off an incomplete line at the end; return the ids of the last lines."""
     if not os.path.lexists(path):
         return set()
     with _opened(path) as handle:

@@ -1,6 +1,6 @@
-"""One study through `batch.predict_cases`: which series of it, what is written, what became of it.
+"""Segmentation of one study by `batch.predict_cases`: choice of its series, output and outcome.
 
-This is the only place that knows how a study is read and which of its series are segmented.
+Only this module knows how a study is read and which of its series are segmented.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from c3s3_seg.system.ownership import FILES
 from c3s3_seg.system.reading import read_json
 from c3s3_seg.version import __version__
 
-# Error -> kind. A study in which there is nothing for the model is no failure: it is passed over.
+# Error -> kind. A study without a series for the model is no failure: it is passed over.
 KINDS = {
     "DomainError": "passed over",
     "NoScanError": "passed over",
@@ -41,9 +41,9 @@ class SegmentTask:
     Parameters
     ----------
     folder
-        Its files.
+        Folder of the study's files.
     out
-        Where its results go.
+        Folder for the results.
     """
 
     folder: Path
@@ -52,14 +52,14 @@ class SegmentTask:
 
 @dataclass(frozen=True)
 class Problem:
-    """Why a series, or a study, was not segmented.
+    """The reason why a series, or a study, was not segmented or stored.
 
     Parameters
     ----------
     kind
-        `passed over`, `scan`, `storage`, `memory`, `defect` or `worker`.
+        `passed over`, `scan`, `storage`, `store`, `memory`, `defect` or `worker`.
     reason
-        A sentence without patient data.
+        Sentence without patient data.
     """
 
     kind: str
@@ -67,7 +67,7 @@ class Problem:
 
     @property
     def is_final(self) -> bool:
-        """Whether it would come again with the same files."""
+        """Whether the problem would recur with the same files."""
         return self.kind in ("passed over", "scan")
 
 
@@ -78,21 +78,21 @@ class SegmentedSeries:
     Parameters
     ----------
     series
-        UID.
+        Series UID.
     verdict, warnings
-        Of the domain check.
+        Verdict of the domain check; its refusals and warnings.
     nothing_found
         Whether the mask is empty.
     volumes_ml
-        Label -> volume.
+        Label -> volume in ml.
     uncertainty
-        As the JSON of a case has it; None where the networks were not compared.
+        Uncertainty as in the JSON of a case; None if the networks were not compared.
     model, weights, version
-        What segmented it.
+        Bundle, first 16 digits of the SHA-256 of its weights, and version of this package.
     seconds_s
-        In all.
+        Total time.
     files
-        DICOM objects in the output folder.
+        Names of the DICOM objects in the output folder.
     """
 
     series: str
@@ -110,14 +110,14 @@ class SegmentedSeries:
 
 @dataclass(frozen=True)
 class SegmentedStudy:
-    """What became of a study."""
+    """The segmented series of a study, and the problems with others."""
 
     series: tuple[SegmentedSeries, ...] = ()
     problems: tuple[Problem, ...] = field(default_factory=tuple)
 
 
 def model_of(settings: ServeSettings) -> Model:
-    """How to open the model.
+    """Return how to open the model: bundle, backend and settings.
 
     Raises
     ------
@@ -134,7 +134,7 @@ def model_of(settings: ServeSettings) -> Model:
 
 
 def job_of(settings: ServeSettings, out: Path) -> Job:
-    """What to write of a study, and which of its series to take."""
+    """Return what to write for a study, and which of its series to take."""
     task = ModelBundle.find(settings.model).task
     rule = task.series if settings.allow_out_of_domain else task.series_rule
     return Job(
@@ -147,7 +147,7 @@ def job_of(settings: ServeSettings, out: Path) -> Job:
 
 
 def segment(task: SegmentTask, predictor: Predictor, job: Job) -> SegmentedStudy:
-    """Segment a study, or go on where an earlier attempt ended."""
+    """Segment a study, or resume an earlier attempt."""
     refusals: list[Refusal] = []
 
     def note(progress: BatchProgress) -> None:
@@ -164,17 +164,17 @@ def segment(task: SegmentTask, predictor: Predictor, job: Job) -> SegmentedStudy
     return SegmentedStudy(done, tuple(map(_refused, refusals)))
 
 
-_PLAN = BatchPlan(retry_failed=True)  # the queue decides what is tried again
+_PLAN = BatchPlan(retry_failed=True)  # the queue decides which studies are retried
 
 
 def problem_of(error: C3S3Error) -> Problem:
-    """What an error means for the study."""
+    """Return an error as a problem of the study."""
     kind = KINDS.get(type(error).__name__, "scan")
     return Problem(kind, without_table(public(error.what)))
 
 
 def _of_the_run(error: C3S3Error, out: Path) -> Problem:
-    """What ended all of it: about the study, or about the place of its results, which may be good later."""
+    """Return the error that ended the run as a problem: of the scan, or of the output folder (not final)."""
     problem, place = problem_of(error), Path(error.where) if error.where is not None else None
     is_place = place is not None and (place == out or place in out.parents or out in place.parents)
     return replace(problem, kind="storage") if is_place and problem.kind == "scan" else problem
@@ -186,7 +186,7 @@ def _refused(refusal: Refusal) -> Problem:
 
 
 def without_table(text: str) -> str:
-    """A sentence without the list of a study's series: their descriptions are for a terminal."""
+    """Return up to 500 characters of a message, without the list of series, which is for a terminal."""
     return text.split(" The series are ")[0][:500]
 
 

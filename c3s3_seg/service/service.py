@@ -1,4 +1,4 @@
-"""The service: sources, the queue and workers, from the start to the last study."""
+"""The main loop of the service: sources, queue and workers, from the start to the last study."""
 
 from __future__ import annotations
 
@@ -33,22 +33,22 @@ from c3s3_seg.system.memory import parse_memory
 LOGGER = logging.getLogger(__name__)
 TICK_S = 0.5
 CLEAN_S = 60.0
-LATE_S = 300.0  # a source may fail for so long before the service is said not to be ready
+LATE_S = 300.0  # a source may fail this long before the service reports that it is not ready
 DAY_S = 86_400.0
 
 
 @dataclass
 class Service:
-    """Everything that runs, on one `state` folder that is held.
+    """The running service, on one locked `state` folder.
 
     Parameters
     ----------
     settings
-        The table `serve`.
+        Settings of the table `serve`.
     clock
-        Seconds since 1970.
+        Called to get the seconds since 1970.
     step
-        Told the name of each step of a study before it is begun.
+        Called with the name of each step of a study before the step begins.
     """
 
     settings: ServeSettings
@@ -57,10 +57,10 @@ class Service:
     stopping: threading.Event = field(default_factory=threading.Event)
     break_off: threading.Event = field(default_factory=threading.Event)
     metrics: Metrics = field(default_factory=Metrics)
-    phase: str = ""  # why it does not take studies: it begins, or it ends
+    phase: str = ""  # why the service takes no studies: it starts or ends
 
     def __post_init__(self) -> None:
-        """Open queue and spool, and take up what a killed service left."""
+        """Open queue and spool, and recover the studies that a killed service left."""
         limits, state = self.settings.limits, self.settings.state
         self.database = ServiceDatabase(state / "queue.sqlite", self.clock)
         self.queue, self.deliveries = StudyQueue(self.database), Deliveries(self.database)
@@ -82,9 +82,9 @@ class Service:
         self._stranded: list[str] = []
 
     def _take_up_spool(self) -> int:
-        """Studies of which the queue knows nothing, as it was moved away; gives how many.
+        """Queue studies of the spool that the queue lacks, as after it was moved away; return how many.
 
-        Files that a kill has left while they were removed go: nobody would remove them any more.
+        Also remove the rest of a study whose removal was interrupted: nothing else would remove it.
         """
         unknown = 0
         for key in self.spool.studies():
@@ -97,13 +97,13 @@ class Service:
         return unknown
 
     def _write_lines(self) -> None:
-        """After a failure the log may hold a line that still waits in the queue, or half of one."""
+        """Write waiting lines; after a failure, first check the log for lines already or half written."""
         is_known, self._is_log_known = self._is_log_known, False
         write_lines(self.settings.log, self.deliveries, first=not is_known)
         self._is_log_known = True
 
     def sources(self) -> list[FolderSource | PacsSource]:
-        """What is looked at again and again."""
+        """Return the sources that are inspected at intervals: folders and polled PACS."""
         settings, size = self.settings, parse_memory(self.settings.limits.object)
         folders = [FolderSource(watch, size, self.intake, self.clock) for watch in settings.watch]
         fetched = settings.state / "fetched"
@@ -114,19 +114,19 @@ class Service:
         return [*folders, *polls]
 
     def tick(self) -> None:
-        """Close studies that were quiet, write lines that wait, remove what is old."""
+        """Put back stranded studies, close quiet ones, write waiting lines, remove old files."""
         while self._stranded:
             self.queue.give_back(self._stranded[-1])
             self._stranded.pop()
         self.queue.follow_clock()
         self.queue.close_quiet(self.settings.quiet_s, self.intake.being_sent)
         self._write_lines()
-        if abs(self.clock() - self._cleaned) >= CLEAN_S:  # it may be set back, too
+        if abs(self.clock() - self._cleaned) >= CLEAN_S:  # the clock may be set back
             self._cleaned = self.clock()
             self.clean()
 
     def clean(self) -> None:
-        """Remove the files of studies that were finished long ago, and their results where asked for."""
+        """Remove the files of studies that ended long ago, and their results if so configured."""
         limits, keep_days = self.settings.limits, self.settings.output.keep_days
         ages: dict[QueueState, float] = {"done": limits.keep_spool_s, "dead": limits.keep_dead_days * DAY_S}
         for state, age_s in ages.items():
@@ -145,13 +145,13 @@ class Service:
                 shutil.rmtree(folder, ignore_errors=True)
 
     def work(self, segmenter: Segmenter) -> Work:
-        """What does a study."""
+        """Return the `Work` that processes studies with a segmenter."""
         return Work(
             self.settings, self.queue, self.deliveries, self.spool, self.metrics, segmenter, self.step
         )
 
     def work_one(self, work: Work) -> bool:
-        """Do the study that is due; False if there is none."""
+        """Process the study that is due; return False if there is none."""
         study = self.queue.claim()
         if study is None:
             return False
@@ -159,13 +159,13 @@ class Service:
             work.do(study)
         except BrokenOffError:
             self.queue.give_back(study.key)
-        except C3S3Error:  # not even the failure could be noted: the disk is full, for one
+        except C3S3Error:  # the failure could not be recorded, for example on a full disk
             self._stranded.append(study.key)
             raise
         return True
 
     def health(self) -> dict[str, str]:
-        """What is wrong, by name; "" where nothing is."""
+        """Return name of a check -> its present fault, "" if there is none."""
         found = {"queue": "", "disk": "", "intake": self.phase}
         try:
             self.queue.counts()
@@ -184,12 +184,12 @@ class Service:
         return found
 
     def run(self) -> None:
-        """Serve until `stopping` is set; then finish the study in work, and leave the rest in the queue.
+        """Serve until `stopping` is set; then finish the studies in work, and leave the rest in the queue.
 
         Raises
         ------
         C3S3Error
-            If an address is taken, or something that is needed is not installed.
+            If an address cannot be used, or a required package is not installed.
         """
         self.phase = "the service begins"
         workers = [self._worker() for _ in range(self.settings.workers)]
@@ -228,14 +228,14 @@ class Service:
         return thread
 
     def _drain(self, threads: list[threading.Thread]) -> None:
-        """Wait for the studies in work; what takes too long is broken off and stays in the queue."""
+        """Wait for the studies in work; break off those that take too long, which stay in the queue."""
         self.stopping.set()
         end = time.monotonic() + self.settings.limits.drain_s
         for thread in threads:
             thread.join(max(0.0, end - time.monotonic()))
         self.break_off.set()
         for thread in threads:
-            thread.join(10.0)  # a store may hang: its study is taken up at the next start
+            thread.join(10.0)  # storing may hang: the next start recovers the study
 
     def _guarded_tick(self) -> None:
         with self._guarded("service"):
@@ -260,7 +260,7 @@ class Service:
 
     @contextmanager
     def _guarded(self, name: str, wait_s: float = 0.0) -> Iterator[None]:
-        """Say whatever goes wrong in the block, and go on: a thread dies in silence."""
+        """Report any error in the block and continue: a thread would end in silence."""
         try:
             yield
         except C3S3Error as error:
@@ -273,10 +273,10 @@ class Service:
         self.stopping.wait(wait_s)
 
     def _complain(self, name: str, error: C3S3Error) -> None:
-        if self.stopping.is_set():  # the queue is being closed under it
+        if self.stopping.is_set():  # the queue is being closed meanwhile
             return
         text = public(error.what)
-        if self.metrics.source_errors.get(name) != text:  # once, and not at every look
+        if self.metrics.source_errors.get(name) != text:  # once, not at every inspection
             LOGGER.warning("%s: %s", name, text)
         self.metrics.source(name, self.clock(), text)
 
@@ -285,19 +285,19 @@ class Service:
 def opened(
     settings: ServeSettings, clock: Clock = time.time, step: Callable[[str], None] = silent_step
 ) -> Iterator[Service]:
-    """A service whose `state` folder is held until the end of the block.
+    """Yield a service whose `state` folder is locked until the end of the block.
 
     Raises
     ------
     C3S3Error
-        If the folder cannot be used, another service holds it, or the model is not there.
+        If a folder cannot be used, another service holds the lock, or the model is missing.
     """
     for folder in (settings.state, settings.results):
         check_folder(folder)
     model_of(settings)
     if not settings.state.exists():
         make_folder(settings.state)
-        settings.state.chmod(0o700)  # scans of patients come into it
+        settings.state.chmod(0o700)  # the folder will hold scans of patients
     with hold(settings.state):
         service = Service(settings, clock, step)
         try:

@@ -1,4 +1,4 @@
-"""The table `serve` of a TOML file, checked."""
+"""Settings of the service: the table `serve` of a TOML file, checked."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from c3s3_seg.system.schema import Rule, closed, parse
 @closed
 @dataclass(frozen=True)
 class OutputSettings:
-    """What is written for a study.
+    """The output for a study.
 
     Parameters
     ----------
@@ -27,13 +27,13 @@ class OutputSettings:
     uncertainty
         Whether to compare the networks of the model.
     log
-        File of JSON lines, one for each study that is finished; default: `results.jsonl` in `state`.
+        File of JSON lines, one for each finished study; default: `results.jsonl` in `state`.
     uids
-        How the log names study and series: `hash` (SHA-256 of the UID, shortened) or `plain`.
+        Names of study and series in the log: `hash` (SHA-256 of the UID, shortened) or `plain`.
     folder
-        Where results are written; default: `results` in `state`.
+        Folder for results; default: `results` in `state`.
     keep_days
-        How long the results of a study are kept there after they are stored; none: for ever.
+        Days that the results of a study are kept in the folder after it is done; None: for ever.
     """
 
     capture: bool = False
@@ -47,24 +47,24 @@ class OutputSettings:
 @closed
 @dataclass(frozen=True)
 class LimitSettings:
-    """What the service may take.
+    """The limits of the service.
 
     Parameters
     ----------
     free
-        Space on the disk below which nothing is received.
+        Free disk space below which nothing is received.
     spool
         Size of all received files.
     object, study, files
         Size of one object, size and number of files of a study.
     memory
-        Of a worker: the tiles of the network are the largest that fit.
+        Memory of a worker: the tiles of the network are the largest that fit.
     study_s
-        What a study may take in a worker.
+        Seconds that a study may take in a worker, and that fetching a series may take.
     keep_spool_s, keep_dead_days
-        How long the files of a finished study are kept; of one that was given up.
+        Seconds that the files of a finished study are kept; days for a study that was given up.
     drain_s
-        What the study in work gets after SIGTERM.
+        Seconds that the studies in work get after SIGTERM.
     """
 
     free: Size = "2GB"
@@ -82,14 +82,14 @@ class LimitSettings:
 @closed
 @dataclass(frozen=True)
 class RetrySettings:
-    """When a failed attempt is repeated.
+    """The schedule for repeating failed attempts.
 
     Parameters
     ----------
     attempts
-        After so many a study is dead.
+        Number of failed attempts after which a study is dead.
     first_s, longest_s
-        The first wait; each further one is twice as long, up to the longest.
+        First wait in seconds; each further wait is twice as long, up to the longest.
     """
 
     attempts: Count = 8
@@ -97,19 +97,19 @@ class RetrySettings:
     longest_s: Positive = 3600.0
 
     def wait_s(self, attempts: int) -> float:
-        """The wait after so many attempts."""
+        """Return the wait after this number of failed attempts."""
         return min(self.longest_s, self.first_s * 2.0 ** min(attempts - 1, 60))
 
 
 @closed
 @dataclass(frozen=True)
 class MonitorSettings:
-    """Where `/healthz` and `/metrics` answer: loopback unless another host is given.
+    """The address of `/healthz` and `/metrics`: loopback unless another host is given.
 
     Parameters
     ----------
     host, port
-        The address; port 0: nowhere.
+        Address; port 0: no monitor.
     """
 
     host: str = "127.0.0.1"
@@ -119,7 +119,7 @@ class MonitorSettings:
 @closed
 @dataclass(frozen=True)
 class ServeSettings:
-    """All of the service.
+    """All settings of the service.
 
     Parameters
     ----------
@@ -128,17 +128,17 @@ class ServeSettings:
     model
         Name of a shipped model, or the folder of a bundle.
     quiet_s
-        A study is complete once no file of it came for so long.
+        Seconds without a new file after which a study is complete.
     workers, threads
-        Worker processes; threads of each.
+        Number of worker processes; threads of each.
     allow_out_of_domain
         Whether to segment scans that the domain check refuses.
     watch, listen, poll
-        Where studies come from: one at least.
+        Sources of studies: at least one.
     store
-        Where results are stored to.
+        PACS that results are stored to.
     output, limits, retry, monitor
-        See there.
+        Subtables, see their classes.
     """
 
     state: Path
@@ -158,12 +158,12 @@ class ServeSettings:
 
     @property
     def results(self) -> Path:
-        """The folder of results: `<study>/<revision>`."""
+        """The folder of results, with subfolders `<study>/<revision>`."""
         return self.output.folder or self.state / "results"
 
     @property
     def log(self) -> Path:
-        """The file of results."""
+        """The path of the log of results."""
         return self.output.log or self.state / "results.jsonl"
 
 
@@ -173,21 +173,21 @@ class _ServeFile:
 
 
 def read_settings(file: FoundConfig) -> ServeSettings:
-    """The table `serve` of a configuration file; relative paths in it are relative to its folder.
+    """Read the table `serve` of a configuration file; relative paths count from the file's folder.
 
     Raises
     ------
     ConfigError
-        If it has no such table, or a key or a value in it is not allowed.
+        If the file has no such table, or a key or a value in it is not allowed.
     InputError
-        If it cannot be read.
+        If the file cannot be read.
     """
     data, path = read(file), file.path
     if "serve" not in data:
         raise ConfigError("there is no table [serve]", where=path, todo="See docs/service.md")
     settings = parse(_ServeFile, {"serve": data["serve"]}, path).serve
     _check(settings, path)
-    # Of a link its own folder counts, as for all keys: that of the target is another one after each update
+    # For a link its own folder counts, as for all keys: the folder of its target changes with each update
     # of a Kubernetes ConfigMap.
     home = Path(os.path.abspath(path)).parent
     there: ServeSettings = _placed(settings, home)
@@ -195,7 +195,7 @@ def read_settings(file: FoundConfig) -> ServeSettings:
 
 
 def _check(settings: ServeSettings, path: Path) -> None:
-    """What no type says: titles and addresses, pairs of keys, a source at least."""
+    """Check what no type covers: titles and addresses, pairs of keys, at least one source."""
     if not (settings.watch or settings.listen or settings.poll):
         what = "serve: no source of studies; wanted serve.watch, serve.listen or serve.poll"
         raise ConfigError(what, where=path)
@@ -213,7 +213,7 @@ def _check(settings: ServeSettings, path: Path) -> None:
         raise ConfigError(what, where=path, todo="Give both, or none")
     try:
         for node in (*settings.store, *settings.poll):
-            node.node, node.caller  # noqa: B018 - they are checked when they are made
+            node.node, node.caller  # noqa: B018 - both are checked when they are created
         for poll in settings.poll:
             poll.listener  # noqa: B018
         if listen is not None:
@@ -223,7 +223,7 @@ def _check(settings: ServeSettings, path: Path) -> None:
 
 
 def _placed(value: Any, home: Path) -> Any:
-    """A settings object in which relative paths are made absolute."""
+    """Return a settings object with relative paths made absolute."""
     if isinstance(value, Path):
         return home / value
     if isinstance(value, tuple):

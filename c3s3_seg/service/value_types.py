@@ -1,4 +1,4 @@
-"""Types of the values in the table `serve`, with what is allowed."""
+"""Types of the values in the table `serve`, with their allowed ranges."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One study: claimed, segmented, stored, finished. Each step can be the last before a kill."""
+"""Processing of a claimed study: segment, store, finish. Each step may be the last before a kill."""
 
 from __future__ import annotations
 
@@ -30,22 +30,22 @@ LOGGER = logging.getLogger(__name__)
 
 
 def silent_step(step: str) -> None:
-    """For a caller that does not follow the steps of a study."""
+    """Ignore a step: the default for callers that do not follow the steps of a study."""
     del step
 
 
 @dataclass(frozen=True)
 class Work:
-    """Does studies.
+    """The processing of studies.
 
     Parameters
     ----------
     settings, queue, deliveries, spool, metrics
-        Of the service.
+        Parts of the service.
     segmenter
-        Segments one study, in a worker process.
+        Called to segment one study, in a worker process.
     step
-        Told the name of each step before it is begun.
+        Called with the name of each step before the step begins.
     """
 
     settings: ServeSettings
@@ -57,7 +57,7 @@ class Work:
     step: Callable[[str], None] = silent_step
 
     def do(self, study: QueuedStudy) -> None:
-        """Do a study that was claimed; what fails is noted and tried again later."""
+        """Process a claimed study; record a failure, after which the queue retries or gives up."""
         try:
             self._do(study)
         except BrokenOffError:
@@ -66,7 +66,7 @@ class Work:
             self._fail(study, Problem("storage", public(error.what)))
         except OSError as error:
             self._fail(study, Problem("storage", error.strerror or type(error).__name__))
-        except Exception as error:  # whatever it is, the others are to be done
+        except Exception as error:  # any error: the other studies must continue
             self._fail(study, Problem("defect", f"a defect of this program ({type(error).__name__})"))
         finally:
             self.spool.drop_snapshot(study.key)
@@ -98,7 +98,7 @@ class Work:
         done = record(study.done, found, contents)
         revision = study.revision + 1
         if done["chosen"] and done["chosen"] == study.done.get("chosen"):
-            # Other series came, and the segmented ones are as they were: so are the results.
+            # Other series arrived, but the segmented ones are unchanged, and so are the results.
             shutil.rmtree(out, ignore_errors=True)
             self._finish(study, Finished(study.revision, done))
             return
@@ -115,10 +115,10 @@ class Work:
         self._finish(study, Finished(revision, done, line, kind, reason))
 
     def _store(self, study: QueuedStudy, found: SegmentedStudy, out: Path, target: NodeSettings) -> str:
-        """Store what the target does not have yet; gives why it failed, "" if it did not.
+        """Store the objects that the target does not have yet; return why that failed, "" if it did not.
 
-        The UID of an object follows from the slices, the model and the mask, and its file stays as it is:
-        an object that is sent once more, because the answer was lost, is the same instance.
+        The UID of an object is derived from the slices, the model and the mask, and its file stays as it is:
+        an object that is sent again, because the answer was lost, is the same instance.
         """
         files = [out / name for series in found.series for name in series.files]
         try:
@@ -196,9 +196,9 @@ class Work:
 
 
 def record(before: dict[str, Any], found: SegmentedStudy, contents: Contents) -> dict[str, Any]:
-    """What is remembered of a study that is done: all its series, and those that were segmented.
+    """Return the record of a study that is done: all its series, and those that were segmented.
 
-    Series of an earlier revision that are not there any more stay known: they may be sent again.
+    Series of an earlier revision that are no longer in the spool are kept: they may be sent again.
     """
     here = {key: [series.digest, series.count] for key, series in contents.items()}
     chosen = {key: value for key, value in before.get("chosen", {}).items() if key not in here}
@@ -207,7 +207,7 @@ def record(before: dict[str, Any], found: SegmentedStudy, contents: Contents) ->
 
 
 def is_unchanged(done: dict[str, Any], contents: Contents) -> bool:
-    """Whether what a study has now asks for no new result: every series that may be a scan is known."""
+    """Return whether a study needs no new result: each series that may be a scan is known and unchanged."""
     if not done:
         return False
     known = done.get("series", {})
@@ -217,7 +217,7 @@ def is_unchanged(done: dict[str, Any], contents: Contents) -> bool:
 
 
 def _missing(study: QueuedStudy, contents: Contents) -> str:
-    """Of a study whose files were removed only some came again: a part of a series is no scan."""
+    """Return why a segmented series is incomplete (files removed, only some came again), "" if none is."""
     for key, (_, count) in study.done.get("chosen", {}).items():
         if key in contents and contents[key].count < count:
             return (

@@ -1,9 +1,9 @@
-"""A worker process: opens the model once, takes studies as JSON lines on stdin, answers on stdout.
+"""A worker process: it opens the model once, takes studies as JSON lines on stdin, answers on stdout.
 
     python -m c3s3_seg.service.worker
 
-It is a process of its own so that a lack of memory, or a fault in a library, ends an attempt and not the
-service. Where the system has to choose whom to end, it is to choose this one.
+The worker is a separate process so that a lack of memory, or a crash in a library, ends an attempt and not
+the service. If the system must kill a process for lack of memory, it should choose the worker.
 """
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ FIRST_TO_END = b"600"  # oom_score_adj, up to 1000
 
 
 def main() -> None:
-    """Serve until stdin ends."""
-    for number in (signal.SIGINT, signal.SIGTERM):  # they reach the whole group: the service decides
+    """Segment studies until stdin ends."""
+    for number in (signal.SIGINT, signal.SIGTERM):  # sent to the whole group: the service decides
         signal.signal(number, signal.SIG_IGN)
     follow_parent()
-    with suppress(OSError):  # elsewhere than on Linux
+    with suppress(OSError):  # not on Linux
         Path("/proc/self/oom_score_adj").write_bytes(FIRST_TO_END)
     quiet_libraries()
     leave_out_unused()
@@ -50,7 +50,7 @@ def main() -> None:
         task = parse(SegmentTask, json.loads(line), WHERE)
         try:
             study = segment(task, predictor, replace(job, origin=origin))
-        except Exception as error:  # a defect, or no memory: an attempt that failed
+        except Exception as error:  # a defect, or lack of memory: a failed attempt
             study = SegmentedStudy(problems=(problem_of(as_c3s3_error(error, quote=False)),))
         reply(replies, study=plain(asdict(study)))
 

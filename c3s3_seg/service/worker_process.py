@@ -1,4 +1,4 @@
-"""The service's side of a worker process: started when it is needed, ended when it takes too long."""
+"""The service's side of a worker process: it starts the worker on demand and kills it after a time limit."""
 
 from __future__ import annotations
 
@@ -23,21 +23,21 @@ ANSWER_BYTES = 16 << 20
 
 
 class BrokenOffError(Exception):
-    """The service ends: the study in work is given back to the queue."""
+    """The end of the service during a study, which is put back into the queue."""
 
 
 @dataclass
 class WorkerProcess:
-    """One worker.
+    """A worker process and the pipes to it.
 
     Parameters
     ----------
     model, job
-        What it opens, and what it writes of each study.
+        Model that the worker opens, and files that it writes for each study.
     limit_s
-        What a study may take, the model's opening included.
+        Seconds that a study may take, the opening of the model included.
     stop
-        Set when the work is to be broken off.
+        Event that is set to break off the work.
     """
 
     model: Model
@@ -49,11 +49,11 @@ class WorkerProcess:
 
     @property
     def process_id(self) -> int | None:
-        """Of the worker that runs now."""
+        """The process id of the running worker; None if none runs."""
         return None if self._process is None else self._process.pid
 
     def segment(self, task: SegmentTask) -> SegmentedStudy:
-        """Have a study segmented; a worker that dies is a problem of kind `worker`.
+        """Segment a study in the worker; a worker that dies is a problem of kind `worker`.
 
         Raises
         ------
@@ -63,7 +63,7 @@ class WorkerProcess:
         try:
             return self._segment(task, time.monotonic() + self.limit_s)
         except Exception:
-            self.close()  # what it answers next may be about this study
+            self.close()  # its next answer may be about this study
             raise
 
     def _segment(self, task: SegmentTask, end: float) -> SegmentedStudy:
@@ -78,13 +78,13 @@ class WorkerProcess:
         if "study" in answer:
             study = parse(SegmentedStudy, answer["study"], "the worker")
             if any(problem.kind in ("memory", "defect") for problem in study.problems):
-                self.close()  # what is left in it is not known
+                self.close()  # the state of the worker is not known
             return study
         self.close()
         return _failed(answer)
 
     def close(self) -> None:
-        """End it, now."""
+        """Kill the worker, if one runs."""
         process, self._process, self._rest = self._process, None, b""
         if process is None:
             return
@@ -103,20 +103,20 @@ class WorkerProcess:
             [sys.executable, "-m", "c3s3_seg.service.worker"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,  # a service runs for months, and a library's words may quote the scan
+            stderr=subprocess.DEVNULL,  # it would grow for months, and libraries may quote the scan
             env=environment,
         )
         self._send({"model": asdict(self.model), "job": asdict(self.job)})
 
     def _send(self, what: Any) -> None:
         stream = self._process.stdin if self._process is not None else None
-        with suppress(BrokenPipeError):  # it is gone, which its answer will say
+        with suppress(BrokenPipeError):  # the worker died, which `_answer` will report
             if stream is not None:
                 stream.write(json.dumps(what, default=sendable).encode() + b"\n")
                 stream.flush()
 
     def _answer(self, end: float) -> dict[str, Any]:
-        """The next line; or why there is none."""
+        """Return the worker's next answer, or why there is none (`died`)."""
         process = self._process
         if process is None or process.stdout is None:
             return {"died": "it was not started"}
@@ -143,7 +143,7 @@ class WorkerProcess:
             code = process.wait(timeout=5)
         except subprocess.TimeoutExpired:
             return "it closed its pipe"
-        return reason_of_death(code, "")  # its last words may quote the scan
+        return reason_of_death(code, "")  # its stderr may quote the scan
 
 
 def _failed(answer: dict[str, Any]) -> SegmentedStudy:

@@ -1,1 +1,1 @@
-"""What the package needs of the machine: files, locks, processes, memory, configuration schemas."""
+"""Use of the machine by the package: files, locks, processes, memory, configuration schemas."""

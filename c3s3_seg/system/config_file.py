@@ -1,4 +1,4 @@
-"""The configuration file `c3s3-seg.toml`: where it is looked for, who may have written it, its tables."""
+"""The configuration file `c3s3-seg.toml`: search for the file, check of its owner, reading."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from c3s3_seg.errors import InputError
 
 FILE_NAME = "c3s3-seg.toml"
 VARIABLE = "C3S3_SEG_CONFIG"
-NO_FILE = "none"  # as the name of the file: read none
+NO_FILE = "none"  # file name that means: read no file
 FILE_BYTES = 1 << 20
 
 Origin = Literal["given", "working folder", "user's folder"]
@@ -22,14 +22,14 @@ Origin = Literal["given", "working folder", "user's folder"]
 
 @dataclass(frozen=True)
 class FoundConfig:
-    """A configuration file that holds for this run.
+    """The configuration file of this run.
 
     Parameters
     ----------
     path
-        The file.
+        Path of the file.
     origin
-        Whether it was given by name, or in which folder it was found.
+        Whether the file was given by name, or in which folder it was found.
     """
 
     path: Path
@@ -37,14 +37,14 @@ class FoundConfig:
 
 
 def find(given: str | None, environment: Mapping[str, str]) -> FoundConfig | None:
-    """The first file that there is: the given one, that of the working folder, that of the user.
+    """Return the file to use: the given one, else that of the working folder, else the user's, or None.
 
-    Only this file holds. Files are not merged, so that one file says all.
+    Only this file applies. Files are not merged, so that one file states everything.
 
     Parameters
     ----------
     given
-        What `--config` has. None: what `C3S3_SEG_CONFIG` has, if it is set. `none`: no file is read.
+        Value of `--config`. None: value of `C3S3_SEG_CONFIG`, if it is set. `none`: no file is read.
     environment
         `os.environ`.
     """
@@ -53,7 +53,7 @@ def find(given: str | None, environment: Mapping[str, str]) -> FoundConfig | Non
         return None
     if name:
         return FoundConfig(Path(name), "given")
-    # `lexists`: a link to nothing, or a file that may not be read, is refused and not passed over.
+    # `lexists`: a dangling link, or a file without read permission, is refused later, not skipped.
     if os.path.lexists(FILE_NAME):
         return FoundConfig(Path(FILE_NAME), "working folder")
     folder = user_folder(environment)
@@ -63,7 +63,7 @@ def find(given: str | None, environment: Mapping[str, str]) -> FoundConfig | Non
 
 
 def user_folder(environment: Mapping[str, str], platform: str = sys.platform) -> Path | None:
-    """Where this user's file would be: a folder of the platform; None where the environment names no home.
+    """Return the platform's folder for the user's file; None if the environment names no home.
 
     Parameters
     ----------
@@ -73,7 +73,7 @@ def user_folder(environment: Mapping[str, str], platform: str = sys.platform) ->
         `sys.platform`.
     """
     base = environment.get("XDG_CONFIG_HOME", "")
-    if os.path.isabs(base):  # the XDG specification ignores any other
+    if os.path.isabs(base):  # the XDG specification ignores relative paths
         return Path(base) / "c3s3-seg"
     if platform == "win32":
         roaming = environment.get("APPDATA")
@@ -86,13 +86,13 @@ def user_folder(environment: Mapping[str, str], platform: str = sys.platform) ->
 
 
 def read(found: FoundConfig) -> dict[str, Any]:
-    """The tables of a file, of which only the form is checked: `config_values` checks the keys.
+    """Return the tables of a file, of which only the form is checked: `config_values` checks the keys.
 
     Raises
     ------
     InputError
-        If it is no regular file, is too large, cannot be read or is not TOML; or if it was found, not given,
-        and somebody else owns it or may write to it.
+        If the file is not regular, is too large, cannot be read or is not TOML; or if it was found, not
+        given, and another user owns it or may write to it.
     """
     import tomllib
 
@@ -101,7 +101,7 @@ def read(found: FoundConfig) -> dict[str, Any]:
     check = None if found.origin == "given" else lambda status: check_owner(status, found.path)
     content = read_regular(found.path, FILE_BYTES, check)
     try:
-        return tomllib.loads(content.decode("utf-8-sig"))  # editors on Windows put a mark before the text
+        return tomllib.loads(content.decode("utf-8-sig"))  # editors on Windows write a byte order mark
     except ValueError as error:  # no TOML, no UTF-8, or a whole number of more than 4,300 digits
         raise InputError(f"not valid TOML: {error}", where=found.path) from error
     except RecursionError:
@@ -109,27 +109,27 @@ def read(found: FoundConfig) -> dict[str, Any]:
 
 
 def check_owner(status: os.stat_result, path: Path) -> None:
-    """Refuse a file that somebody else could have put there: it names models, servers and files to write.
+    """Refuse a file that another user could have written: it names models, servers and files to write.
 
     Parameters
     ----------
     status
-        Of the opened file.
+        Status of the opened file.
     path
-        Its path, for the message.
+        Path of the file, for the message.
 
     Raises
     ------
     InputError
-        If it is owned by another user than this one and root, or others may write to it.
+        If the file's owner is neither this user nor root, or others may write to the file.
     """
-    if not hasattr(os, "geteuid"):  # Windows: its rights are not in the mode
+    if not hasattr(os, "geteuid"):  # Windows: the mode does not hold the rights
         return
     todo = f"If you trust it, give it with --config {path} or {VARIABLE}"
     if status.st_uid not in (0, os.geteuid()):
         what = f"was found, and user {status.st_uid} owns it: wanted a file of this user or of root"
         raise InputError(what, where=path, todo=todo)
-    # On many systems each user has a group of the same number, and files are writable by it.
+    # On many systems each user has a group of the same number, which may write to the user's files.
     private = status.st_gid in (status.st_uid, 0)
     if status.st_mode & (stat.S_IWOTH if private else stat.S_IWOTH | stat.S_IWGRP):
         what = f"was found, and others may write to it (mode {stat.S_IMODE(status.st_mode):03o})"

@@ -1,6 +1,6 @@
-"""The keys of `c3s3-seg.toml`: each stands here once, with its type, its commands and its variable.
+"""The keys of `c3s3-seg.toml`: each is defined once, with its type, its commands and its variable.
 
-Every command that has a key imports this file, so it is plain data; `config_values` checks a file against it.
+Every command with a key imports this module, so it holds plain data; `config_values` checks files by it.
 """
 
 from __future__ import annotations
@@ -8,9 +8,9 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 PREFIX = "C3S3_SEG_"
-ANY_SERVER = "NAME"  # in the name of a key: the name that the user gives to a server
+ANY_SERVER = "NAME"  # in the name of a key: stands for the user's name of a server
 SERVER_TABLE = "pacs"
-UNCHECKED = "serve"  # the table of another command, which checks it
+UNCHECKED = "serve"  # the table of the command `serve`, which checks it
 
 
 class ConfigKey(NamedTuple):
@@ -19,15 +19,15 @@ class ConfigKey(NamedTuple):
     Parameters
     ----------
     name
-        `workers`, `limits.max_time`, `pacs.NAME.title`.
+        Full name: `workers`, `limits.max_time`, `pacs.NAME.title`.
     kind
-        The name of its type, see `config_values.KINDS`.
+        Name of the key's type, see `config_values.KINDS`.
     commands
-        The commands that have an option, or an argument, of the last part of the name: its default is set.
+        Commands with an option or argument named by the last part of `name`, whose default the key sets.
     example
-        A value for it.
+        Example of a value.
     about
-        What it sets.
+        Description of the key's effect.
     """
 
     name: str
@@ -38,7 +38,7 @@ class ConfigKey(NamedTuple):
 
     @property
     def table(self) -> str:
-        """`limits.` of `limits.max_time`; empty for a key of no table."""
+        """The table of the key: `limits.` of `limits.max_time`; empty without a table."""
         return self.name[: -len(self.option)]
 
     @property
@@ -55,7 +55,7 @@ class ConfigKey(NamedTuple):
 
     @property
     def of_a_server(self) -> bool:
-        """Whether it stands in a table `[pacs.NAME]`."""
+        """Whether the key belongs to a table `[pacs.NAME]`."""
         return self.table == f"{SERVER_TABLE}.{ANY_SERVER}."
 
 
@@ -99,5 +99,5 @@ KEYS = (
 
 
 def keys_of(command: str | None) -> tuple[ConfigKey, ...]:
-    """The keys that are defaults of a command."""
+    """Return the keys that set defaults of a command."""
     return tuple(key for key in KEYS if command in key.commands)

@@ -1,4 +1,4 @@
-"""What a configuration file says: each key of `config_keys` with its type, checked as a whole."""
+"""Values of a configuration file: each key of `config_keys` with its type, checked as a whole."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ ADDRESS = re.compile(r"[^@\s]{1,16}@\S+|https?://\S+")
 
 
 def _accepted(check: Callable[[str], object]) -> Callable[[str], bool]:
-    """Whether a function of ours takes the text."""
+    """Return a predicate: whether `check` accepts a text without InputError."""
 
     def holds(text: str) -> bool:
         try:
@@ -62,7 +62,7 @@ KINDS: dict[str, Any] = {
 
 @dataclass(frozen=True)
 class ConfigValues:
-    """What holds of a configuration file.
+    """The checked values of a configuration file.
 
     Parameters
     ----------
@@ -80,19 +80,19 @@ class ConfigValues:
 
     @classmethod
     def load(cls, found: FoundConfig) -> ConfigValues:
-        """Read a file and check all of it, whatever command is run; only `serve` is not looked at.
+        """Read a file and check all of it, whichever command is run, except the table `serve`.
 
         Raises
         ------
         InputError
-            As `config_file.read`.
+            Same as in `config_file.read`.
         ConfigError
-            Naming the file, the key, what was found and what was wanted; for a secret, where it belongs.
+            If a key or value is not allowed, or is a secret; the message names file, key and wanted value.
         """
         data = {name: value for name, value in read(found).items() if name != UNCHECKED}
         try:
             _refuse_secrets(data, found.path)
-        except RecursionError:  # a.a.a.a = 1 makes a table in each table
+        except RecursionError:  # a.a.a.a = 1 nests a table in each table
             raise ConfigError("is nested too deep", where=found.path) from None
         keys = parse(_schema(), data, found.path)
         folder = found.path.parent
@@ -103,7 +103,7 @@ class ConfigValues:
         return cls(found, values, servers)
 
     def defaults_of(self, command: str | None, server: str | None = None) -> dict[str, Any]:
-        """Parameter of a command -> what the file says; for `fetch` and `send` of the named server."""
+        """Return parameter of a command -> value in the file; for `fetch` and `send` of the named server."""
         of_server = self.servers.get(server, {}) if server is not None else {}
         found: dict[str, Any] = {}
         for key in keys_of(command):
@@ -115,7 +115,7 @@ class ConfigValues:
 
 @cache
 def _schema() -> Any:
-    """A closed dataclass of all keys, with one for each table."""
+    """Return a closed dataclass of all keys, with a nested one for each table."""
 
     def table(name: str, prefix: str, *more: Any) -> type:
         own = [(key.option, KINDS[key.kind] | None, None) for key in KEYS if key.table == prefix]
@@ -131,7 +131,7 @@ def _schema() -> Any:
 
 
 def _values(table: Any, folder: Path, prefix: str = "") -> dict[str, Any]:
-    """Name of a key -> its value, of the keys that are set; paths count from the folder of the file."""
+    """Return name -> value of the keys that are set; paths count from the folder of the file."""
     kinds = {key.option: key.kind for key in KEYS}
     return {
         prefix + name: placed(kinds[name], value, folder)
@@ -141,18 +141,18 @@ def _values(table: Any, folder: Path, prefix: str = "") -> dict[str, Any]:
 
 
 def placed(kind: str, value: Any, folder: Path) -> Any:
-    """A value of a key of this kind: relative paths, and models that are folders, count from the folder."""
+    """Return a value of this kind; relative paths, and models that are folders, count from `folder`."""
     is_folder = kind == "model" and any(mark in value for mark in ("/", os.sep))
     if kind != "path" and not is_folder:
         return value
     found = str(folder / os.path.expanduser(value))
-    if is_folder and found == os.path.basename(found):  # without a separator it would be a name
+    if is_folder and found == os.path.basename(found):  # without a separator: a model's name
         return os.path.join(".", found)
     return found
 
 
 def _refuse_secrets(value: Any, where: Path, name: str = "", prefix: str = "") -> None:
-    """Before anything else is checked: a message about a wrong value repeats it."""
+    """Refuse secrets before other checks, whose messages repeat a wrong value."""
     if isinstance(value, dict):
         for key, item in value.items():
             _refuse_secrets(item, where, key, f"{prefix}{name}." if name else prefix)

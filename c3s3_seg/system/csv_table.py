@@ -1,4 +1,4 @@
-"""Tables as CSV, with text that comes from outside: file names, labels, errors."""
+"""Write tables as CSV, with text from outside: file names, labels, errors."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ from collections.abc import Iterable, Sequence
 from c3s3_seg.system.names import printable
 
 # Cells that begin with one of these are formulas for a spreadsheet (OWASP, "CSV injection"); the last four
-# are the same signs in full width, which some take for them.
+# are the same signs in full width, which some programs accept too.
 FORMULA = ("=", "+", "-", "@", "\uff1d", "\uff0b", "\uff0d", "\uff20")
 NUMBER = re.compile(r"[+-]?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d+)?|[+-]?inf|nan")
 
 
 def csv_bytes(rows: Iterable[Sequence[object]]) -> bytes:
-    """Rows of a table as CSV: UTF-8, comma, point; text that a spreadsheet would run is made plain.
+    """Return a table as CSV: UTF-8, comma, decimal point; text that a spreadsheet would run is escaped.
 
     Parameters
     ----------
     rows
-        Numbers stay as they are, and so does text that is a number, such as "-1.5". Other text is written
-        without control characters, and with an apostrophe before a sign that begins a formula.
+        Rows of cells. Numbers, and text that is a number, such as "-1.5", stay as they are. Other text is
+        written with control characters escaped, and an apostrophe before a sign that begins a formula.
     """
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")

@@ -1,4 +1,4 @@
-"""An SQLite file of ours: opened with care, written by one process, and what goes wrong with it is one line.
+"""An SQLite file of this package: opened with care, written by one process, with one-line errors.
 
 Every change is on the disk before the next step (write-ahead log, synchronous = FULL), so neither a kill nor
 a power cut loses what was recorded.
@@ -23,23 +23,23 @@ HEAD = b"SQLite format 3\0"
 PARTS = ("", "-wal", "-shm", "-journal")
 LARGEST = 1 << 30  # bytes; the journal of 100,000 cases has some 300 MB
 LOG_HEAD = 32  # bytes
-COPIES = 10  # tries to copy what is being written
+COPIES = 10  # attempts to copy a file that is being written
 
 
 @dataclass(frozen=True)
 class Schema:
-    """What a database of ours holds, and how it is spoken of.
+    """The tables of a database of this package, and the words of its messages.
 
     Parameters
     ----------
     name
-        For messages: "journal", "queue".
+        Name in messages: "journal", "queue".
     tables
-        Statements that make the tables where they are not there.
+        Statements that create missing tables.
     mark, statement
-        The table by which ours is known, and how it is made.
+        Table that identifies such a database, and the statement that creates the table.
     instead, moved
-        What to do where another program's is in its place; where it is damaged.
+        Advice if another program's database is in its place; if the database is damaged.
     """
 
     name: str
@@ -51,19 +51,19 @@ class Schema:
 
 
 class Database:
-    """The open file.
+    """An open database.
 
     Parameters
     ----------
     path
-        Made if it is not there.
+        Path of the file; created if missing.
     schema
-        What is in it.
+        Schema of the database.
 
     Raises
     ------
     InputError
-        If it is damaged, no regular file, or another program's.
+        If the file is damaged, not regular, or another program's.
     """
 
     def __init__(self, path: Path, schema: Schema) -> None:
@@ -80,10 +80,10 @@ class Database:
 
     def _prepare(self) -> None:
         with self.guarded():
-            # The file has one process. So the log needs no memory that processes share, which a network share
+            # One process uses the file. So the log needs no memory shared by processes, which a network share
             # cannot give (https://sqlite.org/wal.html, "Use of WAL Without Shared-Memory").
             self._db.execute("PRAGMA locking_mode = EXCLUSIVE")
-            # Before anything is changed: what tables there are. After a kill they may be in the log alone.
+            # List the tables before anything is changed. After a kill they may be in the log alone.
             rows = self._db.execute("SELECT name, sql FROM sqlite_schema WHERE type = 'table'").fetchall()
             if rows and dict(rows).get(self.schema.mark) != self.schema.statement:
                 what = f"is a database of another program, not our {self.schema.name}"
@@ -95,37 +95,37 @@ class Database:
             self._db.executescript(self.schema.tables)
 
     def execute(self, statement: str, *values: Any) -> sqlite3.Cursor:
-        """Run a statement that changes something."""
+        """Execute a statement that changes the database; return its cursor."""
         with self.guarded():
             return self._db.execute(statement, values)
 
     def rows(self, query: str, *values: Any) -> list[tuple[Any, ...]]:
-        """All rows of a query."""
+        """Return all rows of a query."""
         with self.guarded():
             return self._db.execute(query, values).fetchall()
 
     def row(self, query: str, *values: Any) -> tuple[Any, ...] | None:
-        """The first row of a query; None if it has none."""
+        """Return the first row of a query; None if there is no row."""
         with self.guarded():
             found: tuple[Any, ...] | None = self._db.execute(query, values).fetchone()
         return found
 
     @contextmanager
     def transaction(self) -> Iterator[None]:
-        """All that is done in the block, or nothing."""
+        """Commit all statements of the block, or none if it raises."""
         with self.guarded():
             self._db.execute("BEGIN IMMEDIATE")
             try:
                 yield
                 self._db.execute("COMMIT")
             except BaseException:
-                if self._db.in_transaction:  # of a full disk SQLite may have rolled back by itself
+                if self._db.in_transaction:  # on a full disk SQLite may have rolled back by itself
                     self._db.execute("ROLLBACK")
                 raise
 
     @contextmanager
     def guarded(self) -> Iterator[None]:
-        """One thread at a time; errors of SQLite become ours."""
+        """Admit one thread at a time; turn errors of SQLite into InputError."""
         try:
             with self._turn:
                 yield
@@ -137,11 +137,11 @@ class Database:
             raise self.damage(str(error)) from error
 
     def damage(self, why: str) -> InputError:
-        """The error for content that is not what was written."""
+        """Return the error for content that differs from what was written."""
         return _damage(why, self.path, self.schema)
 
     def close(self) -> None:
-        """Close it; the write-ahead log goes into the file."""
+        """Close the database; SQLite merges the write-ahead log into the file."""
         with self._turn:
             self._db.close()
 
@@ -151,7 +151,7 @@ def _damage(why: str, path: Path, schema: Schema) -> InputError:
 
 
 def check_files(path: Path, schema: Schema) -> None:
-    """SQLite follows links, waits for pipes, makes its tables in other programs' files: none is opened.
+    """Refuse links, pipes and other files, which SQLite would follow, wait for or write tables into.
 
     Raises
     ------
@@ -167,28 +167,28 @@ def check_files(path: Path, schema: Schema) -> None:
                 raise InputError(what, where=file, todo=TODO)
     with suppress(FileNotFoundError, NotADirectoryError):
         head = read_head(path)
-        if head and not head.startswith(HEAD):  # SQLite takes one of less than a page for an empty one
+        if head and not head.startswith(HEAD):  # for SQLite a file of less than a page is empty
             raise _damage("file is not a database", path, schema)
 
 
 def copy_database(path: Path, copy: Path, schema: Schema) -> None:
-    """Copy a database that another process may be writing, and its log; nothing where there is none.
+    """Copy a database that another process may be writing, and its log; a missing file is copied as empty.
 
-    What is appended to the log meanwhile is complete or ignored. But if the log is begun anew, what it had is
-    in the database alone, of which an older state was copied. Then the log has another head, with another
+    Records appended to the log meanwhile are complete or ignored. But if the log is restarted, its content is
+    in the database alone, of which an older state was copied. Then the log has another header, with another
     salt (https://sqlite.org/fileformat2.html, 4.1), and both are copied again.
 
     Parameters
     ----------
     path, copy
-        The database, and where the copy goes, to a folder of its own.
+        Path of the database, and of the copy, in a folder of its own.
     schema
-        What is in it.
+        Schema of the database.
 
     Raises
     ------
     InputError
-        As `check_files`; or if a file cannot be read, or the log was begun anew every time.
+        Same as in `check_files`; or if a file cannot be read, or the log was restarted every time.
     """
     check_files(path, schema)
     log, copied_log = (place.with_name(f"{place.name}-wal") for place in (path, copy))
@@ -203,7 +203,7 @@ def copy_database(path: Path, copy: Path, schema: Schema) -> None:
 
 
 def _content(path: Path) -> bytes:
-    """Of a part of a database; b"" where there is none, or no longer."""
+    """Return the content of a part of a database; b"" if the part is missing or has gone."""
     try:
         return read_regular(path, LARGEST)
     except InputError:

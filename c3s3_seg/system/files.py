@@ -11,21 +11,21 @@ from pathlib import Path
 from c3s3_seg.errors import InputError, StorageError
 from c3s3_seg.system.names import NAME_BYTES
 
-# A write that fails so fails for the next file too: no room, a quota, a limit, read-only, denied, broken.
+# Errors that the next file would have too: no room, a quota, a limit, read-only, denied, broken.
 OF_THE_STORAGE = frozenset(
     (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO, errno.EACCES, errno.EPERM, errno.ESTALE)
 )
 
 
 def write_whole(path: Path, content: bytes) -> None:
-    """Write aside, sync, rename: `path` holds all of `content`, or what it held before.
+    """Write a file aside, sync and rename it: `path` holds all of `content`, or its old content.
 
     Raises
     ------
     StorageError
-        If the disk is full, or the folder takes no file for another reason that the next file has too.
+        If the disk is full, or the folder takes no file for another reason that affects the next file too.
     InputError
-        If it cannot be written.
+        If the file cannot be written.
     """
     # A short random name: the path's own may already be as long as the file system allows.
     aside = path.parent / f".{secrets.token_hex(6)}.part"
@@ -43,12 +43,12 @@ def write_whole(path: Path, content: bytes) -> None:
 
 
 def sync(path: Path) -> None:
-    """Have a file, or the entries of a folder, on the disk.
+    """Sync a file, or the entries of a folder, to the disk.
 
     Raises
     ------
     OSError
-        If it cannot be.
+        If that fails.
     """
     handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
@@ -58,14 +58,14 @@ def sync(path: Path) -> None:
 
 
 def unwritten(what: str, path: Path, error: OSError) -> InputError:
-    """The error for a write that failed: one of the storage, or of this file alone."""
+    """Return the error for a failed write: StorageError, or InputError for this file alone."""
     return (StorageError if error.errno in OF_THE_STORAGE else InputError)(what, where=path)
 
 
 def lack_of_room(folder: Path, size: int) -> str:
-    """Why a file of so many bytes cannot be written in a folder, "" if it can: the room is asked for.
+    """Return why a file of `size` bytes cannot be written in a folder, "" if it can, by allocating it.
 
-    SimpleITK does not say why a write failed, and a quota or a limit is not seen in the free space.
+    SimpleITK does not report why a write failed, and the free space does not show a quota or a limit.
     """
     aside = folder / f".{secrets.token_hex(6)}.part"
     try:
@@ -80,14 +80,14 @@ def lack_of_room(folder: Path, size: int) -> str:
 
 
 def make_folder(path: Path) -> None:
-    """Make a folder and those above it; one that is there already is as good.
+    """Create a folder and its parents, unless the folder exists.
 
     Raises
     ------
     StorageError
         If the disk is full, read-only or denied.
     InputError
-        If it cannot be made, or a file stands in its place.
+        If the folder cannot be created, or a file is in its place.
     """
     try:
         path.mkdir(parents=True, exist_ok=True)
@@ -97,24 +97,24 @@ def make_folder(path: Path) -> None:
 
 
 def make_own_folder(path: Path) -> None:
-    """Make a folder inside an output folder, to write files of ours into; a link there is not followed.
+    """Create a folder for files of this package inside an output folder; a link there is not followed.
 
     Raises
     ------
     InputError
-        If a symbolic link or a file stands in its place, or it cannot be made.
+        If a symbolic link or a file is in its place, or the folder cannot be created.
     """
     check_own_folder(path)
     make_folder(path)
 
 
 def check_own_folder(path: Path) -> None:
-    """Whether `make_own_folder` could make it, as far as can be seen; makes nothing.
+    """Check, as far as possible, that `make_own_folder` could create a folder; create nothing.
 
     Raises
     ------
     InputError
-        If a symbolic link or a file stands in its place.
+        If a symbolic link or a file is in its place, or its name is too long.
     """
     try:
         refuse_link(path, "Remove the link, or give another folder with -o")
@@ -125,25 +125,25 @@ def check_own_folder(path: Path) -> None:
 
 
 def refuse_link(folder: Path, todo: str) -> None:
-    """Refuse a symbolic link in the place of a folder that files of ours are written into.
+    """Refuse a symbolic link in place of a folder into which this package writes files.
 
     Raises
     ------
     InputError
-        If it is one; `todo` says what to do then.
+        If the folder is a link, with `todo` as advice.
     """
     if folder.is_symlink():
         raise InputError("is a symbolic link, wanted a folder of its own", where=folder, todo=todo)
 
 
 def check_folder(path: Path) -> None:
-    """Before long work: could files be written in this folder, which need not be there yet? Makes nothing.
+    """Check before long work that files can be written in a folder, which may not exist yet; create nothing.
 
     Raises
     ------
     InputError
-        If a file or a link that leads nowhere is in its place or above it, a name is too long, or nothing
-        may be written there.
+        If a file or a dangling link is in its place or above it, a name is too long, or nothing may be
+        written there.
     """
     try:
         place = Path(os.path.abspath(path))
@@ -159,18 +159,18 @@ def check_folder(path: Path) -> None:
 
 
 def check_name(path: Path) -> None:
-    """Raise the `OSError` of a name that no file system takes, whether its folder is there or not."""
+    """Raise the `OSError` of a name too long for any file system, whether or not its folder exists."""
     if len(os.fsencode(path.name)) > NAME_BYTES:
         raise OSError(errno.ENAMETOOLONG, os.strerror(errno.ENAMETOOLONG))
 
 
 def check_output_file(path: Path) -> None:
-    """Before long work: could a file be written at `path`? Makes the folders above it.
+    """Check before long work that a file can be written at `path`; create the folders above it.
 
     Raises
     ------
     InputError
-        If there is a folder in its place, or its folder cannot be made or written to.
+        If a folder is in its place, or its folder cannot be created or written to.
     """
     make_folder(path.parent)
     try:

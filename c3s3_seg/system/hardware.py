@@ -1,4 +1,4 @@
-"""What this machine has: processors, GPUs, wheels in each other's way, memory. Loads no runtime."""
+"""Inspect this machine: processors, GPUs, conflicting wheels. Only `openvino_devices` loads a runtime."""
 
 from __future__ import annotations
 
@@ -23,18 +23,18 @@ BOTH_WHEELS = (
 MEND_WHEELS = (
     "pip uninstall -y onnxruntime onnxruntime-gpu, then pip install '.[gpu]' (or '.[onnx]') in the clone"
 )
-# What torch says where every way of cuDNN to compute a convolution failed, for want of memory perhaps.
+# Message of torch if every cuDNN algorithm for a convolution failed, perhaps for lack of memory.
 NO_ENGINE = "unable to find an engine to execute this computation"
-BROKEN_CUDNN = (90_800, 91_500)  # from 9.8 on, and mended in 9.15: see `slow_convolutions`
+BROKEN_CUDNN = (90_800, 91_500)  # broken from 9.8 on, fixed in 9.15: see `slow_convolutions`
 
 
 def available_processors() -> int:
-    """Those that this process may use."""
+    """Return the number of processors that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def processor_name() -> str:
-    """As the system names it; may be empty."""
+    """Return the name of the processor as the system reports it; may be empty."""
     try:
         with open("/proc/cpuinfo", encoding="utf-8") as file:
             found = re.search(r"^model name\s*:\s*(.+)$", file.read(), re.MULTILINE)
@@ -44,7 +44,7 @@ def processor_name() -> str:
 
 
 def cuda_devices() -> int:
-    """How many NVIDIA GPUs the driver lists; 0 without a driver."""
+    """Return the number of NVIDIA GPUs that the driver lists; 0 without a driver."""
     names = ("nvcuda.dll",) if sys.platform == "win32" else ("libcuda.so.1", "libcuda.so")
     for name in names:
         try:
@@ -58,29 +58,29 @@ def cuda_devices() -> int:
 
 
 def check_device(device: str) -> None:
-    """Refuse what names no device.
+    """Refuse a text that names no device.
 
     Raises
     ------
     InputError
-        If it is none of `auto`, `cpu`, `cuda` and `cuda:N`.
+        If the text is none of `auto`, `cpu`, `cuda` and `cuda:N`.
     """
     if not re.fullmatch(r"auto|cpu|cuda(:\d{1,3})?", device, re.ASCII):
         raise InputError(f"there is no device {device!r}; wanted {DEVICES.replace('|', ', ')}")
 
 
 def is_cuda(device: str) -> bool:
-    """Whether an NVIDIA GPU was asked for, whichever."""
+    """Return whether an NVIDIA GPU was requested, whichever it is."""
     return device.startswith("cuda")
 
 
 def cuda_index(device: str) -> int:
-    """Which GPU: 1 for `cuda:1`, 0 where none is named."""
+    """Return the index of the GPU: 1 for `cuda:1`, 0 if none is named."""
     return int(device.partition(":")[2] or 0)
 
 
 def openvino_devices() -> list[str]:
-    """Names as OpenVINO gives them: CPU, GPU.0, NPU; empty where it is not installed."""
+    """Return OpenVINO's devices (CPU, GPU.0, NPU) with their names; empty if it is not installed."""
     if importlib.util.find_spec("openvino") is None:
         return []
     core = import_openvino().Core()
@@ -88,7 +88,7 @@ def openvino_devices() -> list[str]:
 
 
 def installed(*distributions: str) -> list[str]:
-    """Which of these distributions are installed. Their modules may bear another name."""
+    """Return which of these distributions are installed. Their modules may have other names."""
     found = []
     for name in distributions:
         try:
@@ -100,9 +100,9 @@ def installed(*distributions: str) -> list[str]:
 
 
 def installed_version(distribution: str) -> str | None:
-    """The version of a distribution, None where it is not installed.
+    """Return the version of a distribution; None if it is not installed.
 
-    `importlib.metadata.version` parses all of its metadata, licences among them, as a letter.
+    `importlib.metadata.version` would parse all metadata, including licences, as an e-mail message.
     """
     try:
         found = importlib.metadata.distribution(distribution)
@@ -117,7 +117,7 @@ def _folder(distribution: str) -> Path:
 
 
 def runtime_versions() -> dict[str, str]:
-    """Python and the runtimes that are installed, by the name of their distribution; imports none."""
+    """Return the versions of Python and of the installed runtimes, by distribution; import none."""
     found = {"python": sys.version.split()[0]}
     for name in ("openvino", "onnxruntime", "onnxruntime-gpu", "torch", "tensorrt", "tensorrt-cu13"):
         if installed(name):
@@ -126,14 +126,14 @@ def runtime_versions() -> dict[str, str]:
 
 
 def check_onnx_wheels(device: str) -> str | None:
-    """A sentence for the report if both builds of ONNX Runtime are installed in one folder; None if not.
+    """Return a sentence for the report if both builds of ONNX Runtime are in one folder; None if not.
 
-    In two folders each has its own files, and the first on Python's path runs.
+    In two folders each build has its own files, and the first on Python's path runs.
 
     Raises
     ------
     MissingError
-        If CUDA was asked for: with both wheels nobody knows which of them would run.
+        If CUDA was requested: with both wheels it is unknown which of them would run.
     """
     both = installed("onnxruntime", "onnxruntime-gpu")
     if len(both) < 2 or len({_folder(name) for name in both}) == 2:
@@ -144,29 +144,29 @@ def check_onnx_wheels(device: str) -> str | None:
 
 
 def is_memory_error(error: Exception) -> bool:
-    """Whether an error says, in the words of any runtime, that memory is full.
+    """Return whether an error reports, in the words of any runtime, that memory is full.
 
-    Only this error is looked at, not those that it was raised from: see `errors.is_out_of_memory` for both.
+    Only this error is inspected, not its causes: see `errors.is_out_of_memory` for both.
     """
     text = str(error).lower()
     return isinstance(error, MemoryError) or any(word in text for word in OUT_OF_MEMORY)
 
 
 def lacks_engine(error: Exception) -> bool:
-    """Whether a GPU's library found no way to compute: too little memory, or a GPU that it does not know."""
+    """Return whether a GPU library found no algorithm: too little memory, or an unsupported GPU."""
     return NO_ENGINE in str(error).lower()
 
 
 def slow_convolutions(cudnn: int | None) -> tuple[str, ...]:
-    """A note where torch leaves cuDNN out of 3D convolutions in half precision and in its usual layout.
+    """Return a note if torch computes 3D half-precision convolutions in default layout without cuDNN.
 
-    torch does so from 2.9.1 on, for versions of cuDNN that computed some of them wrong, unless the channels
-    of a voxel lie together (`ConvParams::use_cudnn` in its Convolution.cpp; its issue 166122).
+    torch does so from 2.9.1 on, for versions of cuDNN that computed some of them wrong, unless the layout is
+    channels-last (`ConvParams::use_cudnn` in its Convolution.cpp; its issue 166122).
 
     Parameters
     ----------
     cudnn
-        As torch gives it: 91002 is 9.10.2; None without cuDNN.
+        Version as torch gives it: 91002 is 9.10.2; None without cuDNN.
     """
     if cudnn is None or not BROKEN_CUDNN[0] <= cudnn < BROKEN_CUDNN[1]:
         return ()

@@ -1,4 +1,4 @@
-"""Large libraries, imported without the parts that are not used here."""
+"""Import large libraries without their unused parts."""
 
 from __future__ import annotations
 
@@ -11,24 +11,24 @@ CONVERSION = "openvino.tools.ovc"
 
 
 def leave_out_unused() -> None:
-    """Have a process that is ours import only what it needs: no conversion tools, no plugins of pydantic.
+    """Keep a process of this package from importing OpenVINO's conversion tools and pydantic's plugins.
 
-    `openvino/__init__.py` imports its conversion tools last, which takes as long as all the rest of it, and
-    passes over an `ImportError`. Python raises one for a name that `sys.modules` maps to None (Python
+    `openvino/__init__.py` imports its conversion tools last, which takes as long as the rest of its import,
+    and ignores an `ImportError`. Python raises one for a name that `sys.modules` maps to None (Python
     reference, 5.3.1, "The module cache"). pydantic searches all installed packages for plugins unless
-    `PYDANTIC_DISABLE_PLUGINS` says otherwise. A process that uses us as a library may need both.
+    `PYDANTIC_DISABLE_PLUGINS` is set. A process that uses this package as a library may need both.
     """
     sys.modules.setdefault(CONVERSION, None)  # type: ignore[arg-type]
     os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")
 
 
 def import_openvino() -> Any:
-    """OpenVINO; a release that does not do without its conversion tools is imported with them.
+    """Import and return OpenVINO, with its conversion tools if the release needs them.
 
     Raises
     ------
     ImportError
-        If it is not installed or does not load.
+        If OpenVINO is not installed or does not load.
     """
     try:
         import openvino

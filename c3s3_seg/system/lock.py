@@ -1,4 +1,4 @@
-"""One run in a folder at a time: a lock that ends with the process that holds it, however that ends."""
+"""Lock a folder for one run at a time; the lock ends with the process that holds it, even after a crash."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from c3s3_seg.errors import InputError, StorageError
 from c3s3_seg.system.shard import Shard
 
 NAME = ".c3s3-seg.lock"
-# All signatures have one length and one beginning: shares sign the same file at the same moment, and what is
-# there is a signature whichever of them was last, and while one is being written.
+# All signatures have the same length and beginning: shares may sign the same file at the same moment, and its
+# content is a signature whichever share was last, and while one is being written.
 SIGNED_BYTES = 1000
 NO_LOCKS = "Network shares may be mounted without locks: mount it with them, or give a folder on a local disk"
 FIRST = b'{"process": '
@@ -26,44 +26,44 @@ FIRST = b'{"process": '
 
 @contextmanager
 def hold(folder: Path, share: Shard | None = None, *, wait: bool = False) -> Iterator[tuple[int, ...]]:
-    """Hold a folder for writing; gives the file descriptors, which workers may inherit.
+    """Lock a folder for writing; yield the file descriptors, which workers may inherit.
 
     The kernel frees the lock when the last process that has the descriptor is gone: a crash leaves
-    none behind, and as long as an orphaned worker could still write, nobody else can. Whoever names a
-    share of one run holds the folder together with the other shares of as many, and this one alone.
+    no lock behind, and while an orphaned worker could still write, no other run can. A run with a share
+    holds the folder together with the other shares of the same count, and its own share alone.
 
     Parameters
     ----------
     folder
-        It is there.
+        Folder that exists.
     share
-        Of the run; None: all of it.
+        Share of the run; None: the whole run.
     wait
-        Whether to wait as long as somebody else holds it.
+        Whether to wait while another run holds the folder.
 
     Raises
     ------
     InputError
-        If somebody else holds it, and that is not waited for, with the process and the machine; or if no
-        lock can be made there; a `StorageError`, if there is no room for it.
+        If another run holds the folder and is not waited for (the message names its process and machine),
+        or shares of another count do, or no lock can be made; a `StorageError` without room for the lock.
     """
     with ExitStack() as stack:
         held = [stack.enter_context(_locked(folder / NAME, shared=share is not None, wait=wait))]
         if share is not None:
             held.append(stack.enter_context(_locked(folder / f"{NAME}.{share}", shared=False, wait=wait)))
-            # Once our own can be seen: of two that begin, one sees the other.
+            # After this lock can be seen: of two runs that begin, one sees the other.
             _refuse_other_counts(folder, share)
         yield tuple(held)
 
 
 def _refuse_other_counts(folder: Path, share: Shard) -> None:
-    """Shards of another count divide the cases in another way: some cases would be in two of them."""
+    """Refuse shards of another count, which divide the cases differently: some would be processed twice."""
     import fcntl
 
     for path in sorted(folder.glob(f"{NAME}.*-of-*")):
         if path.name.endswith(f"-of-{share.count}"):
             continue
-        with suppress(OSError), _opened(path) as handle:  # gone, or a link: nobody holds it
+        with suppress(OSError), _opened(path) as handle:  # gone, or a link: no run holds it
             try:
                 fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
             except BlockingIOError:
@@ -75,7 +75,7 @@ def _refuse_other_counts(folder: Path, share: Shard) -> None:
 
 @contextmanager
 def _opened(path: Path) -> Iterator[int]:
-    """For reading; neither a link nor a pipe in its place may be followed or waited for."""
+    """Open a lock file for reading; a link or pipe in its place is neither followed nor waited for."""
     handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
     try:
         yield handle
@@ -94,7 +94,7 @@ def _locked(path: Path, *, shared: bool, wait: bool) -> Iterator[int]:
             raise StorageError(f"cannot be written ({error.strerror or error})", where=path) from error
         yield handle
     finally:
-        if not shared:  # while it is still held: nobody else can have this file locked
+        if not shared:  # while the lock is held: no other process can hold it
             path.unlink(missing_ok=True)
         os.close(handle)
 
@@ -133,11 +133,11 @@ def _acquire(path: Path, shared: bool, wait: bool) -> int:
             os.close(handle)
             what = f"the folder cannot be locked ({error.strerror}), so a second run could not be kept out"
             raise InputError(what, where=path.parent, todo=NO_LOCKS) from error
-        os.close(handle)  # its last holder has just removed it: again, with the one that is there now
+        os.close(handle)  # its last holder has just removed the file: try the present one
 
 
 def _is_there(handle: int, path: Path) -> bool:
-    """Whether the file that is locked is the one at its place: its last holder may have removed it."""
+    """Return whether the locked file is still the one at its path: its last holder may have removed it."""
     try:
         return os.path.samestat(os.fstat(handle), os.stat(path))
     except FileNotFoundError:
@@ -145,10 +145,10 @@ def _is_there(handle: int, path: Path) -> bool:
 
 
 def _is_lock(handle: int) -> bool:
-    """Whether it is a regular file of ours: signed, or empty as one is that is about to be.
+    """Return whether a file is a regular lock file of this package: signed, or empty before the signature.
 
-    After a power cut one may be of zeros. A second name (a hard link) would have what is written to it appear
-    elsewhere.
+    After a power cut a lock file may hold zeros. With a second name (a hard link), a signature would change
+    another file.
     """
     status = os.fstat(handle)
     if not stat.S_ISREG(status.st_mode) or status.st_nlink > 1 or status.st_size > SIGNED_BYTES:
@@ -163,7 +163,7 @@ def _foreign(path: Path) -> InputError:
 
 
 def _sign(handle: int) -> None:
-    """Say who holds it, for the message that somebody else gets. No user's name."""
+    """Write process, machine and time for the message to other runs, without the user's name."""
     who = {"process": os.getpid(), "machine": socket.gethostname(), "since": now()}
     signature = json.dumps(who).encode().ljust(SIGNED_BYTES)
     if os.pwrite(handle, signature, 0) < len(signature):
@@ -184,5 +184,5 @@ def _holder(handle: int) -> str:
 
 
 def now() -> str:
-    """The time in UTC, to the second."""
+    """Return the time in UTC, to the second."""
     return datetime.now(UTC).isoformat(timespec="seconds")

@@ -1,4 +1,4 @@
-"""A log file that several programs and `logrotate` may share: whole lines, appended, opened anew if moved."""
+"""A log file that several programs and `logrotate` may share: appends whole lines, reopens if moved."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from c3s3_seg.errors import InputError
 from c3s3_seg.system.files import unwritten
 from c3s3_seg.system.lock import NAME as LOCK
 
-FIRST = b'{"event": '  # by which a log of ours is known: nothing is appended to another file
+FIRST = b'{"event": '  # identifies a log of this package: nothing is appended to another file
 FLAGS = os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NONBLOCK  # a FIFO would wait for a reader
 MODE = 0o640
 
@@ -22,12 +22,12 @@ class LogFile:
     Parameters
     ----------
     path
-        Made if it is not there. A file that is there must be empty or a log of ours.
+        Path of the file; created if missing. An existing file must be empty or a log of this package.
 
     Raises
     ------
     InputError
-        If it cannot be opened for appending, or is no regular file, or something else is in it.
+        If the file cannot be opened for appending, is not regular, or has other content.
     """
 
     def __init__(self, path: Path) -> None:
@@ -37,12 +37,12 @@ class LogFile:
         self._reopen()
 
     def write(self, line: str) -> None:
-        """Append one line in one piece. If the file was moved away, a new one is begun in its place.
+        """Append one line in a single write. If the file was moved away, create a new one in its place.
 
         Raises
         ------
         InputError
-            If it cannot be written.
+            If the line cannot be written in full.
         """
         content = line.encode("utf-8", "backslashreplace") + b"\n"
         try:
@@ -51,12 +51,12 @@ class LogFile:
             written = os.write(self._handle, content if self._whole else b"\n" + content)
         except OSError as error:
             raise unwritten(f"cannot be written ({error.strerror or error})", self.path, error) from error
-        self._whole = written >= len(content)  # a full disk takes a part: the next line begins on its own
+        self._whole = written >= len(content)  # after a partial write the next line starts with a line break
         if not self._whole:
             raise InputError("cannot be written in full (the disk is full)", where=self.path)
 
     def close(self) -> None:
-        """Nothing more is written."""
+        """Close the file."""
         if self._handle >= 0:
             os.close(self._handle)
         self._handle = -1
@@ -92,12 +92,12 @@ def _opened(path: Path) -> int:
 
 
 def check_log(handle: int, path: Path, first: bytes) -> None:
-    """Refuse to append to what is no regular file, or begins in another way than a log of ours.
+    """Refuse to append to a file that is not regular, or begins differently from a log of this package.
 
     Raises
     ------
     InputError
-        If it is one.
+        If the file is refused.
     """
     if not stat.S_ISREG(os.fstat(handle).st_mode):
         raise InputError("is no regular file, wanted a log file", where=path)

@@ -1,4 +1,4 @@
-"""How much memory this process may take, and how much it took."""
+"""Memory that this process may take, and memory that it took."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 from c3s3_seg.errors import InputError
 
 CGROUPS = Path("/sys/fs/cgroup")
-# Of versions 2 and 1: the limit of a control group, what it uses, and what of that can be dropped.
+# For versions 2 and 1: files of a control group's limit and use, and the key of the droppable part.
 CGROUP_FILES = (
     ("memory.max", "memory.current", "inactive_file"),
     ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
@@ -20,24 +20,24 @@ UNITS = {"": 1, "k": 1e3, "m": 1e6, "g": 1e9, "t": 1e12, "ki": 2**10, "mi": 2**2
 
 
 def available_memory(cgroups: Path = CGROUPS, own: Path = Path("/proc/self/cgroup")) -> int | None:
-    """Bytes that new arrays may take without swapping; None where the system does not say.
+    """Return the bytes that new arrays may take without swapping; None if the system does not report them.
 
-    In a container, or a job of a scheduler, what its control group leaves is less than what is free. So is
-    what a limit of the process leaves (`ulimit -v`).
+    The control group of a container, or of a scheduler's job, may leave less than the free memory. So may
+    a limit of the process (`ulimit -v`).
 
     Parameters
     ----------
     cgroups
-        Where the control groups are mounted.
+        Folder where the control groups are mounted.
     own
-        The file that names those of this process.
+        File that names the control groups of this process.
     """
     known = [_free_memory(), _left_by_limit(), *(_left_by(group) for group in _groups(cgroups, own))]
     return min((room for room in known if room is not None), default=None)
 
 
 def free_bytes() -> float:
-    """`available_memory`, and inf where the system does not say."""
+    """Return `available_memory`, or inf if the system does not report it."""
     free = available_memory()
     return math.inf if free is None else float(free)
 
@@ -52,7 +52,7 @@ def _free_memory() -> int | None:
 
 
 def _left_by_limit() -> int | None:
-    """What `ulimit -v` leaves, where there is such a thing and it is set."""
+    """Return the bytes that `ulimit -v` leaves; None if there is no such limit."""
     try:
         import resource
     except ImportError:
@@ -69,7 +69,7 @@ def _left_by_limit() -> int | None:
 
 
 def _groups(cgroups: Path, own: Path) -> Iterator[Path]:
-    """The folders of this process's control groups of memory, versions 1 and 2, and of those above them."""
+    """Yield the folders of this process's memory control groups, versions 1 and 2, and of their parents."""
     try:
         lines = own.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError):
@@ -84,7 +84,7 @@ def _groups(cgroups: Path, own: Path) -> Iterator[Path]:
 
 
 def _left_by(group: Path) -> int | None:
-    """What a control group leaves, files in memory that can be dropped included; None without a limit."""
+    """Return the bytes that a control group leaves, droppable file cache included; None without a limit."""
     for limit, used, droppable in CGROUP_FILES:
         try:
             most, now = int((group / limit).read_text()), int((group / used).read_text())
@@ -96,10 +96,10 @@ def _left_by(group: Path) -> int | None:
 
 
 def peak_memory() -> int:
-    """Bytes that this process had resident at most; 0 where the system does not say.
+    """Return the peak resident memory of this process in bytes; 0 if the system does not report it.
 
-    Not from `getrusage` where there is another way: on Linux it counts what the process that started this one
-    had at that moment.
+    `getrusage` is the last resort: on Linux it also counts the memory that the parent process had when it
+    started this one.
     """
     try:
         with open("/proc/self/status", encoding="utf-8") as file:
@@ -117,12 +117,12 @@ def peak_memory() -> int:
 
 
 def parse_memory(text: str) -> int:
-    """`4GB`, `512 MiB`, `2e9` -> bytes. GB is 10^9, GiB is 2^30.
+    """Parse a size: `4GB`, `512 MiB`, `2e9` -> bytes. GB is 10^9, GiB is 2^30.
 
     Raises
     ------
     InputError
-        If it is not a positive size.
+        If the text is not a size of at least 1 byte.
     """
     match = re.fullmatch(r"\s*([0-9.]+(?:e[0-9]+)?)\s*([kmgt]i?|)b?\s*", text.lower())
     try:

@@ -1,4 +1,4 @@
-"""Names that come from outside: fit for a path, comparable, fit for one line."""
+"""Make names from outside safe for a path, for comparison, and for one line."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from c3s3_seg.errors import InputError, Told, public
 if TYPE_CHECKING:
     from pydantic_core import CoreSchema
 
-NAME_BYTES = 255  # what file systems take
+NAME_BYTES = 255  # limit of file systems
 
 
 class PlainName(str):
@@ -25,7 +25,7 @@ class PlainName(str):
     Raises
     ------
     ValueError
-        Saying what is wrong with the name.
+        If the name is not plain; the message states the wanted form.
     """
 
     __slots__ = ()
@@ -48,21 +48,21 @@ class PlainName(str):
 
 
 def plain_name(text: str, what: str, where: str | Path) -> PlainName:
-    """`text` as a `PlainName`.
+    """Return `text` as a `PlainName`.
 
     Parameters
     ----------
     text
-        The name as it was found.
+        Name as it was found.
     what
-        What it names, for the message: "the case", "the label".
+        Kind of name, for the message: "the case", "the label".
     where
-        The file that it was found in.
+        File in which the name was found.
 
     Raises
     ------
     InputError
-        If it could point out of its folder, or cannot be a file's name.
+        If the name could point out of its folder, or cannot be a file's name.
     """
     try:
         return PlainName(text)
@@ -71,12 +71,12 @@ def plain_name(text: str, what: str, where: str | Path) -> PlainName:
 
 
 def folded(name: str) -> str:
-    """A name of a case or a label as a file system compares it that knows neither case nor Unicode forms."""
+    """Return a name as compared by a file system that ignores case and Unicode forms."""
     return unicodedata.normalize("NFC", name).casefold()
 
 
 def printable(text: str) -> str:
-    """Fit for one line: a file name need not be Unicode, and may hold line breaks."""
+    """Escape a text for one line: a file name need not be Unicode, and may hold line breaks."""
     clean = "".join(
         c if c.isprintable() else c.encode("unicode_escape", "backslashreplace").decode()
         for c in (text if isinstance(text, Told) else public(text))

@@ -1,4 +1,4 @@
-"""What is decided on the command line: `--set key.key=value`."""
+"""Overrides from the command line: `--set key.key=value`."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def put(data: dict[str, Any], override: str) -> None:
     Raises
     ------
     ConfigError
-        If it is not of that form, or a table's name is that of a value.
+        If the text is not of that form, is nested too deep, or takes a value for a table.
     """
     key, separator, text = override.partition("=")
     if not separator or not key:
@@ -37,12 +37,12 @@ def put(data: dict[str, Any], override: str) -> None:
 
 
 def nested(overrides: Sequence[str]) -> dict[str, Any]:
-    """`key.key=value` texts as the tables that they are about.
+    """Return `key.key=value` texts as nested tables.
 
     Raises
     ------
     ConfigError
-        If one is not of that form.
+        Same as in `put`.
     """
     data: dict[str, Any] = {}
     for override in overrides:

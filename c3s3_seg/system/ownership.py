@@ -1,4 +1,4 @@
-"""Which files are ours: known by what is in them, not by their names. No other is replaced or removed."""
+"""Recognise files of this package by their content, not their names. No other is replaced or removed."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ from c3s3_seg.errors import C3S3Error, InputError
 from c3s3_seg.system.files import check_folder, refuse_link, write_whole
 from c3s3_seg.system.reading import read_json, sha256
 
-MARK = "c3s3_seg"  # the key by which a JSON of ours is known
-FILES = "files_sha256"  # in the JSON of a case: what was written with it, the mask first
-PROGRAM = "c3s3-seg"  # what pages, pictures and images of ours say that they were made by
+MARK = "c3s3_seg"  # the key that identifies a JSON of this package
+FILES = "files_sha256"  # in the JSON of a case: files written with it, the mask first
+PROGRAM = "c3s3-seg"  # the maker that pages, pictures and images name
 GENERATOR = f'<meta name="generator" content="{PROGRAM}">'
-# A private chunk that programs which do not know it leave out when they change a picture (PNG, 4.7.2).
+# A private chunk, which programs that do not know it drop when they change a picture (PNG, 4.7.2).
 PNG_CHUNK = b"seGM"
 HEAD_BYTES = 4096
-UNFINISHED = ".c3s3-seg.unfinished"  # while the files of a bundle or an export are being written
+UNFINISHED = ".c3s3-seg.unfinished"  # exists while the files of a bundle or an export are written
 TODO = "Move it away, or give another folder with -o"
 
 _PAGES = (
     f'<!DOCTYPE html>\n<html lang="en"><head>{GENERATOR}'.encode(),
-    # Pages from before they named their maker.
+    # Pages of versions that did not name the maker.
     b'<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8"><meta '
     b'http-equiv="Content-Security-Policy" content="default-src \'none\'; img-src data: blob:;',
 )
@@ -37,10 +37,10 @@ _STUDY = b"| method | net | seeds | iterations |"
 
 
 def is_ours(path: Path) -> bool:
-    """Whether the content of a JSON, HTML, PNG, CSV, SQLite or Markdown file says that we wrote it.
+    """Return whether a JSON(L), HTML, PNG, CSV, SQLite or Markdown file is, by its content, of this package.
 
-    Masks do not say it for certain: a program that edits one may keep what it says. Their hashes are in the
-    JSON beside them and in the journal.
+    The content of a mask is no proof: a program that edits a mask may keep its header. The hashes of masks
+    are in the JSON beside them and in the journal.
     """
     look = _LOOKS.get(path.suffix.lower())
     if look is None or not _is_regular(path):
@@ -51,19 +51,19 @@ def is_ours(path: Path) -> bool:
 
 
 def check_place(path: Path, *, ours: bool = False) -> None:
-    """Refuse to write where there is something that we did not write.
+    """Refuse to write over anything that this package did not write.
 
     Parameters
     ----------
     path
-        Where a file is to be written.
+        Path of the file to write.
     ours
-        Whether it is known from elsewhere that a regular file there is ours.
+        Whether a regular file there is known from elsewhere to be of this package.
 
     Raises
     ------
     InputError
-        If there is a link, a folder, or a file of somebody else's; or if the name is too long.
+        If there is a link, a folder, or a foreign file; or if the name is too long.
     """
     try:
         path.lstat()
@@ -81,12 +81,12 @@ def check_place(path: Path, *, ours: bool = False) -> None:
 
 
 def check_output(folder: Path, names: Iterable[str]) -> None:
-    """Before long work: whether a folder can be written to, and no file of somebody else's is in the way.
+    """Check before long work that a folder can be written to, without a foreign file in the way.
 
     Raises
     ------
     InputError
-        If it cannot, or there is one.
+        If the folder cannot be written to, or has such a file.
     """
     check_folder(folder)
     for name in names:
@@ -94,22 +94,22 @@ def check_output(folder: Path, names: Iterable[str]) -> None:
 
 
 def check_set(folder: Path, names: Iterable[str], index: str) -> None:
-    """Refuse to replace a file of a set (a bundle, an export) that is not as the set's index says.
+    """Refuse to replace a file of a set (a bundle, an export) that differs from the set's index.
 
     Parameters
     ----------
     folder
-        Of the set; need not be there.
+        Folder of the set; may be missing.
     names
-        The files that will be written, the index among them or not.
+        Files that will be written, with or without the index.
     index
-        The JSON with `files`, name -> sha256. Without it, or where it says otherwise, a file is not ours,
-        unless a run of ours was killed while it wrote the set.
+        JSON with `files`, name -> sha256. A file that it does not list with this hash is foreign, unless a
+        run of this package was killed while it wrote the set.
 
     Raises
     ------
     InputError
-        If there is a file of somebody else's, a link or a folder.
+        If there is a foreign file, a link or a folder.
     """
     known = _indexed(folder / index)
     unfinished = _is_regular(folder / UNFINISHED)
@@ -127,12 +127,12 @@ def check_set(folder: Path, names: Iterable[str], index: str) -> None:
 
 @contextmanager
 def replacing(folder: Path, names: Iterable[str], index: str) -> Iterator[None]:
-    """Write a set of files anew: its index goes first and comes last, and if it fails nothing of it stays.
+    """Replace a set of files: its index is removed first and written last; after an error no file stays.
 
     Raises
     ------
     InputError
-        As `check_set`; or if nothing can be written.
+        Same as in `check_set`; or if nothing can be written.
     """
     names = list(names)
     check_set(folder, names, index)
@@ -152,7 +152,7 @@ def replacing(folder: Path, names: Iterable[str], index: str) -> Iterator[None]:
 
 
 def _drop(folder: Path, names: Iterable[str], index: str) -> None:
-    """Remove what the old index names and the new files do not replace: it would stand beside them."""
+    """Remove unchanged files of the old index that no new file replaces: they would stay beside the new."""
     for name, known in (_indexed(folder / index) or {}).items():
         path = folder / name
         inside = not PurePath(name).is_absolute() and ".." not in PurePath(name).parts
@@ -164,7 +164,7 @@ def _drop(folder: Path, names: Iterable[str], index: str) -> None:
 
 @contextmanager
 def restoring(paths: Iterable[Path]) -> Iterator[None]:
-    """If what is done with these files fails, they are again what they were."""
+    """Restore the old content of these files if the block fails."""
     before = {path: path.read_bytes() if _is_regular(path) else None for path in paths}
     try:
         yield
@@ -180,7 +180,7 @@ def restoring(paths: Iterable[Path]) -> Iterator[None]:
 
 
 def _indexed(path: Path) -> dict[str, str] | None:
-    """What an index says of its files; None where it is no index."""
+    """Return the files of an index, name -> sha256; None if the path is no index."""
     if not _is_regular(path):
         return None
     with suppress(C3S3Error):
@@ -191,14 +191,14 @@ def _indexed(path: Path) -> dict[str, str] | None:
 
 
 def remove_ours(path: Path) -> None:
-    """Remove a file of an earlier run that this one does not replace; somebody else's stays."""
+    """Remove a file of an earlier run that this run does not replace; keep a foreign file."""
     if is_ours(path):
         with suppress(OSError):
             path.unlink()
 
 
 def read_case(path: Path) -> dict[str, Any] | None:
-    """The JSON that `predict` wrote of a case; None where it is missing, damaged or somebody else's."""
+    """Return the JSON that `predict` wrote for a case; None if it is missing, damaged or foreign."""
     if not _is_regular(path):
         return None
     with suppress(C3S3Error, OSError):
@@ -210,12 +210,12 @@ def read_case(path: Path) -> dict[str, Any] | None:
 def _is_regular(path: Path) -> bool:
     try:
         return stat.S_ISREG(path.lstat().st_mode)
-    except (OSError, ValueError):  # ValueError: an index names what no file can be called
+    except (OSError, ValueError):  # ValueError: an index has a name that no file can have
         return False
 
 
 def read_head(path: Path) -> bytes:
-    """The first bytes of a file."""
+    """Return the first bytes of a file."""
     with path.open("rb") as file:
         return file.read(HEAD_BYTES)
 
@@ -230,7 +230,7 @@ def _json(path: Path) -> bool:
 
 
 def _lines(path: Path) -> bool:
-    """A journal as JSON lines: the first is a run, or a case."""
+    """Return whether a file is a journal as JSON lines: its first line is a run, or a case."""
     with path.open("rb") as file:
         first = json.loads(file.readline(1 << 24) or b"{}")
     if not isinstance(first, dict):

@@ -1,4 +1,4 @@
-"""What a process is told once: quiet libraries, no telemetry, repeatable algorithms, memory that is kept."""
+"""Settings of a process, made once: quiet libraries, no telemetry, repeatable algorithms, kept memory."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ PAD_BYTES = 64 * 2**20
 
 
 def quiet_libraries() -> None:
-    """Silence warnings and logs of libraries in a process that is ours: the command line, a worker.
+    """Silence warnings and logs of libraries in a process of this package: the command line, a worker.
 
-    pydicom, highdicom and pynetdicom quote values of headers in both, names of patients among them. What a
-    user has to know of a file stands in our own errors and notes, which quote none. A process that uses us
-    as a library keeps its own settings.
+    pydicom, highdicom and pynetdicom quote header values in both, including names of patients. The errors
+    and notes of this package report all that a user must know of a file, without such values. A process
+    that uses this package as a library keeps its own settings.
     """
     warnings.simplefilter("ignore")
     warnings.showwarning = _nothing  # for a library that resets the filters
     root = logging.getLogger()
     if not root.handlers:
-        root.addHandler(logging.NullHandler())  # else what nobody handles is printed (logging.lastResort)
+        root.addHandler(logging.NullHandler())  # else unhandled records are printed (logging.lastResort)
     ours = logging.getLogger("c3s3_seg")
     if not ours.handlers:
         ours.addHandler(logging.StreamHandler(sys.stderr))
@@ -40,19 +40,19 @@ def _nothing(*_: object, **__: object) -> None:
 def forbid_telemetry() -> None:
     """Keep `import openvino` from reporting to Google Analytics.
 
-    It does so on every import, from a process that it forks (openvino 2026.4, openvino_telemetry
-    2025.2): measured on a machine without a network, that process outlives a killed parent. Where
-    the package cannot be imported, OpenVINO takes its own empty stand-in.
+    OpenVINO reports on every import, from a forked process (openvino 2026.4, openvino_telemetry
+    2025.2): measured on a machine without a network, that process outlives a killed parent. If
+    openvino_telemetry cannot be imported, OpenVINO takes its own empty stand-in.
     """
     sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
 
 
 def import_nothing_from_working_folder() -> None:
-    """Keep the processes that this one starts from importing what lies in the working folder: a user's data.
+    """Keep child processes from importing files of the working folder, which is a user's data.
 
     `python -m`, and a process of multiprocessing, search that folder first, so that a file `signal.py` among
-    scans would be run (Python, `PYTHONSAFEPATH`). Where the program itself lies there, as in a clone that is
-    not installed, they must find it.
+    scans would be run (Python, `PYTHONSAFEPATH`). If the program itself is there, as in a clone that is
+    not installed, nothing is changed: the child processes must find it.
     """
     with suppress(OSError):  # the folder was removed
         if Path(__file__).parents[2].samefile(os.getcwd()):
@@ -61,14 +61,14 @@ def import_nothing_from_working_folder() -> None:
 
 
 def take_stdout() -> IO[str]:
-    """A stream to what was stdout, for JSON lines alone: what a library prints goes to stderr from now on."""
+    """Return a stream to stdout, for JSON lines alone, and send all other output to stderr from now on."""
     replies = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
     return replies
 
 
 def reply(replies: IO[str], **content: Any) -> None:
-    """Write one JSON line; where nobody listens any more, the process ends."""
+    """Write one JSON line; end the process if the reader has closed the pipe."""
     try:
         replies.write(json.dumps(content) + "\n")
         replies.flush()
@@ -82,13 +82,13 @@ def only_repeatable(runtime: str) -> None:
     Parameters
     ----------
     runtime
-        Name of the backend. OpenVINO and ONNX Runtime on the CPU are repeatable as they are, with one
-        and the same number of threads; torch has to be told, on CUDA above all (not run so far).
+        Name of the backend. OpenVINO and ONNX Runtime on the CPU are repeatable as they are, with the
+        same number of threads; torch needs these settings, above all on CUDA (not run so far).
     """
     if runtime == "torch":
         import torch
 
-        # cuBLAS reads it when it is first used; torch refuses to be deterministic without it.
+        # cuBLAS reads the variable at its first use; torch refuses to be deterministic without it.
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         torch.use_deterministic_algorithms(True)
         # Filling fresh tensors guards against reading them unwritten, which nothing here does.
@@ -100,13 +100,13 @@ def keep_pages() -> None:
     """Keep freed memory in the process instead of giving it back after every layer.
 
     A training step allocates and frees hundreds of maps of 10 to 50 MB, and so does a forward pass in
-    torch (250,000 page faults at 112 x 112 x 80). By default each is a fresh mapping whose pages the
+    torch (250,000 page faults at 112 x 112 x 80). By default each map is a fresh mapping whose pages the
     kernel must clear one by one: on a busy virtual machine that has cost ten times the arithmetic.
-    Does nothing where the C library is not glibc.
+    Without glibc, nothing is changed.
     """
     if not sys.platform.startswith("linux"):
         return
-    import ctypes  # here: `--help` need not wait for it
+    import ctypes  # here, so that `--help` need not wait for it
 
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is None:

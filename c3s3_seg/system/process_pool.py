@@ -1,4 +1,4 @@
-"""One task for many items over several processes; a process that dies costs its item and says why."""
+"""Run one task for many items in several processes; a process that dies fails only its item."""
 
 from __future__ import annotations
 
@@ -20,23 +20,23 @@ from c3s3_seg.system.process import quiet_libraries
 
 @dataclass(frozen=True)
 class Died:
-    """What became of an item whose process ended before it answered."""
+    """The answer for an item whose process ended before it answered."""
 
     reason: str
 
 
 def each(task: Callable[[Any], Any], items: Sequence[Any], workers: int = 1) -> Iterator[tuple[int, Any]]:
-    """Do a task for each item and give (number of the item, answer) as they come.
+    """Run a task for each item and yield (number of the item, answer) in order of completion.
 
     Parameters
     ----------
     task
         A function of one item that raises nothing; with several workers it must be importable by its name.
     items
-        What it is done for; with several workers they and the answers go from process to process.
+        Items to process; with several workers, items and answers are pickled between processes.
     workers
-        1: here, in the order of the items. More: in so many processes of their own, each with one item
-        at a time, so that memory does not grow with the number of items.
+        Number of processes. 1: this process, in the order of the items. More: separate processes, each with
+        one item at a time, so that memory does not grow with the number of items.
 
     Yields
     ------
@@ -69,7 +69,7 @@ def each(task: Callable[[Any], Any], items: Sequence[Any], workers: int = 1) -> 
 
 
 class _PoolWorker:
-    """A process that answers one item after another. Ours is one end of its pipe, its own is the other."""
+    """A process that answers one item after another through a pipe, of which this side has one end."""
 
     def __init__(self, task: Callable[[Any], Any]) -> None:
         # A fresh interpreter: a copy of one with running threads (runtimes, progress bars) may hang.
@@ -81,16 +81,16 @@ class _PoolWorker:
         theirs.close()
 
     def take(self, work: tuple[int, Any] | None) -> bool:
-        """Begin an item; False where there is none left."""
+        """Begin an item; return False if none is left."""
         if work is None:
             return False
         self.number, item = work
-        with suppress(OSError):  # it died before it began: the answer will say so
+        with suppress(OSError):  # the process died: `result` will report that
             self.pipe.send(item)
         return True
 
     def result(self) -> Any:
-        """Of the item that was taken, once the pipe is ready: ready without an answer is an end."""
+        """Return the answer for the item, once the pipe is ready; `Died` if the pipe has none."""
         try:
             return self.pipe.recv()
         except (EOFError, OSError):
@@ -98,16 +98,16 @@ class _PoolWorker:
             return Died(_why(self.process.exitcode))
 
     def stop(self) -> None:
-        """End the process, whether it is at work or not."""
+        """End the process, whether busy or not."""
         self.pipe.close()
         self.process.terminate()
         self.process.join()
 
 
 def _serve(task: Callable[[Any], Any], pipe: Connection) -> None:
-    """In the process: answer until the other end of the pipe is closed."""
+    """Answer items, in the worker process, until the other end of the pipe is closed."""
     follow_parent()
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the process that waits for us
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent process
     quiet_libraries()
     leave_out_unused()
     while True:
@@ -119,17 +119,17 @@ def _serve(task: Callable[[Any], Any], pipe: Connection) -> None:
 
 
 def follow_parent() -> None:
-    """End with the process that started this one, at work or not, however that ends.
+    """Make this process end with its parent, busy or not, however the parent ends.
 
-    On Linux the kernel sees to it (prctl, PR_SET_PDEATHSIG = 1), even where a library holds the interpreter;
-    elsewhere, and where it died just before, a thread does so in a process of multiprocessing.
+    On Linux the kernel does so (prctl, PR_SET_PDEATHSIG = 1), even while a library holds the interpreter;
+    elsewhere, and if the parent died just before, a thread does so in a process of multiprocessing.
     """
     started_by, parent = os.getppid(), parent_process()
     if sys.platform == "linux":
         import ctypes
 
         ctypes.CDLL(None).prctl(1, signal.SIGKILL)
-        if os.getppid() != started_by:  # it died in between
+        if os.getppid() != started_by:  # the parent died in between
             os._exit(1)
     if parent is not None:
         Thread(target=_end_with, args=(parent,), daemon=True).start()

@@ -1,4 +1,4 @@
-"""How long work reports how far it is: one protocol for every package."""
+"""The protocol for progress reports of long work, one for every package."""
 
 from __future__ import annotations
 
@@ -6,20 +6,20 @@ from typing import Protocol
 
 
 class Progress(Protocol):
-    """Called from time to time while something is done."""
+    """A callable that receives progress reports during work."""
 
     def __call__(self, what: str, done: int = 0, total: int = 0) -> None:
-        """Report.
+        """Report progress.
 
         Parameters
         ----------
         what
-            What is being done, or has just been done: a case, a step.
+            Name of the present, or just finished, work: a case, a step.
         done, total
-            How many parts of it are finished, and how many there are; a total of 0 is not known.
+            Number of finished parts, and of all parts; a total of 0 is unknown.
         """
 
 
 def silent(what: str, done: int = 0, total: int = 0) -> None:
-    """Report to nobody."""
+    """Ignore the report."""
     del what, done, total

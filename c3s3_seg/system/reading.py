@@ -1,4 +1,4 @@
-"""Files from outside, read only as far as they can be trusted."""
+"""Read files from outside, with checks of kind, size and content."""
 
 from __future__ import annotations
 
@@ -20,21 +20,21 @@ JSON_BYTES = 256 << 20  # a batch of 100,000 cases has a provenance of some 100 
 
 
 def read_known(path: Path, hashes: Mapping[str, str] | None, limit: int) -> bytes:
-    """The content of a file whose sha256 was proven before: what is used is what was proven.
+    """Return the content of a file whose sha256 was verified before, and verify this content again.
 
     Parameters
     ----------
     path
-        A regular file.
+        Path of a regular file.
     hashes
-        File name -> sha256; None takes the file as it is.
+        File name -> sha256; None accepts any content.
     limit
-        As in `read_regular`.
+        Same as in `read_regular`.
 
     Raises
     ------
     InputError
-        As `read_regular`; or if the file has no hash, or has changed since.
+        Same as in `read_regular`; or if the file has no hash, or has changed since.
     """
     content = read_regular(path, limit)
     if hashes is not None and hashes.get(path.name) != hashlib.sha256(content).hexdigest():
@@ -46,40 +46,40 @@ def read_known(path: Path, hashes: Mapping[str, str] | None, limit: int) -> byte
 def read_regular(
     path: Path, limit: int = JSON_BYTES, check: Callable[[os.stat_result], None] | None = None
 ) -> bytes:
-    """The content of a regular file of at most `limit` bytes; a FIFO or a device is never read.
+    """Return the content of a regular file of at most `limit` bytes; never read a FIFO or a device.
 
     Parameters
     ----------
     path
-        The file.
+        Path of the file.
     limit
-        Bytes that it may have.
+        Largest size in bytes.
     check
-        Called with owner and mode of the file that was opened, before it is read; may raise.
+        Called with owner and mode of the opened file, before the file is read; may raise.
 
     Raises
     ------
     InputError
-        If it is no regular file, is larger, or cannot be read.
+        If the file is not regular, is larger, or cannot be read.
     """
     with _opened(path) as file:
         status = os.fstat(file.fileno())
         if check is not None:
             check(status)
-        content = file.read(min(limit, status.st_size) + 1)  # as much memory as it asks for is reserved
+        content = file.read(min(limit, status.st_size) + 1)  # `read` reserves all memory that is requested
     if len(content) > limit:
         raise InputError(f"is larger than {limit:,} bytes, which no such file should be", where=path)
     return content
 
 
 def parse_json(text: bytes | str, where: str | Path) -> Any:
-    """JSON from outside -> dicts, lists, strings and numbers.
+    """Parse JSON from outside into dicts, lists, strings and numbers.
 
     Raises
     ------
     InputError
-        If it is not JSON, not UTF-8, nested too deep, or a table has a key twice: readers differ in which
-        of the two values they take.
+        If the text is not JSON, not UTF-8, nested too deep, or a table has a key twice: readers differ in
+        which of the two values they take.
     """
 
     def table(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -98,23 +98,23 @@ def parse_json(text: bytes | str, where: str | Path) -> Any:
 
 
 def read_json(path: Path, limit: int = JSON_BYTES) -> Any:
-    """The JSON in a file.
+    """Return the parsed JSON of a file.
 
     Raises
     ------
     InputError
-        If it is no regular file, too large, or not JSON.
+        If the file is not regular, too large, or not JSON.
     """
     return parse_json(read_regular(path, limit), path)
 
 
 def sha256(path: Path) -> str:
-    """Of one file, in hexadecimal.
+    """Return the SHA-256 of a file, in hexadecimal.
 
     Raises
     ------
     InputError
-        If it cannot be read, or is no regular file: a pipe or a device may never end.
+        If the file cannot be read, or is not regular: a pipe or a device may never end.
     """
     with _opened(path) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
@@ -122,7 +122,7 @@ def sha256(path: Path) -> str:
 
 @contextmanager
 def _opened(path: Path) -> Iterator[BufferedReader]:
-    """A regular file; what fails while it is open is an `InputError` too."""
+    """Open a regular file; an OSError while the file is open becomes an `InputError` too."""
     try:
         # Without O_NONBLOCK, opening a FIFO waits for its other end.
         with os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:

@@ -1,4 +1,4 @@
-"""Dicts from the outside (JSON, TOML) -> frozen dataclasses, or an error that names the key."""
+"""Parse dicts from outside (JSON, TOML) into frozen dataclasses, or raise an error that names the key."""
 
 from __future__ import annotations
 
@@ -19,23 +19,23 @@ LONGEST_VALUE = 120  # characters of a value that a message repeats
 
 
 def closed(cls: type[T]) -> type[T]:
-    """Class decorator: a dataclass that, when it is parsed, refuses unknown keys, NaN and infinity.
+    """Make a dataclass refuse unknown keys, NaN and infinity when it is parsed (class decorator).
 
-    It also takes no text and no truth value for a number, and nothing but true and false for a truth value.
+    The class also accepts no text and no boolean as a number, and only true and false as a boolean.
     """
     cls.__pydantic_config__ = {"extra": "forbid", "allow_inf_nan": False}  # type: ignore[attr-defined]
     return cls
 
 
 class Rule:
-    """What a value must be beside its type: metadata of an `Annotated` type, checked when it is parsed.
+    """A condition on a value besides its type: metadata of an `Annotated` type, checked when parsed.
 
     Parameters
     ----------
     holds
-        Whether a value of that type is allowed.
+        Called to get whether a value of that type is allowed.
     wanted
-        What is allowed, to follow "wanted" in the message.
+        Description of the allowed values, to follow "wanted" in the message.
     """
 
     def __init__(self, holds: Callable[[Any], bool], wanted: str) -> None:
@@ -58,7 +58,7 @@ def parse(cls: type[T], data: Any, where: str | Path) -> T:
     Raises
     ------
     ConfigError
-        Naming the file, the key, the value that was found and what was wanted.
+        If the data does not fit; the message names file, key, found value and wanted form.
     """
     from pydantic import ValidationError
 
@@ -75,7 +75,7 @@ def parse(cls: type[T], data: Any, where: str | Path) -> T:
 
 @cache
 def _adapter(cls: Any) -> Any:
-    """What pydantic makes of the annotations. It takes milliseconds, and a batch parses every case."""
+    """Return pydantic's adapter of a type, cached: it takes milliseconds, and a batch parses every case."""
     from pydantic import TypeAdapter
 
     return TypeAdapter(cls)
@@ -89,9 +89,9 @@ def _validator(cls: Any) -> Any:
 
 
 def _exact(schema: Any, strict: bool = False) -> Any:
-    """A schema of pydantic in which closed dataclasses do not convert: by itself it reads true as 1.
+    """Return a pydantic schema in which closed dataclasses do not convert: pydantic reads true as 1.
 
-    1.0 stays good for a whole number: JSON knows one kind of number only.
+    1.0 stays valid as a whole number: JSON knows only one kind of number.
     """
     if isinstance(schema, list | tuple):
         return type(schema)(_exact(part, strict) for part in schema)
@@ -109,7 +109,7 @@ def _exact(schema: Any, strict: bool = False) -> Any:
 
 
 def _before(schema: Any) -> Any:
-    """A whole number, or one of some values, that is neither a truth value nor, for a number, a text."""
+    """Return the schema of an integer or literal, which refuses booleans and, for an integer, text."""
     from pydantic_core import core_schema
 
     is_number = schema["type"] == "int"
@@ -123,12 +123,12 @@ def _before(schema: Any) -> Any:
 
 
 def dump(instance: Any) -> Any:
-    """A dataclass -> what `json.dumps` takes, as its annotations say."""
+    """Convert a dataclass, by its annotations, into values that `json.dumps` accepts."""
     return _adapter(type(instance)).dump_python(instance, mode="json")  # type: ignore[arg-type]
 
 
 def plain(value: Any) -> Any:
-    """JSON that every reader takes: infinity becomes "inf" or "-inf", nan null; tuples become lists."""
+    """Return JSON that every reader accepts: infinity becomes "inf" or "-inf", nan null, tuples lists."""
     if isinstance(value, dict):
         return {key: plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
@@ -157,7 +157,7 @@ def _shortened(text: str) -> str:
 
 
 def _repr(value: Any) -> str:
-    """Of what was found, without a part of it that a message would not show."""
+    """Return the repr of a found value, without parts too long for a message."""
     if isinstance(value, str | bytes):
         return repr(value[: LONGEST_VALUE + 1])
     try:
@@ -167,7 +167,7 @@ def _repr(value: Any) -> str:
 
 
 def _siblings(cls: Any, loc: tuple[Any, ...]) -> list[str]:
-    """The field names of the dataclass in which the last part of `loc` was not found."""
+    """Return the field names of the dataclass in which the last part of `loc` was not found."""
     from dataclasses import fields, is_dataclass
     from typing import get_args, get_type_hints
 

@@ -17,13 +17,13 @@ TODO = (
 
 @dataclass(frozen=True)
 class Shard:
-    """Share `index` (from 1) of `count`."""
+    """The share number `index` (from 1) of `count` shares."""
 
     index: int
     count: int
 
     def of(self, items: Sequence[T]) -> list[T]:
-        """Each `count`-th, beginning with number `index`: together the shards are all of them, once."""
+        """Return each `count`-th item from number `index` on: together the shards have all items once."""
         return list(items[self.index - 1 :: self.count])
 
     def __str__(self) -> str:
@@ -31,12 +31,12 @@ class Shard:
 
 
 def parse_share(text: str, what: str) -> tuple[int, int]:
-    """`i/n` -> (i, n), with i from 1 to n.
+    """Parse `i/n` -> (i, n), with i from 1 to n.
 
     Raises
     ------
     ConfigError
-        If it is not of that form, naming `what`.
+        If the text is not of that form; the message names `what`.
     """
     match = re.fullmatch(r"(\d{1,9})/(\d{1,9})", text)
     index, count = (int(part) for part in match.groups()) if match else (0, 0)
@@ -46,20 +46,20 @@ def parse_share(text: str, what: str) -> tuple[int, int]:
 
 
 def parse_shard(text: str, environment: Mapping[str, str]) -> Shard:
-    """`2/8`, or `auto` or `auto/8` from the index that a scheduler gave.
+    """Parse `2/8`, or `auto` or `auto/8` with the index that a scheduler gave.
 
     Parameters
     ----------
     text
-        INDEX/COUNT with an index from 1. `auto`: SLURM_ARRAY_TASK_ID, _MIN, _STEP and _COUNT.
-        `auto/COUNT`: JOB_COMPLETION_INDEX, which Kubernetes counts from 0, without telling the count.
+        INDEX/COUNT with an index from 1. `auto`: SLURM_ARRAY_TASK_ID, _MIN, _STEP and _COUNT. `auto/COUNT`:
+        the same, or JOB_COMPLETION_INDEX, which Kubernetes counts from 0, without giving the count.
     environment
         `os.environ`.
 
     Raises
     ------
     InputError
-        If it is neither, if the index is outside, or if the scheduler's variables are missing.
+        If the text has neither form, the index is out of range, or the scheduler's variables are missing.
     """
     head, _, tail = text.partition("/")
     if head == "auto":

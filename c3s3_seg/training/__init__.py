@@ -1,1 +1,1 @@
-"""From labelled and unlabelled scans to a bundle."""
+"""Training: from labelled and unlabelled scans to a bundle."""

@@ -1,4 +1,4 @@
-"""Random geometry and intensity for one crop. Everything is drawn from the generator that is given."""
+"""Random changes of the geometry and the intensities of one crop, drawn from the given generator."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ LATTICE = 4  # control points of smooth random fields along each axis of a crop
 def draw_geometry(
     patch: tuple[int, int, int], spacing_mm: Tensor, config: AugmentConfig, random: Generator
 ) -> tuple[Tensor, Tensor]:
-    """Where the voxels of a crop are read from, and how large it is in the scan.
+    """Draw the positions at which the scan is sampled for a crop, and return them with the crop's extent.
 
     Rotation, magnification and displacement act in mm, so they mean the same at every spacing; with
-    `slice_axis` they leave the position along that axis as it is.
+    `slice_axis` they do not change the position along that axis.
 
     Returns
     -------
-    (X, Y, Z, 3) voxel offsets from the crop's centre; and (3,) how many of the scan's voxels it reaches over
-    along the scan's axes, after quarter turns and before all else.
+    (X, Y, Z, 3) voxel offsets from the crop's centre; and (3,) the crop's extent in voxels along the scan's
+    axes, after quarter turns and before all other changes.
     """
     axes = [(torch.arange(n) - (n - 1) / 2) * s for n, s in zip(patch, spacing_mm, strict=True)]
     points = torch.stack(torch.meshgrid(*axes, indexing="ij"), dim=-1)
@@ -35,7 +35,7 @@ def draw_geometry(
     turn = torch.eye(3)
     for axis in config.quarter_turns:
         turn = turn @ _quarter_turns(axis, int(torch.randint(4, (), generator=random)))
-    matrix = matrix @ turn  # exact: it permutes columns and changes signs
+    matrix = matrix @ turn  # exact: a turn permutes columns and changes signs
     for axis in config.flip_axes:
         if float(torch.rand((), generator=random)) < 0.5:
             matrix[:, axis] *= -1
@@ -49,7 +49,7 @@ def draw_geometry(
 
 
 def change_intensity(image: Tensor, config: AugmentConfig, random: Generator) -> Tensor:
-    """(1, X, Y, Z) -> the same crop as another scanner or another day might have given it."""
+    """Change the intensities of a crop (1, X, Y, Z) at random, as another scanner or day might have."""
     low, high = image.min(), image.max()
     exponent = _log_uniform(config.gamma, random)
     span = (high - low).clamp_min(1e-6)
@@ -80,7 +80,7 @@ def _log_uniform(ends: tuple[float, float], random: Generator) -> Tensor:
 
 
 def _quarter_turns(axis: int, count: int) -> Tensor:
-    """(3, 3), exact: a rotation by `count` times 90 degrees about an axis."""
+    """Return the exact matrix (3, 3) of a rotation by `count` times 90 degrees about an axis."""
     first, second = (n for n in range(3) if n != axis)
     turn = torch.eye(3)
     turn[[first, second]] = torch.eye(3)[[second, first]]
@@ -90,13 +90,13 @@ def _quarter_turns(axis: int, count: int) -> Tensor:
 
 
 def _turned(patch: tuple[int, int, int], spacing_mm: Tensor, turn: Tensor) -> Tensor:
-    """(3,): how many of the scan's voxels a crop reaches over after quarter turns, along the scan's axes."""
+    """Return the extent (3,) of a crop in voxels along the scan's axes, after quarter turns."""
     come_from = turn.abs().argmax(dim=1)
     return (torch.tensor(patch)[come_from] - 1) * (spacing_mm[come_from] / spacing_mm) + 1
 
 
 def _rotation(angles: Tensor) -> Tensor:
-    """(3,) radians about x, y, z -> (3, 3)."""
+    """Return the matrix (3, 3) of rotations by angles (3,) in radians, about x, then y, then z."""
     (cx, cy, cz), (sx, sy, sz) = angles.cos().tolist(), angles.sin().tolist()
     about_x = torch.tensor([[1, 0, 0], [0, cx, -sx], [0, sx, cx]])
     about_y = torch.tensor([[cy, 0, sy], [0, 1, 0], [-sy, 0, cy]])

@@ -1,4 +1,4 @@
-"""The section `c3s3` of a configuration: the numbers of the paper, and what was added to it."""
+"""The section `c3s3` of a configuration: the numbers of the paper and the optional additions."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from c3s3_seg.training.settings import Count, NotNegative, Positive, PositiveSha
 class C3S3Config:
     """The method's own numbers; equations and rows refer to the paper and its difference table.
 
-    What the paper does not have is off by default: `confidence`, `mix_weight`, `correction_weight` and
+    Additions to the paper are off by default: `confidence`, `mix_weight`, `correction_weight` and
     `entropy_weight`.
 
     Parameters
@@ -24,7 +24,7 @@ class C3S3Config:
     alpha
         Eq. 4: weight of the cross entropy in the competition.
     competition_memory
-        Row 7: share of the past in the values that compete; 0: this step alone, as in the paper.
+        Row 7: share of the past in the compared values; 0: this step alone, as in the paper.
     sharpening
         Eq. 5: the temperature T.
     cp_weight, cp_schedule
@@ -41,33 +41,33 @@ class C3S3Config:
         Row 1. `intersection-union`: eq. 7-10, masks choose anchors and negatives. `published`: one
         cosine a voxel, masked voxels count as e^0; its optimum is orthogonal where the nets agree.
     contrast_crops
-        Row 2: on `unlabelled` crops, or on `all` as published.
+        Row 2: crops with a contrast term: `unlabelled`, or `all` as published.
     contrast_backwards
-        Row 8: how often the contrast's gradient counts. Two losses with a backward each, as
-        published, count it twice; one backward of the sum, with 2 here, is the same.
+        Row 8: number of times that the contrast's gradient counts. The published code has two losses with a
+        backward each and counts it twice; one backward of the sum, with 2 here, is the same.
     views
-        Row 5. `independent`: two intensity changes of each crop. `identical`: one, seen twice, so that
-        only dropout differs; the encoder runs once.
+        Row 5. `independent`: two intensity changes of each crop. `identical`: one view, decoded twice, so
+        that only dropout differs; the encoder runs once.
     temperature
         tau of the contrast, eq. 7-9.
     anchors, negatives
-        How many voxels are drawn for each contrast term.
+        Largest numbers of voxels drawn for each contrast term.
     warm_up
-        Iterations at the beginning in which both nets only learn from labels.
+        Number of first iterations in which both nets learn from labels only, and from a teacher if any.
     confidence
-        The winner teaches (eq. 5) only in voxels where its probability of the likeliest class is at least
-        this; 0: everywhere, as in the paper.
+        Probability of the winner's likeliest class from which a voxel teaches the loser (eq. 5); 0: all
+        voxels, as in the paper.
     mix_weight
-        Of BCP's loss of both nets on crops that are pasted into each other, labelled and unlabelled ones; the
+        Weight of BCP's loss of both nets on crops pasted into each other, labelled and unlabelled ones; the
         moving average of the step's winner gives the pseudo-labels. 0 leaves it out; published for BCP: 1.
     mix_box
-        Sides of the pasted box, as a share of the crop's.
+        Sides of the pasted box, as a share of the crop's sides.
     correction_weight, entropy_weight
-        SDCL's two terms where the nets differ, see `SDCLConfig`; on the mixed crops where there are some,
-        else on the labelled crops and on the unlabelled ones with the pseudo-labels. 0 leaves a term out;
+        Weights of SDCL's two terms where the nets differ, see `SDCLConfig`; on the mixed crops if there are
+        any, else on the labelled crops and on the unlabelled ones with pseudo-labels. 0 leaves a term out;
         published for SDCL: 0.5 and 0.05.
     pseudo_weight
-        Of the regions with pseudo-labels in these terms; regions with labels have 1.
+        Weight of regions with pseudo-labels in these terms; regions with labels have weight 1.
     teacher_decay
         Share of the moving averages, which give the pseudo-labels, that is kept in a step.
     largest_component

@@ -1,4 +1,4 @@
-"""The cases of a run: read once, checked, and kept in memory, those to learn from on the model's grid."""
+"""Read and check the cases of a run once and keep them in memory; training cases on the model's grid."""
 
 from __future__ import annotations
 
@@ -15,30 +15,30 @@ from c3s3_seg.dataset.check.case_faults import refuse_defects, values_in
 from c3s3_seg.geometry.volume import Volume
 from c3s3_seg.io import load, load_mask
 
-Teach = Callable[[str, Volume], Tensor | None]  # case, scan -> (C, X, Y, Z) on the model's grid, or nothing
+Teach = Callable[[str, Volume], Tensor | None]  # case, scan -> (C, X, Y, Z) on the model's grid, or None
 
 
 @dataclass(frozen=True)
 class TrainingCase:
-    """One scan on the model's grid.
+    """A training case: one scan on the model's grid, with its targets.
 
     Parameters
     ----------
     stack
         (1 + C, X, Y, Z) float32: network input, then the soft target of each class, background
-        first. Without labels: (1, X, Y, Z). Then the targets of a teacher, if there is one.
+        first. Without labels: (1, X, Y, Z). The targets of a teacher, if there is one, come last.
     foreground
-        (n, 3) indices of foreground voxels; empty without labels.
+        (n, 3) indices of foreground voxels; empty without labels and without a teacher.
     by_label
-        Name -> the same, for each label that has a voxel.
+        Name -> the same indices, for each label that has a voxel.
     taught
-        How many layers at the end of `stack` are a teacher's: C, or 0.
+        Number of layers at the end of `stack` that are a teacher's: C, or 0.
     spacing_mm
-        (3,) of this case.
+        (3,) spacing of `stack`.
     values
-        In its mask, but 0.
+        Values in the mask, except 0.
     lowest
-        The scan's smallest intensity, in its own unit.
+        Smallest intensity of the scan, in the scan's own unit.
     """
 
     stack: Tensor
@@ -51,11 +51,11 @@ class TrainingCase:
 
     @property
     def nbytes(self) -> int:
-        """What it takes of the memory."""
+        """The memory that the case takes, in bytes."""
         return sum(x.nbytes for x in (self.stack, self.foreground, *self.by_label.values()))
 
     def without_labels(self) -> TrainingCase:
-        """The scan alone, which shares the memory, or with what a teacher says of it."""
+        """Return the case without labels: the scan, in shared memory, or a copy with a teacher's targets."""
         stack = self.stack[:1]
         if self.taught:
             stack = torch.cat([stack, self.stack[-self.taught :]])
@@ -64,7 +64,7 @@ class TrainingCase:
 
 @dataclass(frozen=True)
 class ValidationCase:
-    """A scan and its truth as they are on disk."""
+    """A scan and its truth on the scan's own grid."""
 
     name: str
     scan: Volume
@@ -72,21 +72,21 @@ class ValidationCase:
 
     @property
     def nbytes(self) -> int:
-        """What it takes of the memory."""
+        """The memory that the case takes, in bytes."""
         return self.scan.array.nbytes + self.truth.array.nbytes
 
 
 def read_case(
     data: DataSet, name: str, task: Task, *, labelled: bool, teach: Teach | None = None
 ) -> TrainingCase:
-    """Read a scan, and its mask if it is a labelled one, onto the model's grid.
+    """Read a scan, and its mask if `labelled`, and resample them to the model's grid.
 
-    A teacher adds its targets; of an unlabelled case they say where the foreground is.
+    The targets of a teacher are appended; in an unlabelled case they give the foreground.
 
     Raises
     ------
     InputError
-        If a file cannot be read, or `c3s3-seg check` would call the case an error.
+        If a file cannot be read, or `c3s3-seg check` would report the case as an error.
     """
     scan = load(data.scan(name))
     mask = load_mask(data.mask(name), grid=scan.geometry) if labelled else None
@@ -114,13 +114,13 @@ def read_case(
 
 
 def occupied(mask: Volume, task: Task) -> Tensor:
-    """(C, X, Y, Z) on the model's grid: how much of each voxel each class fills, background first."""
+    """Return each class's share of each voxel on the model's grid: (C, X, Y, Z), background first."""
     target = torch.from_numpy(task.recipe.occupancy(mask, tuple(x.value for x in task.labels)))
     return torch.cat([1 - target.sum(dim=0, keepdim=True), target])
 
 
 def _foreground(target: Tensor | None, task: Task) -> tuple[Tensor, dict[str, Tensor]]:
-    """Voxels (n, 3) where labels fill more than half, and those of each label that has some."""
+    """Return the voxels (n, 3) that labels fill by more than half, and those of each label that has any."""
     if target is None:
         return torch.zeros(0, 3, dtype=torch.long), {}
     inside = target[1:].sum(dim=0) > 0.5
@@ -131,7 +131,7 @@ def _foreground(target: Tensor | None, task: Task) -> tuple[Tensor, dict[str, Te
 
 
 def read_validation(data: DataSet, names: tuple[str, ...]) -> list[ValidationCase]:
-    """Scans and truths on their own grids, for the predictor."""
+    """Read scans and truths on the scans' own grids, for the predictor."""
     cases = []
     for name in names:
         scan = load(data.scan(name))

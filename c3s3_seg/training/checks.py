@@ -1,4 +1,4 @@
-"""The configuration against the data set: what is refused before the first step, and what is warned of."""
+"""Compare the configuration with the data set: errors and warnings before the first step."""
 
 from __future__ import annotations
 
@@ -13,42 +13,41 @@ from c3s3_seg.dataset.check.case_faults import values_in
 from c3s3_seg.errors import InputError
 from c3s3_seg.training.config import TrainConfig
 
-if TYPE_CHECKING:  # they need torch, which `calibrate` does without
+if TYPE_CHECKING:  # `cases` needs torch, which `calibrate` does without
     from c3s3_seg.training.cases import TrainingCase, ValidationCase
 
-SPELLINGS = {"MRI": "MR", "MRT": "MR", "PET": "PT"}  # of DICOM's own codes
+SPELLINGS = {"MRI": "MR", "MRT": "MR", "PET": "PT"}  # other spellings of DICOM's codes
 CODES = ("CT", "MR", "PT", "NM", "US", "XA", "MG", "DX", "CR")
-AIR_HU = -500  # below it a scan in Hounsfield units reaches, and no other
+AIR_HU = -500  # only scans in Hounsfield units have values below this
 
 
 def check_index(config: TrainConfig, data: DataSet) -> None:
-    """Refuse a configuration that is about other data than the index says.
+    """Raise an error if the configuration does not match the index of the data set.
 
     Raises
     ------
     InputError
-        If the modality is another, a label has another name or value than in the index, or none of its
-        values is there.
+        If the modality differs, or a label has another name or value than in the index.
     """
     check_data(config.task, data, f"Write task.labels with the names and values of {INDEX}")
 
 
 def check_data(task: Task, data: DataSet, todo: str) -> None:
-    """Refuse data that are of another task: a configuration's, or a bundle's.
+    """Raise an error if data do not match the task of a configuration or a bundle.
 
     Parameters
     ----------
     task
-        What is wanted.
+        Task that the data must match.
     data
-        Its index says what there is; where that says nothing of a thing, it is not compared.
+        Data set with its index; a property that the index does not state is not compared.
     todo
-        What to do about other labels.
+        Advice for the case that labels differ.
 
     Raises
     ------
     InputError
-        If the modality is another, or a label has another name or value than in the index.
+        If the modality differs, or a label has another name or value than in the index.
     """
     found, wanted = modality(data.modality), modality(task.modality)
     if found != wanted and {found, wanted} <= set(CODES):
@@ -60,19 +59,19 @@ def check_data(task: Task, data: DataSet, todo: str) -> None:
 
 
 def check_task(ours: Task, bundle: ModelBundle) -> None:
-    """Refuse a bundle to begin from, or to be taught by, that is for other scans or labels than a run.
+    """Raise an error if a bundle to begin from, or to be taught by, is for other scans or labels than a run.
 
     Raises
     ------
     InputError
-        If modality, labels or recipe are others.
+        If modality, labels or recipe differ.
     """
     theirs = bundle.task
     if modality(ours.modality) != modality(theirs.modality):
         what = f"task.modality: the bundle has {theirs.modality}, the configuration {ours.modality}"
         raise InputError(what, where=bundle.folder, todo="Take a bundle of the same modality")
     todo = "Copy task.labels and task.recipe from the bundle's manifest.json into the configuration"
-    if list(ours.label_values.items()) != list(theirs.label_values.items()):  # classes have their order
+    if list(ours.label_values.items()) != list(theirs.label_values.items()):  # classes follow this order
         what = f"task.labels: the bundle has {theirs.label_values}, the configuration {ours.label_values}"
         raise InputError(what, where=bundle.folder, todo=todo)
     if ours.recipe != theirs.recipe:
@@ -81,7 +80,7 @@ def check_task(ours: Task, bundle: ModelBundle) -> None:
 
 
 def modality(text: str) -> str:
-    """The DICOM code of what an index calls it (`mri`, `{'0': 'MRI'}` -> MR); else as it is written."""
+    """Return the DICOM code of a modality (`mri`, `{'0': 'MRI'}` -> MR); without one, the text unchanged."""
     words = [SPELLINGS.get(word, word) for word in re.findall("[A-Z]+", text.upper())]
     return next((word for word in words if word in CODES), text)
 
@@ -100,7 +99,7 @@ def _check_labels(task: Task, data: DataSet, todo: str) -> None:
 
 
 def _same(name: str) -> str:
-    """Left_Atrium and `left atrium` are one name."""
+    """Normalise a name, so that Left_Atrium and `left atrium` are equal."""
     return re.sub(r"[\W_]+", "_", name.casefold()).strip("_")
 
 
@@ -114,16 +113,16 @@ def check_cases(
     trained_on: Sequence[TrainingCase],
     validation: Sequence[ValidationCase],
 ) -> list[str]:
-    """What the scans and masks say, once all are read.
+    """Check the scans and masks once all are read.
 
     Returns
     -------
-    Warnings: classes without a voxel, values that are learnt as background, intensities of another modality.
+    Warnings of classes without a voxel, values learnt as background, and intensities of another modality.
 
     Raises
     ------
     InputError
-        If the index has no labels, and no mask of the data holds a value of the configuration.
+        If the index has no labels, and some value of the configuration occurs in no mask.
     """
     labelled = {value for case in trained_on for value in case.values}
     truths = {value for case in validation for value in values_in(case.truth.array)}
@@ -155,7 +154,7 @@ def _left_out(config: TrainConfig, data: DataSet, there: set[int]) -> list[str]:
 
 
 def _intensities(config: TrainConfig, data: DataSet, trained_on: Sequence[TrainingCase]) -> list[str]:
-    """Where the index does not say the modality: only Hounsfield units reach down to air."""
+    """Warn, if the index states no modality, of odd intensities: only Hounsfield units reach down to air."""
     wanted, lowest = modality(config.task.modality), median(case.lowest for case in trained_on)
     if modality(data.modality) in CODES:
         return []

@@ -1,4 +1,4 @@
-"""Eq. 4: which backbone teaches in this step."""
+"""Eq. 4: the competition, which decides the backbone that teaches in a step."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from c3s3_seg.training.losses import SegTerms
 
 
 class Competition(nn.Module):
-    """alpha CE + (1 - alpha) Dice on the labelled crops; the lower value wins, a tie goes to A.
+    """The comparison of alpha CE + (1 - alpha) Dice on labelled crops: the lower value wins, a tie goes to A.
 
-    Several processes judge together, by the mean of their values.
+    Several processes compare the mean of their values.
 
     Parameters
     ----------
     alpha
         Weight of the cross entropy.
     decay
-        Share of the past in an average over steps that is compared in place of this step's values; 0 is
-        the paper's form. One labelled crop is a noisy judge.
+        Share of the past in an average over steps that is compared in place of this step's values, as a
+        single labelled crop gives noisy values; 0: the paper's form.
     """
 
     values: Tensor
@@ -32,9 +32,9 @@ class Competition(nn.Module):
 
     @torch.no_grad()
     def a_wins(self, a: SegTerms, b: SegTerms) -> bool:
-        """Judge, and remember."""
+        """Update the averages, and return whether A wins."""
         values = torch.stack([terms.weighted(self.alpha) for terms in (a, b)])
         now = group.mean(values.tolist())
-        # Both averages begin at 0, so what they lack at first they lack alike.
+        # Both averages begin at 0, so at first both are too low by the same factor.
         self.values.lerp_(torch.tensor(now, dtype=torch.float64, device=self.values.device), 1 - self.decay)
         return bool(self.values[0] <= self.values[1])

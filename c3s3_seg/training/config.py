@@ -1,4 +1,4 @@
-"""What a training run is made of: TOML -> `TrainConfig`, checked before anything is loaded."""
+"""The configuration of a training run: TOML -> `TrainConfig`, checked before anything is loaded."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ DISCRIMINATOR_SIDE = 16
 @closed
 @dataclass(frozen=True)
 class TrainConfig:
-    """A whole run. A method reads its own section; `mcf` reads that of `c3s3`."""
+    """The configuration of a run. A method reads its own section; `mcf` reads the section `c3s3`."""
 
     method: MethodName
     task: ReadTask
@@ -63,7 +63,7 @@ class TrainConfig:
 
 
 def warm_up(config: TrainConfig) -> int:
-    """Iterations of a run in which its method does not teach yet."""
+    """Return the number of first iterations in which a run's method does not teach yet."""
     if config.method in ("c3s3", "mcf"):
         return config.c3s3.warm_up
     if config.method in ("bcp", "sdcl"):
@@ -73,7 +73,7 @@ def warm_up(config: TrainConfig) -> int:
 
 
 def mixed_batches(config: TrainConfig) -> dict[str, str]:
-    """Which batches (keys of `run`) are mixed in pairs of crops, and by what, as an error names it."""
+    """Return the keys of `run` whose batches are mixed in pairs of crops -> the cause, as errors name it."""
     pastes = config.method in ("bcp", "sdcl")
     if not pastes and not (config.method in ("c3s3", "mcf") and config.c3s3.mix_weight > 0):
         return {}
@@ -91,7 +91,7 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> TrainConfig:
     InputError
         If there is no such file, or it is not TOML.
     ConfigError
-        Naming the key, the value and the allowed ones.
+        If a value is not allowed; the error names the key, the value and the allowed values.
     """
     file = path if path.is_file() else CONFIGS / f"{path.name.removesuffix('.toml')}.toml"
     if not file.is_file():
@@ -109,12 +109,12 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> TrainConfig:
 
 
 def build_config(data: dict[str, Any], overrides: Sequence[str], where: str) -> TrainConfig:
-    """A configuration from what a TOML file holds; the overrides are written into `data`.
+    """Build a configuration from the content of a TOML file; the overrides are written into `data`.
 
     Raises
     ------
     ConfigError
-        Naming the key, the value and the allowed ones.
+        If a value is not allowed; the error names the key, the value and the allowed values.
     """
     for override in overrides:
         put(data, override)
@@ -125,7 +125,7 @@ def build_config(data: dict[str, Any], overrides: Sequence[str], where: str) -> 
 
 def _check(config: TrainConfig, where: str) -> None:
     check_patch(config.task, where)
-    if warm_up(config) >= config.run.iterations:  # it would be supervised alone
+    if warm_up(config) >= config.run.iterations:  # the whole run would be supervised
         limit = config.run.iterations
         what = f"c3s3.warm_up = {config.c3s3.warm_up}: wanted less than run.iterations = {limit}"
         raise ConfigError(what, where=where)
@@ -152,7 +152,7 @@ def _check_shipped(config: TrainConfig, where: str) -> None:
 
 
 def _check_method(config: TrainConfig, where: str) -> None:
-    """What a method wants of other sections."""
+    """Check the values that a method requires in other sections."""
     run, smallest = config.run, min(config.task.patch)
     counts = (run.labelled_batch, run.unlabelled_batch)
     mixed = mixed_batches(config)
@@ -173,7 +173,7 @@ def _check_method(config: TrainConfig, where: str) -> None:
 
 
 def _check_norms(config: TrainConfig, where: str) -> None:
-    """Batch norm wants two values: one crop of one voxel on the coarsest level has none to compare."""
+    """Raise an error if a step has one crop of one voxel on the coarsest level: batch norm needs two."""
     patch, strides = config.task.patch, config.task.network_strides
     if any(side > n for side, n in zip(patch, multiple_of(strides), strict=True)):
         return
@@ -188,7 +188,7 @@ def _check_norms(config: TrainConfig, where: str) -> None:
 
 
 def _fewest_crops(config: TrainConfig) -> dict[str, int]:
-    """How many crops the networks are trained on at once, by the key that decides it, where it can be one."""
+    """Return the numbers of crops per forward pass that can be one, by the key of `run` that sets each."""
     run, method, warm = config.run, config.method, warm_up(config) > 0
     taught = run.unlabelled_batch if config.teacher.wanted else 0
     found = {}
@@ -196,9 +196,9 @@ def _fewest_crops(config: TrainConfig) -> dict[str, int]:
         found["labelled_batch"] = run.labelled_batch + taught
     if method in ("c3s3", "mcf") and warm:
         found["warm_batch"] = run.warm_batch + taught
-    if method in ("uamt", "bcp", "sdcl"):  # the teacher, which takes the statistics of the batch
+    if method in ("uamt", "bcp", "sdcl"):  # for the teacher, which uses batch statistics
         found["unlabelled_batch"] = run.unlabelled_batch
-    if method in ("bcp", "sdcl") and warm:  # pairs that are pasted together
+    if method in ("bcp", "sdcl") and warm:  # crops are pasted together in pairs
         found["warm_batch"] = run.warm_batch // 2
     return found
 

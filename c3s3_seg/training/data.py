@@ -1,7 +1,7 @@
-"""Batches, drawn from the cases in memory.
+"""Draw batches from the cases in memory.
 
-Every batch is a function of (seed, iteration) alone: a resumed run draws what an unbroken one
-would have drawn, and several loaders could share the work.
+Every batch is a function of seed, iteration and `Views` alone: a resumed run draws the same batches as
+an uninterrupted one, and several loaders can share the work.
 """
 
 from __future__ import annotations
@@ -27,29 +27,29 @@ from c3s3_seg.training.settings import AugmentConfig, DataConfig
 ALONE = ProcessGroup()
 EMPTY = torch.empty(0)
 Offset = tuple[int, int, int]
-FOCUS = 3.0  # times as often as others is a label drawn that is not learnt
-BOX = 1_008  # in place of a crop's number: what a batch's box is drawn by
+FOCUS = 3.0  # factor by which a label that is not learnt is drawn more often than others
+BOX = 1_008  # takes the place of a crop's number in the seed of a batch's box
 
 
 @dataclass(frozen=True)
 class Views:
-    """What a method wants in a batch.
+    """The contents of a batch that a method requests.
 
     Parameters
     ----------
     labelled, unlabelled
-        Crops of each kind.
+        Numbers of crops of each kind.
     count
-        Independent intensity changes of each.
+        Number of independent intensity changes of each crop.
     shift
         Above 0, the second view is another crop of the same scan, moved by at most this share of each side;
-        both lie in one sampling of the scan with one intensity change, so that they agree where they overlap.
+        both are cut from one sampling with one intensity change, so that they agree where they overlap.
     box
-        Above 0, a mask to mix crops by: a box of this share of each side.
+        Above 0, the batch has a mask to mix crops with: a box of this share of each side.
     distances
         Signed distance maps of the labelled crops: `plain`, or with 0 on the boundary.
     focus
-        Labels that are drawn `FOCUS` times as often as others, where crops are drawn by label.
+        Labels that are drawn `FOCUS` times as often as others, if crops are drawn by label.
     """
 
     labelled: int
@@ -63,20 +63,20 @@ class Views:
 
 @dataclass(frozen=True)
 class Batch:
-    """Labelled crops first, then unlabelled. What a method did not ask for is empty.
+    """A batch: labelled crops first, then unlabelled ones. Fields that a method did not request are empty.
 
     Parameters
     ----------
     views
         Each (L + U, 1, X, Y, Z) float32: the same crops under different intensities, or pairs that overlap.
     target
-        (L, C, X, Y, Z) float32 in [0, 1], sums to 1 over C; of the first view.
+        (L, C, X, Y, Z) float32 in [0, 1], with sum 1 over C, for the first view.
     cases
-        The number of each labelled crop's case among the labelled ones.
+        Index of each labelled crop's case among the labelled cases.
     offsets
-        Where each crop of the second view begins in that of the first, in voxels.
+        Position at which each crop of the second view begins in that of the first, in voxels.
     taught
-        (K, C, X, Y, Z) float32: a teacher's targets of the last K crops: of all, or of the unlabelled ones.
+        (K, C, X, Y, Z) float32: a teacher's targets for the last K crops: for all or the unlabelled ones.
     box
         (X, Y, Z) float32: 0 in a box, 1 elsewhere. The same for all processes.
     distances
@@ -93,7 +93,7 @@ class Batch:
 
     @property
     def labelled(self) -> int:
-        """L."""
+        """The number L of labelled crops."""
         return len(self.target)
 
 
@@ -109,23 +109,23 @@ class Drawn:
 
 
 def uses_unlabelled(config: TrainConfig) -> bool:
-    """Whether a run draws crops of unlabelled cases."""
+    """Return whether a run draws crops of unlabelled cases."""
     return config.method != "supervised" or config.teacher.wanted
 
 
 class Sampler:
-    """Draws batches.
+    """A sampler of batches.
 
     Parameters
     ----------
     labelled, unlabelled
-        The cases.
+        Training cases of each kind.
     task, data, augment
-        Patch, crops and changes.
+        Settings of the patch, the choice of crops and the random changes.
     seed
-        With the iteration and a crop's number it decides every crop.
+        Seed that determines every crop, with the iteration and the crop's number.
     group
-        Which share of each batch is drawn here.
+        Processes of the run, each of which draws its share of a batch.
     """
 
     def __init__(
@@ -152,12 +152,12 @@ class Sampler:
         group: ProcessGroup = ALONE,
         teach: Teach | None = None,
     ) -> Sampler:
-        """Read the cases that a run learns from.
+        """Read the cases that a run learns from, and return their sampler.
 
         Raises
         ------
         InputError
-            If a case cannot be read, or the method wants unlabelled cases and there are none.
+            If a case cannot be read, or the method needs unlabelled cases and there are none.
         """
         task, both = config.task, uses_unlabelled(config)
         labelled = [read_case(data, name, task, labelled=True, teach=teach) for name in splits.labelled]
@@ -179,7 +179,7 @@ class Sampler:
         )
 
     def batch(self, iteration: int, views: Views) -> Batch:
-        """The batch of one iteration, or this process's share of it."""
+        """Return the batch of one iteration, or this process's share of the batch."""
         drawn = [
             self._draw(cases, first + number, iteration, views)
             for cases, first, count in (
@@ -208,7 +208,7 @@ class Sampler:
         return Generator().manual_seed((self.seed * 1_000_003 + iteration) * 1_009 + number)
 
     def _draw(self, cases: list[TrainingCase], number: int, iteration: int, views: Views) -> Drawn:
-        """Crop `number` of a batch."""
+        """Draw crop `number` of a batch."""
         random = self._random(iteration, number)
         index = int(torch.randint(len(cases), (), generator=random))
         if views.shift:
@@ -219,7 +219,7 @@ class Sampler:
         return Drawn(images, crop[1:end], index, taught=crop[end:])
 
     def _draw_pair(self, cases: list[TrainingCase], index: int, views: Views, random: Generator) -> Drawn:
-        """Two crops out of a sampling that is larger by their offset."""
+        """Draw two crops from one sampling, which is larger than a crop by their offset."""
         limits = [int(views.shift * side) for side in self.task.patch]
         x, y, z = (int(torch.randint(-n, n + 1, (), generator=random)) for n in limits)
         crop = self._crop(cases[index], views, random, (abs(x), abs(y), abs(z)))
@@ -228,30 +228,30 @@ class Sampler:
         return Drawn((image[first], image[second]), crop[1:][first], index, (x, y, z))
 
     def _part(self, offset: Offset) -> tuple[slice, ...]:
-        """Where one crop of a pair lies, whose partner's offset is the negative of `offset`."""
+        """Return the slices of a crop in the sampling of its pair; its partner's offset is -`offset`."""
         begins = [max(0, n) for n in offset]
         parts = (slice(n, n + side) for n, side in zip(begins, self.task.patch, strict=True))
         return (slice(None), *parts)
 
     def _crop(self, case: TrainingCase, views: Views, random: Generator, more: Offset = (0, 0, 0)) -> Tensor:
-        """(layers, *(patch + more)): one sampling of the volume through a random affine and elastic map."""
+        """Sample the volume through a random affine and elastic map: (layers, *(patch + more))."""
         size = torch.tensor(case.stack.shape[1:])
         x, y, z = (side + extra for side, extra in zip(self.task.patch, more, strict=True))
         points, sides = draw_geometry((x, y, z), case.spacing_mm, self.augment, random)
         points = points + self._centre(case, size, sides, views.focus, random)
-        # grid_sample wants (z, y, x) order and -1 .. 1 from edge to edge
+        # grid_sample expects (z, y, x) order and -1 .. 1 from edge to edge
         grid = ((2 * points + 1) / size - 1).flip(-1)
         crop = F.grid_sample(case.stack[None], grid[None], padding_mode="zeros", align_corners=False)[0]
         end = len(crop) - case.taught
         for first, last in ((1, end), (end, len(crop))):
-            if first < last:  # outside of the scan is background
+            if first < last:  # voxels outside the scan are background
                 crop[first] = 1 - crop[first + 1 : last].sum(dim=0)
         return crop
 
     def _centre(
         self, case: TrainingCase, size: Tensor, sides: Tensor, focus: tuple[str, ...], random: Generator
     ) -> Tensor:
-        """Where a crop of these sides lies in a scan of this size: (3,) in voxels."""
+        """Draw the centre of a crop of these sides in a scan of this size: (3,) in voxels."""
         if len(case.foreground) and float(torch.rand((), generator=random)) < self.data.foreground_crops:
             voxels = case.foreground
             if self.data.foreground_by == "label":
@@ -259,7 +259,7 @@ class Sampler:
             wanted = voxels[torch.randint(len(voxels), (), generator=random)].float()
         else:
             wanted = torch.rand(3, generator=random) * (size - 1)
-        # The crop stays inside the scan where the scan is larger, and holds all of it where it is smaller.
+        # The crop stays inside the scan where the scan is larger, and contains the scan where it is smaller.
         half = sides / 2
         low, high = torch.minimum(half, size - half), torch.maximum(half, size - half)
         centre = wanted.clamp(low - 0.5, high - 0.5)
@@ -270,13 +270,13 @@ class Sampler:
 
 
 def _draw_label(by_label: Mapping[str, Tensor], focus: tuple[str, ...], random: Generator) -> Tensor:
-    """The voxels of one label."""
+    """Draw a label and return its voxels."""
     weights = torch.tensor([FOCUS if name in focus else 1.0 for name in by_label])
     return list(by_label.values())[int(torch.multinomial(weights, 1, generator=random))]
 
 
 def draw_box(sides: tuple[int, int, int], share: float, random: Generator) -> Tensor:
-    """(X, Y, Z) float32: 0 in a box of `share` of each side at a random place, 1 elsewhere."""
+    """Draw a mask (X, Y, Z) float32: 0 in a box of `share` of each side at a random place, 1 elsewhere."""
     mask = torch.ones(sides)
     lengths = [round(share * side) for side in sides]
     spare = zip(sides, lengths, strict=True)

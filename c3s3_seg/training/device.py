@@ -1,4 +1,4 @@
-"""Where a run computes."""
+"""The device of a run: its choice, autocast, and moving batches to it."""
 
 from __future__ import annotations
 
@@ -15,33 +15,33 @@ from c3s3_seg.training.distributed import ProcessGroup
 
 
 def autocast(device: torch.device, precision: str) -> torch.autocast:
-    """In which a step computes in half precision, if it is to."""
+    """Return the context of a step: half precision, or nothing changed if `precision` is float32."""
     half = torch.float16 if precision == "float16" else torch.bfloat16
     return torch.autocast(device.type, half, enabled=precision != "float32")
 
 
 def choose_device(config: TrainConfig, group: ProcessGroup) -> torch.device:
-    """Where this process trains, set up so that a run can be repeated there.
+    """Return the device on which this process trains, set up so that a run can be repeated there.
 
     Raises
     ------
     MissingError
-        If CUDA is configured and there is none.
+        If CUDA is configured and torch finds no CUDA device.
     """
     if config.run.device == "cuda" and not torch.cuda.is_available():
         raise MissingError(
             "run.device = 'cuda', but torch finds no CUDA device", todo="Set run.device = 'cpu'"
         )
-    # cuBLAS is deterministic only with a workspace of fixed size, which it reads from here.
+    # cuBLAS is deterministic only with a workspace of fixed size, which this variable sets.
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     if config.run.device == "cuda":
-        forbid_tf32()  # in half precision too, where the loss terms are still float32
+        forbid_tf32()  # with half precision too, as the loss terms are still float32
         return torch.device("cuda", group.local_rank)
     return torch.device(config.run.device)
 
 
 def move(batch: Batch, device: torch.device) -> Batch:
-    """The same batch on a device, its views with the channels last."""
+    """Return the batch on a device, with the channels of its views last in memory."""
     views = tuple(v.to(device, memory_format=torch.channels_last_3d) for v in batch.views)
     moved = {name: getattr(batch, name).to(device) for name in ("target", "box", "distances", "taught")}
     return replace(batch, views=views, **moved)

@@ -1,4 +1,4 @@
-"""Signed distance maps, as SASSNet and DTC learn them."""
+"""Signed distance maps, the targets of SASSNet's and DTC's distance heads."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ from torch import Tensor
 
 
 def signed_distance(target: Tensor, *, zero_boundary: bool = False) -> Tensor:
-    """Soft targets (N, K, X, Y, Z) -> distance to the surface in [-1, 1], negative inside, in voxels.
+    """Return distances to the surface in [-1, 1], negative inside, of soft targets (N, K, X, Y, Z).
 
-    Each side is scaled by its own largest distance, as published. A class that is absent, or everywhere,
-    gives 0 everywhere.
+    They are measured in voxels; each side of the surface is scaled by its own largest distance, as
+    published. A class that is absent, or fills the crop, gives 0 everywhere.
 
     Parameters
     ----------
     zero_boundary
-        Whether voxels of the class that touch others have 0, as SASSNet learns. DTC turns distances into
-        labels, and a 0 there would be half a label.
+        Whether voxels of the class that touch others by a face get 0, as in SASSNet. DTC turns distances into
+        labels, and a 0 would become half a label.
     """
     from scipy.ndimage import distance_transform_edt
 

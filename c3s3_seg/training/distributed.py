@@ -1,7 +1,7 @@
-"""Several processes that train as one, started by torchrun. In a single process everything here is a no-op.
+"""Several processes that train as one, started by torchrun; in a single process this module does nothing.
 
 Each process draws its share of every batch. Sums that a loss pools over the batch, the batch norms'
-statistics and the competition's values go over all processes, so N processes step as one would.
+statistics and the competition's values are taken over all processes, so N processes step as one would.
 """
 
 from __future__ import annotations
@@ -19,22 +19,22 @@ from torch import Tensor, nn
 from c3s3_seg.errors import ConfigError
 from c3s3_seg.training.config import TrainConfig, mixed_batches
 
-# The others wait for rank 0 while it validates and writes.
+# The other processes wait for rank 0 while rank 0 validates and writes.
 PATIENCE = timedelta(hours=2)
 
 
 @dataclass(frozen=True)
 class ProcessGroup:
-    """Which of how many processes this one is.
+    """The rank of this process among the processes of a run.
 
     Parameters
     ----------
     rank
-        0 to size - 1; rank 0 validates, writes and talks.
+        Number of this process, 0 to size - 1; rank 0 validates, writes and reports.
     size
-        How many processes.
+        Number of processes.
     local_rank
-        The number of this process on its machine, and of its GPU.
+        Number of this process on its machine, and of its GPU.
     """
 
     rank: int = 0
@@ -43,12 +43,12 @@ class ProcessGroup:
 
     @classmethod
     def of_environment(cls) -> ProcessGroup:
-        """As torchrun says; one process where it does not.
+        """Read the variables that torchrun sets; without them, one process.
 
         Raises
         ------
         ConfigError
-            If it says no numbers, or more than there can be.
+            If a variable is not a whole number, or RANK is not below WORLD_SIZE.
         """
         rank, size, local = (_number(name, default) for name, default in _VARIABLES)
         if rank >= size:
@@ -57,11 +57,11 @@ class ProcessGroup:
 
     @property
     def leads(self) -> bool:
-        """Whether this process validates, writes and talks."""
+        """Whether this process validates, writes and reports."""
         return self.rank == 0
 
     def share(self, count: int) -> range:
-        """The numbers of this process's crops among `count`."""
+        """Return the numbers of this process's crops among `count` crops."""
         each = count // self.size
         return range(self.rank * each, (self.rank + 1) * each)
 
@@ -81,12 +81,12 @@ def _number(name: str, default: str) -> int:
 
 @contextmanager
 def join(config: TrainConfig) -> Iterator[ProcessGroup]:
-    """Meet the other processes, if there are any, and part from them at the end.
+    """Join the other processes, if there are any, and leave them at the end.
 
     Raises
     ------
     ConfigError
-        If a batch cannot be shared out evenly, or nobody says where the others are.
+        If a batch cannot be divided evenly, or the environment does not state the other processes' address.
     """
     group = ProcessGroup.of_environment()
     if group.size == 1:
@@ -94,7 +94,7 @@ def join(config: TrainConfig) -> Iterator[ProcessGroup]:
         return
     _check(config, group)
     missing = [name for name in _MEETING if not os.environ.get(name)]
-    if missing:  # others set WORLD_SIZE too, for programs of theirs
+    if missing:  # other launchers set WORLD_SIZE too, for other programs
         what = f"the environment has WORLD_SIZE = {group.size}, and no {', '.join(missing)}"
         raise ConfigError(what, todo=_TODO)
     if config.run.device == "cuda":
@@ -111,7 +111,7 @@ def _check(config: TrainConfig, group: ProcessGroup) -> None:
     for key in ("labelled_batch", "unlabelled_batch", "warm_batch"):
         count, each = getattr(config.run, key), group.size
         what = f"a multiple of the {each} processes"
-        if key in mixed:  # pairs are not parted: a process with one crop would mix it with itself
+        if key in mixed:  # a process holds whole pairs: with one crop, it would mix the crop with itself
             each *= 2
             what = f"a multiple of {each}, twice the number of processes: {mixed[key]} mixes pairs of crops,"
             what = f"{what} each within a process"
@@ -120,7 +120,7 @@ def _check(config: TrainConfig, group: ProcessGroup) -> None:
 
 
 def total(local: Tensor) -> Tensor:
-    """The sum over all processes; gradients flow back to each one's share."""
+    """Return the sum over all processes; gradients flow back to each process's share."""
     if not dist.is_initialized():
         return local
     from torch.distributed.nn.functional import all_reduce
@@ -130,7 +130,7 @@ def total(local: Tensor) -> Tensor:
 
 
 def mean(values: list[float]) -> list[float]:
-    """The mean over all processes, number by number."""
+    """Return the mean over all processes, number by number."""
     if not dist.is_initialized():
         return values
     device = "cuda" if dist.get_backend() == "nccl" else "cpu"
@@ -141,18 +141,18 @@ def mean(values: list[float]) -> list[float]:
 
 
 def led(value: bool) -> bool:
-    """What the first process says; all of them must ask."""
+    """Return whether any process, in practice the first one, passes True; all processes must call this."""
     return any(mean([float(value)]))
 
 
 def wait() -> None:
-    """Until all processes are here."""
+    """Wait until all processes have called this."""
     if dist.is_initialized():
         dist.barrier()
 
 
 def synchronise(method: nn.Module, device: torch.device) -> None:
-    """Let batch norms take their statistics over all processes; names in the state dict stay."""
+    """Make batch norms take their statistics over all processes; names in the state dict do not change."""
     if not dist.is_initialized():
         return
     for parent in list(method.modules()):
@@ -170,10 +170,10 @@ def _synchronised(norm: nn.BatchNorm3d, device: torch.device) -> nn.Module:
 
 
 class SharedBatchNorm(nn.BatchNorm3d):
-    """Batch norm over all processes on a CPU, which torch's own SyncBatchNorm does not serve."""
+    """Batch norm over all processes on a CPU, which torch's own SyncBatchNorm does not support."""
 
     def forward(self, x: Tensor) -> Tensor:
-        """(N, C, X, Y, Z) -> the same shape; in training the statistics are those of all processes."""
+        """Normalise (N, C, X, Y, Z), in training with the statistics of all processes; the shape is kept."""
         if not self.training:
             return super().forward(x)
         axes = (0, 2, 3, 4)

@@ -1,4 +1,4 @@
-"""Which cases a run takes for what; in a cross-validation, which labelled ones a fold is validated on."""
+"""Split the cases of a run into training and validation, also by the folds of a cross-validation."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from c3s3_seg.training.settings import DataConfig
 
 
 def read_splits(config: DataConfig) -> tuple[DataSet, Splits]:
-    """The data set, and which of its cases this run takes for what.
+    """Read the data set, and return it with this run's split into training and validation cases.
 
     Raises
     ------
     InputError
-        If no data set is given, or there is none, or no labelled case, or fewer of them than are wanted, or a
-        patient is in training and validation.
+        If no data set is given or found, it has no labelled case or fewer than requested, or a patient is in
+        training and validation.
     """
-    if not config.folder:  # records of studies leave the folder out; a run would take the working folder
+    if not config.folder:  # records of studies omit the folder; a run would use the working folder
         raise ConfigError("data.folder = '': wanted the folder of a data set")
     data = DataSet.load(Path(config.folder))
     splits = data.splits.hold_out(config.validation_from_unlabelled)
@@ -40,38 +40,38 @@ def read_splits(config: DataConfig) -> tuple[DataSet, Splits]:
             what = f"data.labelled = {config.labelled}, but the data have {there}"
             raise InputError(what, where=data.folder / INDEX)
         splits = splits.label_only(config.labelled)
-    if config.fold is None:  # a fold has looked at all cases, and divides them by patient
+    if config.fold is None:  # `take_fold` has checked all cases, and divides them by patient
         refuse_leaks(data, splits)
     return data, splits
 
 
 def take_fold(data: DataSet, splits: Splits, fold: str, seed: int) -> Splits:
-    """Part i of k of the labelled cases for validation, the other parts to learn from.
+    """Hold out part i of k of the labelled cases for validation; the other parts are for training.
 
-    No person is on both sides: all scans of a patient are in one part, and what else there is of a
-    validation patient without labels is left out. Who is one patient is what `dataset.patients` says. The
-    validation cases of `splits` are left out too: they are seen by no fold, so that an ensemble of all
-    folds can be validated on them.
+    No patient is on both sides: all scans of a patient are in one part, and unlabelled cases of a
+    validation patient are left out. `dataset.patients` decides which scans are of one patient. The
+    validation cases of `splits` are left out too: no fold sees them, so that an ensemble of all folds can
+    be validated on them.
 
     Parameters
     ----------
     data
-        Says which patient a case is of; of a case without a record its name says it.
+        Data set, whose records give the patient of a case; without a record, the case's name does.
     splits
-        Of the whole data set.
+        Splits of the whole data set.
     fold
         "i/k".
     seed
-        Of the division. The same seed divides the same cases alike.
+        Seed of the division. The same seed divides the same cases in the same way.
 
     Raises
     ------
     InputError
-        If there are fewer patients than folds, or the index has one of them on both sides.
+        If there are fewer patients than folds, or the index has a patient on both sides.
     """
     refuse_leaks(data, splits)
     number, count = parse_share(fold, "data.fold")
-    # Of all cases at once: what names have in common shows when they are compared.
+    # All cases at once: the common parts of names show only when the names are compared.
     known = patients_of(data, (*splits.cases, *splits.test))
     parts = divide(data, splits.labelled, count, seed, known)
     held_out = set(parts[number - 1])
@@ -87,7 +87,7 @@ def take_fold(data: DataSet, splits: Splits, fold: str, seed: int) -> Splits:
 def divide(
     data: DataSet, cases: tuple[str, ...], count: int, seed: int, known: Mapping[str, Guess] | None = None
 ) -> list[list[str]]:
-    """Cases in `count` parts of nearly equal size, all of a patient in one part."""
+    """Divide cases into `count` parts of nearly equal size, with all cases of a patient in one part."""
     known = patients_of(data, cases) if known is None else known
     people: dict[str, list[str]] = {}
     for case in sorted(cases):
@@ -95,11 +95,11 @@ def divide(
     if len(people) < count:
         what = f"{count} folds of {quantity(len(people), 'patient')} with labelled cases"
         raise InputError(what, where=data.folder / INDEX, todo="Take fewer folds")
-    # A name's own spelling, not that of the guess: the folds of earlier runs stay what they were.
+    # Sort by the case's name, not by a guessed patient's: the folds of earlier runs stay the same.
     order = sorted(people, key=lambda p: p if known[people[p][0]].rule == GIVEN else f"case {people[p][0]}")
     random.Random(seed).shuffle(order)
     parts: list[list[str]] = [[] for _ in range(count)]
-    # Patients with many scans first, each to the part that is smallest so far.
+    # Patients with many scans come first; each goes to the part that is smallest so far.
     for name in sorted(order, key=lambda name: -len(people[name])):
         min(parts, key=len).extend(people[name])
     return parts

@@ -1,4 +1,4 @@
-"""What a run notes of itself: validations, the precision it computes in, what was set otherwise."""
+"""The history of a run: records of its validations, its precision and its changed settings."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from c3s3_seg.training.validation import Validation
 
 Records = list[dict[str, Any]]
 UNLEARNT = 0.3  # mean Dice below which a label counts as not learnt
-LAG = 8  # iterations from a validation to the first crops drawn by it: loaders draw as far ahead
+LAG = 8  # iterations from a validation to the first crops that depend on it: loaders draw so far ahead
 
 
 def scored(result: Validation, iteration: int) -> dict[str, Any]:
-    """The record of a validation, with the number of empty masks, of which the protocol counts distance 0."""
+    """Return a validation's record with its unlearnt labels and empty masks (distance 0 in the protocol)."""
     empty, masks = empty_masks(result)
     weak = [name for name, dice in result.by_label.items() if dice < UNLEARNT]
     counted = {"empty": empty, "masks": masks} if empty else {}
@@ -22,7 +22,7 @@ def scored(result: Validation, iteration: int) -> dict[str, Any]:
 
 
 def unlearnt(history: Records, iteration: int) -> tuple[str, ...]:
-    """The labels that no network had learnt at the last validation by then; none before the first."""
+    """Return the labels that no network had learnt at the last validation by then; () before the first."""
     scores = [r for r in history if "dice" in r and 0 < r["iteration"] <= iteration]
     last = [r for r in scores if r["iteration"] == scores[-1]["iteration"]]
     weak = [set(r.get("unlearnt", ())) for r in last]
@@ -30,22 +30,22 @@ def unlearnt(history: Records, iteration: int) -> tuple[str, ...]:
 
 
 def empty_masks(result: Validation) -> tuple[int, int]:
-    """How many of how many masks are empty: of them no distance is measured.
+    """Return the number of empty masks, for which no distance is measured, and the number of all masks.
 
-    In the paper's protocol such a one has an overlap of 0 and a distance of 0, which no other has.
+    In the paper's protocol only an empty mask has both an overlap of 0 and a distance of 0.
     """
     rows = [row for labels in result.per_case.values() for row in labels.values()]
     return sum(row["dice"] == 0 == row.get("hd95_vox", 1) for row in rows), len(rows)
 
 
 def best_record(history: Records, candidate: str) -> dict[str, Any] | None:
-    """The first of a net's validation records with the highest mean Dice; None where it has none."""
+    """Return the first of a net's validation records with the highest mean Dice; None without records."""
     records = [r for r in history if r.get("candidate") == candidate]
     return max(records, key=lambda r: float(r["dice"]), default=None)
 
 
 def since_gain(validations: list[tuple[float, ...]]) -> int:
-    """How many validations ago some net last was better than at any time before; each is one Dice a net."""
+    """Return how many validations (one Dice per net) ago some net was last better than ever before."""
     for back, now in enumerate(reversed(validations)):
         before = validations[: len(validations) - 1 - back]
         if not before or any(d > max(past) for d, past in zip(now, zip(*before, strict=True), strict=True)):
@@ -54,7 +54,7 @@ def since_gain(validations: list[tuple[float, ...]]) -> int:
 
 
 def began_with(config: TrainConfig, history: Records) -> Precision | None:
-    """What an earlier run computed in; None where "auto" has not been asked yet."""
+    """Return the precision that a run began with; None if "auto" has not been decided yet."""
     if config.run.precision != "auto":
         return Precision(config.run.precision, "as the run began")
     found = next((record for record in history if "precision" in record), None)
@@ -62,7 +62,7 @@ def began_with(config: TrainConfig, history: Records) -> Precision | None:
 
 
 def differences(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> dict[str, list[Any]]:
-    """Dotted key -> [old value, new value]."""
+    """Return the values that differ: dotted key -> [old value, new value]."""
     found: dict[str, list[Any]] = {}
     for key in sorted(old.keys() | new.keys()):
         a, b = old.get(key), new.get(key)

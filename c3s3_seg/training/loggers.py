@@ -1,4 +1,4 @@
-"""Who is told how a run goes: a person at the terminal, and TensorBoard."""
+"""Loggers of a run's progress: the terminal and TensorBoard."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from c3s3_seg.training.history import empty_masks
 from c3s3_seg.training.train import RunLogger
 from c3s3_seg.training.validation import Validation
 
-PLAIN_EVERY_S = 30.0  # how often a run without a terminal writes a line
+PLAIN_EVERY_S = 30.0  # seconds between two lines of a run without a terminal
 
 
 class Terminal:
-    """A progress bar with the time left; plain lines where there is no terminal."""
+    """A progress bar with the time left; plain lines if there is no terminal."""
 
     def __init__(self) -> None:
         from rich.console import Console
@@ -41,12 +41,12 @@ class Terminal:
         self.started = self.reported = time.monotonic()
 
     def began(self, iteration: int, total: int) -> None:
-        """Set the bar's ends."""
+        """Set the first and the last iteration of the bar."""
         self.first, self.total, self.started = iteration, total, time.monotonic()
         self.progress.update(self.task, total=total, completed=iteration)
 
     def stepped(self, iteration: int, terms: dict[str, float]) -> None:
-        """Move on."""
+        """Advance the bar; without a terminal, print a line every `PLAIN_EVERY_S` and at the end."""
         text = f"loss {terms['loss']:.3f}"
         self.progress.update(self.task, completed=iteration, description=text)
         now = time.monotonic()
@@ -58,7 +58,7 @@ class Terminal:
             )
 
     def validated(self, iteration: int, results: list[Validation]) -> None:
-        """One line per net."""
+        """Print one line per net."""
         for r in results:
             self.console.print(
                 f"iteration {iteration}: {r.candidate}: Dice {r.dice:.4f}, Jaccard {r.jaccard:.4f},"
@@ -68,12 +68,12 @@ class Terminal:
             )
 
     def warned(self, text: str) -> None:
-        """A line that stays."""
+        """Print a line that stays above the bar."""
         self.console.print(f"warning: {printable(text)}", markup=False, highlight=False, soft_wrap=True)
 
 
 def _distances(result: Validation) -> str:
-    """What the means of the distances are worth: an empty mask has none, and counts as 0."""
+    """Return the mean distances as text, with a remark on empty masks, which have none and count as 0."""
     empty, masks = empty_masks(result)
     if empty == masks:
         return "every mask is empty: no distances"
@@ -82,7 +82,7 @@ def _distances(result: Validation) -> str:
 
 
 class TensorBoard:
-    """Scalars in event files; after a resume, what lies beyond the checkpoint is taken back."""
+    """Scalars in event files; after a resume, scalars beyond the checkpoint are discarded."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -109,55 +109,55 @@ class TensorBoard:
         self.writer.flush()
 
     def warned(self, text: str) -> None:
-        """Nothing: it is in the history."""
+        """Do nothing: the history states the same."""
 
 
 class Both:
-    """Several listeners as one."""
+    """Several loggers combined into one."""
 
     def __init__(self, *listeners: RunLogger) -> None:
         self.listeners = listeners
 
     def began(self, iteration: int, total: int) -> None:
-        """Tell all."""
+        """Call all loggers."""
         for logger in self.listeners:
             logger.began(iteration, total)
 
     def stepped(self, iteration: int, terms: dict[str, float]) -> None:
-        """Tell all."""
+        """Call all loggers."""
         for logger in self.listeners:
             logger.stepped(iteration, terms)
 
     def validated(self, iteration: int, results: list[Validation]) -> None:
-        """Tell all."""
+        """Call all loggers."""
         for logger in self.listeners:
             logger.validated(iteration, results)
 
     def warned(self, text: str) -> None:
-        """Tell all."""
+        """Call all loggers."""
         for logger in self.listeners:
             logger.warned(text)
 
 
 class Silent:
-    """Hears everything and says nothing: what every process but the first has."""
+    """A logger that reports nothing, for all processes but the first."""
 
     def began(self, iteration: int, total: int) -> None:
-        """Nothing."""
+        """Do nothing."""
 
     def stepped(self, iteration: int, terms: dict[str, float]) -> None:
-        """Nothing."""
+        """Do nothing."""
 
     def validated(self, iteration: int, results: list[Validation]) -> None:
-        """Nothing."""
+        """Do nothing."""
 
     def warned(self, text: str) -> None:
-        """Nothing."""
+        """Do nothing."""
 
 
 @contextmanager
 def open_logger(folder: Path) -> Iterator[RunLogger]:
-    """The terminal and TensorBoard (event files in `folder/events`); among several processes, the first's."""
+    """Open the terminal and TensorBoard (event files in `folder/events`); only the first process logs."""
     if not ProcessGroup.of_environment().leads:
         yield Silent()
         return

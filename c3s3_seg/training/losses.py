@@ -31,23 +31,23 @@ class SegTerms:
         return self.ce + self.dice
 
     def weighted(self, alpha: float) -> Tensor:
-        """Eq. 4: alpha CE + (1 - alpha) Dice, detached; the backbone with the lower value wins."""
+        """Return eq. 4: alpha CE + (1 - alpha) Dice, detached; the backbone with the lower value wins."""
         return alpha * self.ce.detach() + (1 - alpha) * self.dice.detach()
 
 
 def cross_entropy(logits: Tensor, target: Tensor, axis: int = 1) -> Tensor:
-    """Mean over voxels of -sum_c y log p, with soft targets (N, C, X, Y, Z).
+    """Return the mean over voxels of -sum_c y log p, with soft targets (N, C, X, Y, Z).
 
-    Logits may have views before N; `axis` is that of their classes.
+    Logits may have an axis of views before N; `axis` is their class axis.
     """
     return -(target * F.log_softmax(logits.float(), dim=axis)).sum(dim=axis).mean()
 
 
 def dice_loss(probability: Tensor, target: Tensor, smooth: float = 1e-5) -> Tensor:
-    """1 - Dice with squared denominators, mean over the foreground classes.
+    """Return 1 - Dice with squared denominators, averaged over the foreground classes.
 
-    Pooled over the batch, over all processes if several train as one. Of several views (V, N, C, X, Y, Z) the
-    mean is taken, each pooled by itself.
+    The sums are pooled over the batch, and over all processes if several train as one. Several views
+    (V, N, C, X, Y, Z) are pooled separately and averaged.
     """
     p, y = probability[..., 1:, :, :, :].float(), target[:, 1:]
     sums = [x.sum((-5, -3, -2, -1)) for x in (p * y, p.square(), y.square())]
@@ -57,22 +57,22 @@ def dice_loss(probability: Tensor, target: Tensor, smooth: float = 1e-5) -> Tens
 
 
 def seg_terms(logits: list[Tensor], target: Tensor) -> SegTerms:
-    """Eq. 2 over the views of one backbone; logits of the labelled part only."""
-    views = logits[0][None] if len(logits) == 1 else torch.stack(logits)  # at once: fewer kernels
+    """Return the terms of eq. 2 over the views of one backbone; `logits` of the labelled part only."""
+    views = logits[0][None] if len(logits) == 1 else torch.stack(logits)  # all at once: fewer kernels
     return SegTerms(cross_entropy(views, target, 2), dice_loss(views.float().softmax(dim=2), target))
 
 
 def taught_loss(logits: list[Tensor], target: Tensor, temperature: float) -> Tensor:
-    """What a teacher's targets teach, mean over the views: CE + Dice, as labels do.
+    """Return CE + Dice against a teacher's targets, as for labels, averaged over the views.
 
     With a temperature T the cross entropy is that of p^(1/T) on both sides, times T^2, which keeps the size
-    of its gradient (Hinton et al., 2015, section 2). Both terms are smallest where the network answers as
-    the teacher does.
+    of its gradient (Hinton et al., 2015, section 2). Both terms are smallest where the network's output
+    equals the teacher's.
 
     Parameters
     ----------
     logits
-        Per view (N, C, X, Y, Z).
+        One (N, C, X, Y, Z) per view.
     target
         (N, C, X, Y, Z): probabilities, or a mask's shares of each class.
     """
@@ -85,30 +85,30 @@ def taught_loss(logits: list[Tensor], target: Tensor, temperature: float) -> Ten
 
 
 def one_hot(label: Tensor, classes: int) -> Tensor:
-    """(N, ...) -> (N, classes, ...) float32."""
-    # Not the cross entropy of class numbers, which has no deterministic form on a GPU.
+    """Encode class numbers as one-hot: (N, ...) -> (N, classes, ...) float32."""
+    # Used because the cross entropy of class numbers has no deterministic form on a GPU.
     return torch.stack([label == value for value in range(classes)], dim=1).float()
 
 
 def masked_mean(values: Tensor, mask: Tensor) -> Tensor:
-    """Mean of `values` where `mask` is 1; 0 for an empty mask. Pooled over all processes."""
+    """Return the mean of `values` where `mask` is 1, pooled over all processes; 0 for an empty mask."""
     pooled = total(torch.stack([(values * mask).sum(), mask.sum()]))
     return pooled[0] / pooled[1].clamp_min(1)
 
 
 def sharpen(probability: Tensor, temperature: float) -> Tensor:
-    """p^(1/T) / sum_c p^(1/T), detached: the winner's pseudo-label."""
-    # In logarithms: 0.1^10 would underflow in half precision, and a zero would divide by zero.
+    """Return p^(1/T) / sum_c p^(1/T), detached: the winner's pseudo-label."""
+    # Computed in logarithms: 0.1^10 would underflow in half precision, and a zero would divide by zero.
     return (probability.detach().clamp_min(1e-12).log() / temperature).softmax(dim=1)
 
 
 def cross_pseudo(
     loser: list[Tensor], winner: list[Tensor], temperature: float, confidence: float = 0.0
 ) -> Tensor:
-    """Eq. 5: sum over the views of the MSE between the loser and the winner's sharpened output.
+    """Return eq. 5: sum over the views of the MSE between the loser's output and the winner's sharpened one.
 
-    With a confidence: of the voxels where the winner's likeliest class has this probability or more; 0 where
-    there is none.
+    With a confidence, only voxels where the winner's likeliest class has at least this probability count; 0
+    if there are none.
     """
     pairs = list(zip(loser, winner, strict=True))
     if not confidence:
@@ -121,12 +121,12 @@ def cross_pseudo(
 
 
 def cosine_distance(a: Tensor, b: Tensor) -> Tensor:
-    """Eq. 6: 1 - cosine of two outputs, flattened per sample; mean over the batch."""
+    """Return eq. 6: 1 - cosine of two outputs, flattened per sample; mean over the batch."""
     return 1 - F.cosine_similarity(a.flatten(1), b.flatten(1), dim=1, eps=1e-6).mean()
 
 
 def ramp(progress: float) -> float:
-    """exp(-5 (1 - progress)^2): 0.007 at the beginning, 1 at the end (Laine and Aila, 2017)."""
+    """Return exp(-5 (1 - progress)^2): 0.007 at the beginning, 1 at the end (Laine and Aila, 2017)."""
     return float(torch.exp(torch.tensor(-5.0 * (1 - min(max(progress, 0.0), 1.0)) ** 2)))
 
 
@@ -148,7 +148,7 @@ class Rows:
     projector: torch.nn.Module
 
     def at(self, index: Tensor) -> Tensor:
-        """Unit vectors z = L2norm(projector(h)) of voxels in (N, X, Y, Z) order: (..., n) -> (..., n, 64)."""
+        """Return unit vectors z = L2norm(projector(h)) by (N, X, Y, Z) index: (..., n) -> (..., n, 64)."""
         rows = self.features.movedim(1, -1).flatten(0, 3)[index].float()
         with torch.autocast(rows.device.type, enabled=False):
             return F.normalize(self.projector(rows), dim=-1, eps=1e-6)
@@ -156,18 +156,18 @@ class Rows:
 
 @dataclass(frozen=True)
 class Seen:
-    """What one net saw in some crops, in one view of them or in several.
+    """The features and predictions of one net for some crops, in one view or several.
 
     Parameters
     ----------
     rows
-        Of N crops, or of V * N: all crops of the first view, then all of the second.
+        Rows of N crops, or of V * N: all crops of the first view, then all of the second.
     predicted
         Class of each voxel, (V * N, X, Y, Z).
     classes
-        Their number, background included.
+        Number of classes, background included.
     views
-        V.
+        Number of views, V.
     """
 
     rows: Rows
@@ -177,7 +177,7 @@ class Seen:
 
 
 def contrast(a: Rows, b: Rows, masks: tuple[Tensor, Tensor], config: C3S3Config, random: Generator) -> Tensor:
-    """Eq. 7-9 for one pair of outputs and one class, with masks (anchors, negatives) as (n,) bool.
+    """Return eq. 7-9 for one pair of outputs and one class, with masks (anchors, negatives) as (n,) bool.
 
     The positive of an anchor of net A is the same position in net B; the negatives are shared.
     """
@@ -186,11 +186,11 @@ def contrast(a: Rows, b: Rows, masks: tuple[Tensor, Tensor], config: C3S3Config,
 
 
 def intersection_union(a: Seen, b: Seen, config: C3S3Config, random: Generator, first: int = 0) -> Tensor:
-    """Eq. 7-10: trusted foreground against the rest, trusted background against the union.
+    """Return eq. 7-10: trusted foreground against the rest, trusted background against the union.
 
-    The mean over all pairs of a view of A and one of B, and over the crops from number `first` on. Negatives
-    come from the anchor's own crop: the same whether crops share a process or not. With more than one
-    foreground class, each stands against the rest and the mean is taken.
+    The mean is over all pairs of a view of A and one of B, and over the crops from number `first` on.
+    Negatives come from the anchor's own crop, so it does not matter whether crops share a process. With more
+    than one foreground class, each is contrasted with the rest and the mean is taken.
     """
     both, either = _agreed(a, b, first)
     masks = torch.stack([both, ~both, ~either, either], dim=-2)
@@ -204,7 +204,7 @@ def intersection_union(a: Seen, b: Seen, config: C3S3Config, random: Generator, 
 
 
 def _agreed(a: Seen, b: Seen, first: int) -> tuple[Tensor, Tensor]:
-    """Where both nets, and where either, find a class: (crops, views of A, views of B, classes, voxels)."""
+    """Return where both nets, and where either, find a class: (crops, views A, views B, classes, voxels)."""
     label = torch.arange(1, a.classes, device=a.predicted.device)[:, None]
     of_a, of_b = (
         x.predicted.reshape(x.views, len(x.predicted) // x.views, -1)[:, first:].movedim(0, 1) for x in (a, b)
@@ -216,14 +216,14 @@ def _agreed(a: Seen, b: Seen, first: int) -> tuple[Tensor, Tensor]:
 def _contrasts(
     a: Rows, b: Rows, masks: Tensor, begins: NDArray[np.int64], config: C3S3Config, random: Generator
 ) -> Tensor:
-    """Eq. 7-9 for many terms at once, for a GPU is kept busy by few large kernels: (T,).
+    """Return eq. 7-9 for many terms at once (T,), because a few large kernels keep a GPU busy.
 
     Parameters
     ----------
     masks
         (T, 2, n) bool: the anchors and the negatives of each term.
     begins
-        (2, T): the number of the voxel of `a`, and of `b`, at which a term's masks begin.
+        (2, T): the index of the voxel of `a`, and of `b`, at which a term's masks begin.
     """
     voxel, drawn, split = _draw(masks, (config.anchors, config.negatives), random)
     in_a, in_b = (voxel + torch.from_numpy(begin[:, None]).to(voxel.device) for begin in begins)
@@ -241,19 +241,19 @@ def _contrasts(
 
 
 def _draw(masks: Tensor, most: tuple[int, int], random: Generator) -> tuple[Tensor, Tensor, int]:
-    """At most so many voxels where each mask is true, with replacement where there are more.
+    """Draw at most `most` voxels where each mask is true, with replacement if there are more.
 
     Returns
     -------
-    Numbers of voxels (T, A + N) int64: those of the first masks, then those of the second ones; whether each
-    was drawn, or fills a row of which there are fewer; and A.
+    Indices of voxels (T, A + N) int64: those of the first masks, then those of the second ones; whether each
+    was drawn (True), or pads a row with fewer voxels (False); and A.
     """
     counts = masks.sum(dim=2).tolist()
     places = masks.flatten().nonzero()[:, 0]
     split, length = (max(min(pair[n], most[n]) for pair in counts) for n in (0, 1))
     picked = np.zeros((len(counts), split + length), np.int64)
     drawn = np.zeros(picked.shape, np.bool_)
-    begin = 0  # of the places of a mask
+    begin = 0  # first of a mask's `places`
     for row, pair in enumerate(counts):
         for column, count, limit in zip((0, split), pair, most, strict=True):
             here = np.arange(count)

@@ -1,8 +1,8 @@
 """The methods' own numbers: one section of a configuration for each, with the published values as defaults.
 
-Where a default is another, its section says so (UA-MT, DTC).
-Ramps and starts are shares of the run: progress = iteration / iterations, so that a short run goes through
-the same schedule. Where a paper and its published code differ, the paper's form is the default.
+If a default differs from the published value, its section states this (UA-MT, DTC).
+Ramps and starts are shares of the run: progress = iteration / iterations, so that a short run follows the
+same schedule. Where a paper and its published code differ, the paper's form is the default.
 """
 
 from __future__ import annotations
@@ -30,27 +30,27 @@ MethodName = Literal[
     "ssnet",
 ]
 METHOD_NAMES: tuple[str, ...] = get_args(MethodName)
-TAUGHT = ("supervised", "c3s3", "mcf")  # methods that the table `teacher` is for
+TAUGHT = ("supervised", "c3s3", "mcf")  # methods that support the table `teacher`
 
 
 @closed
 @dataclass(frozen=True)
 class UAMTConfig:
-    """UA-MT.
+    """Settings of UA-MT.
 
-    The loss of the labels is cross entropy and Dice; published: half of it, beside the same weight. So 0.2
-    here weighs both as published.
+    The supervised loss is cross entropy plus Dice; published: half of this sum, with the same `weight`. So a
+    `weight` of 0.2 gives the published proportion.
 
     Parameters
     ----------
     passes
-        Of the teacher, with dropout and noise, whose mean gives the uncertainty.
+        Number of the teacher's passes with dropout and noise, whose mean gives the uncertainty.
     noise, noise_limit
         Standard deviation and largest size of the noise, in standard deviations of the scan.
     teacher_decay
         Share of the teacher that is kept in a step.
     weight
-        Of the consistency, reached by the ramp.
+        Weight of the consistency, reached by the ramp.
     """
 
     passes: Count = 8
@@ -63,19 +63,19 @@ class UAMTConfig:
 @closed
 @dataclass(frozen=True)
 class DTCConfig:
-    """DTC.
+    """Settings of DTC.
 
-    The loss of the labels is cross entropy and Dice, beside an agreement of weight 0.1. The published code
-    has the Dice alone, and a weight of 1.
+    The supervised loss is cross entropy plus Dice, and the agreement has a weight of 0.1. The published code
+    has the Dice only, and a weight of 1.
 
     Parameters
     ----------
     steepness
-        Of the sigmoid that turns a distance into a label.
+        Steepness of the sigmoid that turns a distance into a label.
     distance_weight
-        Of the distance head's error on labelled crops.
+        Weight of the distance head's error on labelled crops.
     weight
-        Of the agreement of both heads, reached by the ramp.
+        Weight of the agreement of both heads, reached by the ramp.
     """
 
     steepness: Positive = 1500.0
@@ -86,16 +86,16 @@ class DTCConfig:
 @closed
 @dataclass(frozen=True)
 class BCPConfig:
-    """BCP.
+    """Settings of BCP.
 
     Parameters
     ----------
     pretraining
         Share of the run in which labelled crops are pasted into labelled ones; published: 2,000 of 17,000.
     box
-        Sides of the pasted box, as a share of the crop's.
+        Sides of the pasted box, as a share of the crop's sides.
     pseudo_weight
-        Of the region with pseudo-labels; the labelled region has 1.
+        Weight of the region with pseudo-labels; the labelled region has weight 1.
     teacher_decay
         Share of the teacher that is kept in a step.
     largest_component
@@ -112,14 +112,14 @@ class BCPConfig:
 @closed
 @dataclass(frozen=True)
 class SDCLConfig(BCPConfig):
-    """SDCL: BCP's numbers, and the weights of the two terms where the networks differ.
+    """Settings of SDCL: BCP's numbers, and the weights of the two terms where the networks differ.
 
     Parameters
     ----------
     correction_weight
-        Of the squared error on voxels where the two networks differ.
+        Weight of the squared error on voxels where the two networks differ.
     entropy_weight
-        Of the cross entropy with the uniform distribution on those of them that are wrong.
+        Weight of the cross entropy with the uniform distribution where these voxels are also wrong.
     """
 
     correction_weight: NotNegative = 0.5
@@ -129,18 +129,18 @@ class SDCLConfig(BCPConfig):
 @closed
 @dataclass(frozen=True)
 class SASSNetConfig:
-    """SASSNet.
+    """Settings of SASSNet.
 
     Parameters
     ----------
     distance_weight
-        Of the distance head's error on labelled crops.
+        Weight of the distance head's error on labelled crops.
     weight
-        Of the adversarial term, reached by the ramp; published: 0.01 for 16 labels, 0.015 for 8.
+        Weight of the adversarial term, reached by the ramp; published: 0.01 for 16 labels, 0.015 for 8.
     discriminator_filters
-        Of the discriminator's first convolutions; doubled three times.
+        Filters of the discriminator's first convolutions; doubled three times.
     discriminator_lr
-        Of its Adam; it stays constant.
+        Learning rate of the discriminator's Adam; it stays constant.
     """
 
     distance_weight: NotNegative = 0.3
@@ -152,29 +152,29 @@ class SASSNetConfig:
 @closed
 @dataclass(frozen=True)
 class TraCoCoConfig:
-    """TraCoCo.
+    """Settings of TraCoCo.
 
     Parameters
     ----------
     shift
-        How far the second crop of a pair is moved at most, as a share of each side. Published: as far as the
-        scan allows, on each axis, which depends on its size.
+        Largest shift of the second crop of a pair, as a share of each side. Published: as far as the scan
+        allows, on each axis, which depends on the scan's size.
     noise
-        Largest size of the uniform noise on every input that is learnt from, in standard deviations of the
-        scan. Published: of intensities in [0, 1].
+        Largest size of the uniform noise on every training input, in standard deviations of the scan.
+        Published: the same, but for intensities in [0, 1].
     weight, ramp
-        Of all terms without labels, reached by the ramp after this share of the run. Published: 1 for 16
-        labels, 0.3 for 8; 320 of 9,000 iterations.
+        Weight of all terms without labels, reached by the ramp after the share `ramp` of the run. Published:
+        1 for 16 labels, 0.3 for 8; 320 of 9,000 iterations.
     translation_weight, entropy_weight
-        Of the divergence in the overlap, and of the negative entropy there.
+        Weights of the divergence in the overlap, and of the negative entropy there.
     confident, unlikely
-        Positive learning above this probability of the teacher's class, negative learning below that of the
-        class that it finds least likely.
+        Probability of the teacher's likeliest class from which positive learning applies, and that of its
+        least likely class below which negative learning applies.
     mix
         Both parameters of the beta distribution of CutMix.
     translation
         `paper`: the divergence of the class probabilities. `published`: logits are clamped to [1e-6, 1], and
-        the softmax goes along the x axis.
+        the softmax is along the x axis.
     """
 
     shift: PositiveShare = 0.3
@@ -192,27 +192,27 @@ class TraCoCoConfig:
 @closed
 @dataclass(frozen=True)
 class CauSSLConfig:
-    """CauSSL, the form on cross pseudo supervision.
+    """Settings of CauSSL, in the form on cross pseudo supervision.
 
     Parameters
     ----------
     weight
-        Of the pseudo supervision, reached by the ramp. Published: a ramp of 6,000 iterations, of which a run
-        has 5,000, so that it ends at 0.87 of the weight.
+        Weight of the pseudo supervision, reached by the ramp. Published: a ramp of 6,000 iterations in a run
+        of 5,000, so that the ramp ends at 0.87 of the weight.
     pseudo_weight
-        Of its cross entropy, on top.
+        Additional factor of the pseudo supervision's cross entropy.
     independence_weight
-        Of the dependence of the two networks' weights, which they minimise.
+        Weight of the dependence of the two networks' weights, which the networks minimise.
     coefficient_lr
-        Of the Adam that maximises it over the coefficients; it stays constant.
+        Learning rate, constant, of the Adam that maximises the dependence over the coefficients.
     pseudo_start, coefficient_start
         Shares of the run after which pseudo supervision and the coefficients' updates begin. Published: 400
         and 500 of 5,000 iterations.
     every
-        A round of updates of the coefficients begins after each such share of the run; published: 60
+        Share of the run after which each new round of the coefficients' updates begins; published: 60
         iterations of 5,000.
     updates
-        In a round, for each iteration of it: 1 makes 60 updates every 60 iterations.
+        Updates in a round per iteration between rounds: 1 makes 60 updates every 60 iterations.
     """
 
     weight: NotNegative = 0.1
@@ -228,28 +228,29 @@ class CauSSLConfig:
 @closed
 @dataclass(frozen=True)
 class CAMLConfig:
-    """CAML.
+    """Settings of CAML.
 
     Parameters
     ----------
     consistency_weight, correlation_weight, ramp
-        Of the mutual consistency and of the omni-correlation, reached by the ramp after this share of the
+        Weights of mutual consistency and omni-correlation, reached by the ramp after the share `ramp` of the
         run. Published: 15 x 150 of 15,000 iterations for 16 labels, 20 x 150 for 8, 40 x 150 for 4.
     supervised_weight
-        Of the Dice of both branches.
+        Weight of the Dice of both branches.
     temperature
-        Of the correlation, and of the sharpening.
+        Temperature of the correlation and of the sharpening.
     heads, attention_dropout
-        Of the cross-sample attention; its width is that of the third downsampling, a multiple of `heads`.
+        Heads and dropout of the cross-sample attention, whose width is that of the third downsampling, a
+        multiple of `heads`.
     channels
-        Of the projected features.
+        Channels of the projected features.
     slots, stored
-        The bank: labelled case n writes into slot n modulo `slots`, at most so many vectors a class.
+        Size of the bank: labelled case n writes into slot n modulo `slots`, at most `stored` vectors a class.
         Published: a slot for each case, and all its voxels.
     drawn
-        Vectors of each class that a step draws from the bank.
+        Most vectors of each class that a step draws from the bank.
     voxels
-        Of each class on unlabelled crops, the surest first, that are correlated with them.
+        Most voxels of each class on unlabelled crops, the surest first, correlated with these vectors.
     """
 
     consistency_weight: NotNegative = 1.0
@@ -269,26 +270,26 @@ class CAMLConfig:
 @closed
 @dataclass(frozen=True)
 class SSNetConfig:
-    """SS-Net.
+    """Settings of SS-Net.
 
     Parameters
     ----------
     weight, ramp
-        Of smoothness and separation together, reached by the ramp after this share of the run. Published:
-        40 x 150 of 15,000 iterations.
+        Weight of smoothness and separation together, reached by the ramp after the share `ramp` of the run.
+        Published: 40 x 150 of 15,000 iterations.
     contrast_weight
-        Of the separation.
+        Weight of the separation.
     probe, radius
         Length of the random step from which the adversarial direction is found, and of the adversarial step.
     channels
-        Of the projected features.
+        Channels of the projected features.
     vectors
-        In the memory of each class.
+        Vectors in the memory of each class.
     voxels
-        Of each class that are contrasted in a step, labelled and unlabelled ones apart. Published: all.
+        Most voxels of each class contrasted in a step, on labelled and unlabelled crops each. Published: all.
     memory
         `paper`: every class has a memory, of the voxels that its selector ranks highest. `published`: the
-        background has none, and the voxels ranked lowest are kept.
+        background has no memory, and the voxels ranked lowest are kept.
     """
 
     weight: NotNegative = 1.0

@@ -1,4 +1,4 @@
-"""Which backbones a run trains: the table `networks` of its configuration."""
+"""The backbones that a run trains: the table `networks` of its configuration."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ TWINS = ("tracoco", "caussl")  # methods that train two networks as A is configu
 @closed
 @dataclass(frozen=True)
 class BackboneA:
-    """Backbone A: unless it is set, the paper's V-Net.
+    """Backbone A, by default the paper's V-Net.
 
     Parameters
     ----------
     architecture
         A name in `c3s3_seg.models.BACKBONES`.
     filters
-        Feature maps at full resolution.
+        Number of feature maps at full resolution.
     """
 
     architecture: Architecture = "vnet"
@@ -39,7 +39,7 @@ class BackboneA:
 @closed
 @dataclass(frozen=True)
 class BackboneB(BackboneA):
-    """Backbone B: unless it is set, the paper's ResVNet."""
+    """Backbone B, by default the paper's ResVNet."""
 
     architecture: Architecture = "resvnet"
 
@@ -52,16 +52,16 @@ class NetworksConfig:
     Parameters
     ----------
     a, b
-        The two that compete. A method with one network (UA-MT, DTC) trains A, one with two of the same
-        architecture (TraCoCo, CauSSL) trains A twice.
+        The two competing backbones. A method with one network (UA-MT, DTC) trains A, one with two of the
+        same architecture (TraCoCo, CauSSL) trains A twice.
     supervised
-        The one that a supervised run trains.
+        Backbone that a supervised run trains.
     dropout
         Share of the channels that are dropped in training. With a few filters 0 is better.
     ship
-        Those that go into the bundle; none named: all.
+        Backbones that go into the bundle; if empty, all.
     storage
-        How the bundle holds large kernels: in half precision, or in 8 bits (half as large again).
+        Format of large kernels in the bundle: half precision, or 8 bits (half of that size).
     """
 
     a: BackboneA = field(default_factory=BackboneA)
@@ -72,11 +72,11 @@ class NetworksConfig:
     storage: Storage = "half"
 
     def backbone(self, slot: Slot) -> BackboneA:
-        """That of a slot."""
+        """Return the backbone of a slot."""
         return self.a if slot == "a" else self.b
 
     def trained(self, method: str) -> dict[Slot, Network]:
-        """What a run of a method trains, as its bundle will describe it; no two have one `candidate` name."""
+        """Return the networks that a method trains, as its bundle describes them; `candidate` is unique."""
         slots = self._slots(method)
         backbones = [self.backbone("a" if method in TWINS else slot) for slot in slots]
         names = [backbone.architecture for backbone in backbones]

@@ -12,7 +12,7 @@ from c3s3_seg.training.settings import OptimiserConfig
 
 
 def schedule(config: OptimiserConfig, progress: float) -> float:
-    """The learning rate's share of its first value: from 1 at progress 0 to 0 at progress 1, or always 1."""
+    """Return the learning rate as a share of the first one: from 1 at progress 0 to 0 at 1, or always 1."""
     if config.schedule == "constant":
         return 1.0
     if config.schedule == "cosine":
@@ -21,7 +21,7 @@ def schedule(config: OptimiserConfig, progress: float) -> float:
 
 
 def sgd(parameters: list[nn.Parameter], config: OptimiserConfig) -> torch.optim.Optimizer:
-    """Of the networks that are trained."""
+    """Return the SGD optimiser of the trained networks."""
     return torch.optim.SGD(
         parameters,
         config.lr,
@@ -32,5 +32,5 @@ def sgd(parameters: list[nn.Parameter], config: OptimiserConfig) -> torch.optim.
 
 
 def adam(parameters: list[nn.Parameter], config: Adam) -> torch.optim.Optimizer:
-    """Of what learns beside them and asks for it."""
+    """Return the Adam optimiser of parameters beside the networks for which a method requests Adam."""
     return torch.optim.Adam(parameters, config.lr, config.betas)

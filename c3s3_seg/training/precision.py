@@ -1,7 +1,7 @@
-"""bfloat16 or float32: what `run.precision = "auto"` becomes on this machine, and why.
+"""Choose bfloat16 or float32 for `run.precision = "auto"` on this machine, and state why.
 
-A processor without bfloat16 units emulates it at a hundredth of its speed, and one that has them is not
-always faster with it. So both are asked for: the units, and a probe of at most a second.
+A processor without bfloat16 units emulates bfloat16 at a hundredth of its speed, and one with such units is
+not always faster with bfloat16. So both are needed: the units, and a probe of at most a second.
 """
 
 from __future__ import annotations
@@ -22,30 +22,30 @@ from c3s3_seg.bundle import Network
 from c3s3_seg.models import build
 from c3s3_seg.training.config import TrainConfig
 
-# Voxels of a crop times filters, below which nothing is asked: at 32 x 48 x 32 and 8 filters a step takes
-# 0.64 s in bfloat16 and 0.58 s in float32 (benchmarks/training-log.md); what a probe says of less is noise.
+# Voxels of a crop times filters, below which no probe runs: at 32 x 48 x 32 and 8 filters a step takes
+# 0.64 s in bfloat16 and 0.58 s in float32 (benchmarks/training-log.md); a probe of less measures noise.
 LEAST = 500_000
-LIMIT_S = 1.0  # of the probe
-GAIN = 1.1  # so many times faster must bfloat16 be: less is noise, and float32 is the more exact
-LOST, LOST_S = 10.0, 0.02  # so many times slower in the smallest layer, and so slow: it is emulated
+LIMIT_S = 1.0  # time limit of the probe
+GAIN = 1.1  # factor by which bfloat16 must be faster: less is noise, and float32 is more exact
+LOST, LOST_S = 10.0, 0.02  # bfloat16 is emulated if a layer takes more than this factor and these seconds
 KINDS = (torch.float32, torch.bfloat16)
-GROWTH = 4  # at least so many times longer than the size before does a size take
-REPEATS = 2  # of each timing, the fastest of which counts; one before them warms up
-SIDE = 8  # voxels of the first probe's cube; even emulated it takes some milliseconds
-# Of oneDNN's names for what it may use (ONEDNN_MAX_CPU_ISA), those that have bfloat16.
+GROWTH = 4  # each size takes at least this many times longer than the size before
+REPEATS = 2  # passes of each timing, the fastest of which counts, after one warm-up pass
+SIDE = 8  # side of the first probe's cube in voxels; even emulated it takes some milliseconds
+# Parts of oneDNN's names of instruction sets (ONEDNN_MAX_CPU_ISA) that include bfloat16.
 WITH_BFLOAT16 = ("BF16", "FP16", "AMX", "AVX10", "ALL", "DEFAULT")
 
 
 @dataclass(frozen=True)
 class Precision:
-    """What a run computes in, and why.
+    """The precision of a run, and the reason.
 
     Parameters
     ----------
     name
         float32, bfloat16 or float16.
     why
-        For a person; empty where the configuration says it.
+        Reason in words; empty if `choose` took the name from the configuration.
     """
 
     name: str
@@ -53,14 +53,14 @@ class Precision:
 
 
 def choose(config: TrainConfig, limit_s: float = LIMIT_S) -> Precision:
-    """What the configuration says; for "auto": bfloat16 where it has units and a probe finds it faster.
+    """Return the configured precision; for "auto", bfloat16 if units exist and a probe finds it faster.
 
     Parameters
     ----------
     config
-        Device, networks and crops.
+        Configuration with device, networks and crops.
     limit_s
-        Of the probe.
+        Time limit of the probe in seconds.
     """
     if config.run.precision != "auto":
         return Precision(config.run.precision)
@@ -76,14 +76,14 @@ def choose(config: TrainConfig, limit_s: float = LIMIT_S) -> Precision:
 
 
 def _device(config: TrainConfig) -> torch.device:
-    """With this process's GPU by its number: in the thread of the probe the current GPU is the first."""
+    """Return the device, with this process's GPU number: in the probe's thread, GPU 0 is the current one."""
     if config.run.device == "cuda":
         return torch.device("cuda", torch.cuda.current_device())
     return torch.device(config.run.device)
 
 
 def bfloat16_units(device: torch.device) -> str:
-    """The name of what computes in bfloat16 there; empty where nothing does."""
+    """Return the name of the device's bfloat16 units; empty if there are none."""
     if device.type == "cuda":
         major, minor = torch.cuda.get_device_capability(device)
         return f"compute capability {major}.{minor}" if major >= 8 else ""
@@ -95,7 +95,7 @@ def bfloat16_units(device: torch.device) -> str:
 
 
 def _onednn_may() -> bool:
-    """Whether oneDNN, which does the convolutions, is there and may use bfloat16 units."""
+    """Return whether oneDNN, which computes the convolutions, is there and may use bfloat16 units."""
     cap = os.environ.get("ONEDNN_MAX_CPU_ISA") or os.environ.get("DNNL_MAX_CPU_ISA") or "ALL"
     known = any(word in cap.upper() for word in WITH_BFLOAT16)
     there: bool = torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
@@ -103,7 +103,7 @@ def _onednn_may() -> bool:
 
 
 def _capabilities() -> dict[str, object]:
-    """The processor's units; torch before 2.11 knows two of them by functions of their own."""
+    """Return the processor's units; torch before 2.11 reports two of them, by separate functions."""
     listed = getattr(torch.cpu, "get_capabilities", None)
     if listed is not None:
         return dict(listed())
@@ -112,16 +112,16 @@ def _capabilities() -> dict[str, object]:
 
 
 def probe(config: TrainConfig, device: torch.device, units: str, limit_s: float) -> Precision:
-    """Time a backbone in both precisions, on growing crops, until the limit.
+    """Time a backbone in both precisions, on growing crops, until the limit, and choose one.
 
-    It is timed in a thread, which is not waited for any longer, and ends itself after the pass at which it
-    is: where other programs have the processors, one pass can take a hundred times what it should.
+    The timing runs in a thread that is not waited for after the limit and ends after its current pass: if
+    other programs occupy the processors, one pass can take a hundred times as long as it should.
     """
     nets = _nets(config, device)
     found = _Found(limit_s)
-    if device.type == "cuda":  # what the libraries load at their first call is not timed
+    if device.type == "cuda":  # the libraries load parts at their first call, which is not timed
         _seconds(_work(nets[0], 1, (SIDE,) * 3, device), device, torch.float32, found.late)
-    # No daemon: one that is at work in torch when the interpreter ends brings the process down.
+    # Not a daemon: a daemon that runs torch code when the interpreter ends crashes the process.
     worker = threading.Thread(target=_time_both, args=(config, nets, device, found))
     worker.start()
     worker.join(limit_s)
@@ -134,11 +134,11 @@ def probe(config: TrainConfig, device: torch.device, units: str, limit_s: float)
 
 
 class _Late(Exception):  # noqa: N818
-    """The time is up."""
+    """The signal that the time is up."""
 
 
 class _Found:
-    """(float32, bfloat16) in seconds for each size, and whether the time is up."""
+    """The timings (float32, bfloat16) in seconds for each size, and whether the time is up."""
 
     def __init__(self, limit_s: float) -> None:
         self.until = time.perf_counter() + limit_s
@@ -151,7 +151,7 @@ Nets = tuple[nn.Module, nn.Module]
 
 
 def _nets(config: TrainConfig, device: torch.device) -> Nets:
-    """A layer, and the widest backbone; the global generator stays as it was."""
+    """Build a layer and the widest backbone; the state of the global generator is kept."""
     wider = _wider(config)
     filters = wider.filters
     with torch.random.fork_rng(devices=[]):
@@ -171,13 +171,13 @@ def _nets(config: TrainConfig, device: torch.device) -> Nets:
 
 
 def _wider(config: TrainConfig) -> Network:
-    """Of the backbones that are trained, the one with more filters, or the second."""
+    """Return the trained backbone with more filters; of two with as many, the second."""
     return max(reversed(config.networks.trained(config.method).values()), key=attrgetter("filters"))
 
 
 def _time_both(config: TrainConfig, nets: Nets, device: torch.device, found: _Found) -> None:
-    """Until the time is up; only a layer where bfloat16 is emulated."""
-    with suppress(_Late, RuntimeError):  # RuntimeError: memory is full; what is known so far decides
+    """Time both precisions until the time is up; only for a layer if bfloat16 is emulated."""
+    with suppress(_Late, RuntimeError):  # RuntimeError: memory is full; the timings so far decide
         layer = _work(nets[0], 1, (SIDE,) * 3, device)
         single, half = (_seconds(layer, device, kind, found.late) for kind in KINDS)
         if half > max(LOST * single, LOST_S):
@@ -191,9 +191,9 @@ def _time_both(config: TrainConfig, nets: Nets, device: torch.device, found: _Fo
 
 
 def _sizes(config: TrainConfig) -> Iterator[tuple[int, tuple[int, ...]]]:
-    """Number of crops, and sides: small ones, twice the side each time; then all that a step has.
+    """Yield numbers and sides of crops: small ones, with sides doubled each time, then those of a step.
 
-    Two at least: batch norm wants two values in the coarsest map, where a crop of 16 voxels has one.
+    There are at least two: batch norm needs two values in the coarsest map, where a crop of 16 has one.
     """
     side = 16
     while side < max(config.task.patch):
@@ -214,7 +214,7 @@ def _work(net: nn.Module, crops: int, sides: tuple[int, ...], device: torch.devi
 
 
 def _seconds(work: Work, device: torch.device, kind: torch.dtype, late: threading.Event) -> float:
-    """Of a forward and a backward pass: the fastest of a few, after one that warms up."""
+    """Return the time of a forward and a backward pass: the fastest of `REPEATS`, after a warm-up."""
     taken = []
     for _ in range(1 + REPEATS):
         began = time.perf_counter()

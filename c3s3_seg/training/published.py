@@ -1,6 +1,6 @@
-"""Forms that the published code takes where it leaves the paper. Options; none is a default.
+"""Optional loss terms in the form of the published code where it differs from the paper; none is a default.
 
-Written from the difference table (rows 1 and 4), not from that code.
+They were written from the difference table (rows 1 and 4), not from the published code.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from c3s3_seg.training.losses import Rows, Seen
 
 
 def depth_cosine(first: Tensor, second: Tensor) -> Tensor:
-    """Row 4: 1 - cosine between two outputs of the *same* network, logits, along the last axis.
+    """Return row 4: 1 - cosine between two outputs of the *same* network, logits, along the last axis.
 
     Parameters
     ----------
@@ -26,7 +26,7 @@ def depth_cosine(first: Tensor, second: Tensor) -> Tensor:
 
 
 def masked_contrast(cosine: Tensor, mask: Tensor, temperature: float) -> Tensor:
-    """Row 1: one cosine for each voxel at the same position; a masked voxel counts as e^0.
+    """Return row 1: one cosine for each voxel at the same position; a masked voxel counts as e^0.
 
     With t = cosine / temperature: mean over voxels of log(e^(t m) + sum_n e^(t_n (1 - m_n))) - t m, in
     log-sum-exp form, which gives the same values and does not overflow.
@@ -34,7 +34,7 @@ def masked_contrast(cosine: Tensor, mask: Tensor, temperature: float) -> Tensor:
     Parameters
     ----------
     cosine
-        (n,) between the two nets' features of each voxel.
+        (n,) cosine between the two nets' features of each voxel.
     mask
         (n,) bool: I, or the complement of U.
 
@@ -50,7 +50,7 @@ def masked_contrast(cosine: Tensor, mask: Tensor, temperature: float) -> Tensor:
 
 
 def masked_intersection_union(a: Seen, b: Seen, temperature: float) -> Tensor:
-    """Row 1 for one pair of outputs: the loss of I plus that of the complement of U, mean over classes."""
+    """Return row 1 for one pair of outputs: the losses of I and of the complement of U, mean over classes."""
     cosine = dense_cosine(a.rows, b.rows)
     terms = []
     for label in range(1, a.classes):
@@ -61,7 +61,7 @@ def masked_intersection_union(a: Seen, b: Seen, temperature: float) -> Tensor:
 
 
 def dense_cosine(a: Rows, b: Rows) -> Tensor:
-    """The cosine of every voxel's two projections, without maps of 64 channels.
+    """Return the cosine of every voxel's two projections, without maps of 64 channels.
 
     The projector's last layer is linear, z = W h + v. So products of projections are quadratic forms
     in [h; 1], which has F + 1 numbers.
@@ -77,13 +77,13 @@ def dense_cosine(a: Rows, b: Rows) -> Tensor:
 
 
 def _form(h_a: Tensor, m_a: Tensor, m_b: Tensor, h_b: Tensor) -> Tensor:
-    """(n,): the products of m_a h_a and m_b h_b, row by row."""
+    """Return the products (n,) of m_a h_a and m_b h_b, row by row."""
     products: Tensor = ((h_a @ (m_a.T @ m_b)) * h_b).sum(dim=1)
     return products
 
 
 def _before_last(rows: Rows) -> tuple[Tensor, Tensor]:
-    """[h; 1] of all voxels (n, F + 1), and the last layer's [W v] (64, F + 1)."""
+    """Return [h; 1] of all voxels (n, F + 1), and the last layer's [W v] (64, F + 1)."""
     head = cast(nn.Sequential, rows.projector)
     last = cast(nn.Linear, head[-1])
     hidden = head[:-1](rows.features.movedim(1, -1).flatten(0, 3).float())

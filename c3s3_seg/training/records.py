@@ -1,4 +1,4 @@
-"""The records of a run's history as a checkpoint holds them: what each kind must have."""
+"""The records of a run's history in a checkpoint: the fields that each kind must have."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from c3s3_seg.errors import ConfigError
 from c3s3_seg.system.schema import closed, parse
 
 Number = Annotated[int, Ge(0)]
-Distance = Annotated[float, AllowInfNan(True)]  # nan where every mask is empty
+Distance = Annotated[float, AllowInfNan(True)]  # nan if every mask is empty
 
 
 @closed
@@ -36,7 +36,7 @@ class ScoredRecord:
 @closed
 @dataclass(frozen=True)
 class ChosenRecord:
-    """What "auto" became."""
+    """The precision chosen for "auto"."""
 
     iteration: Number
     precision: str
@@ -67,7 +67,7 @@ class OriginRecord:
 @closed
 @dataclass(frozen=True)
 class InitializedRecord:
-    """That it began from a bundle."""
+    """The start of a run from a bundle."""
 
     iteration: Number
     initialized_from: OriginRecord
@@ -96,7 +96,7 @@ class TaughtByMasks:
 @closed
 @dataclass(frozen=True)
 class TaughtRecord:
-    """Who teaches."""
+    """The teacher of a run."""
 
     iteration: Number
     teacher: TaughtByBundle | TaughtByMasks
@@ -105,7 +105,7 @@ class TaughtRecord:
 @closed
 @dataclass(frozen=True)
 class CasesRecord:
-    """Which cases it has."""
+    """The cases of a run: numbers and hash."""
 
     iteration: Number
     cases: dict[str, Any]
@@ -114,7 +114,7 @@ class CasesRecord:
 @closed
 @dataclass(frozen=True)
 class ChangedRecord:
-    """What a resumed run does otherwise."""
+    """The settings that a resumed run changed."""
 
     iteration: Number
     changed: dict[str, tuple[Any, Any]]
@@ -132,12 +132,12 @@ KINDS: dict[str, type] = {
 
 
 def check_records(history: list[dict[str, Any]], where: Path) -> None:
-    """Refuse a history that no run wrote.
+    """Raise an error if a history was not written by a run.
 
     Raises
     ------
     ConfigError
-        If a record is of no known kind, or lacks what is read of it.
+        If a record is of no known kind, or its fields are not those of the kind.
     """
     for record in history:
         kind = next((kind for key, kind in KINDS.items() if key in record), None)

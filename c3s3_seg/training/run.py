@@ -1,4 +1,4 @@
-"""The state of a run: nets, averages, optimisers, history; one step of it; its checkpoint."""
+"""The state of a run (nets, averages, optimisers, history), its step and its checkpoint."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ from c3s3_seg.training.optimiser import adam, schedule, sgd
 from c3s3_seg.training.precision import Precision, choose
 from c3s3_seg.training.validation import Validation, validate
 
-# What a resumed run may do otherwise than it began: its length, its reports, and what only inference
-# reads. Noted in the history.
+# Keys that a resumed run may change: its length, its reports, and settings that only inference reads.
+# The changes are noted in the history.
 MAY_CHANGE = {
     "run.iterations",
     "c3s3.warm_up",
@@ -51,11 +51,11 @@ MAY_CHANGE = {
 
 
 class DivergedError(InputError):
-    """A loss or a weight is not finite: this run cannot go on, and others of a study can."""
+    """The error for a loss or weight that is not finite; this run cannot continue, others of a study can."""
 
 
 class Run:
-    """Everything that changes while training, and its checkpoint."""
+    """The state that changes in training, and its checkpoint."""
 
     def __init__(self, config: TrainConfig, folder: Path, group: ProcessGroup = ALONE) -> None:
         torch.manual_seed(config.run.seed)
@@ -78,8 +78,8 @@ class Run:
         }
         self.iteration = 0
         self.history: list[dict[str, Any]] = []
-        # Weights by net: the best so far, only where they may be kept; and the first ones, where they are
-        # blended with what is learnt.
+        # Weights by net: the best so far, only if they may be kept; and the first ones, if they are blended
+        # with the learnt weights.
         self.best: dict[str, checkpoint.Tensors] = {}
         self.first: dict[str, checkpoint.Tensors] = {}
         self._precision: Precision | None = None
@@ -87,7 +87,7 @@ class Run:
 
     @property
     def precision(self) -> Precision:
-        """What it computes in: chosen once, noted in the history, and kept by a resumed run."""
+        """The precision of the run: chosen once, noted in the history if "auto", and kept on resume."""
         if self._precision is None:
             chosen = choose(self.config)
             if self.config.run.precision == "auto":
@@ -97,7 +97,7 @@ class Run:
         return self._precision
 
     def _agreed(self, chosen: Precision) -> Precision:
-        """The first process's choice: all compute in the same."""
+        """Return the first process's choice, so that all processes compute in the same precision."""
         half = led(self.group.leads and chosen.name == "bfloat16")
         return Precision("bfloat16" if half else "float32", chosen.why)
 
@@ -106,27 +106,27 @@ class Run:
 
     @property
     def seconds(self) -> float:
-        """Wall clock spent so far, over all processes of this run."""
+        """The wall-clock time spent so far, over all starts of this run."""
         return self._earlier_s + time.monotonic() - self._started_s
 
     @property
     def begun(self) -> bool:
-        """Whether it began from a bundle's networks."""
+        """Whether the run began from a bundle's networks."""
         return any("initialized_from" in record for record in self.history)
 
     def step(self, batch: Batch) -> dict[str, float]:
-        """One iteration; the numbers for the log."""
+        """Run one iteration, and return the numbers for the log."""
         progress = self.iteration / self.config.run.iterations
         lr = self.config.optimiser.lr * schedule(self.config.optimiser, progress)
         precision = self.precision.name
         terms: dict[str, float] = {"lr": lr}
         self.method.train()
-        # Dropout draws from the global generator: with this, an iteration depends on its number alone.
+        # Dropout draws from the global generator: with this seed, an iteration depends on its number alone.
         torch.manual_seed((self.config.run.seed * 1_000_003 + self.iteration) * 1_009 + self.group.rank)
         with autocast(self.device, precision):
             for phase in self.stepper(move(batch, self.device), self.iteration):
                 loss = self._descend(phase.loss, phase.optimisers, lr)
-                if not set(phase.optimisers) <= self.own.keys():  # of the networks that are trained
+                if not set(phase.optimisers) <= self.own.keys():  # a loss of the trained networks
                     terms["loss"] = terms.get("loss", 0.0) + loss
                 terms |= phase.terms
         self.method.after_step(self.iteration)
@@ -136,7 +136,7 @@ class Run:
         return dict(zip(terms, mean(list(terms.values())), strict=True))
 
     def _descend(self, loss: Tensor, names: tuple[str, ...], lr: float) -> float:
-        """One backward pass and the optimisers' steps; the loss, which is read once: a GPU is waited for."""
+        """Run a backward pass and the optimisers; return the loss, read once, as this waits for a GPU."""
         value = float(loss.detach())
         if not math.isfinite(value):
             raise self._diverged(f"the loss is {value}")
@@ -145,13 +145,13 @@ class Run:
             for group in () if name in self.own else self.optimisers[name].param_groups:
                 group["lr"] = lr
             self.scaler.step(self.optimisers[name])
-            self.optimisers[name].zero_grad(set_to_none=True)  # not to lie about in the next forward
+            self.optimisers[name].zero_grad(set_to_none=True)  # frees memory for the next forward
         self.scaler.update()
-        torch.clear_autocast_cache()  # of weights in half precision: the next phase wants the new ones
+        torch.clear_autocast_cache()  # holds weights in half precision: the next phase needs the new ones
         return value
 
     def _diverged(self, what: str) -> DivergedError:
-        """What is said of numbers that are not finite; the checkpoint before stays as it was."""
+        """Return the error for numbers that are not finite; the last checkpoint stays unchanged."""
         known = self.config.run.precision if self._precision is None else self._precision.name
         single = "" if known == "float32" else ", or with run.precision = 'float32'"
         kept = "; the last checkpoint is kept" if (self.folder / checkpoint.FILE).exists() else ""
@@ -160,7 +160,7 @@ class Run:
         return DivergedError(what, where=self.folder, todo=todo)
 
     def check_finite(self) -> None:
-        """Before weights are kept or validated: they may have become infinite in the last step.
+        """Check the weights before they are kept or validated: the last step may have made them infinite.
 
         Raises
         ------
@@ -173,14 +173,14 @@ class Run:
                     raise self._diverged(f"{kind} of {name} are not finite")
 
     def warn(self, text: str) -> bool:
-        """Note a warning in the history, once; whether it is new."""
+        """Note a warning in the history, once, and return whether the warning is new."""
         if any(record.get("warning") == text for record in self.history):
             return False
         self.history.append({"iteration": self.iteration, "warning": text})
         return True
 
     def note_teacher(self, record: dict[str, Any]) -> None:
-        """Note in the history who teaches, once.
+        """Note the teacher in the history, once.
 
         Raises
         ------
@@ -190,12 +190,12 @@ class Run:
         self._note("teacher", record)
 
     def note_cases(self, splits: Splits) -> None:
-        """Note in the history its training and validation cases, once.
+        """Note the training and validation cases in the history, once.
 
         Raises
         ------
         InputError
-            If the run began with others: every crop is drawn by a case's place in these lists.
+            If the run began with other cases: every crop is drawn by a case's position in these lists.
         """
         lists = (splits.labelled, splits.unlabelled, splits.validation)
         names = ("labelled", "unlabelled", "validation")
@@ -219,7 +219,7 @@ class Run:
         Raises
         ------
         InputError
-            If a weight is not finite: the checkpoint before stays.
+            If a weight is not finite; the previous checkpoint stays.
         """
         self.check_finite()
         tensors = {f"method.{k}": v for k, v in self.method.state_dict().items()}
@@ -236,19 +236,19 @@ class Run:
         checkpoint.write(self.folder, state)
 
     def restore(self) -> None:
-        """Go back to the newest checkpoint.
+        """Restore the newest checkpoint.
 
         Raises
         ------
         InputError
-            If it belongs to another configuration, or is not whole.
+            If the checkpoint belongs to another configuration, or is incomplete.
         """
         with checkpoint.restoring(self.folder):
             self._restore()
 
     def _restore(self) -> None:
         state = checkpoint.read(self.folder)
-        before = parse(TrainConfig, state.config, self.folder)  # gives keys that are newer their defaults
+        before = parse(TrainConfig, state.config, self.folder)  # newer keys get their defaults
         if state.iteration > before.run.iterations:
             raise ValueError(f"it is at iteration {state.iteration} of {before.run.iterations}")
         began = began_with(before, state.history)
@@ -259,7 +259,7 @@ class Run:
             for kind, kept in (("best", self.best), ("first", self.first)):
                 weights = checkpoint.under(f"{kind}.{name}", state.tensors)
                 if weights:
-                    copy.deepcopy(ema.net).load_state_dict(weights)  # refuses what does not fit
+                    copy.deepcopy(ema.net).load_state_dict(weights)  # raises if they do not fit
                     kept[name] = weights
         for name, optimiser in self.optimisers.items():
             checkpoint.restore_optimiser(optimiser, checkpoint.under(f"optim.{name}", state.tensors))
@@ -270,12 +270,12 @@ class Run:
             self.history.append({"iteration": self.iteration, "changed": changed})
 
     def _changes(self, before: TrainConfig, began: Precision | None) -> dict[str, list[Any]]:
-        """What is configured otherwise than the run began; "auto" is what it became.
+        """Return the keys that differ from the run's start; "auto" counts as the precision it became.
 
         Raises
         ------
         InputError
-            If it is more than what may change.
+            If keys outside `MAY_CHANGE` differ.
         """
         changed = differences(dump(before), dump(self.config))
         if began is None or self.config.run.precision in ("auto", began.name):
@@ -288,7 +288,7 @@ class Run:
         return changed
 
     def _keep(self, began: Precision | None, scaler: checkpoint.Tensors, configured: str) -> None:
-        """Go on in the precision that the run began with, which may have been configured as "auto"."""
+        """Continue in the precision that the run began with, which may have been configured as "auto"."""
         self._precision = began
         if began is None:
             return
@@ -299,7 +299,7 @@ class Run:
             self.scaler.load_state_dict({name: value.item() for name, value in scaler.items()})
 
     def validate(self, cases: list[ValidationCase]) -> list[Validation]:
-        """Score the average of every candidate, note it in the history, and keep what may ship.
+        """Score the average of every candidate, note the scores in the history, and keep the best weights.
 
         Raises
         ------
@@ -317,7 +317,7 @@ class Run:
         return results
 
     def evaluated(self, name: str) -> nn.Module:
-        """A net as it would ship now: its average, blended with what it began from."""
+        """Return a net as it would ship now: its average, blended with the weights it began from."""
         net = self.emas[name].net
         if name not in self.first:
             return net
@@ -330,14 +330,14 @@ class Run:
         return blended
 
     def focus(self, iteration: int) -> tuple[str, ...]:
-        """The labels that crops of this iteration are to show more often.
+        """Return the labels that crops of this iteration show more often.
 
-        Of several processes one validates, so that the others would not know.
+        With several processes there are none: one process validates, so that the others would not know.
         """
         return unlearnt(self.history, iteration - LAG) if self.group.size == 1 else ()
 
     def stalled(self) -> bool:
-        """Whether the patience is at its end."""
+        """Return whether the patience is exhausted."""
         dice: dict[int, dict[str, float]] = {}
         for record in self.history:
             if "dice" in record:
@@ -354,7 +354,7 @@ def _refuse_several(method: Method, group: ProcessGroup) -> None:
 
 
 def _stepper(method: Method, group: ProcessGroup) -> nn.Module:
-    """The method's step as a module; with several processes its gradients are the mean of all of them."""
+    """Return the method's step as a module; with several processes, gradients are averaged over them."""
     stepper = Stepper(method)
     if group.size == 1:
         return stepper

@@ -19,34 +19,34 @@ NotNegative = Annotated[float, Ge(0)]
 @closed
 @dataclass(frozen=True)
 class DataConfig:
-    """Which scans. `folder` holds dataset.json, imagesTr and labelsTr.
+    """The scans of a run. `folder` holds dataset.json, imagesTr and labelsTr.
 
     Parameters
     ----------
     folder
-        Relative to the working directory.
+        Folder of the data set, relative to the working directory.
     validation_from_unlabelled
-        The last so many of the unlabelled list serve for validation, where dataset.json names none.
+        Number of unlabelled cases, the last of the list, held out for validation if dataset.json names none.
     labelled
-        Take only the first so many labelled cases; the others are trained on without their masks.
+        Number of labelled cases to use, the first of the list; the others are trained on without their masks.
     fully_supervised
-        Use the labels of the unlabelled cases too. Only for runs that are named so.
+        Whether the labels of the unlabelled cases are used too; only for runs whose name states this.
     unlabelled_stream
-        Where a semi-supervised method takes its unlabelled crops from: the `unlabelled` cases, or `all` cases
-        in training, the labelled ones (without their masks) among them. With every case labelled, `all`.
+        Source of a semi-supervised method's unlabelled crops: the `unlabelled` cases, or `all` training
+        cases, the labelled ones (without their masks) included. If every case is labelled, `all`.
     fold
-        "i/k": part i of k of the labelled cases, by patient, serves for validation, and the index's own
-        validation cases stay out of the run. `labelled` then counts among the others.
+        "i/k": part i of k of the labelled cases, by patient, is held out for validation, and the index's own
+        validation cases stay out of the run. `labelled` then counts among the other parts.
     fold_seed
-        Which patients share a part; all folds of one cross-validation have the same.
+        Seed that decides which patients share a part; the same for all folds of a cross-validation.
     foreground_crops
-        The share of labelled crops that are centred on a foreground voxel.
+        Share of crops centred on a foreground voxel, among cases with labels or a teacher's targets.
     foreground_by
-        How that voxel is drawn. `voxel`: any of the foreground. `label`: a label of the case first, and then
-        one of its voxels, so that small labels are seen as often as large ones; and a label of which
-        validation finds hardly anything is drawn three times as often, until it is learnt.
+        Way to draw this voxel. `voxel`: any foreground voxel. `label`: first a label of the case, then one
+        of its voxels, so that small labels are seen as often as large ones; a label of which validation
+        finds hardly anything is drawn three times as often, until it is learnt (in one process only).
     note
-        What a reader of the model card must know of these scans.
+        Facts on these scans that a reader of the model card must know.
     """
 
     folder: str
@@ -64,30 +64,31 @@ class DataConfig:
 @closed
 @dataclass(frozen=True)
 class AugmentConfig:
-    """Random changes, drawn once a crop (geometry) or once a view (intensity).
+    """Random changes, drawn once per crop (geometry) or once per view (intensity).
 
     Parameters
     ----------
     rotation_rad
-        Rotations about each axis lie within plus and minus this.
+        Largest angle of the rotation about each axis, in either direction.
     scale
         Smallest and largest magnification.
     elastic_mm
         Standard deviation of a smooth displacement, defined on a coarse lattice; 0 turns it off.
     flip_axes
-        Axes (0, 1, 2) that are mirrored half of the time. Not natural for organs in patient axes.
+        Axes (0, 1, 2) that are mirrored half of the time. Unnatural for organs in patient axes.
     quarter_turns
         Axes (0, 1, 2) about which a crop is turned by 0, 90, 180 or 270 degrees, on top of the small
-        rotation. With `slice_axis` only that axis may be named.
+        rotation. With `slice_axis`, only this axis is allowed.
     gain, offset, noise
-        Intensities become gain * x + offset + noise; standard deviations in units of the scan's own.
+        Standard deviations of g, o and n in x (1 + g) + o + n, in units of the scan's own; that of n is
+        drawn from 0 to `noise`.
     gamma
         Smallest and largest exponent on intensities scaled to [0, 1].
     bias
         Standard deviation of the logarithm of a smooth multiplicative field (coil sensitivity).
     slice_axis
-        For thick slices: the axis (0, 1, 2) across them. Rotation, magnification and displacement then stay
-        within a slice, and crops begin at a whole one, so that no voxel is a mean of two slices.
+        Axis (0, 1, 2) across thick slices. Rotation, magnification and displacement then stay within a
+        slice, and crops begin at a whole slice, so that no voxel is a mean of two slices.
     """
 
     rotation_rad: NotNegative = 0.25
@@ -119,41 +120,41 @@ class OptimiserConfig:
 @closed
 @dataclass(frozen=True)
 class RunConfig:
-    """How long, how often, on what.
+    """The length, batch sizes, precision and device of a run.
 
     Parameters
     ----------
     iterations
-        Optimiser steps, warm-up included.
+        Number of training steps, warm-up included.
     labelled_batch, unlabelled_batch
-        Crops of each kind in a step. A supervised step takes `labelled_batch` only.
+        Crops of each kind in a step. A supervised step without a teacher takes `labelled_batch` only.
     warm_batch
         Labelled crops in a step of the warm-up.
     precision
-        `auto`: bfloat16 where the device has units for it and a probe finds it faster, else float32; what
-        it became stands in the history and on the card, and a resumed run keeps it. `bfloat16`:
+        `auto`: bfloat16 if the device has units for it and a probe finds it faster, else float32; the
+        choice is in the history and on the card, and a resumed run keeps it. `bfloat16`:
         convolutions in bfloat16 (fast on CPUs with AMX and on GPUs since Ampere), the rest in float32.
         `float16`: for older GPUs; the loss is scaled so that small gradients survive.
     activation_checkpointing
-        Compute the largest maps again in the backward pass instead of keeping them: less memory, more
+        Whether the backward pass computes the largest maps again instead of keeping them: less memory, more
         time, the same numbers.
     patience
-        The run ends after so many validations in a row, the warm-up's not counted, in which no net has
-        a better mean Dice than before; 0: never.
+        Number of validations in a row without a better mean Dice of any net, those of the warm-up not
+        counted, after which the run ends; 0: never.
     keep
-        Which weights of each net become the bundle: those after the last iteration, or the best on
+        Weights of each net that go into the bundle: those after the last iteration, or the best on
         validation. The card gives the scores of both.
     blend
-        Of a run that begins from a bundle: what is validated and shipped is this share of what was learnt,
-        the rest being the weights that it began from (Wortsman et al., CVPR 2022); 1: the trained weights
-        alone.
+        Share of the learnt weights in the weights that are validated and shipped, if a run begins from a
+        bundle; the rest are the weights that the run began from (Wortsman et al., CVPR 2022); 1: the
+        learnt weights alone.
     """
 
     iterations: Count
     labelled_batch: Count = 2
     unlabelled_batch: Count = 1
     warm_batch: Count = 2
-    seed: Annotated[int, Ge(-(2**32)), Le(2**32)] = 1  # generators take 64 bits of it and the iteration
+    seed: Annotated[int, Ge(-(2**32)), Le(2**32)] = 1  # generators take 64 bits of seed and iteration
     precision: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     device: Literal["cpu", "cuda"] = "cpu"
     activation_checkpointing: bool = False
@@ -168,23 +169,23 @@ class RunConfig:
 @closed
 @dataclass(frozen=True)
 class TeacherConfig:
-    """What was segmented before and teaches now, with any method of `TAUGHT`; off by default.
+    """A teacher, with targets segmented before, for any method of `TAUGHT`; off by default.
 
-    A case never counts as labelled for it: not on the card, not in the domain, not in the competition.
+    Its targets never make a case labelled: not on the card, not in the domain, not in the competition.
 
     Parameters
     ----------
     bundle
-        A model, by its name or its folder. The mean probabilities of all its networks (Gaussian tiles) are
+        Name or folder of a model. The mean probabilities of all its networks (Gaussian tiles) are
         soft targets on all scans, labelled and unlabelled: distillation. They are computed once for each
         case and kept in the run's folder.
     masks
-        A folder with a mask for each unlabelled case, as `c3s3-seg predict` writes it: a second generation.
+        Folder with a mask for each unlabelled case, as `c3s3-seg predict` writes it: a second generation.
     weight
-        Of these targets; labels have 1.
+        Weight of these targets; labels have weight 1.
     temperature
-        At which both the bundle's probabilities and the network's are compared (Hinton et al., 2015): above
-        1 unlikely classes count more. Of `bundle` only.
+        Temperature at which the probabilities of bundle and network are compared (Hinton et al., 2015):
+        above 1 unlikely classes count more. For `bundle` only.
     """
 
     bundle: str = ""

@@ -35,16 +35,16 @@ Terms = dict[str, float]
 
 @dataclass(frozen=True)
 class Outputs:
-    """What one backbone says about each view of a batch (labelled crops first).
+    """The outputs of one backbone for each view of a batch (labelled crops first).
 
     Parameters
     ----------
     features
-        Of all views, one after the other: (V * (L + U), F, X, Y, Z).
+        Features of all views, one after the other: (V * (L + U), F, X, Y, Z).
     logits, probability
-        Per view (L + U, C, X, Y, Z), float32.
+        One (L + U, C, X, Y, Z) float32 per view.
     projector
-        The backbone's projection head.
+        Projection head of the backbone.
     """
 
     features: Tensor
@@ -54,26 +54,26 @@ class Outputs:
 
     @classmethod
     def of(cls, net: Backbone, projector: nn.Module, batch: Batch, passes: int = 1) -> Outputs:
-        """All views in one forward; with 2 passes, one view that is decoded twice."""
+        """Run all views in one forward; with 2 passes, one view is decoded twice."""
         features = net.features(torch.cat(batch.views), passes)
         logits = net.output(features).float()
         views = len(batch.views) * passes
         return cls(features, logits.chunk(views), logits.softmax(dim=1).chunk(views), projector)
 
     def seen(self) -> Seen:
-        """All crops of all views, for the contrast."""
+        """Return all crops of all views, for the contrast."""
         predicted = torch.cat([x.detach().argmax(dim=1) for x in self.logits])
         return Seen(Rows(self.features, self.projector), predicted, self.logits[0].shape[1], len(self.logits))
 
     def crop(self, view: int, number: int) -> Seen:
-        """One crop of one view, for the published contrast."""
+        """Return one crop of one view, for the published contrast."""
         logits = self.logits[view][number : number + 1]
         rows = Rows(self.features.chunk(len(self.logits))[view][number : number + 1], self.projector)
         return Seen(rows, logits.detach().argmax(dim=1), logits.shape[1])
 
 
 def warm_loss(a: Outputs, b: Outputs, batch: Batch) -> tuple[Tensor, Terms]:
-    """The warm-up: L_seg of both nets."""
+    """Return the loss of the warm-up: L_seg of both nets."""
     n = batch.labelled
     seg_a, seg_b = (seg_terms([x[:n] for x in net.logits], batch.target) for net in (a, b))
     return seg_a.loss + seg_b.loss, {"seg_a": float(seg_a.loss.detach()), "seg_b": float(seg_b.loss.detach())}
@@ -82,7 +82,7 @@ def warm_loss(a: Outputs, b: Outputs, batch: Batch) -> tuple[Tensor, Terms]:
 def c3s3_loss(
     a: Outputs, b: Outputs, batch: Batch, competition: Competition, config: C3S3Config, progress: float
 ) -> tuple[Tensor, Terms]:
-    """Eq. 2-10 in their order; `progress` (0 to 1) drives the ramps."""
+    """Return the loss of eq. 2-10, in their order; `progress` (0 to 1) drives the ramps."""
     n, zero = batch.labelled, batch.target.new_zeros(())  # a term whose weight is 0 is not computed
 
     # supervised
@@ -118,7 +118,7 @@ def c3s3_loss(
 
 
 def _agreement(a: Outputs, b: Outputs, config: C3S3Config) -> Tensor:
-    """Eq. 6."""
+    """Return L_cos, eq. 6 (row 4 if `published`)."""
     if config.cosine == "published":
         (a1, a2), (b1, b2) = a.logits, b.logits
         return depth_cosine(a1, a2) + depth_cosine(b1, b2)
@@ -127,7 +127,7 @@ def _agreement(a: Outputs, b: Outputs, config: C3S3Config) -> Tensor:
 
 
 def _contrast(a: Outputs, b: Outputs, first: int, config: C3S3Config) -> Tensor:
-    """Eq. 10: the mean over the four pairs of views and the crops from `first` on."""
+    """Return eq. 10: the mean over the four pairs of views and the crops from `first` on."""
     random = Generator().manual_seed(int(torch.randint(2**31, ())))
     if config.contrast == "intersection-union":
         return intersection_union(a.seen(), b.seen(), config, random, first)

@@ -1,4 +1,4 @@
-"""Several methods and seeds under one recipe: each trained, scored and recorded, in an order that resumes."""
+"""Train, score and record several methods and seeds under one recipe, in an order that can resume."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ from c3s3_seg.training.run import DivergedError
 from c3s3_seg.training.train import train
 from c3s3_seg.version import __version__
 
-# What decides scores and times, from reading a scan to scoring its mask: a change of it between two runs of a
-# study has to be said.
+# Packages that decide scores and times, from reading a scan to scoring its mask: a change in them between two
+# runs of a study must be reported.
 DECIDING = ("bundle", "dataset", "geometry", "inference", "io", "metrics", "models", "training")
 
 
@@ -46,20 +46,20 @@ class Entry:
 @closed
 @dataclass(frozen=True)
 class Study:
-    """What a study's TOML file says.
+    """The content of a study's TOML file.
 
     Parameters
     ----------
     base
         A configuration: a TOML file, or the name of a shipped one.
     seeds
-        Every entry is trained once with each.
+        Seeds with each of which every entry is trained once.
     reference
-        The entry that the others are compared with.
+        Name of the entry that the others are compared with.
     entries
         The methods.
     set
-        Overrides for all of them.
+        Overrides for all entries.
     start
         A bundle, or the name of a shipped one, whose networks every run begins from; "": random weights.
     """
@@ -74,7 +74,7 @@ class Study:
 
 @dataclass(frozen=True)
 class StudyPlan:
-    """One run that a study asks for; `start` is the bundle that it begins from, None: random weights."""
+    """A run of a study; `start` is the bundle that the run begins from, None: random weights."""
 
     entry: str
     seed: int
@@ -83,12 +83,12 @@ class StudyPlan:
 
     @property
     def name(self) -> str:
-        """Of its folder and its record."""
+        """The name of the run's folder and record."""
         return f"{re.sub('[^a-z0-9]+', '-', self.entry.lower()).strip('-')}-{self.seed}"
 
 
 def load_study(path: Path, overrides: Sequence[str] = ()) -> tuple[Study, list[StudyPlan]]:
-    """Read a study and every configuration in it: nothing is trained before all of them are valid.
+    """Read a study and all its configurations: nothing is trained before all of them are valid.
 
     Returns
     -------
@@ -98,8 +98,8 @@ def load_study(path: Path, overrides: Sequence[str] = ()) -> tuple[Study, list[S
     Raises
     ------
     InputError, ConfigError
-        If the file or a configuration is not valid, there is no such bundle to begin from, or two runs would
-        share a name.
+        If the file or a configuration is not valid, the bundle to begin from does not exist, or two runs
+        would share a name.
     """
     try:
         data = tomllib.loads(read_regular(path).decode())
@@ -127,16 +127,16 @@ def _plans(study: Study, overrides: Sequence[str]) -> Iterator[StudyPlan]:
 
 
 def run_study(plans: list[StudyPlan], out: Path, report: Progress) -> list[str]:
-    """Train what has no record yet; a run that diverges has none, and the others go on.
+    """Train the runs without a record; a run that diverges gets none, and the others continue.
 
     Parameters
     ----------
     plans
         The runs, or a share of them.
     out
-        Holds `records/NAME.json`, which are small and enough to resume, and `runs/NAME`.
+        Folder of `records/NAME.json`, which are small and sufficient to resume, and of `runs/NAME`.
     report
-        Called with a line before each run, and where one diverges.
+        Called with a line before each run, and when a run diverges.
 
     Returns
     -------
@@ -172,20 +172,20 @@ def _record(plan: StudyPlan, out: Path) -> Path:
 
 
 def _check_validation(plans: Sequence[StudyPlan]) -> None:
-    """Before hours of training; entries may take their cases from several data sets."""
+    """Check, before hours of training, that every data set of the entries has validation cases."""
     for data in {plan.config.data: None for plan in plans}:
         if not read_splits(data)[1].validation:
             raise InputError("a study needs validation cases, and there are none", where=data.folder)
 
 
 def finished(plans: list[StudyPlan], out: Path) -> list[Trained]:
-    """The records of the runs that have one."""
+    """Read the records of the finished runs."""
     records = [(_record(plan, out), plan) for plan in plans]
     return [read_record(path, plan) for path, plan in records if path.exists()]
 
 
 def current_conditions(plan: StudyPlan) -> Conditions:
-    """Of a run that is trained now; the precision is known only after it."""
+    """Return the conditions of a run that is trained now; its precision is known only after the run."""
     import torch
 
     gpu = is_cuda(plan.config.run.device) and torch.cuda.is_available()
@@ -195,13 +195,13 @@ def current_conditions(plan: StudyPlan) -> Conditions:
 
 
 def _origin(bundle: ModelBundle) -> str:
-    """A bundle, and eight digits of the SHA-256 of its weights and of those of the bundle linked to it."""
+    """Return a bundle's name, and eight digits of the SHA-256 of its and its linked bundle's weights."""
     weights = [home.manifest.files[network.weights] for home, network in bundle.members()]
     return f"{bundle.task.name} ({hashlib.sha256(' '.join(weights).encode()).hexdigest()[:8]})"
 
 
 def _code_hash() -> str:
-    """Eight digits of the SHA-256 of the code that trains and measures."""
+    """Return eight digits of the SHA-256 of the code that trains and measures."""
     package = Path(__file__).parents[1]
     found = hashlib.sha256()
     for path in sorted(path for name in DECIDING for path in (package / name).rglob("*.py")):
@@ -210,12 +210,12 @@ def _code_hash() -> str:
 
 
 def check_conditions(plans: list[StudyPlan], out: Path) -> None:
-    """Refuse to add runs to records of another machine or of other code, before hours of training.
+    """Raise an error, before hours of training, if new runs would be added to records of other conditions.
 
     Raises
     ------
     InputError
-        If they differ, or the records that are there differ already.
+        If machine, code or start differ from the records, or differ among the records already.
     """
     done = finished(plans, out)
     here = [
@@ -229,12 +229,12 @@ def check_conditions(plans: list[StudyPlan], out: Path) -> None:
 
 
 def refuse_mixture(runs: Sequence[Trained], out: Path) -> None:
-    """Refuse runs of several machines, precisions or versions of the code.
+    """Raise an error for runs of several machines, precisions, versions of the code or starts.
 
     Raises
     ------
     InputError
-        If there are several.
+        If the runs have several of these conditions.
     """
     lines = mixture(runs)
     if lines:
@@ -262,19 +262,19 @@ def _train(plan: StudyPlan, folder: Path) -> dict[str, Any]:
 
 
 def _numbers(found: Any) -> Any:
-    """Scores as numbers again: a bundle writes an infinite distance as "inf"."""
+    """Turn scores into numbers again: a bundle writes an infinite distance as "inf" and nan as null."""
     if isinstance(found, dict):
         return {key: _numbers(value) for key, value in found.items()}
     return float("nan" if found is None else found)
 
 
 def read_record(path: Path, plan: StudyPlan) -> Trained:
-    """A finished run, by the name that its entry has now: a file's name does not tell `C3S3` from `c3s3`.
+    """Read a finished run, with the current name of its entry: file names equate `C3S3` and `c3s3`.
 
     Raises
     ------
     InputError
-        If it cannot be read, lacks a score, or was made with other settings.
+        If the record cannot be read, lacks a score, or was made with other settings.
     """
     try:
         data = read_json(path)
@@ -293,7 +293,7 @@ def read_record(path: Path, plan: StudyPlan) -> Trained:
 
 
 def _check_scores(trained: Trained) -> None:
-    """Refuse a record without all that a table shows."""
+    """Raise an error if a record lacks a score that a table shows."""
     scores = [
         (f"nets.{net}.{case}.{label}", metrics)
         for net, cases in trained.nets.items()
@@ -308,13 +308,13 @@ def _check_scores(trained: Trained) -> None:
 
 
 def _with_defaults(settings: dict[str, Any]) -> dict[str, Any]:
-    """A record's settings as today's configuration has them: keys that are newer get their defaults."""
+    """Return a record's settings in the form of today's configuration: newer keys get their defaults."""
     folder = {**settings["data"], "folder": ""}
     return _settings(parse(TrainConfig, {**settings, "data": folder}, "record"))
 
 
 def _settings(config: TrainConfig) -> dict[str, Any]:
-    """What decides the result; where the data lies, the codes of labels and the number of threads do not."""
+    """Return the settings that decide the result: without data folder, label codes, threads and the like."""
     settings: dict[str, Any] = dump(config)
     settings["data"].pop("folder")
     settings["data"].pop("note")

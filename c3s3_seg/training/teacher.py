@@ -1,8 +1,8 @@
-"""What was segmented before and teaches now: a bundle's soft targets, or masks as `predict` writes them.
+"""Teachers with targets segmented before: a bundle's soft targets, or masks as `predict` writes them.
 
-A bundle's probabilities are computed once for each case, through the very predictor that ships, and kept in
-the run's folder. To run the networks on each crop instead costs more within some hundred steps, and gives the
-answer to a crop, not to the whole scan in overlapping tiles (figures: benchmarks/training-log.md).
+A bundle's probabilities are computed once for each case, with the same predictor that ships, and kept in
+the run's folder. Running the networks on each crop instead costs more within some hundred steps, and predicts
+a crop, not the whole scan in overlapping tiles (figures: benchmarks/training-log.md).
 """
 
 from __future__ import annotations
@@ -37,42 +37,42 @@ from c3s3_seg.training.cases import occupied
 from c3s3_seg.training.checks import check_task
 from c3s3_seg.training.config import TrainConfig
 
-FOLDER = "teacher"  # in the run's folder
+FOLDER = "teacher"  # inside the run's folder
 PROBABILITY = "probability"
 
 
 class Teacher(Protocol):
-    """Gives targets for cases; called with a case and its scan: (C, X, Y, Z) on the model's grid, or None."""
+    """A callable: case and scan -> targets (C, X, Y, Z) on the model's grid, or None."""
 
-    record: dict[str, Any]  # what it is, for the history and the card
+    record: dict[str, Any]  # description of the teacher for the history and the card
 
     def prepare(self, cases: Sequence[str]) -> None:
-        """What is to be done once, by one process, before targets are asked for."""
+        """Prepare the targets of cases; called once, by one process, before they are requested."""
 
     def __call__(self, case: str, scan: Volume) -> Tensor | None:
-        """The targets of one case."""
+        """Return the targets of one case."""
 
 
 def open_teacher(
     config: TrainConfig, data: DataSet, splits: Splits, folder: Path, device: torch.device
 ) -> Teacher | None:
-    """The teacher that a configuration names; None without one.
+    """Return the teacher that a configuration names; None without one.
 
     Parameters
     ----------
     config
-        The run.
+        Configuration of the run.
     data, splits
-        Its cases.
+        Cases of the run.
     folder
-        The run's.
+        Folder of the run.
     device
-        Where a bundle's networks run.
+        Device of a bundle's networks.
 
     Raises
     ------
     InputError
-        If there is no such bundle, it does another task, or a case has no mask.
+        If there is no such bundle, it is for another task, or a case does not have exactly one mask.
     """
     if config.teacher.bundle:
         return BundleTeacher(ModelBundle.find(config.teacher.bundle), config.task, data, folder, device)
@@ -82,23 +82,23 @@ def open_teacher(
 
 
 class MaskTeacher:
-    """A mask for each unlabelled case.
+    """A teacher with a mask for each unlabelled case.
 
     Parameters
     ----------
     folder
-        Holds CASE.nii.gz and the like.
+        Folder of CASE.nii.gz and the like.
     task
-        Its labels and grid.
+        Task with labels and grid.
     data
-        What masks may hold.
+        Data set, whose labels masks may hold.
     cases
-        The unlabelled ones.
+        Unlabelled cases.
 
     Raises
     ------
     InputError
-        If a case has none, or more than one.
+        If a case has no mask, or more than one.
     """
 
     def __init__(self, folder: Path, task: Task, data: DataSet, cases: Sequence[str]) -> None:
@@ -108,10 +108,10 @@ class MaskTeacher:
         self.record = {"masks": str(folder), "cases": len(cases), "sha256": _digest(text)}
 
     def prepare(self, cases: Sequence[str]) -> None:
-        """Nothing."""
+        """Do nothing."""
 
     def __call__(self, case: str, scan: Volume) -> Tensor | None:
-        """The shares of each class; None of a labelled case, whose label says more."""
+        """Return the share of each class per voxel; None for a labelled case, whose label is better."""
         if case not in self.files:
             return None
         mask = load_mask(self.files[case], grid=scan.geometry)
@@ -129,28 +129,28 @@ def _only_mask(folder: Path, case: str) -> Path:
 
 
 class BundleTeacher:
-    """The mean probabilities of all networks of a bundle, Gaussian tiles; kept in a folder of the run.
+    """A teacher with the mean probabilities of all networks of a bundle, Gaussian tiles; kept with the run.
 
-    What is kept says which networks and which scan it is of: it is computed again where they are others, and
-    where the file is damaged.
+    Each kept file states its networks and scan: the probabilities are computed again if these differ, or
+    if the file is damaged.
 
     Parameters
     ----------
     bundle
-        The model; its hashes were checked when it was loaded.
+        The model, whose hashes were checked when the bundle was loaded.
     task
-        That of the run.
+        Task of the run.
     data
-        The scans.
+        Data set with the scans.
     folder
-        The run's.
+        Folder of the run.
     device
-        Where the networks run.
+        Device of the networks.
 
     Raises
     ------
     InputError
-        If the bundle does another task.
+        If the bundle is for another task.
     """
 
     def __init__(
@@ -163,7 +163,7 @@ class BundleTeacher:
         self.record = {"bundle": bundle.task.name, "networks": len(weights), "weights_sha256": weights}
 
     def prepare(self, cases: Sequence[str]) -> None:
-        """Segment the cases that are not kept yet."""
+        """Segment the cases whose probabilities are not kept yet."""
         make_own_folder(self.folder)
         missing = [case for case in cases if self._kept(case) is None]
         if missing:
@@ -172,12 +172,12 @@ class BundleTeacher:
                 self._keep(case, self._segment(predictor, load(self.data.scan(case))))
 
     def __call__(self, case: str, scan: Volume) -> Tensor | None:
-        """Background first; the sum over the classes is 1.
+        """Return the probabilities, background first; their sum over the classes is 1.
 
         Raises
         ------
         InputError
-            If nothing is kept of the case, or not for its grid.
+            If no probabilities of the case are kept, or not on its grid.
         """
         found, shape = self._kept(case), self.task.recipe.grid(scan.geometry, scan.source.path).shape
         if found is None:
@@ -191,24 +191,24 @@ class BundleTeacher:
     def _predictor(self) -> Predictor:
         nets = [load_torch(home, network).to(self.device) for home, network in self.bundle.members()]
         backends = [TorchBackend(net) for net in nets]
-        # A scan that is trained on is in the domain by that, and is taken whole.
+        # A training scan is in the domain by definition, and is used whole.
         return Predictor(replace(self.task, domain=None), backends, tiled(Settings(), "accurate"))
 
     def _segment(self, predictor: Predictor, scan: Volume) -> Tensor:
-        """(C - 1, X, Y, Z) float16: the labels' probabilities on the model's grid."""
+        """Return the labels' probabilities on the model's grid: (C - 1, X, Y, Z) float16."""
         prepared = predictor.prepare(predictor.check(scan))
         found = np.zeros((self.task.classes, *prepared.shape), np.float32)
         for slab in predictor.network(prepared).slabs:
             where = [slice(None)] * 4
             where[1 + slab.axis] = slice(slab.start, slab.stop)
-            found[tuple(where)] = arrays_of(slab.values).host(slab.values)  # on CUDA they are tensors there
+            found[tuple(where)] = arrays_of(slab.values).host(slab.values)  # on CUDA, values are GPU tensors
         return torch.from_numpy(found[1:]).half()
 
     def _path(self, case: str) -> Path:
         return self.folder / f"{case}.safetensors"
 
     def _stamp(self, case: str, probability: Tensor) -> str:
-        """Of networks, grid and scan, and of the numbers: the format has no checksum of its own."""
+        """Return a hash of networks, grid, scan and numbers: the file format has no own checksum."""
         recipe = repr((self.task.recipe, self.task.patch, self.task.label_values))
         scan = scan_sha256(self.data.scan(case))
         numbers = hashlib.sha256(probability.contiguous().numpy().tobytes()).hexdigest()
@@ -222,11 +222,11 @@ class BundleTeacher:
         write_whole(self._path(case), content)
 
     def _kept(self, case: str) -> Tensor | None:
-        """What is kept of a case; None where it is not there, damaged, or of something else."""
+        """Return a case's kept probabilities; None if missing, damaged, or of other networks or scans."""
         from safetensors import SafetensorError, safe_open
 
         path = self._path(case)
-        if not path.is_file():  # to open a FIFO would wait for its other end
+        if not path.is_file():  # opening a FIFO would wait for its other end
             return None
         with suppress(SafetensorError, OSError, KeyError), safe_open(path, framework="pt") as file:
             found: Tensor = file.get_tensor(PROBABILITY)

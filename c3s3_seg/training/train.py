@@ -1,4 +1,4 @@
-"""The loop: batch, step, average, validate, checkpoint; in the order in which it runs."""
+"""The training loop: batch, step, average, validation, checkpoint, in the order in which they run."""
 
 from __future__ import annotations
 
@@ -35,26 +35,26 @@ from c3s3_seg.training.run import Run
 from c3s3_seg.training.teacher import FOLDER, Teacher, open_teacher
 from c3s3_seg.training.validation import Validation
 
-PARTS = (CARD, "model.safetensors", "secondary.safetensors")  # what every bundle has, or may have
-# Threads that draw batches for a GPU. A batch is a function of its iteration: their number changes nothing.
+PARTS = (CARD, "model.safetensors", "secondary.safetensors")  # files that every bundle has, or may have
+# Number of threads that draw batches for a GPU. A batch depends on its iteration only, not on this number.
 LOADERS = min(8, available_processors())
 NOTHING = "no network has a Dice above 0 on the validation cases: it has not learnt the task"
 
 
 class RunLogger(Protocol):
-    """Who is told how the run goes."""
+    """A logger of a run's progress."""
 
     def began(self, iteration: int, total: int) -> None:
-        """Before the first iteration of this process."""
+        """Log the start, before the first iteration of this process."""
 
     def stepped(self, iteration: int, terms: dict[str, float]) -> None:
-        """After each iteration."""
+        """Log an iteration after it."""
 
     def validated(self, iteration: int, results: list[Validation]) -> None:
-        """After each validation."""
+        """Log a validation after it."""
 
     def warned(self, text: str) -> None:
-        """Of what a person should look at; it stands in the history and on the card too."""
+        """Log a warning for a person; lasting warnings are in the history and on the card too."""
 
 
 def train(
@@ -70,23 +70,22 @@ def train(
     Parameters
     ----------
     config
-        The run.
+        Configuration of the run.
     folder
-        Holds the checkpoint, the event files and the bundle.
+        Folder of the checkpoint, the event files and the bundle.
     logger
-        Is told of every iteration and validation.
+        Called for every iteration and validation.
     resume
-        Go on from the newest checkpoint in `folder`.
+        Whether to continue from the newest checkpoint in `folder`.
     start
-        A bundle whose networks the run begins from; its optimiser and schedule begin anew.
+        A bundle whose networks the run begins from; optimiser and schedule begin anew.
 
     Raises
     ------
     InputError
-        If the folder already holds a run and `resume` is off, another process trains there, the data cannot
-        be read or are not those of the configuration (labels, modality), `start` or the teacher does not fit
-        it or is not the one that a resumed run began with, as the cases have to be, or a loss or a weight is
-        not finite.
+        If the folder already holds a run and `resume` is off, or another process trains there; if the data
+        cannot be read; if data, `start` or teacher do not match the configuration (labels, modality); if a
+        resumed run began with another `start`, teacher or cases; or if a loss or a weight is not finite.
     """
     check_folder(folder)
     for name in ("bundle", "events", *([FOLDER] if config.teacher.bundle else [])):
@@ -101,7 +100,7 @@ def train(
         what = f"run.blend = {config.run.blend:g} needs a bundle to begin from"
         raise ConfigError(what, todo="Give one with --from, or set run.blend = 1")
     make_folder(folder)
-    # The first process keeps other runs out; those that train with it do not write.
+    # The first process keeps other runs out; the other processes of this run do not write.
     with hold(folder) if ProcessGroup.of_environment().leads else nullcontext():
         if not resume and (folder / checkpoint.FILE).exists():
             todo = "Go on with --resume, or give another folder"
@@ -118,7 +117,7 @@ def train(
 
 
 def _begin(run: Run, start: ModelBundle | None, *, resume: bool) -> None:
-    """From the checkpoint, a bundle's networks, or random weights."""
+    """Begin from the checkpoint, a bundle's networks, or random weights."""
     if resume:
         run.restore()
         if start is not None:
@@ -128,11 +127,11 @@ def _begin(run: Run, start: ModelBundle | None, *, resume: bool) -> None:
 
 
 def deterministic(config: TrainConfig) -> None:
-    """The same numbers in a second run, on as many threads as the configuration says."""
+    """Make torch give the same numbers in a second run, and set the configured number of threads."""
     if config.run.threads is not None:
         torch.set_num_threads(config.run.threads)
     torch.use_deterministic_algorithms(True)
-    # Filling fresh tensors guards against reading them unwritten; nothing here does, and it costs 7 %.
+    # Filling new tensors guards against reading them unwritten; no code here does, and filling costs 7 %.
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
 
 
@@ -144,7 +143,7 @@ def _check_validation(config: TrainConfig, data: DataSet, splits: Splits) -> Non
 
 
 def _learn(run: Run, data: DataSet, splits: Splits, logger: RunLogger) -> list[Validation]:
-    """From the run's iteration to its last; the last validation. One process alone validates and writes."""
+    """Train to the last iteration and return the last validation; one process validates and writes."""
     config, leads = run.config, run.group.leads
     cases = read_validation(data, splits.validation) if leads else []
     results: list[Validation] = []
@@ -154,7 +153,7 @@ def _learn(run: Run, data: DataSet, splits: Splits, logger: RunLogger) -> list[V
     logger.began(run.iteration, config.run.iterations)
     if sampler is not None and leads:
         _warn(run, logger, check_cases(config, data, sampler.labelled, cases))
-    if cases and run.iteration == 0 and run.begun:  # what is to be improved
+    if cases and run.iteration == 0 and run.begun:  # the scores to improve
         logger.validated(0, run.validate(cases))
     for batch in () if sampler is None else _batches(sampler, run):
         logger.stepped(run.iteration + 1, run.step(batch))
@@ -174,7 +173,7 @@ def _learn(run: Run, data: DataSet, splits: Splits, logger: RunLogger) -> list[V
 
 
 def _teacher(run: Run, data: DataSet, splits: Splits) -> Teacher | None:
-    """Opened, noted, and ready to say its targets; one process segments what it needs."""
+    """Open the teacher, note it in the history, and let one process prepare its targets."""
     teacher = open_teacher(run.config, data, splits, run.folder, run.device)
     if teacher is None:
         return None
@@ -186,7 +185,7 @@ def _teacher(run: Run, data: DataSet, splits: Splits) -> Teacher | None:
 
 
 def _not_learnt(run: Run, results: list[Validation]) -> list[str]:
-    """For the card; where no truth has a label, nothing is validated."""
+    """Return the card's warnings of unlearnt labels; none if no truth has a label."""
     validated = any(result.by_label for result in results)
     if validated and not any(result.dice > 0 for result in results):
         return [NOTHING]
@@ -195,7 +194,7 @@ def _not_learnt(run: Run, results: list[Validation]) -> list[str]:
 
 
 def _judge(run: Run, cases: list[ValidationCase], logger: RunLogger) -> list[Validation]:
-    """Validate, and name the labels of which hardly anything is found, while there is time to learn them."""
+    """Validate, and before the last iteration warn of labels of which hardly anything is found."""
     results = run.validate(cases)
     logger.validated(run.iteration, results)
     if run.iteration == run.config.run.iterations:
@@ -208,7 +207,7 @@ def _judge(run: Run, cases: list[ValidationCase], logger: RunLogger) -> list[Val
 def _remedy(run: Run) -> str:
     if run.config.data.foreground_by != "label":
         return "; set data.foreground_by = 'label' to show it more often"
-    if run.group.size > 1:  # `Run.focus`
+    if run.group.size > 1:  # see `Run.focus`
         return ""
     return f"; crops show it {FOCUS:g} times as often from now on"
 
@@ -220,9 +219,9 @@ def _warn(run: Run, logger: RunLogger, texts: list[str]) -> None:
 
 
 def _batches(sampler: Sampler, run: Run) -> Iterator[Batch]:
-    """Batches from the run's iteration on.
+    """Yield batches from the run's iteration on.
 
-    On a GPU the next ones are drawn while this one is trained on. On a CPU that costs more than it
+    On a GPU the next batches are drawn while the current one is trained on. On a CPU this costs more than it
     saves: a second thread brings a second team of workers for the same cores (0.89 against 0.70 s a
     step on two cores).
     """

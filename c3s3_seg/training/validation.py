@@ -1,4 +1,4 @@
-"""Validation goes through the very predictor that ships, on the scans' own grids."""
+"""Validate nets with the same predictor that ships, on the scans' own grids."""
 
 from __future__ import annotations
 
@@ -18,23 +18,23 @@ from c3s3_seg.training.cases import ValidationCase
 
 @dataclass(frozen=True)
 class Validation:
-    """Means over cases and labels in the paper protocol: voxels, an empty prediction counts as 0.
+    """Means over cases and labels in the paper's protocol: in voxels, an empty prediction counts as 0.
 
     Parameters
     ----------
     candidate
-        The net's name.
+        Name of the net.
     dice, jaccard
-        Of all cases and labels.
+        Means over all cases and labels.
     hd95_vox, asd_vox
-        Of the finite distances; nan where every prediction is empty, so that nothing was measured.
+        Means over the finite distances; nan if no prediction gave one, for example if all are empty.
     per_case
         Case -> label -> {dice, jaccard, hd95_vox, asd_vox}. A label that is predicted and not in the truth
         has infinite distances.
     infinite
-        How many of the distances were infinite, and are not in the means.
+        Number of infinite distances, which are not in the means.
     lacking
-        (case, label) where the truth has no voxel of the label.
+        Pairs (case, label) where the truth has no voxel of the label.
     """
 
     candidate: str
@@ -48,12 +48,12 @@ class Validation:
 
     @property
     def remark(self) -> str:
-        """What has to be said beside the means; empty where every distance is in them."""
+        """The remark to print beside the means; empty if every distance is in the means."""
         return f" ({self.infinite} infinite distances left out)" if self.infinite else ""
 
     @property
     def by_label(self) -> dict[str, float]:
-        """Mean Dice of each label over the cases that have it: without it an empty mask counts as 0 too."""
+        """Mean Dice of each label over the cases that have it; in others an empty mask counts as 0 too."""
         found: dict[str, list[float]] = {}
         for case, labels in self.per_case.items():
             for name in labels:
@@ -62,7 +62,7 @@ class Validation:
         return {name: fmean(values) for name, values in found.items()}
 
     def record(self, iteration: int) -> dict[str, Any]:
-        """For the history and the card."""
+        """Return the record for the history and the card."""
         means = {k: round(getattr(self, k), 4) for k in ("dice", "jaccard", "hd95_vox", "asd_vox")}
         left_out = {"infinite": self.infinite} if self.infinite else {}
         return {"iteration": iteration, "candidate": self.candidate, **means, **left_out}
@@ -105,6 +105,6 @@ def validate(name: str, net: nn.Module, task: Task, cases: Sequence[ValidationCa
 
 
 def _mean_distance(values: Sequence[float], missed: int) -> float:
-    """Of the finite ones; nan where there is none, or all are the zeros of empty predictions."""
+    """Return the mean of the finite values; nan if there are none but the zeros of empty predictions."""
     finite = [value for value in values if math.isfinite(value)]
     return fmean(finite) if len(finite) > missed else math.nan

@@ -1,1 +1,1 @@
-"""A data set is checked before anything is trained on it."""
+"""Check a data set before anything is trained on it."""

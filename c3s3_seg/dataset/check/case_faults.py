@@ -1,4 +1,4 @@
-"""What makes a case unfit for training, as far as its scan and its mask alone show it.
+"""Find the defects of a scan or mask by itself that make a case unfit for training.
 
 The check of a data set and `training` use these functions, so that both refuse the same cases.
 """
@@ -19,7 +19,7 @@ from c3s3_seg.io.scan_like import scan_words
 
 @dataclass(frozen=True)
 class CaseDefect:
-    """An error of a case: which check found it, what was found, what was wanted, what to do."""
+    """An error of a case: the check that found it, the finding, the expectation and the remedy."""
 
     check: str
     found: str
@@ -28,7 +28,7 @@ class CaseDefect:
 
 
 def scan_defect(scan: Volume) -> CaseDefect | None:
-    """What is wrong with a scan that could be read; None if nothing is."""
+    """Return the defect of a scan that could be read; None if there is none."""
     defect = intensity_defect(scan.array)
     if defect:
         todo = "Export it with the values that it is meant to have, or leave the case out"
@@ -42,16 +42,16 @@ def scan_defect(scan: Volume) -> CaseDefect | None:
 
 
 def mask_defect(mask: Volume, labels: Mapping[str, int], *, required: bool = True) -> CaseDefect | None:
-    """What is wrong with a mask that could be read; None if nothing is.
+    """Return the defect of a mask that could be read; None if there is none.
 
     Parameters
     ----------
     mask
         Whole numbers (i, j, k).
     labels
-        Name -> value of what it may hold besides 0; where there are none, it may hold anything.
+        Name -> value that the mask may hold besides 0; if empty, any value is allowed.
     required
-        Whether it must hold some label, as that of a labelled case must.
+        Whether the mask must hold some label, as in a labelled case.
     """
     words = scan_words(mask.array)
     if words is not None:
@@ -75,21 +75,21 @@ def mask_defect(mask: Volume, labels: Mapping[str, int], *, required: bool = Tru
 def refuse_defects(
     scan: Volume, mask: Volume | None, labels: Mapping[str, int], *, required: bool = True
 ) -> None:
-    """Raise what makes a case unfit to learn from.
+    """Raise an error for a defect that makes a case unfit for training.
 
     Parameters
     ----------
     scan
-        As it was read.
+        Scan as read.
     mask
-        Its mask, where it has to have one.
+        Mask of the case, if a mask is required.
     labels, required
-        As for `mask_defect`.
+        Same as in `mask_defect`.
 
     Raises
     ------
     InputError
-        Naming the file, if the scan is constant, or the mask is empty or holds other values.
+        If the scan is constant or exceeds float32, or the mask is empty or has other values; with the file.
     """
     defect, path = scan_defect(scan), scan.source.path
     if defect is None and mask is not None:
@@ -99,7 +99,7 @@ def refuse_defects(
 
 
 def values_in(mask: Array) -> list[int]:
-    """The values of a mask (i, j, k) but 0, rising."""
+    """Return the values of a mask (i, j, k) except 0, in ascending order."""
     if mask.dtype.itemsize <= 2:  # counting is ten times faster than sorting
         return [int(value) for value in np.flatnonzero(np.bincount(mask.ravel())) if value]
     return [int(value) for value in np.unique(mask) if value]

@@ -1,4 +1,4 @@
-"""One case of a data set read once: what is wrong with it alone, and what it is compared by."""
+"""Read one case of a data set once: find its own faults, and measure it for the comparison of cases."""
 
 from __future__ import annotations
 
@@ -20,25 +20,25 @@ from c3s3_seg.io import load, load_mask
 from c3s3_seg.report.findings import Finding
 from c3s3_seg.system.reading import sha256
 
-FEW_VALUES = 8  # an image with no more different values looks like a mask; clean: 38 (atria) and more
+FEW_VALUES = 8  # an image with at most so many different values looks like a mask; clean: 38 (atria) and more
 
 
 @dataclass(frozen=True)
 class SummaryJob:
-    """One case to be looked at.
+    """One case to be inspected.
 
     Parameters
     ----------
     name, kind
-        The case; labelled, unlabelled, validation or test.
+        Name of the case; labelled, unlabelled, validation or test.
     scan, mask
-        Its files; the mask None where there is none.
+        Files of the case; the mask is None if there is none.
     labels
-        Name -> value of what the mask may hold.
+        Name -> value of the labels that the mask may hold.
     sha256
-        `image` and `label`: what the record says of the files, where there is a record.
+        Hashes of `image` and `label` in the record, if there is a record.
     empty
-        Whether its mask may hold nothing but background.
+        Whether the mask may hold nothing but background.
     """
 
     name: str
@@ -52,26 +52,26 @@ class SummaryJob:
 
 @dataclass(frozen=True, eq=False)
 class CaseSummary:
-    """What a case is compared with others by.
+    """The measurements by which a case is compared with others.
 
     Parameters
     ----------
     spacing_mm, shape
-        (3,) along the axes nearest to left, back and head.
+        Sequences (3,) along the axes nearest to left, back and head.
     axes
-        Where the file's axes run, as `LPS`.
+        Directions of the file's axes, such as `LPS`.
     voxels
         Hash of the voxels along the patient's axes: the same for the same scan in another format.
     intensities, scaled_intensities
-        Quantiles, see `domain`.
+        Quantiles of the intensities, see `domain`.
     at_top
         Share of the voxels that have the largest value.
     few_values
         Whether the image holds so few different values that it may be a mask.
     thumbnail
-        The small copy.
+        Small copy of the case.
     mask
-        Of the mask, where there is one that can be used.
+        Statistics of the mask, if there is a usable one.
     """
 
     spacing_mm: Floats
@@ -88,7 +88,7 @@ class CaseSummary:
 
 @dataclass(frozen=True, eq=False)
 class CheckedCase:
-    """A case that was looked at: its findings, and its summary where it could be read."""
+    """A case that was inspected: its findings, and its summary if the case could be read."""
 
     name: str
     kind: str
@@ -97,15 +97,15 @@ class CheckedCase:
 
     @property
     def mask(self) -> MaskStatistics | None:
-        """Of its mask, if there is a good one."""
+        """The statistics of the mask, if there is a usable one."""
         return self.summary.mask if self.summary else None
 
 
 def look(work: SummaryJob) -> CheckedCase:
-    """Read a case and look at it; whatever is wrong is a finding, never an error."""
+    """Read and inspect a case; every fault becomes a finding, never an error."""
     try:
         return _look(work)
-    except Exception as error:  # what nobody thought of: one bad case must not stop the others
+    except Exception as error:  # an unforeseen error: one bad case must not stop the others
         return CheckedCase(work.name, work.kind, (_unreadable(work, work.scan, error),))
 
 
@@ -123,7 +123,7 @@ def _look(work: SummaryJob) -> CheckedCase:
 
 
 def _mask(work: SummaryJob, scan: Volume) -> tuple[Volume | None, list[Finding]]:
-    """The mask if it can be used, and what is wrong with it; of an unlabelled case that is no error."""
+    """Return the mask if it is usable, and its faults, which are no errors in an unlabelled case."""
     if work.mask is None:
         return None, []
     try:
@@ -162,17 +162,17 @@ def _summarize(scan: Volume, mask: Volume | None, labels: Mapping[str, int]) -> 
 def _quantiles(scan: Volume, *, absolute: bool) -> Floats:
     try:
         return intensity_quantiles(scan, "absolute" if absolute else "scaled")
-    except C3S3Error:  # almost all voxels are alike; then the scan is far from the others
+    except C3S3Error:  # almost all voxels are equal; zeros put the scan far from the others
         return np.zeros(19)
 
 
 def _changed(work: SummaryJob) -> list[Finding]:
-    """Files that are no longer those that the record knows."""
+    """Report files that differ from the hashes in the record."""
     files = {"image": work.scan, "label": work.mask}
     changed = []
     for key, path in files.items():
         known = work.sha256.get(key)
-        with suppress(InputError):  # whoever reads it says why it cannot be read
+        with suppress(InputError):  # the later read of the file reports why
             if known and path is not None and sha256(path) != known:
                 changed.append(f"{path.parent.name}/{path.name}")
     if not changed:

@@ -21,16 +21,16 @@ from c3s3_seg.system.progress import Progress
 
 @dataclass(frozen=True, eq=False)
 class DataSetCheck:
-    """What was found in a data set.
+    """The result of the check of a data set.
 
     Parameters
     ----------
     data
         The data set.
     findings
-        Errors first; none where all is well.
+        Findings, errors first; empty if all is well.
     cases
-        What is known of each.
+        Findings and summary of each case.
     """
 
     data: DataSet
@@ -39,7 +39,7 @@ class DataSetCheck:
 
     @property
     def has_errors(self) -> bool:
-        """Whether something stands in the way of training."""
+        """Whether a finding is an error, which prevents training."""
         return any(finding.severity == "error" for finding in self.findings)
 
 
@@ -49,16 +49,16 @@ def check_data_set(folder: Path, *, workers: int = 1, progress: Progress | None 
     Parameters
     ----------
     folder
-        Holds `dataset.json`, `imagesTr` and `labelsTr`.
+        Folder with `dataset.json`, `imagesTr` and `labelsTr`.
     workers
-        Processes that read cases.
+        Number of processes that read cases.
     progress
-        Called with (case, how many are done, all) after each case.
+        Called with (case, number done, total) after each case.
 
     Raises
     ------
     InputError
-        If there is no index, or it cannot be understood.
+        If there is no index, or the index is invalid.
     """
     data = DataSet.load(folder)
     listed = check_files(data)
@@ -75,7 +75,7 @@ def check_data_set(folder: Path, *, workers: int = 1, progress: Progress | None 
 
 
 def _work(data: DataSet) -> list[SummaryJob]:
-    """The cases whose scan is there; a file that is not is found in the listing."""
+    """Return the cases whose scan is there; `check_files` reports missing files."""
     work = []
     for name, kind in kinds(data.splits).items():
         scans, masks = data.candidates(name)
@@ -89,7 +89,7 @@ def _work(data: DataSet) -> list[SummaryJob]:
 
 
 def _together(cases: tuple[CheckedCase, ...], data: DataSet) -> list[Finding]:
-    """What only shows when cases are compared."""
+    """Return the findings that only a comparison of cases shows."""
     summary = {case.name: case.summary for case in cases if case.summary is not None}
     thumbnails = {name: one.thumbnail for name, one in summary.items() if not one.few_values}
     strange = misoriented_cases(likeness(thumbnails))
@@ -105,7 +105,7 @@ def _together(cases: tuple[CheckedCase, ...], data: DataSet) -> list[Finding]:
 
 
 def _headers(axes: dict[str, str]) -> list[Finding]:
-    """Files whose axes run otherwise than most; they are turned by their headers, so that is no fault."""
+    """Report files whose axes differ from most; scans are reoriented by headers, so this is no fault."""
     plain = {name: text.split()[0] for name, text in axes.items()}
     counts = Counter(plain.values()).most_common()
     if len(counts) < 2:

@@ -1,4 +1,4 @@
-"""Correlation of small volumes, of which each knows only a part of the space: turned, and moved."""
+"""Correlate small volumes that are each known in only a part of space, also turned and moved."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ TURNS: tuple[AxisPermutation, ...] = tuple(
     for order in permutations(range(3))
     for flips in product((False, True), repeat=3)
 )
-OVERLAP = 0.6  # of the largest overlap: a correlation over less is not looked at
+OVERLAP = 0.6  # share of the largest overlap: a correlation over less is ignored
 TINY = 1e-9
 
 
@@ -31,12 +31,12 @@ class Cube:
     inside: Bools
 
     def turned(self, turn: AxisPermutation) -> Cube:
-        """The same with its axes in another order and direction."""
+        """Return the cube with its axes in another order and direction."""
         return Cube(turned(self.values, turn), turned(self.inside, turn))
 
 
 def turned(array: NDArray[Any], turn: AxisPermutation) -> NDArray[Any]:
-    """An array (x, y, z) with its axes in another order and direction: a view."""
+    """Return a view of an array (x, y, z) with its axes in another order and direction."""
     order, flips = turn
     return np.flip(array.transpose(order), tuple(axis for axis in range(3) if flips[axis]))
 
@@ -58,14 +58,14 @@ def cube(array: Floats, spacing_mm: ArrayLike, centre: ArrayLike, step_mm: float
 
 
 def correlation(a: Floats, b: Floats, where: Bools | None = None) -> float:
-    """Pearson's correlation of two arrays of one shape, -1 to 1; 0 where one is constant.
+    """Return Pearson's correlation of two arrays of one shape, -1 to 1; 0 if one is constant.
 
     Parameters
     ----------
     a, b
-        Of any one shape, floating point.
+        Floating-point arrays of any one shape.
     where
-        bool of the same shape: which elements count; None: all. Fewer than two give 0.
+        Elements that count, bool of the same shape; None: all. Fewer than two give 0.
     """
     x, y = (a.ravel(), b.ravel()) if where is None else (a[where], b[where])
     if x.size < 2:
@@ -75,19 +75,19 @@ def correlation(a: Floats, b: Floats, where: Bools | None = None) -> float:
 
 
 def moved(cube: Cube, reference: Cube, reach: int) -> tuple[NDArray[np.int64], float, float]:
-    """By how many voxels a cube has to be moved to fit a reference best.
+    """Find the move in voxels by which a cube fits a reference best.
 
     Parameters
     ----------
     cube, reference
-        (n, n, n) each.
+        Cubes (n, n, n).
     reach
-        Moves of up to so many voxels along each axis are tried; all at once, in Fourier space.
+        Largest move in voxels along each axis; all moves are tried at once, in Fourier space.
 
     Returns
     -------
     tuple
-        The move (3,), Pearson's correlation there over the common voxels, and without a move.
+        Move (3,), Pearson's correlation over the common voxels with this move, and without a move.
     """
     from scipy import fft
 
@@ -121,7 +121,7 @@ def _moments(cube: Cube) -> tuple[Bools, Floats, Floats]:
 
 
 def mean_of_others(cubes: list[Cube]) -> list[Cube]:
-    """For each cube the mean of all others, known where half of them are."""
+    """Return for each cube the mean of all others, known where half of the others are."""
     values = np.stack([np.where(c.inside, c.values, 0) for c in cubes])
     inside = np.stack([c.inside for c in cubes])
     total, count = values.sum(axis=0), inside.sum(axis=0)

@@ -1,4 +1,4 @@
-"""The same scan twice: to the voxel, or re-saved, rescaled, cropped a little, with noise."""
+"""Find the same scan twice: equal to the voxel, or re-saved, rescaled, cropped a little, with noise."""
 
 from __future__ import annotations
 
@@ -14,22 +14,22 @@ from c3s3_seg.dataset.check.thumbnail import Thumbnail
 from c3s3_seg.report.findings import Finding, Severity
 
 Doubles = NDArray[np.float64]
-SIZE, ACROSS, REACH = 14, 10, 4  # voxels of a coarse cube, of them across a usual scan, moves that are tried
-FAR = 0.45  # from afar, below that two are different; the same scan, cropped by 20 %: 0.50 and more
-NEAREST = 3  # of each case that are looked at closely
-FINE = 26  # voxels across a scan, when two are compared closely
-BAND = 2.0  # of these voxels: coarser structure is taken away, as all patients share it
-SOME = 2000  # of them are enough to find the move
-DIFFERENT = 0.7  # below that after a short search, two scans are different
-# Fine structure of the same scan, cropped by 10 %, rescaled or with noise: 0.969 and more (atria), 0.974
-# (hippocampi), 0.980 (phantoms). Of different scans: 0.931 at most (80 atria; one patient before and after
-# ablation), 0.766 (hippocampi), 0.734 (phantoms).
+SIZE, ACROSS, REACH = 14, 10, 4  # in voxels: side of a coarse cube, width of a usual scan, largest move
+FAR = 0.45  # coarse likeness below which two scans differ; the same scan, cropped by 20 %: 0.50 and more
+NEAREST = 3  # candidates per case that are compared closely
+FINE = 26  # voxels across a scan in the close comparison
+BAND = 2.0  # in these voxels: coarser structure is removed, as all patients share it
+SOME = 2000  # points that are enough to find the move
+DIFFERENT = 0.7  # likeness after a short search below which two scans differ
+# Likeness of the fine structure. The same scan, cropped by 10 %, rescaled or with noise: 0.969 and more
+# (atria), 0.974 (hippocampi), 0.980 (phantoms). Different scans: at most 0.931 (80 atria; one patient
+# before and after ablation), 0.766 (hippocampi), 0.734 (phantoms).
 SAME = 0.95
 
 
 @dataclass(frozen=True)
 class CasePair:
-    """Two cases with the same scan, and how alike they are: 1 to the voxel."""
+    """Two cases with the same scan, and their likeness: 1 if equal to the voxel."""
 
     first: str
     second: str
@@ -38,7 +38,7 @@ class CasePair:
 
 
 def same_voxels(hashes: Mapping[str, str]) -> list[CasePair]:
-    """Pairs of cases whose voxels have the same hash."""
+    """Return the pairs of cases whose voxels have the same hash."""
     alike: dict[str, list[str]] = {}
     for name, digest in hashes.items():
         alike.setdefault(digest, []).append(name)
@@ -46,7 +46,7 @@ def same_voxels(hashes: Mapping[str, str]) -> list[CasePair]:
 
 
 def same_scans(thumbnails: Mapping[str, Thumbnail], known: Sequence[CasePair] = ()) -> list[CasePair]:
-    """Pairs of cases that show the same scan, but for those that are known."""
+    """Return the pairs of cases that show the same scan, except known pairs."""
     names, done = list(thumbnails), {frozenset((pair.first, pair.second)) for pair in known}
     if len(names) < 2:
         return []
@@ -68,12 +68,12 @@ def same_scans(thumbnails: Mapping[str, Thumbnail], known: Sequence[CasePair] = 
 
 
 def duplicates(pairs: Sequence[CasePair], kinds: Mapping[str, str]) -> list[Finding]:
-    """A finding for each pair; it is serious where one is in training and the other in validation or test.
+    """Return a finding for each pair; only a note unless a case is in validation or test.
 
     Parameters
     ----------
     pairs
-        Of the same scan.
+        Pairs of cases with the same scan.
     kinds
         Case -> labelled, unlabelled, validation or test.
     """
@@ -82,7 +82,7 @@ def duplicates(pairs: Sequence[CasePair], kinds: Mapping[str, str]) -> list[Find
 
 def _finding(pair: CasePair, first: str, second: str) -> Finding:
     how = "the same voxels" if pair.exact else f"the same scan (likeness {pair.likeness:.2f})"
-    # Twice among those in training is double weight, no more.
+    # A scan twice in training only has double weight.
     severity: Severity = "info"
     todo = "Leave one of them out, unless it shall count twice"
     if {first, second} & {"validation", "test"}:
@@ -102,7 +102,7 @@ def _finding(pair: CasePair, first: str, second: str) -> Finding:
 
 
 def _candidates(thumbnails: list[Thumbnail], step_mm: float) -> dict[tuple[int, int], Doubles]:
-    """The pairs that look most alike from afar, and by how many mm the first has to be moved."""
+    """Return the pairs most alike at coarse resolution, and the move in mm of the first of each."""
     from scipy import fft
 
     size, near = SIZE + 2 * REACH - 2, np.r_[0 : REACH + 1, SIZE + REACH - 2 : SIZE + 2 * REACH - 2]
@@ -148,14 +148,14 @@ class _Fine:
         self.some = self._read_at(every[:, np.random.default_rng(0).permutation(every.shape[1])[:SOME]])
 
     def all(self) -> _Points:
-        """Every point, with what is there."""
+        """Return all points, with the fine structure there."""
         return self._read_at(self._points_mm())
 
     def _read_at(self, points_mm: Doubles) -> _Points:
         return _Points(points_mm, self._read(self._places(points_mm)))
 
     def _points_mm(self) -> Doubles:
-        """(3, n) from its middle; of a scan far larger than the others they lie less densely."""
+        """Return points (3, n) from the middle; they are less dense in a scan far larger than others."""
         step_mm = max(self.step_mm, float(np.prod(self.thumbnail.fov_mm) ** (1 / 3)) / (2 * FINE))
         sides = [
             (np.arange(n) - (n - 1) / 2) * step_mm
@@ -164,7 +164,7 @@ class _Fine:
         return np.stack(np.meshgrid(*sides, indexing="ij")).reshape(3, -1)
 
     def correlation(self, moved: _Points, move_mm: Doubles) -> float:
-        """With points of another, which is moved; -1 where less than 40 % of them are known here."""
+        """Return the correlation with points of another, moved scan; -1 if under 40 % lie in this scan."""
         places = self._places(moved.mm - move_mm[:, None])
         known = ((places >= 0) & (places <= np.array(self.band.shape)[:, None] - 1)).all(axis=0)
         if np.count_nonzero(known) < 0.4 * known.size:
@@ -182,7 +182,7 @@ class _Fine:
 
 
 def _likeness(a: _Fine, b: _Fine, start_mm: Doubles) -> float:
-    """Correlation of the fine structure, the larger one moved to where it fits the smaller best."""
+    """Return the correlation of the fine structure at the best move of the larger onto the smaller scan."""
     from scipy.optimize import minimize
 
     if np.prod(a.thumbnail.fov_mm) < np.prod(b.thumbnail.fov_mm):

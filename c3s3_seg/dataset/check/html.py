@@ -1,4 +1,4 @@
-"""The findings of a check of a data set as files: JSON for programs, one HTML file for people."""
+"""Write the findings of a data set check to files: JSON for programs, one HTML file for people."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ from c3s3_seg.system.files import write_whole
 from c3s3_seg.system.names import printable
 from c3s3_seg.system.progress import Progress
 
-PICTURES = 40  # findings that are drawn; the page lists all
-LABELS = 4  # of which a diagram of volumes is drawn
+PICTURES = 40  # findings with pictures; the page lists all
+LABELS = 4  # labels with a diagram of volumes
 
 MEANINGS: dict[Severity, str] = {
     "error": "Nothing sound can be trained on these as they are.",
@@ -37,12 +37,12 @@ HEADINGS: dict[Severity, str] = {"error": "Errors", "warning": "Warnings", "info
 
 
 def write_check_json(path: Path, found: DataSetCheck) -> None:
-    """Write all findings, and what was measured of each case.
+    """Write all findings, and the measurements of each case.
 
     Raises
     ------
     InputError
-        If it cannot be written.
+        If the file cannot be written.
     """
     cases = []
     for case in found.cases:
@@ -72,16 +72,16 @@ def write_check_page(path: Path, found: DataSetCheck, *, progress: Progress | No
     Parameters
     ----------
     path
-        The HTML file; it is replaced if it is there. The same data set gives the same bytes.
+        HTML file; an existing one is replaced. The same data set gives the same bytes.
     found
-        What is shown. Scans are read again for the pictures, one at a time.
+        Result to show. Scans are read again for the pictures, one at a time.
     progress
         Called after each picture.
 
     Raises
     ------
     InputError
-        If it cannot be written.
+        If the file cannot be written.
     """
     drawn = [f for f in found.findings if f.shown][:PICTURES]
     pictures = {}
@@ -121,7 +121,7 @@ def _head(title: str, found: DataSetCheck) -> str:
 
 
 def _diagrams(found: DataSetCheck) -> str:
-    """Volumes of the labels, each case a dot that leads to its first finding."""
+    """Return diagrams of label volumes, with each case as a dot that links to its first finding."""
     links: dict[str, str] = {}
     for finding in reversed(found.findings):
         links |= dict.fromkeys(finding.cases, _anchor(finding))
@@ -152,12 +152,12 @@ def _finding(finding: Finding, pictures: str) -> str:
 
 
 def _text(words: str) -> str:
-    """What a data set may have named, as HTML shows it: no markup, no control characters."""
+    """Return text from a data set in a form for HTML: without markup and control characters."""
     return escape(printable(words))
 
 
 def _anchor(finding: Finding) -> str:
-    """The same for the same finding, whatever a file is called."""
+    """Return an HTML id that is the same for the same finding, whatever the files are called."""
     text = json.dumps([finding.check, finding.cases, finding.found])
     return "f-" + hashlib.sha256(text.encode()).hexdigest()[:12]
 
@@ -171,7 +171,7 @@ def _figures(data: DataSet, finding: Finding) -> str:
 
 
 def _figure(data: DataSet, name: str, at: tuple[int, int, int] | None, *, usual: bool) -> str:
-    """Three planes of a case with its mask, or why there are none."""
+    """Return three planes of a case with its mask; empty if the scan cannot be read."""
     try:
         scan = load(data.scan(name))
     except C3S3Error:
@@ -187,7 +187,7 @@ def _figure(data: DataSet, name: str, at: tuple[int, int, int] | None, *, usual:
 
 
 def _masks(data: DataSet, name: str, scan: Volume) -> list[LabelOutline]:
-    """Where each label is; values without a name have their number."""
+    """Return the outline of each label; values without a name are shown by number."""
     try:
         mask = load_mask(data.mask(name), grid=scan.geometry)
     except C3S3Error:

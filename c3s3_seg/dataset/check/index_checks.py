@@ -1,4 +1,4 @@
-"""The index and the folders, before a voxel is read: what is not there, not listed, or named suspiciously."""
+"""Check the index and folders before a voxel is read: missing, unlisted or suspiciously named files."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from c3s3_seg.io.cases import MASK_ENDINGS, scan_stem
 from c3s3_seg.io.image.files import image_stem, image_suffix
 from c3s3_seg.report.findings import Finding, Severity
 
-FEW = 3  # labelled or validation cases: the mean of fewer says little
-# What a copy of a file is called: case_aug, case_aug2, case-copy, case - Copy, case (1), "Copy of case".
+FEW = 3  # labelled or validation cases: a mean of fewer is unreliable
+# Usual names of a copy of a file: case_aug, case_aug2, case-copy, case - Copy, case (1), "Copy of case".
 COPY = re.compile(
     r"^copy of\s+|[\s_.-]*\(\d+\)$"
     r"|[\s_.-]+(aug(mented)?|copy|flip(ped)?|mirror(ed)?|rot(ated)?|dup)[\s_.-]*\d*$"
@@ -38,12 +38,12 @@ ONE_PART, TODO_ONE_PART = "each patient in one of them", "Put all scans of a pat
 
 
 def kinds(splits: Splits) -> dict[str, str]:
-    """Case -> labelled, unlabelled, validation or test."""
+    """Return case -> labelled, unlabelled, validation or test."""
     return {name: kind for kind in SPLITS for name in getattr(splits, kind)}
 
 
 def check_files(data: DataSet) -> list[Finding]:
-    """Everything that the index and the names of the files tell."""
+    """Return all findings from the index and the names of the files."""
     cases = kinds(data.splits)
     findings = [
         *_counts(data),
@@ -57,17 +57,17 @@ def check_files(data: DataSet) -> list[Finding]:
 def leaking_patients(
     splits: Splits, records: Mapping[str, CaseRecord], patient_of: Mapping[str, str] | None = None
 ) -> list[Finding]:
-    """A patient whose scans are in more than one of training, validation and test, as the index has it.
+    """Return a finding for each patient whom the index has in several of training, validation and test.
 
-    In training and elsewhere it is an error. In validation and test it is a warning: weights are chosen on
-    validation cases, so the test is no longer independent of the choice.
+    In training and elsewhere, this is an error. In validation and test it is a warning: weights are chosen
+    on validation cases, so the test is no longer independent of the choice.
 
     Parameters
     ----------
     splits
-        The split of each case.
+        Split of each case.
     records, patient_of
-        Of the index.
+        Patients in the index.
     """
     known = {case: record.patient for case, record in records.items()} | dict(patient_of or {})
     scans: dict[str, list[str]] = defaultdict(list)
@@ -87,12 +87,12 @@ def leaking_patients(
 
 
 def refuse_leaks(data: DataSet, splits: Splits) -> None:
-    """Raise what `leaking_patients` finds, and what the names of the cases leave no doubt of.
+    """Raise an error for a leak that `leaking_patients` finds or that the cases' names leave no doubt of.
 
     Raises
     ------
     InputError
-        If a patient is in training and in validation.
+        If a patient is in training and in validation or test.
     """
     sides = kinds(splits)
     named = _patients_by_name(sides, patients_of(data, sides))
@@ -105,14 +105,14 @@ def refuse_leaks(data: DataSet, splits: Splits) -> None:
 def check_names(
     cases: Mapping[str, str], records: Mapping[str, CaseRecord], patient_of: Mapping[str, str] | None = None
 ) -> list[Finding]:
-    """What the names of cases give away.
+    """Return the findings from the names of cases.
 
     Parameters
     ----------
     cases
         Name -> labelled, unlabelled, validation or test.
     records, patient_of
-        Where the patient of a case is known, it counts, and not the name of the case.
+        Known patients of cases, which take precedence over the names of these cases.
     """
     names = DataSet(Path(), splits=Splits(tuple(cases)), records=records, patient_of=patient_of or {})
     copies = _copies(cases)
@@ -146,7 +146,7 @@ def _copies(cases: Mapping[str, str]) -> list[Finding]:
 
 
 def _plain(name: str) -> str:
-    """A name without what a copy adds, and without case, spaces and signs."""
+    """Return a name without the additions of a copy, in lower case, with `-` for spaces and signs."""
     text = unicodedata.normalize("NFKC", name).casefold()
     while (shorter := COPY.sub("", text)) != text and shorter:
         text = shorter
@@ -165,9 +165,9 @@ def _states_another_split(cases: Mapping[str, str]) -> list[Finding]:
 
 
 def _patients_by_name(cases: Mapping[str, str], patients: Mapping[str, Guess]) -> list[Finding]:
-    """Scans that are called like those of one patient, in several parts of the data.
+    """Return findings on scans named like those of one patient, in several parts of the data.
 
-    An error if the names leave no doubt and one part is training, else a warning.
+    This is an error if the names leave no doubt and one part is training, else a warning.
     """
     scans: dict[str, list[str]] = defaultdict(list)
     for name in cases:
@@ -189,7 +189,7 @@ def _patients_by_name(cases: Mapping[str, str], patients: Mapping[str, Guess]) -
 
 
 def _parts(names: Iterable[str], cases: Mapping[str, str]) -> list[str]:
-    """Of training, validation and test: those that these cases are in."""
+    """Return those of training, validation and test that these cases are in."""
     found = {cases[name] if cases[name] in HELD_OUT else TRAINING for name in names}
     return [part for part in (TRAINING, *HELD_OUT) if part in found]
 
@@ -240,7 +240,7 @@ def _missing_files(data: DataSet) -> list[Finding]:
 
 
 def _unlisted(data: DataSet) -> list[Finding]:
-    """Files, and names of `patient_of`, that belong to no case; masks among the scans."""
+    """Report files, and names in `patient_of`, that belong to no case; and masks among the scans."""
     listed, findings = set(data.splits.cases), []
     for folder in (IMAGES, MASKS):
         for name in _stems(data, folder):

@@ -1,9 +1,9 @@
-"""Masks that do not fit their image: mirrored, or moved away.
+"""Find masks that do not fit their image because they are mirrored or moved.
 
-Edges alone do not tell: the wall of an atrium is often as bright as what is around it. So two things
-are asked at once, and their gains added. The cohort: where do the others have their mask in a picture
-like this one, and of what shape? The case: would the mask, turned or moved back, explain the intensities
-around its boundary better than it does now?
+Edges alone do not decide: the wall of an atrium is often as bright as its surroundings. So two gains are
+added. The cohort's gain: how much better the corrected mask agrees with the place and shape of the other
+masks in similar images. The case's gain: how much better the mask, mirrored or moved back, explains the
+intensities around its boundary than it does now.
 """
 
 from __future__ import annotations
@@ -21,23 +21,23 @@ from c3s3_seg.dataset.check.thumbnail import Floats, Thumbnail
 from c3s3_seg.report.findings import Finding
 
 LEAST = 5
-SIZE, ACROSS, REACH = 20, 10, 5  # voxels of a cube, of them across a usual organ, moves that are tried
-PARTS = 3  # of several labels, the largest that are compared
-SMALLEST = 6  # voxels of a small copy along an organ's axis: below that nothing can be said
-BAND = 3  # voxels on either side of the boundary that are looked at
+SIZE, ACROSS, REACH = 20, 10, 5  # in voxels: side of a cube, width of a usual organ, largest move
+PARTS = 3  # number of the largest labels that are compared
+SMALLEST = 6  # voxels of a thumbnail along an organ's axis: smaller organs are not judged
+BAND = 3  # voxels on either side of the boundary that are inspected
 # Summed gains of a mirrored mask. Clean: at most 0.07 (80 atria), 0.10 (195 hippocampi), -0.27 (phantoms);
 # mirrored along any axes, half of them gain 0.26 to 0.89, and 5 % less than 0.05, 0.17, 0.32.
 MIRRORED = 0.15
-# Of a moved one. Clean: at most 0.09 (80 atria), 0.31 (195 hippocampi), 0.00 (phantoms); moved by 0.4 of
-# the organ, half gain 0.40 to 1.05.
+# Gains of a moved mask. Clean: at most 0.09 (80 atria), 0.31 (195 hippocampi), 0.00 (phantoms); moved by
+# 0.4 of the organ, half gain 0.40 to 1.05.
 MOVED = 0.4
-HOPELESS = 0.2  # a mirroring that makes a mask so unlike the others' is not looked at further
+HOPELESS = 0.2  # a mirroring that loses so much likeness to the others' masks is dropped
 FLIPS = tuple(product((False, True), repeat=3))
 
 
 @dataclass(frozen=True)
 class Fit:
-    """What a mask would gain by a mirroring, and by a move (mm, along left, back and head)."""
+    """The gain of a mask by a mirroring, and by a move (mm, along left, back and head)."""
 
     mirrored: float
     flips: tuple[bool, ...]
@@ -47,7 +47,7 @@ class Fit:
 
 @dataclass(frozen=True, eq=False)
 class _Part:
-    """A case as it is compared: its intensities and masks (labels, n, n, n) around its mask's centre."""
+    """A case to compare: its intensities (x, y, z), masks (labels, x, y, z) and the mask's centre."""
 
     name: str
     thumbnail: Thumbnail
@@ -58,7 +58,7 @@ class _Part:
 
 
 def fits(thumbnails: Mapping[str, Thumbnail]) -> dict[str, Fit]:
-    """Judge each mask that is not empty; of fewer than `LEAST`, or of small organs, nothing is said."""
+    """Judge each mask that is not empty; return nothing for fewer than `LEAST`, or for small organs."""
     labelled = {n: t for n, t in thumbnails.items() if t.labels is not None and (t.labels > 0).any()}
     if len(labelled) < LEAST:
         return {}
@@ -79,14 +79,14 @@ def fits(thumbnails: Mapping[str, Thumbnail]) -> dict[str, Fit]:
 
 
 def ill_fitting(found: Mapping[str, Fit], reported: set[str]) -> list[Finding]:
-    """A finding for each mask that would fit better elsewhere.
+    """Return a finding for each mask that would fit better mirrored or elsewhere.
 
     Parameters
     ----------
     found
-        Of `fits`.
+        Result of `fits`.
     reported
-        Cases whose scan is turned or strange: of them it is said already.
+        Cases whose scan is already reported as turned or strange.
     """
     findings = []
     for name, fit in found.items():
@@ -129,14 +129,14 @@ def _part(name: str, thumbnail: Thumbnail, values: list[int], blur_mm: float = 0
 
 
 def _shape(part: _Part, masks: Floats, centre: NDArray[np.float64], step_mm: float) -> Floats:
-    """Masks (labels, n, n, n) around a place; outside of the scan there is none."""
+    """Return the masks (labels, n, n, n) around a place; outside of the scan they are 0."""
     cut = [cube(mask, part.thumbnail.spacing_mm, centre, step_mm, SIZE) for mask in masks]
     return np.stack([np.where(one.inside, one.values, 0) for one in cut])
 
 
 def _fit(part: _Part, own: Cube, mean: Cube, usual: Floats, step_mm: float) -> Fit:
     move, best, now = moved(own, mean, REACH)
-    # What lies at +move in the mean lies at the centre here: the mask's place is the other way.
+    # A point at +move in the mean lies at the centre here: the mask's place is the other way.
     back = -move * step_mm / part.thumbnail.spacing_mm
     place = part.centre + back
     likes, explained = [], []
@@ -153,7 +153,7 @@ def _fit(part: _Part, own: Cube, mean: Cube, usual: Floats, step_mm: float) -> F
 
 
 def _explained(part: _Part, masks: Floats) -> float:
-    """Which share of the variance around the masks' boundary the labels explain: 0 to 1."""
+    """Return the share of the variance around the masks' boundary that labels explain: 0 to 1."""
     from scipy import ndimage
 
     inside = np.asarray(masks.any(axis=0))
@@ -171,7 +171,7 @@ def _explained(part: _Part, masks: Floats) -> float:
 
 
 def _shifted(masks: Floats, by: NDArray[np.int64]) -> Floats:
-    """Masks (labels, x, y, z) moved by whole voxels; what leaves is lost."""
+    """Return masks (labels, x, y, z) moved by whole voxels; voxels that leave are lost."""
     moved = np.zeros_like(masks)
     into, out = [slice(None)], [slice(None)]
     for step, size in zip(by.tolist(), masks.shape[1:], strict=True):

@@ -1,4 +1,4 @@
-"""What is measured of a mask: volumes, the pieces that it falls into, and what the scan's border cuts off."""
+"""Measure a mask: volumes, connected pieces, and the share that the scan's border cuts off."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from c3s3_seg.geometry.volume import Array, Volume
 from c3s3_seg.io.image.files import ROUNDED_BY, as_labels, nearest_whole
 from c3s3_seg.io.scan_like import holds_bodies
 
-MOST_VALUES = 64  # of a mask, background included, unless its voxels are plainly those of bodies
+MOST_VALUES = 64  # different values of a mask, with background, unless its voxels are plainly those of bodies
 LARGEST_VALUE = 65535
 
 Bools = NDArray[np.bool_]
@@ -23,17 +23,17 @@ Voxel = tuple[int, int, int]
 
 @dataclass(frozen=True)
 class MaskStatistics:
-    """Of one mask.
+    """The measurements of one mask.
 
     Parameters
     ----------
     volumes_ml
-        Label name -> volume; 0 where it is missing.
+        Label name -> volume in ml; 0 if the label is missing.
     second
-        Label name -> size of its second largest piece as a share of the largest, and a voxel of it;
-        pieces touch by faces, edges or corners.
+        Label name -> size of its second largest piece as a share of the largest, and a voxel of that
+        piece (None if there is none); pieces connect by faces, edges or corners.
     cut
-        Of the six sides of the scan the worst: voxels of the mask on it, as a share of its surface's.
+        Voxels of the mask on the worst of the scan's six sides, as a share of its surface voxels.
     """
 
     volumes_ml: dict[str, float]
@@ -42,13 +42,13 @@ class MaskStatistics:
 
 
 def few_values(array: Array) -> tuple[int, ...] | None:
-    """Foreground values of what may be a mask; None where it holds other than few whole numbers from 0.
+    """Return the foreground values of a possible mask; None if it has other than few whole numbers from 0.
 
     Parameters
     ----------
     array
-        (i, j, k), any real type. Up to `MOST_VALUES` different values are few; more are taken too where each
-        lies in bodies, as in a mask of the whole body.
+        Voxels (i, j, k) of any real type. Up to `MOST_VALUES` different values are few; more are accepted
+        if each lies in bodies, as in a mask of the whole body.
     """
     top = float(array.max())
     if float(array.min()) < -ROUNDED_BY or top > LARGEST_VALUE:
@@ -64,7 +64,7 @@ def few_values(array: Array) -> tuple[int, ...] | None:
 
 
 def why_no_mask(volume: Volume) -> str:
-    """What that of which `few_values` finds none holds that a mask may not."""
+    """Return why a volume is no mask, as a predicate, if `few_values` returned None for its array."""
     what = "holds values that no mask has"
     try:
         as_labels(volume)
@@ -74,7 +74,7 @@ def why_no_mask(volume: Volume) -> str:
 
 
 def measure_mask(mask: Volume, labels: Mapping[str, int]) -> MaskStatistics:
-    """Measure a mask (i, j, k); where no labels are named, every value but 0 counts as one."""
+    """Measure a mask (i, j, k); if no labels are named, every value except 0 counts as a label."""
     names = labels or {str(value): int(value) for value in np.unique(mask.array) if value}
     volumes, second = {}, {}
     for name, value in names.items():
@@ -106,7 +106,7 @@ def _second(body: Bools) -> tuple[float, Voxel | None]:
     sizes = np.bincount(pieces.ravel())[1:]
     largest, second = np.argsort(sizes)[::-1][:2].tolist()
     places = np.argwhere(pieces == second + 1)
-    # The middle of a hollow piece is not in it; its nearest voxel is.
+    # The centre of a hollow piece lies outside it; the voxel nearest to the centre does not.
     nearest = np.square(places - places.mean(axis=0)).sum(axis=1).argmin()
     middle = places[nearest] + [part.start for part in box]
     return float(sizes[second] / sizes[largest]), (int(middle[0]), int(middle[1]), int(middle[2]))

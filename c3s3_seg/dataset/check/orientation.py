@@ -1,4 +1,4 @@
-"""Cases whose axes are confused: compared, small, with the mean of all others in all 48 turns."""
+"""Find cases with confused axes: compare thumbnails in all 48 turns with the mean of all others."""
 
 from __future__ import annotations
 
@@ -11,22 +11,23 @@ from c3s3_seg.dataset.check.correlation import TURNS, correlation, cube, mean_of
 from c3s3_seg.dataset.check.thumbnail import Thumbnail
 from c3s3_seg.report.findings import Finding
 
-LEAST = 5  # cases: the mean of fewer shows single cases
+LEAST = 5  # cases: a mean of fewer is dominated by single cases
 SIZE = 20  # voxels of a cube's side
-ACROSS = 14  # of them across a usual field of view
-# A turned case fits better by so much. Clean: at most 0.055 (80 atria), -0.15 (195 hippocampi), -0.10
-# (22 phantoms). Turned by one flip, 5 % of them gain less than: 0.14, 0.47, 0.13.
+ACROSS = 14  # voxels across a usual field of view
+# Gain by a turn that marks a turned case. Clean: at most 0.055 (80 atria), -0.15 (195 hippocampi), -0.10
+# (22 phantoms). Of cases turned by one flip, 5 % gain less than: 0.14, 0.47, 0.13.
 GAIN = 0.08
-# As it is, it is less like the mean than all but this share of the cases; turned back, nearly as much.
+# A turned case is less like the mean than this quantile of the cases; turned back, it nearly reaches it.
 USUAL, NEARLY = 0.1, 0.9
-# Intensities that run against the mean of the others: clean 0.33 (atria), 0.51, 0.75; inverted: -0.56.
+# Likeness below which intensities run against the mean of the others, if the usual likeness exceeds the
+# second number: clean 0.33 (atria), 0.51, 0.75; inverted: -0.56.
 UNLIKE, CLEAR = 0.0, 0.3
 AXES = ("left-right", "front-back", "foot-head")
 
 
 @dataclass(frozen=True)
 class Likeness:
-    """How like the mean of the others a case is: as it is, and in the turn that suits it best."""
+    """The likeness of a case to the mean of the others: as it is, and in the best turn."""
 
     as_is: float
     best: float
@@ -35,22 +36,22 @@ class Likeness:
 
     @property
     def gain(self) -> float:
-        """Above `GAIN`, a case is turned."""
+        """The gain in likeness by the best turn; above `GAIN`, a case is turned."""
         return self.best - self.as_is
 
     @property
     def is_permuted(self) -> bool:
-        """Whether it would look clearly more like the others if it were turned."""
+        """Whether the case would be clearly more like the others if it were turned."""
         return self.gain > GAIN and self.as_is < self.usual and self.best > NEARLY * self.usual
 
     @property
     def is_unlike(self) -> bool:
-        """Whether it is like the others in no turn, where these are like one another."""
+        """Whether the case is unlike the others, which are alike, and no turn helps."""
         return not self.is_permuted and self.as_is < UNLIKE and self.usual > CLEAR
 
 
 def likeness(thumbnails: Mapping[str, Thumbnail]) -> dict[str, Likeness]:
-    """Compare each case with the others; of fewer than `LEAST` cases nothing is said."""
+    """Compare each case with the others; return nothing for fewer than `LEAST` cases."""
     if len(thumbnails) < LEAST:
         return {}
     fov = np.median([thumbnail.fov_mm for thumbnail in thumbnails.values()], axis=0)
@@ -73,7 +74,7 @@ def likeness(thumbnails: Mapping[str, Thumbnail]) -> dict[str, Likeness]:
 
 
 def misoriented_cases(alike: Mapping[str, Likeness]) -> list[Finding]:
-    """A finding for each case that is turned, or unlike all; beside it a usual case is shown."""
+    """Return a finding for each case that is turned, or unlike all; a usual case is shown beside it."""
     typical = max(alike, key=lambda name: alike[name].as_is, default="")
     return [
         _finding(name, one, (name, typical))

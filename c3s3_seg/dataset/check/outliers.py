@@ -1,7 +1,7 @@
-"""Cases that are unlike the others: in spacing, volume, pieces, intensities, cut by the border.
+"""Find cases that are unlike the others: in spacing, volume, pieces, intensities, cut by the border.
 
-A cohort says what is usual. A robust distance (from the median, in units of the median distance) is asked
-for together with a plain factor, so that neither a narrow cohort nor a wide one raises a false alarm.
+The cohort defines what is usual. A case must exceed a robust distance (from the median, in units of the
+median distance) and a plain factor, so that neither a narrow nor a wide cohort raises a false alarm.
 """
 
 from __future__ import annotations
@@ -18,19 +18,19 @@ from c3s3_seg.report.findings import Finding, Severity
 FAR = 5.0  # robust standard deviations; clean: 3.5 (volumes of 80 atria), 2.9 (195 hippocampi)
 SPACING_FACTOR, SPACING_LEAST = 1.5, 4  # clean: 1.0 (atria, hippocampi), 1.04 (phantoms)
 VOLUME_FACTOR, VOLUME_LEAST = 2.0, 8  # clean, at 3.5 deviations: 2.7 (atria); 1.6 (hippocampi)
-VOLUME_FACTOR_FEW = 4.0  # with fewer than VOLUME_LEAST, and at least 3
-SECOND_PIECE = 0.05  # of the largest; clean: 0.001 (atria), 0.002 (hippocampi)
-CUT = 0.12  # of the surface on one side of the scan; clean: 0.058 (atria), 0 (hippocampi)
-USUAL = 0.5  # what this share of the cases has is how the data are, not a fault of one
-PRESENT = 0.8  # a label that so many cases have is missing in the others
+VOLUME_FACTOR_FEW = 4.0  # for fewer than VOLUME_LEAST cases, and at least 3
+SECOND_PIECE = 0.05  # share of the largest; clean: 0.001 (atria), 0.002 (hippocampi)
+CUT = 0.12  # share of the surface on one side of the scan; clean: 0.058 (atria), 0 (hippocampi)
+USUAL = 0.5  # a property of more than this share of the cases is usual, not a fault of one
+PRESENT = 0.8  # a label that this share of the cases has is reported as missing in the others
 INTENSITY_FAR, INTENSITY_LEAST = 8.0, 5  # clean: 6.0 (atria), 4.3 (hippocampi), 2.5 (phantoms)
-CLIPPED = 0.01  # of the voxels at the largest value; clean: 2e-6 (atria), 3e-4 (hippocampi)
+CLIPPED = 0.01  # share of the voxels at the largest value; clean: 2e-6 (atria), 3e-4 (hippocampi)
 FLAT = 6.0  # largest spacing over smallest
 AIR_HU = -100.0  # a CT scan shows air or fat somewhere
 
 
 def odd_ones(cases: Sequence[CheckedCase], modality: str) -> list[Finding]:
-    """What is unlike the others, or unfit in itself, among the cases that could be read."""
+    """Return findings on readable cases that are unlike the others, or unfit in themselves."""
     known = [(case.name, case.summary) for case in cases if case.summary is not None]
     if not known:
         return []
@@ -40,7 +40,7 @@ def odd_ones(cases: Sequence[CheckedCase], modality: str) -> list[Finding]:
 
 
 def _deviations(values: Floats, floor: float) -> Floats:
-    """Distance from the median in robust standard deviations (1.4826 of the median distance)."""
+    """Return the distance from the median in robust standard deviations (1.4826 x median distance)."""
     away = np.abs(values - np.median(values))
     return np.asarray(away / max(1.4826 * float(np.median(away)), floor))
 
@@ -132,7 +132,7 @@ def _values(known: list[tuple[str, CaseSummary]], modality: str) -> list[Finding
 
 
 def _unit(known: list[tuple[str, CaseSummary]], modality: str) -> list[Finding]:
-    """A whole cohort of CT without a voxel below fat is not in Hounsfield units."""
+    """Report a whole cohort of CT without voxels below fat, as it is not in Hounsfield units."""
     lowest = [float(summary.intensities[0]) for _, summary in known]
     if modality != "CT" or np.median(lowest) < AIR_HU:
         return []
@@ -187,7 +187,7 @@ def _pieces(masked: list[CheckedCase]) -> list[Finding]:
         rows = [(c.name, *c.mask.second.get(label, (0.0, None))) for c in masked if c.mask]
         split = [row for row in rows if row[1] > SECOND_PIECE]
         if len(split) > USUAL * len(rows) or len(rows) < 3:
-            continue  # two kidneys, or too few to know
+            continue  # two kidneys, or too few cases to judge
         for name, share, at in split:
             found, wanted = (
                 f"{label} has a second piece, {share:.0%} of the first",
@@ -219,7 +219,7 @@ def _cut(masked: list[CheckedCase]) -> list[Finding]:
 
 
 def _labels(masked: list[CheckedCase]) -> list[str]:
-    """Of all masks; where the index names none, each has those that it holds."""
+    """Return the labels of all masks; if the index names none, those that the masks hold."""
     return list(dict.fromkeys(name for case in masked if case.mask for name in case.mask.volumes_ml))
 
 

@@ -1,4 +1,4 @@
-"""A small copy of a case along the patient's axes: what one case needs to be compared with the others."""
+"""Small copies of cases along the patient's axes, by which a case is compared with the others."""
 
 from __future__ import annotations
 
@@ -12,22 +12,22 @@ from c3s3_seg.geometry.resample import orient
 from c3s3_seg.geometry.volume import Volume
 
 Floats = NDArray[np.float32]
-VOXELS = 32_000  # of a small copy: 64 KB, so that a thousand cases fit into memory
-REACH = 3.0  # standard deviations beyond which an intensity counts no more: metal, vessels
+VOXELS = 32_000  # voxels of a small copy: 64 KB, so that a thousand cases fit into memory
+REACH = 3.0  # standard deviations at which intensities are clipped: metal, vessels
 
 
 @dataclass(frozen=True, eq=False)
 class Thumbnail:
-    """A case made small.
+    """A small copy of a case.
 
     Parameters
     ----------
     grey
-        (x, y, z) float16, LPS: zero mean and unit variance.
+        Intensities (x, y, z) float16, LPS: zero mean and unit variance.
     labels
-        (x, y, z) values of the mask, or None.
+        Values (x, y, z) of the mask, or None.
     spacing_mm
-        (3,) of these voxels.
+        Spacing (3,) of these voxels.
     """
 
     grey: NDArray[np.float16]
@@ -36,11 +36,11 @@ class Thumbnail:
 
     @property
     def fov_mm(self) -> NDArray[np.float64]:
-        """(3,) from edge to edge."""
+        """The field of view (3,) from edge to edge."""
         return np.asarray(self.spacing_mm * self.grey.shape, dtype=np.float64)
 
     def blurred(self, sigma_mm: float) -> Floats:
-        """Intensities (x, y, z) within `REACH`, blurred by a Gaussian."""
+        """Return the intensities (x, y, z), clipped to `REACH` and blurred by a Gaussian."""
         from scipy import ndimage
 
         grey = np.clip(self.grey.astype(np.float32), -REACH, REACH)
@@ -48,7 +48,7 @@ class Thumbnail:
 
 
 def make_thumbnail(scan: Volume, mask: Volume | None) -> Thumbnail:
-    """The small copy of a scan and its mask, which are on one grid."""
+    """Return the small copy of a scan and its mask, which are on one grid."""
     geometry = scan.geometry
     fov = geometry.spacing_mm * geometry.shape
     side = float((np.prod(fov) / VOXELS) ** (1 / 3))

@@ -1,1 +1,1 @@
-"""From a folder of scans and masks to a data set."""
+"""Build a data set from a folder of scans and masks."""

@@ -1,4 +1,4 @@
-"""What is to be made of a folder: its scans by name, patient and split, before anything is written."""
+"""Plan a data set: the name, patient and split of each scan of a folder, before anything is written."""
 
 from __future__ import annotations
 
@@ -21,27 +21,27 @@ from c3s3_seg.system.names import PlainName, printable
 from c3s3_seg.system.process_pool import each
 from c3s3_seg.system.progress import Progress, silent
 
-UNREAD = {"image": ""}  # known as nothing: reading it will say why
+UNREAD = {"image": ""}  # matches no earlier hash; a later read reports the reason
 
 
 @dataclass(frozen=True)
 class PrepareSettings:
-    """What is wanted.
+    """The settings of `prepare`.
 
     Parameters
     ----------
     search
-        How to look.
+        Settings of the search.
     labels
-        Names and values; None: as the masks or the layout have them.
+        Names and values; None: those of the layout or the masks.
     patient
-        A regular expression for the patient in the path of a scan; None: from DICOM, or as `patients` has it.
+        Regular expression for the patient in the path of a scan; None: from DICOM, or found by `patients`.
     validation, seed
-        Patients for validation, and what draws them; None: about 1 in 10, or as the layout has it.
+        Number of validation patients, and seed of the draw; None: about 1 in 10, or the layout's split.
     name, modality
-        Of the data set; empty: the folder's name, and what the headers say.
+        Name and modality of the data set; empty: the folder's name, and the modality in the headers.
     empty_masks
-        Learn from masks that hold nothing but background.
+        Whether to train on masks that hold nothing but background.
     """
 
     search: Search = field(default_factory=Search)
@@ -56,7 +56,7 @@ class PrepareSettings:
 
 @dataclass(frozen=True)
 class PreparePlan:
-    """What is to be made: pairs with their names and patients, and who is for what."""
+    """A planned data set: pairs with their names and patients, and the splits."""
 
     pairs: tuple[ScanMaskPair, ...]
     cases: tuple[str, ...]
@@ -68,18 +68,18 @@ class PreparePlan:
 
     @property
     def wanted(self) -> list[int]:
-        """Numbers of the cases that are for something."""
+        """The numbers of the cases that are in a split."""
         named = {*self.splits.cases, *self.splits.test}
         return [number for number, case in enumerate(self.cases) if case in named]
 
 
 def find(source: Path, settings: PrepareSettings, progress: Progress = silent) -> Inventory:
-    """What a folder holds, whatever its layout, with the patients as they are wanted.
+    """Return the inventory of a folder in any layout, with the patients as requested.
 
     Raises
     ------
     InputError
-        As `discover` and `read_layout` do.
+        For the reasons of `discover`, `read_layout` and `by_name`.
     """
     search = replace(settings.search, labels=settings.labels)
     found = read_layout(source, search, progress)
@@ -97,7 +97,7 @@ def find(source: Path, settings: PrepareSettings, progress: Progress = silent) -
 
 
 def _with_plain_names(found: Inventory) -> Inventory:
-    """Without the scans whose names, as they are in the source, cannot be names of cases."""
+    """Return the inventory, with scans refused whose names in the source are not valid for a case."""
     pairs, refused = [], []
     for pair in found.pairs:
         try:
@@ -112,7 +112,7 @@ def _with_plain_names(found: Inventory) -> Inventory:
 
 
 def _with_patients(found: Inventory) -> Inventory:
-    """With a patient for each scan of which only its path says it, and with what was gone by."""
+    """Add the patient of each scan that only its path identifies, and count the rules that were used."""
     by_part = _guesses([pair.scan for pair in found.pairs])
     pairs, all_guesses = [], []
     for number, pair in enumerate(found.pairs):
@@ -125,9 +125,9 @@ def _with_patients(found: Inventory) -> Inventory:
 
 
 def _guesses(scans: Sequence[Scan]) -> dict[Part, Guess]:
-    """The patient of each scan of which only its path says it.
+    """Return the patient of each scan that only its path identifies.
 
-    A file that lies where the series of one patient lie, or is called like their folder, is of that patient.
+    A file that lies where the series of one patient lie, or is named like their folder, is that patient's.
     """
     unknown = [scan for scan in scans if not scan.patient and scan.part.kind != "dicom"]
     series = [scan for scan in scans if unknown and scan.patient and scan.part.kind == "dicom"]
@@ -148,7 +148,7 @@ def _guesses(scans: Sequence[Scan]) -> dict[Part, Guess]:
 
 
 def _beside(path: PurePath, below: Mapping[PurePath, set[str]]) -> str:
-    """The one patient of the series in the nearest folder that holds some, if others lie outside of it."""
+    """Return the one patient of the series in the nearest folder with series, if others lie outside it."""
     for folder in path.parents:
         if folder in below:
             is_theirs = len(below[folder]) == 1 < len(below[folder.parent])
@@ -157,29 +157,29 @@ def _beside(path: PurePath, below: Mapping[PurePath, set[str]]) -> str:
 
 
 def _subject_path(part: Part) -> PurePath:
-    """What `patients_by_path` takes; in the folder of a series any name of a scan."""
+    """Return the path for `patients_by_path`; for a series, its folder with an arbitrary file name."""
     return part.path / "scan" if part.kind == "dicom" else part.path
 
 
 def _as_found(patient: str, number: int) -> Guess:
-    """A patient that is known by DICOM, --patient or the index; a DICOM scan without any id is its own."""
+    """Return a patient known from DICOM, --patient or the index; a scan without any id is its own."""
     kind = patient.partition(" ")[0]
     rule = {"p": GIVEN, "name": "--patient", "": OWN}.get(kind, f"DICOM's {kind}")
     return Guess(patient or f"scan {number}", rule)
 
 
 def _unsplit(pair: ScanMaskPair) -> ScanMaskPair:
-    """A layout's own splits give way to a draw that was asked for; its test cases stay what they are."""
+    """Remove the layout's own split, as a draw was requested; test cases keep their split."""
     return pair if pair.scan.split == "test" else replace(pair, scan=replace(pair.scan, split=""))
 
 
 def labels_of(inventory: Inventory, settings: PrepareSettings) -> Labels:
-    """The labels of all masks: as they are given, as the layout has them, or as the masks do.
+    """Return the labels of all masks: those given, else those of the layout, else those of the masks.
 
     Raises
     ------
     InputError
-        If the masks do not agree.
+        If the masks do not agree, or a label's name is not valid for a file.
     """
     given = settings.labels or (Labels(inventory.labels) if inventory.labels else None)
     labels = agreed(given, [pair.mask for pair in inventory.pairs if pair.mask is not None])
@@ -194,12 +194,12 @@ def labels_of(inventory: Inventory, settings: PrepareSettings) -> Labels:
 
 
 def modality_of(pairs: Sequence[ScanMaskPair], settings: PrepareSettings) -> str:
-    """The modality of all scans, as far as it is known.
+    """Return the modality of all scans; empty if unknown.
 
     Raises
     ------
     InputError
-        If there are several.
+        If there are several modalities and none was chosen.
     """
     kinds = Counter(pair.scan.modality for pair in pairs if pair.scan.modality)
     if settings.modality or len(kinds) < 2:
@@ -211,29 +211,29 @@ def modality_of(pairs: Sequence[ScanMaskPair], settings: PrepareSettings) -> str
 def arrange(
     inventory: Inventory, out: Path, labels: Labels, settings: PrepareSettings, progress: Progress
 ) -> PreparePlan:
-    """Give each scan its name, its patient and its split; what an earlier run has given is kept.
+    """Give each scan its name, its patient and its split; those from an earlier run are kept.
 
     Parameters
     ----------
     inventory
-        What was found.
+        Scans and masks that were found.
     out
-        The data set's folder, which need not be there.
+        Folder of the data set, which need not exist.
     labels
-        Of all masks.
+        Labels of all masks.
     settings
-        What is wanted.
+        Settings of the run.
     progress
-        Is told how many sources have been compared with those of the earlier run.
+        Called with the number of sources that have been compared with the earlier run.
 
     Raises
     ------
     InputError
-        If `out` holds a data set of another making, or the splits cannot be drawn as they are wanted.
+        If `out` holds a data set not made by `prepare`, or the splits cannot be drawn as requested.
     """
     earlier = read_earlier(out)
     pairs = inventory.pairs
-    # Of a first run, whoever reads a scan takes its hash.
+    # In a first run, the worker that reads a scan computes its hash.
     hashes = _hash_all(pairs, settings, progress) if earlier.records else ()
     cases = name_cases(pairs, hashes, earlier)
     patients = name_patients([pair.scan for pair in pairs], cases, earlier)

@@ -1,4 +1,4 @@
-"""One case, from the source into the data set: read, checked, written, recorded. Runs in a worker."""
+"""Convert a case of the source for the data set: read, check, write, record. Runs in a worker."""
 
 from __future__ import annotations
 
@@ -26,37 +26,37 @@ from c3s3_seg.system.ownership import PROGRAM, TODO, check_place
 from c3s3_seg.system.reading import sha256
 from c3s3_seg.system.schema import dump
 
-STATE = ".prepare"  # in the data set, while it is being made: the earlier index, and the records
-RECORDS = "cases"  # of what is done, apart from the index: a case may be called `dataset`
+STATE = ".prepare"  # folder in the data set during a run: the earlier index, and the records
+RECORDS = "cases"  # folder of finished records, apart from the index: a case may be called `dataset`
 SUFFIX = ".nii.gz"
 
 
 @dataclass(frozen=True)
 class ConvertJob:
-    """One case, as it goes to a worker; nothing in it says who the patient is.
+    """One case, as sent to a worker, with a pseudonym in place of the patient's id.
 
     Parameters
     ----------
     case, patient
-        Its name, and the pseudonym.
+        Name of the case, and pseudonym of the patient.
     scan, mask
-        Where they lie.
+        Parts of the source.
     note
-        What has to be said of the pair.
+        Note on the pair to be recorded.
     labels
         Name -> value.
     root
-        The source.
+        Folder of the source.
     image, label
-        The files to write.
+        Files to write.
     records
-        The folder for its record.
+        Folder for the record of the case.
     settings
-        Hash of what the files depend on beside the source.
+        Hash of the settings that the files depend on.
     sources
-        Hashes of the source, where they are known already.
+        Hashes of the source, if known already.
     known
-        What was recorded when it was made before.
+        Record of the case from an earlier run.
     repair
         Repairs that are allowed.
     """
@@ -79,7 +79,7 @@ class ConvertJob:
 
 @dataclass(frozen=True)
 class Made:
-    """What became of a case: its record; whether it was there already; why its mask was refused."""
+    """A case in the data set: its record; whether it was kept; the reason if its mask was refused."""
 
     record: CaseRecord
     kept: bool = False
@@ -87,7 +87,7 @@ class Made:
 
 
 def convert(work: ConvertJob) -> Made | str:
-    """Make a case, unless it is there already with the same source and settings; else the reason why not."""
+    """Convert a case, or keep it if source and settings are unchanged; return a text if this fails."""
     try:
         if work.known is not None:
             sources = work.sources or source_hashes(work.scan, work.mask)
@@ -101,7 +101,7 @@ def convert(work: ConvertJob) -> Made | str:
 
 
 def source_hashes(scan: Part, mask: Part | None) -> dict[str, str]:
-    """The sha256 of what a case is made from: `image` and, where there is a mask, `label`.
+    """Return the sha256 of a case's sources: `image` and, if there is a mask, `label`.
 
     Raises
     ------
@@ -122,7 +122,7 @@ def _mask_sha256(mask: Part) -> str:
 
 
 def _is_whole(work: ConvertJob, known: CaseRecord, sources: Mapping[str, str]) -> bool:
-    """Whether the files of an earlier run are there as they were, and made from the same with the same."""
+    """Return whether files of an earlier run are unchanged, and their sources and settings the same."""
     if known.source_sha256 != sources or known.settings != work.settings:
         return False
     files = {"image": work.image, "label": work.label}
@@ -142,7 +142,7 @@ def _make(work: ConvertJob) -> Made:
         raise InputError(defect.found)
     mask, refused = _mask(work, scan)
     sources = source_hashes(work.scan, work.mask)
-    for watch in watched:  # the hashes must be those of what was read
+    for watch in watched:  # the hashes must be those of the files as read
         watch.check()
     notes = [*scan.source.notes, *(mask.source.notes if mask is not None else ()), work.note]
     hashes = _write(work, scan, mask)
@@ -168,13 +168,13 @@ def _make(work: ConvertJob) -> Made:
 
 
 def _write(work: ConvertJob, scan: Volume, mask: Volume | None) -> dict[str, str]:
-    """Write the image and, where there is one, the mask; gives their sha256 as `image` and `label`."""
+    """Write the image and, if there is one, the mask; return their sha256 as `image` and `label`."""
     make_own_folder(work.image.parent)
     _check_places(work)
     save(scan.geometry.volume(_smallest(scan.array)), work.image, note=PROGRAM)
     hashes = {"image": sha256(work.image)}
     if mask is None:
-        work.label.unlink(missing_ok=True)  # of an earlier run, when it had one
+        work.label.unlink(missing_ok=True)  # of an earlier run in which the case had a mask
     else:
         make_own_folder(work.label.parent)
         save(mask, work.label, note=PROGRAM)
@@ -183,7 +183,7 @@ def _write(work: ConvertJob, scan: Volume, mask: Volume | None) -> dict[str, str
 
 
 def _check_places(work: ConvertJob) -> None:
-    """Never write over, or remove, a file that another program put there, or a mask that somebody has edited.
+    """Refuse to overwrite or remove another program's file, or a mask that somebody has edited.
 
     Raises
     ------
@@ -201,7 +201,7 @@ def _check_places(work: ConvertJob) -> None:
 
 
 def _mask(work: ConvertJob, scan: Volume) -> tuple[Volume | None, str]:
-    """The mask on the scan's grid; or none, and why it was refused."""
+    """Return the mask on the scan's grid; or None, with the reason if a mask was refused."""
     if work.mask is None:
         return None, ""
     part = work.mask
@@ -218,7 +218,7 @@ def _mask(work: ConvertJob, scan: Volume) -> tuple[Volume | None, str]:
 
 
 def _smallest(array: Array) -> Array:
-    """Whole numbers as int16, where they fit: what is read from DICOM is float32, which packs worse."""
+    """Return whole float32 numbers, as read from DICOM, as int16 if they fit: int16 compresses better."""
     small = np.iinfo(np.int16)
     fits = array.dtype == np.float32 and array.min() >= small.min and array.max() <= small.max
     if not (fits and np.array_equal(array, np.rint(array))):
@@ -227,5 +227,5 @@ def _smallest(array: Array) -> Array:
 
 
 def _public(notes: list[str]) -> tuple[str, ...]:
-    """The notes without the names of DICOM files, which may be those of patients."""
+    """Return the notes without the names of DICOM files, which may be those of patients."""
     return tuple(public(note) for note in notes if note)

@@ -1,4 +1,4 @@
-"""Scans that are there twice, in whatever format: one case, and its patients are one."""
+"""Merge scans that occur twice, in any format, into one case, and their patients into one."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from c3s3_seg.dataset.prepare.convert import Made
 
 
 def find_copies(made: Mapping[str, Made]) -> dict[str, str]:
-    """Case -> the case that it is a copy of: the first with these voxels, one with a mask before others."""
+    """Return case -> the case it copies: the first with these voxels, a case with a mask before others."""
     first: dict[str, str] = {}
     copies = {}
     with_masks_first = sorted(made, key=lambda case: "label" not in made[case].record.sha256)
@@ -20,13 +20,13 @@ def find_copies(made: Mapping[str, Made]) -> dict[str, str]:
 
 
 def copy_reason(copy: Made, place: str) -> str:
-    """What becomes of a copy of the scan at a place; its mask may be another one."""
+    """Return why a copy of the scan at a place is refused; the copy may have a mask of its own."""
     unused = ", whose mask is taken in place of its own" if "label" in copy.record.sha256 else ""
     return f"it is a copy of {place}{unused}"
 
 
 def one_patient(made: Mapping[str, Made], copies: Mapping[str, str]) -> dict[str, str]:
-    """Pseudonym -> that of the same person: whoever is in the same scan is one patient."""
+    """Return pseudonym -> pseudonym to keep: patients with the same scan are one person."""
     same: dict[str, str] = {}
 
     def first(patient: str) -> str:

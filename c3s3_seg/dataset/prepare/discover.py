@@ -1,7 +1,7 @@
-"""What lies in a folder that nobody has put in order: DICOM series, image files, masks of every kind.
+"""Find the scans and masks in a folder without a known layout: DICOM series, image files, all kinds of masks.
 
-An image file is a mask if it holds whole numbers of few values, and its name or a folder of it says so
-(`labelsTr`, `p1_seg`), or it lies on the grid of a scan. What holds few values and says nothing is refused.
+An image file is a mask if it holds few different whole numbers, and its name or folder states so
+(`labelsTr`, `p1_seg`) or it lies on the grid of a scan. A file with few values and neither is refused.
 """
 
 from __future__ import annotations
@@ -47,23 +47,23 @@ UNCORRECTED = "predictions that were not corrected"
 
 @dataclass(frozen=True)
 class Search:
-    """How to look.
+    """The settings of a search.
 
     Parameters
     ----------
     rule
-        Which DICOM series are wanted; None takes every volume.
+        Rule for the DICOM series to take; None takes every volume.
     repair
         Repairs that are allowed.
     leave_out
         Patterns of paths, relative to the source, that are passed over: `*.old.nii.gz`, `2019/*`.
     workers
-        Processes that look into image files.
+        Number of processes that read image files.
     labels
-        The labels that are wanted, where they were named: mask files of one structure each are found by them.
+        Requested labels, if they were named; mask files of one structure each are found by these names.
     predictions
-        What predictions of this program become that were not corrected: `labels` of their scans, or nothing,
-        so that their scans are `unlabelled`.
+        Use of uncorrected predictions of this program: as `labels` of their scans, or not at all, so that
+        their scans are `unlabelled`.
     """
 
     rule: SeriesRule | None = None
@@ -76,45 +76,45 @@ class Search:
 
 @dataclass(frozen=True)
 class Probe:
-    """What an image file holds: its grid, and its foreground values where it may be a mask."""
+    """The content of an image file: its grid, and its foreground values if it may be a mask."""
 
     grid: Geometry
     values: tuple[int, ...] | None
 
 
 def wanted_files(root: Path, leave_out: Collection[str]) -> Iterator[Path]:
-    """All files below a folder but those that are left out."""
+    """Yield all files below a folder except those that are left out."""
     for path in walk_files(root):
         if not is_left_out(path.relative_to(root).as_posix(), leave_out):
             yield path
 
 
 def is_left_out(place: str, leave_out: Collection[str]) -> bool:
-    """Whether a path relative to the source is one of those to be passed over."""
+    """Return whether a path relative to the source matches a pattern to be passed over."""
     return any(fnmatch(place, pattern) for pattern in leave_out)
 
 
 def discover(root: Path, search: Search, progress: Progress = silent) -> Inventory:
-    """Look through a folder and its sub-folders.
+    """Find the scans and masks in a folder and its sub-folders.
 
     Parameters
     ----------
     root
-        The folder.
+        Folder to search.
     search
-        How to look.
+        Settings of the search.
     progress
-        Is told which file is looked into.
+        Called with the number of image files that have been read.
 
     Returns
     -------
     Inventory
-        Nothing found is an inventory without pairs.
+        Inventory of the folder; without pairs if nothing was found.
 
     Raises
     ------
     InputError
-        If a folder cannot be read.
+        If a folder cannot be read, or a list of HDF5 cases is invalid.
     """
     found = Discovery()
     arrays = arrays_in(root, search)
@@ -156,16 +156,16 @@ def discover(root: Path, search: Search, progress: Progress = silent) -> Invento
 def mark_predictions(
     found: Inventory, root: Path, search: Search, recorded: Mapping[str, MaskOrigin]
 ) -> Inventory:
-    """An inventory whose masks may be predictions of this program: `discover` asks that of each file itself.
+    """Mark the masks of an inventory that are predictions of this program; `discover` does so by itself.
 
     Parameters
     ----------
     found
         Scans with image files as masks.
     root, search
-        As for `discover`.
+        Same as in `discover`.
     recorded
-        Stem of a scan -> what the index says of its mask; the JSON beside the mask goes before it.
+        Stem of a scan -> origin of its mask in the index; the JSON beside the mask takes precedence.
     """
     predictions = find_predictions(list(wanted_files(root, search.leave_out)))
     passed, pairs = Counter(found.passed), []
@@ -182,7 +182,7 @@ def mark_predictions(
 
 
 def arrays_in(root: Path, search: Search) -> Arrays:
-    """The scans in HDF5 files, see `find_arrays`."""
+    """Return the scans in HDF5 files, see `find_arrays`."""
     files = list(walk_files(root))
     if not any(map(is_array_file, files)):
         return Arrays()
@@ -204,7 +204,7 @@ def _sort_dicom(root: Path, files: Sequence[Path], search: Search, found: Discov
 def _sort_images(
     root: Path, images: Sequence[Path], search: Search, found: Discovery, progress: Progress
 ) -> None:
-    """Scans first, as some masks are known by lying on the grid of one."""
+    """Sort image files into scans and masks, scans first, as a scan's grid identifies some masks."""
     unsure: list[tuple[Path, Probe]] = []
     for path, probe in probes(images, search, progress):
         role = says(stem_path(path, root))
@@ -232,7 +232,7 @@ def _sort_images(
 
 
 def probes(images: Sequence[Path], search: Search, progress: Progress) -> Iterator[tuple[Path, Probe | str]]:
-    """What each image file holds, or why it cannot be read; in the order of the files."""
+    """Yield each image file with its content, or the reason why it cannot be read; in the order of files."""
     mend = "orthonormal" in search.repair
     results: dict[int, Probe | str] = {}
     for number, result in each(_probe, [(path, mend) for path in images], search.workers):
@@ -251,20 +251,20 @@ def _probe(work: tuple[Path, bool]) -> Probe | str:
 
 
 def why_no_mask_file(path: Path, search: Search) -> str:
-    """What an image file holds that no mask has; its probe found no values of a mask."""
+    """Return why an image file is no mask, as a predicate; its probe found no values of a mask."""
     try:
         return why_no_mask(load_image(path, orthonormal="orthonormal" in search.repair))
-    except C3S3Error as error:  # it was readable a moment ago
+    except C3S3Error as error:  # the file was readable a moment ago
         return f"cannot be read any more: {reason_of(error)}"
 
 
 def stem_path(path: Path, root: Path) -> PurePath:
-    """The path below the source, without the image suffix."""
+    """Return the path below the source, without the image suffix."""
     return PurePath(path.parent.relative_to(root)) / image_stem(path)
 
 
 def image_part(path: Path, root: Path) -> Part:
-    """An image file, with the file beside it that holds its voxels, where there is one."""
+    """Return an image file as a part, with the file beside it that holds its voxels, if there is one."""
     files = scan_files(path)
     files.sort(key=lambda file: file != path)
     return Part("image", place_of(path, root), tuple(files))
@@ -279,14 +279,14 @@ def _mask(path: Path, root: Path, probe: Probe) -> Mask:
 
 
 def by_name(scans: Sequence[Scan], pattern: str) -> tuple[list[Scan], list[RefusedFile]]:
-    """Patients from the paths: the first group of a regular expression, or all that it matches.
+    """Take patients from the paths: the first group of a regular expression, or its whole match.
 
     Raises
     ------
     InputError
-        If it is no regular expression, or empty.
+        If the pattern is not a regular expression, or is empty.
     """
-    if not pattern:  # a variable of a script that is not set
+    if not pattern:  # as from an unset variable of a script
         raise InputError("--patient is empty; wanted a regular expression, such as ^([^/]+)/")
     try:
         compiled = re.compile(pattern)
@@ -294,7 +294,7 @@ def by_name(scans: Sequence[Scan], pattern: str) -> tuple[list[Scan], list[Refus
         raise InputError(f"--patient '{pattern}' is no regular expression ({error})") from None
     kept, refused = [], []
     for scan in scans:
-        # Not in the description of a series, of which its place has some.
+        # Not in the description of a series, which is part of its place.
         match = compiled.search(str(scan.part.path) if scan.part.kind == "dicom" else scan.part.place)
         name = match.group(1 if match.groups() else 0) if match is not None else ""
         if not name:

@@ -1,4 +1,4 @@
-"""DICOM series and what is drawn on them, from the headers of all files of a folder."""
+"""Find DICOM series and the masks drawn on them, from the headers of all files of a folder."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ from c3s3_seg.system.choices import Repair
 
 
 def find_scans(found: Found, rule: SeriesRule | None, repair: frozenset[Repair]) -> Discovery:
-    """The series that are volumes, by their headers alone; damaged files that belong to none are refused too.
+    """Return the series that are volumes, by headers alone, and refuse damaged files that belong to none.
 
     Parameters
     ----------
     found
-        What `look_through` read.
+        Result of `look_through`.
     rule
-        Which of them are wanted; None takes all.
+        Rule for the series to take; None takes all.
     repair
         Repairs that are allowed.
     """
@@ -56,7 +56,7 @@ def find_scans(found: Found, rule: SeriesRule | None, repair: frozenset[Repair])
 
 
 def find_drawings(found: Found, rule: SeriesRule | None) -> Discovery:
-    """The SEG and RTSTRUCT files among what was read; those of series that are not wanted are passed over."""
+    """Return the SEG and RTSTRUCT files that were read; those of unwanted series are passed over."""
     discovery = Discovery()
     unwanted = {series.uid for series in found.series if not _is_wanted(series, rule)}
     segs = [(item.path, item.name) for series in found.series if _is_seg(series) for item in series.slices]
@@ -88,7 +88,7 @@ def _scan(series: Series, part: Part, patient: str, root: Path, repair: frozense
     placed = check(series, root, Reading(series.key, repair))
     first = series.slices[0]
     grid = None
-    if placed.even and placed.upright:  # else it has none before it is repaired
+    if placed.even and placed.upright:  # otherwise there is no grid before the repair
         shape = first.number("Columns", 0), first.number("Rows", 0), len(placed.places)
         grid = Geometry(shape, placed.affine, first.text("FrameOfReferenceUID") or None)
     return Scan(
@@ -103,10 +103,10 @@ def _scan(series: Series, part: Part, patient: str, root: Path, repair: frozense
 
 
 def _patients(every: Sequence[Series]) -> list[str]:
-    """Of each series the id; where there is none the name, and without that the study.
+    """Return the patient of each series: the id; without id the name, and without name the study.
 
-    One study is of one patient, so a series without an id has that of the others in its study. Spaces and
-    upper and lower case are of no matter: consoles write one id differently.
+    A study has one patient, so a series without an id takes the id of the others in its study. Extra spaces
+    and letter case are ignored, as consoles write one id differently.
     """
     found = ["" for _ in every]
     for keyword in ("PatientID", "PatientName", "StudyInstanceUID"):
@@ -127,12 +127,12 @@ def _stated(series: Series, keyword: str) -> str:
 
 
 def _group(series: Series) -> str:
-    """What the parts of one series have in common."""
+    """Return the key that all parts of one series share."""
     return series.uid or os.fspath(series.slices[0].path.parent)
 
 
 def _files_of(found: Found) -> dict[str, list[Path]]:
-    """All files of each series, those of its other parts and its localizers too: reading needs them all."""
+    """Return all files of each series, with its other parts and localizers: reading needs them all."""
     files: dict[str, set[Path]] = defaultdict(set)
     for series in found.series:
         files[_group(series)] |= {item.path for item in (*series.slices, *series.localizers)}
@@ -140,12 +140,12 @@ def _files_of(found: Found) -> dict[str, list[Path]]:
 
 
 def _folder(series: Series, root: Path) -> str:
-    """The folder that all slices lie in, relative to the source."""
+    """Return the folder that all slices lie in, relative to the source."""
     return os.path.relpath(os.path.commonpath([item.path.parent for item in series.slices]), root)
 
 
 def _damage(found: Found) -> tuple[dict[int, str], list[RefusedFile]]:
-    """Number of a series -> its damage; and damaged files that belong to none of them."""
+    """Return series number -> its damage, and the damaged files that belong to no series."""
     damaged: dict[int, str] = {}
     strays = []
     for item in found.broken:
@@ -158,7 +158,7 @@ def _damage(found: Found) -> tuple[dict[int, str], list[RefusedFile]]:
 
 
 def _victims(item: Broken, found: Found) -> list[int]:
-    """The series that a damaged file is of: the one it names, else those in its folder."""
+    """Return the series of a damaged file: the series that it names, else the volumes in its folder."""
     if item.series_uid:
         return [n for n, series in enumerate(found.series) if series.uid.startswith(item.series_uid)]
     folder = (found.root / item.name).parent

@@ -1,4 +1,4 @@
-"""What was found in a folder: scans, masks, and what cannot be used, each with its place and its reason."""
+"""The scans, masks and unusable files found in a folder, each with its place, the latter with a reason."""
 
 from __future__ import annotations
 
@@ -29,29 +29,29 @@ Split = Literal["", "labelled", "unlabelled", "validation", "test"]
 
 
 def place_of(path: Path, root: Path) -> str:
-    """A path as `Part.place` has it: relative to the source."""
+    """Return a path relative to the source, as in `Part.place`."""
     return os.fspath(path.relative_to(root))
 
 
 @dataclass(frozen=True)
 class Part:
-    """A scan or a mask as it lies in the source.
+    """A scan or a mask as stored in the source.
 
     Parameters
     ----------
     kind
-        `image`: NIfTI, NRRD, MHA. `drawing`: a DICOM SEG or RTSTRUCT. `structures`: a mask file for each.
+        `image`: NIfTI, NRRD, MHA. `drawing`: DICOM SEG or RTSTRUCT. `structures`: one mask file for each.
     place
-        Where it is, relative to the source: for the terminal, never for a file, as a folder of DICOM
-        files may have a patient's name.
+        Place relative to the source: for the terminal, never for a file, as a folder of DICOM files may
+        have a patient's name.
     files
-        All that it is made of; the first one is the file to read, where one is.
+        All files of the part; the first is the file to read, if only one is read.
     key
-        DICOM: which series, and which phase of it. HDF5: which array.
+        DICOM: the series, and its phase. HDF5: the array.
     spacing_mm
-        HDF5: of the voxels.
+        HDF5: spacing of the voxels.
     drawing
-        What a SEG or RTSTRUCT refers to.
+        Contents and references of a SEG or RTSTRUCT.
     names
         Structures: the label of each file.
     """
@@ -66,14 +66,14 @@ class Part:
 
     @property
     def public(self) -> str:
-        """Where it is, as a file may say it."""
+        """The place in a form that a file may hold."""
         if self.kind == "dicom":
             return f"a DICOM series, {quantity(len(self.files), 'file')}"
         return "a DICOM SEG or RTSTRUCT" if self.kind == "drawing" else printable(self.place)
 
     @property
     def path(self) -> PurePath:
-        """Relative to the source, without suffix: of a file its own, of a DICOM series that of its folder."""
+        """The path relative to the source, without suffix; for a DICOM series the path of its folder."""
         if self.kind == "dicom":
             return PurePath(self.place.partition(": ")[0])
         path = PurePath(self.place)
@@ -81,16 +81,16 @@ class Part:
 
     @property
     def phase(self) -> str:
-        """What tells it apart from others in the same files."""
+        """The key that distinguishes the part from others in the same files."""
         return self.key.partition("#")[2] if self.kind == "dicom" else self.key
 
     def scan(self, root: Path, repair: frozenset[Repair]) -> Volume:
-        """Read it as a scan.
+        """Read the part as a scan.
 
         Raises
         ------
         C3S3Error
-            As `io.load` does.
+            For the reasons of `io.load`.
         """
         if self.kind == "dicom":
             from c3s3_seg.io.dicom.load import load_listed
@@ -103,12 +103,12 @@ class Part:
         return load(self.files[0], repair=repair & {"orthonormal"})
 
     def mask(self, grid: Geometry, values: Mapping[str, int]) -> Volume:
-        """Read it as a mask on the grid of its scan; `values` are those of its names, where it has any.
+        """Read the part as a mask on the grid of its scan; `values` are those of its names, if any.
 
         Raises
         ------
         C3S3Error
-            As `io.load_mask` and `load_drawing` do.
+            For the reasons of `io.load_mask` and `load_drawing`.
         """
         if self.drawing is not None:
             return load_drawing(self.drawing, grid, values)
@@ -121,7 +121,7 @@ class Part:
         return _on_grid(self.files[0], grid)
 
     def _merged(self, grid: Geometry, values: Mapping[str, int]) -> Volume:
-        """All structures in one mask; where two overlap, the label named later is taken, with a note."""
+        """Merge all structures into one mask; where two overlap, the label named later wins, with a note."""
         merged = np.zeros(grid.shape, dtype=np.uint16)
         files, notes = dict(zip(self.names, self.files, strict=True)), []
         for name, value in values.items():
@@ -147,21 +147,21 @@ class Scan:
     Parameters
     ----------
     part
-        Where it lies.
+        Files of the scan.
     stem
-        The name that it would have; empty for DICOM, whose names may be those of patients.
+        Preferred name of the case; empty for DICOM, whose names may be those of patients.
     patient
-        What is the same for all scans of one person. In memory only: it may be an id. Empty: unknown.
+        Key shared by all scans of one person. In memory only: it may be an id. Empty: unknown.
     grid
-        Where it is known without reading the voxels.
+        Grid of the scan; None if not known yet.
     modality
-        As DICOM has it; empty where it is not known.
+        Modality as in DICOM; empty if unknown.
     series, slices
         DICOM: UIDs of the series and its instances.
     trail
-        What its path is called, see `pairing.trail`.
+        Names in its path, see `pairing.trail`.
     split
-        What the layout says it is for; empty where that is to be decided.
+        Split in the layout; empty if still to be decided.
     """
 
     part: Part
@@ -182,15 +182,15 @@ class Mask:
     Parameters
     ----------
     part
-        Where it lies.
+        Files of the mask.
     grid
-        Of an image file.
+        Grid of its image files; None for other kinds.
     values
-        Foreground values in it; None where it is a drawing, which has names.
+        Foreground values; None for a drawing, which has names.
     trail
-        As for a scan.
+        Same as for a scan.
     origin
-        Whether it is a prediction of this program, or the correction of one.
+        Whether the mask is a prediction of this program, or its correction.
     """
 
     part: Part
@@ -202,23 +202,23 @@ class Mask:
 
 @dataclass(frozen=True)
 class RefusedFile:
-    """What cannot be used, why, and what to do. For the terminal: the place may name a patient."""
+    """A file that cannot be used, the reason and the remedy. For the terminal: `place` may name a patient."""
 
     place: str
     reason: str
 
     def __post_init__(self) -> None:
-        """Each has a version without names of files in DICOM folders: `errors.public`."""
+        """Give each text a version without names of files in DICOM folders, for `errors.public`."""
         object.__setattr__(self, "place", Told(self.place, named=True))
         object.__setattr__(self, "reason", Told(self.reason, named=True))
 
 
 def reason_of(error: Exception) -> str:
-    """An error as a table says it: its place is in another column."""
+    """Return the text of an error for a table, without its place, which is in another column."""
     if is_out_of_memory(error):
         error = as_c3s3_error(error)
     if not isinstance(error, C3S3Error):
-        kind = type(error).__name__  # what a library says may quote a header: it is not kept
+        kind = type(error).__name__  # a library's message may quote a header: it is not kept
         return Told.of(f"{kind}: {error}", kind)
     end = "." + (f" {error.todo}." if error.todo else "")
     return Told.of(error.what.named + end, error.what.public + end)
@@ -226,7 +226,7 @@ def reason_of(error: Exception) -> str:
 
 @dataclass(frozen=True)
 class ScanMaskPair:
-    """A scan, and its mask where it has one; `note` says how they were matched, where that has to be said."""
+    """A scan, and its mask if it has one; `note` states how they were matched, if this must be reported."""
 
     scan: Scan
     mask: Mask | None = None
@@ -234,13 +234,13 @@ class ScanMaskPair:
 
     @property
     def origin(self) -> MaskOrigin:
-        """Of its mask; empty where it has none."""
+        """The origin of the mask; empty if there is no mask."""
         return self.mask.origin if self.mask is not None else ""
 
 
 @dataclass
 class Discovery:
-    """What has been found so far, before masks are given to scans."""
+    """The scans, masks and refusals found so far, before masks are paired with scans."""
 
     scans: list[Scan] = field(default_factory=list)
     masks: list[Mask] = field(default_factory=list)
@@ -250,22 +250,22 @@ class Discovery:
 
 @dataclass(frozen=True)
 class Inventory:
-    """All that was found.
+    """The inventory of a folder.
 
     Parameters
     ----------
     pairs
         Scans to take.
     refused
-        What cannot be used.
+        Files that cannot be used.
     passed
-        Reason -> how many were passed over, being no scans or not wanted: no fault.
+        Reason -> number of files passed over as no scans or not wanted, which is no fault.
     labels
-        Name -> value, where the layout says so.
+        Name -> value, if the layout states them.
     assumed
-        What was taken for granted and has to be said: sentences without their full stop.
+        Assumptions that must be reported: sentences without their full stop.
     patients_by
-        What a patient was known by -> how many scans, of how many patients.
+        Rule that identified patients -> (number of scans, number of patients).
     """
 
     pairs: tuple[ScanMaskPair, ...]

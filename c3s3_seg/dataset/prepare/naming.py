@@ -1,4 +1,4 @@
-"""Names of cases and pseudonyms of patients, and what an earlier run into the folder has made of them."""
+"""Names of cases and pseudonyms of patients, kept as an earlier run into the folder assigned them."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ from c3s3_seg.system.schema import parse
 
 @dataclass(frozen=True)
 class Earlier:
-    """What is in the folder already.
+    """The results of an earlier run in the folder.
 
     Parameters
     ----------
     records
-        Case -> what was recorded of it.
+        Case -> its record.
     validation
         Patients who were drawn for validation.
     draw
-        What decided that: how many were wanted, and the seed.
+        Settings of that draw: the requested number of patients, and the seed.
     """
 
     records: Mapping[str, CaseRecord] = field(default_factory=dict)
@@ -39,7 +39,7 @@ class Earlier:
 
 
 def read_earlier(out: Path) -> Earlier:
-    """What an earlier run has made, finished or not.
+    """Read the results of an earlier run, finished or not.
 
     Raises
     ------
@@ -74,27 +74,27 @@ def _record(path: Path) -> CaseRecord | None:
         PlainName(path.stem)
         return parse(CaseRecord, read_json(path), path)
     except (C3S3Error, ValueError):
-        return None  # not ours, or not whole: that case is done again
+        return None  # another program's file, or incomplete: that case is processed again
 
 
 def name_cases(
     pairs: Sequence[ScanMaskPair], hashes: Sequence[Mapping[str, str]], earlier: Earlier
 ) -> list[str]:
-    """A name for each scan: the one that it had; else for DICOM the next number, for a file its stem.
+    """Return a name for each scan: its earlier name; else the next number for DICOM, the stem for a file.
 
     Parameters
     ----------
     pairs
         The scans.
     hashes
-        `source_hashes` of each; empty where nothing was made earlier.
+        `source_hashes` of each scan; empty if there was no earlier run.
     earlier
-        What was: a scan is known again by its place and its content, or one of the two.
+        Earlier run; a scan is recognised by its place and its content, or by one of the two.
 
     Returns
     -------
     list of str
-        One for each; they differ in more than upper and lower case.
+        One name for each scan; names differ in more than upper and lower case.
     """
     names: dict[int, str] = {}
     free = dict(earlier.records)
@@ -142,7 +142,7 @@ def _name_new(pairs: Sequence[ScanMaskPair], names: dict[int, str], taken: Itera
 
 
 def _folder(path: Path, stem: str) -> str:
-    """The folder that tells two files of one name apart, if it may be in the name of a file."""
+    """Return the folder name that distinguishes files of one name; `x` if it is not valid in a file name."""
     folder = path.resolve().parent.name
     try:
         PlainName(f"{folder}_{stem}_00000{SUFFIX}")
@@ -152,16 +152,16 @@ def _folder(path: Path, stem: str) -> str:
 
 
 def name_patients(scans: Sequence[Scan], cases: Sequence[str], earlier: Earlier) -> list[str]:
-    """A pseudonym for each scan's patient: p-0001, p-0002, ... as they are first seen.
+    """Return a pseudonym for each scan's patient: p-0001, p-0002, ... in the order of appearance.
 
-    Nothing of the patient is in it, and nobody can tell from it who it is. Whoever had one keeps it, as
-    long as one of their scans is still there; a scan of which no patient is known has one of its own.
+    A pseudonym is not derived from the patient, so it identifies nobody. A patient keeps an earlier one as
+    long as one of their scans is still there; a scan without a known patient has its own pseudonym.
     """
     known: dict[str, str] = {}
     given: set[str] = set()
     for scan, case in zip(scans, cases, strict=True):
         before = earlier.records[case].patient if case in earlier.records else ""
-        # Two patients whom an earlier run took for one are told apart from now on.
+        # Two patients whom an earlier run took for one are separated from now on.
         if scan.patient and before and scan.patient not in known and before not in given:
             known[scan.patient] = before
             given.add(before)

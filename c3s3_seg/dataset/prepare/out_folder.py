@@ -1,4 +1,4 @@
-"""The folder of a data set while it is made: its index is set aside, and what is not in it taken away."""
+"""Manage a data set's folder during a run: set its index aside, and remove files that are not in it."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from c3s3_seg.errors import InputError, quantity
 from c3s3_seg.system.files import make_own_folder
 from c3s3_seg.system.reading import sha256
 
-# What `io.save` calls a file until it is whole.
+# The name that `io.save` gives a file until it is whole.
 HALF_WRITTEN = re.compile(rf"\.[0-9a-f]{{12}}{re.escape(SUFFIX)}")
 
 
 def spare_others(out: Path, work: list[ConvertJob]) -> None:
-    """Files of these names, where no run of ours has been, are somebody else's."""
+    """Raise if files to be written exist in a folder where `prepare` has not run: they are another's."""
     if (out / INDEX).is_file() or (out / STATE).is_dir():
         return
     theirs = [path for item in work for path in (item.image, item.label) if os.path.lexists(path)]
@@ -30,7 +30,7 @@ def spare_others(out: Path, work: list[ConvertJob]) -> None:
 
 
 def set_aside(out: Path) -> None:
-    """No index while files change: a reader must never find one that does not fit them."""
+    """Set the index aside while files change: a reader must never find an index that does not fit them."""
     make_own_folder(out / STATE)
     make_own_folder(out / STATE / RECORDS)
     if (out / INDEX).is_file():
@@ -38,7 +38,7 @@ def set_aside(out: Path) -> None:
 
 
 def put_back(out: Path) -> None:
-    """The index of an earlier run, where this one has made nothing and all that it names is as it says."""
+    """Restore the index of an earlier run if its files are unchanged, after a run that made no case."""
     state = out / STATE
     if not (state / INDEX).is_file():
         return
@@ -53,20 +53,20 @@ def put_back(out: Path) -> None:
 
 
 def clear(data: DataSet, cases: set[str]) -> None:
-    """Take away the files of cases that are for nothing, and what a killed run has left half written."""
+    """Remove the files of cases that are in no split, and files that a killed run left half written."""
     for kind in (IMAGES, MASKS):
         for case in cases:
             (data.place(kind, case) / f"{case}{SUFFIX}").unlink(missing_ok=True)
         for folder in (kind, TEST_FOLDERS[kind]):
             for path in (data.folder / folder).glob(f".*{SUFFIX}"):
-                if HALF_WRITTEN.fullmatch(path.name):  # `.scan.nii.gz` is somebody's
+                if HALF_WRITTEN.fullmatch(path.name):  # `.scan.nii.gz` is a user's file
                     path.unlink(missing_ok=True)
 
 
 def clear_moved(data: DataSet, earlier: Mapping[str, CaseRecord]) -> None:
-    """Take away what an earlier run wrote where a case was that came into the test, or out of it, since.
+    """Remove the old files of a case that has moved into or out of the test split since an earlier run.
 
-    Whoever tests on all of `imagesTs` would test on a case that is trained on.
+    Otherwise a test on all of `imagesTs` would include a case that is trained on.
     """
     for case in data.records.keys() & earlier.keys():
         for key, kind in (("image", IMAGES), ("label", MASKS)):

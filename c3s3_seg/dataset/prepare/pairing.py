@@ -1,4 +1,4 @@
-"""Which mask belongs to which scan: by what DICOM says, by the grid, by the names. Never by a guess."""
+"""Pair masks with scans by their DICOM references, by the grid and by names, never by a guess."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ SCAN_WORDS = {
     "data",
 }  # fmt: skip
 ROLES = MASK_WORDS | SCAN_WORDS
-NEAR_MM = 0.05  # more than `Geometry.matches` lets voxels be apart
+NEAR_MM = 0.05  # more than the distance of voxels that `Geometry.matches` tolerates
 KEPT = " The scan is taken without a mask"
 ORIGINS = {
     "": "",
@@ -36,13 +36,13 @@ ORIGINS = {
 
 
 def words(name: str) -> list[str]:
-    """The words of a file or folder name; `label001` is two."""
+    """Return the words of a file or folder name; `label001` is two words."""
     parts = re.split(r"[\s_.\-]+", name.casefold())
     return [word for part in parts for word in re.findall(r"^[a-z]+(?=\d+$)|\d+$|.+", part)]
 
 
 def says(path: PurePath) -> str:
-    """`mask`, `scan` or nothing, by the name (without suffix) and then by each folder, the nearest first."""
+    """Return `mask`, `scan` or an empty string by the name (without suffix), else by the nearest folder."""
     for part in reversed(path.parts):
         found = set(words(part))
         if found & MASK_WORDS:
@@ -53,9 +53,9 @@ def says(path: PurePath) -> str:
 
 
 def trail(path: PurePath) -> tuple[str, ...]:
-    """What a path (without suffix) is called, without the words for scans and masks.
+    """Return the names in a path (without suffix), without the words for scans and masks.
 
-    `imagesTr/p1_0000`, `labelsTr/p1`, `p1/image` and `masks/p1_seg` all are ("p1",).
+    `imagesTr/p1_0000`, `labelsTr/p1`, `p1/image` and `masks/p1_seg` all give ("p1",).
     """
     parts = []
     for part in path.parts:
@@ -67,20 +67,20 @@ def trail(path: PurePath) -> tuple[str, ...]:
 def pair(
     scans: Sequence[Scan], masks: Sequence[Mask], merged: Mapping[int, Mask] | None = None
 ) -> tuple[list[ScanMaskPair], list[RefusedFile]]:
-    """Give each mask to its scan.
+    """Pair each mask with its scan.
 
     Parameters
     ----------
     scans, masks
-        What was found.
+        Scans and masks that were found.
     merged
-        Number of a scan -> the mask that it has already, see `structures`.
+        Number of a scan -> the mask that it already has, see `structures`.
 
     Returns
     -------
     tuple
-        A pair for each scan, in their order, and a refusal for each mask that fits none or several, and
-        for the masks of a scan that has several. A scan whose masks are refused stays, without one.
+        A pair for each scan, in order, and a refusal for each mask that fits no scan or several scans, and
+        for each scan that several masks fit. A scan whose masks are refused is kept without a mask.
     """
     given: dict[int, list[tuple[Mask, str]]] = defaultdict(list)
     for number, mask in (merged or {}).items():
@@ -106,7 +106,7 @@ def pair(
 
 
 def _corrected(given: list[tuple[Mask, str]]) -> list[tuple[Mask, str]]:
-    """Without the predictions, where one other mask of the same scan is there: it is their correction."""
+    """Drop the predictions of a scan if exactly one other mask is there, as it is their correction."""
     others = [(mask, why) for mask, why in given if mask.origin != "prediction"]
     if len(others) == 1 and len(given) > 1:
         (mask, why) = others[0]
@@ -120,17 +120,17 @@ def _joined(*notes: str) -> str:
 
 
 class Grids:
-    """Grids that are looked up by another one: whose voxels are the same, in whatever order they are turned.
+    """An index of grids, to look up those with the same voxels as another grid, in any axis order.
 
     Parameters
     ----------
     grids
-        Any number; None has no place. Each lookup takes as long as there are different grids of one
-        size at one place, not as long as there are grids.
+        Any number of grids; None is never found. The time of a lookup grows with the number of different
+        grids of one size at one place, not with the number of all grids.
     """
 
     def __init__(self, grids: Iterable[Geometry | None]) -> None:
-        self.group: list[int] = []  # which of the different grids each one is
+        self.group: list[int] = []  # number of each grid among the different ones
         self.members: list[list[int]] = []
         self._grids: list[Geometry] = []
         self._at: dict[tuple[int, ...], list[int]] = defaultdict(list)
@@ -150,7 +150,7 @@ class Grids:
         self._seen: dict[tuple[object, ...], list[int]] = {}
 
     def same(self, grid: Geometry) -> list[int]:
-        """Which of the different grids have the voxels of this one."""
+        """Return the numbers of the different grids that have the voxels of this grid."""
         key = (grid.shape, grid.affine.tobytes())
         if key not in self._seen:
             near = {n for place in _places(grid, NEAR_MM) for n in self._at.get(place, ())}
@@ -159,14 +159,14 @@ class Grids:
 
 
 def _places(grid: Geometry, slack_mm: float) -> set[tuple[int, ...]]:
-    """Size, and the millimetre in which the middle lies, which no turn moves; near an edge both sides."""
+    """Return sorted size and middle in whole mm, which no axis order changes; both sides near an edge."""
     middle = grid.to_mm((np.array(grid.shape) - 1) / 2)
     ends = [{int(np.floor(m - slack_mm)), int(np.floor(m + slack_mm))} for m in middle]
     return {(*sorted(grid.shape), *place) for place in product(*ends)}
 
 
 class Shelf:
-    """The scans, to be found by their grids, their names, their series and their slices."""
+    """An index of the scans by grid, names, series and slices."""
 
     def __init__(self, scans: Sequence[Scan]) -> None:
         self.scans = scans
@@ -175,7 +175,7 @@ class Shelf:
         self.names: dict[str, list[int]] = defaultdict(list)
         self.series: dict[str, list[int]] = defaultdict(list)
         self.slices: dict[str, list[int]] = defaultdict(list)
-        self.stems: dict[str, list[int]] = defaultdict(list)  # in BIDS
+        self.stems: dict[str, list[int]] = defaultdict(list)  # of BIDS names
         self.entities: dict[str, list[int]] = defaultdict(list)
         for number, scan in enumerate(scans):
             self.trails[scan.trail].append(number)
@@ -191,14 +191,14 @@ class Shelf:
                 self.entities[stem.rpartition("_")[0]].append(number)
 
     def akin(self, mask: Mask) -> Iterator[list[int]]:
-        """Those that are called as the mask is; those in whose path all of the mask's names are; BIDS."""
+        """Yield scans named like the mask, scans with all of its names in their path, and BIDS matches."""
         yield self.trails.get(mask.trail, [])
         if mask.trail:
             yield self._named(mask.trail)
         yield from self._derived(PurePath(mask.part.place).name)
 
     def holding(self, names: Collection[str], grid: Geometry) -> Sequence[int]:
-        """The scans on a grid in whose path all of the names are; without names, all on the grid."""
+        """Return the scans on a grid with all of the names in their path; without names, all on the grid."""
         groups = self.grids.same(grid)
         if names:
             return [n for n in self._named(names) if self.grids.group[n] in groups]
@@ -210,17 +210,17 @@ class Shelf:
         return [n for n in fewest if set(names) <= set(self.scans[n].trail)]
 
     def _derived(self, name: str) -> Iterator[list[int]]:
-        """In BIDS a derivative has the name of its scan and more: `sub-01_T1w`, `sub-01_T1w_dseg`."""
+        """Yield scans whose BIDS name begins that of the mask: `sub-01_T1w`, `sub-01_T1w_dseg`."""
         if name.startswith("sub-"):
             ends = [at for at, sign in enumerate(name) if sign == "_"]
             yield sorted(n for at in ends for n in self.stems.get(name[:at], ()))
-            # Or the entities of its subject and session, without the kind of image: `sub-01_ses-1_dseg`.
+            # Or with the same subject and session, without the kind of image: `sub-01_ses-1_dseg`.
             entities = name.partition(".")[0].rpartition("_")[0]
             yield self.entities.get(entities, []) if entities else []
 
 
 def _by_reference(mask: Mask, shelf: Shelf) -> tuple[Sequence[int], str]:
-    """The scans whose slices, or else whose series, a drawing names."""
+    """Return the scans whose slices, or else whose series, a drawing names; and why there are none."""
     drawing = mask.part.drawing
     if drawing is None or not (drawing.series or drawing.slices):
         return [], "it names no series that it was drawn on"
@@ -232,7 +232,7 @@ def _by_reference(mask: Mask, shelf: Shelf) -> tuple[Sequence[int], str]:
 
 
 def _by_grid(mask: Mask, grid: Geometry, shelf: Shelf) -> tuple[Sequence[int], str]:
-    """The scans on a mask's grid; of several, the one that is called like it."""
+    """Return the scans on a mask's grid, of several those named like it, and a note on the match."""
     scans, groups = shelf.scans, shelf.grids.same(grid)
     akin = list(shelf.akin(mask))
     for named in akin:
@@ -257,7 +257,7 @@ def _by_grid(mask: Mask, grid: Geometry, shelf: Shelf) -> tuple[Sequence[int], s
 
 
 def _is_distinctive(grid: Geometry) -> bool:
-    """Whether a grid has a place of its own: at the origin lies everything that has lost its place."""
+    """Return whether a grid has its own place: images that have lost their place lie at the origin."""
     return bool(np.abs(grid.origin_mm).max() > 0)
 
 

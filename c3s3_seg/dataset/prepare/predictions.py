@@ -1,7 +1,7 @@
-"""What `predict` wrote into a folder that is to become a data set: masks, and files that are no scans.
+"""Find the outputs of `predict` in the source of a data set: masks, and files that are not scans.
 
 A person may correct a mask in place, or save the correction beside it. The JSON of each case has the
-hashes of what was written, so a mask that was changed since is known.
+hashes of the files as written, so a mask that was changed since is detected.
 """
 
 from __future__ import annotations
@@ -35,12 +35,12 @@ class Predictions:
     others: frozenset[Path] = frozenset()
 
     def origin(self, path: Path) -> MaskOrigin:
-        """Of a mask; empty where `predict` did not write it."""
+        """Return the origin of a mask; empty if `predict` did not write the mask."""
         return self.masks.get(path, "")
 
 
 def find_predictions(files: Collection[Path]) -> Predictions:
-    """Look into the JSON files among these; only files that are among them are taken as outputs."""
+    """Find the outputs listed in the JSON files among `files`; outputs must be among `files` too."""
     known = set(files)
     masks: dict[Path, MaskOrigin] = {}
     others: set[Path] = set()
@@ -59,7 +59,7 @@ def find_predictions(files: Collection[Path]) -> Predictions:
 
 
 def _outputs(path: Path) -> dict[str, Any]:
-    """Name -> sha256, as the JSON of a case has them; empty where it is none of ours."""
+    """Return name -> sha256 from the JSON of a case; empty if `predict` did not write that JSON."""
     listed = (read_case(path) or {}).get(FILES)
     return {str(name): digest for name, digest in listed.items()} if isinstance(listed, dict) else {}
 

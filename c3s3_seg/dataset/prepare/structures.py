@@ -1,6 +1,6 @@
-"""One mask file a structure: `CASE/ct.nii.gz` with `CASE/segmentations/liver.nii.gz`, `.../spleen.nii.gz`.
+"""Merge one mask file a structure: `CASE/ct.nii.gz`, `CASE/segmentations/liver.nii.gz`, `.../spleen.nii.gz`.
 
-The files are merged by the labels that were asked for by name; without `--labels` nothing is merged.
+The files are merged by the labels that were requested by name; without `--labels` nothing is merged.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ LEFT_OUT = "mask files of structures that --labels does not name"
 
 @dataclass
 class Gathered:
-    """Masks that were merged: number of the scan -> mask; and what is left for the usual pairing."""
+    """The merged masks, as number of the scan -> mask, and the masks left for the usual pairing."""
 
     masks: dict[int, Mask] = field(default_factory=dict)
     rest: list[Mask] = field(default_factory=list)
@@ -31,14 +31,14 @@ class Gathered:
 
 
 def gather(shelf: Shelf, masks: Sequence[Mask], labels: Labels) -> Gathered:
-    """Find the masks that hold one structure each, and give those that a label names to their scans.
+    """Find the masks that hold one structure each, and assign those that a label names to their scans.
 
     Parameters
     ----------
     shelf, masks
-        What was found.
+        Scans and masks that were found.
     labels
-        What is wanted.
+        Requested labels.
     """
     found: dict[int, dict[str, list[Mask]]] = defaultdict(lambda: defaultdict(list))
     forms = {name: _spec(name) for name in sorted(labels.values, key=len, reverse=True)}
@@ -76,7 +76,7 @@ def gather(shelf: Shelf, masks: Sequence[Mask], labels: Labels) -> Gathered:
 def _is_structured(
     found: dict[int, dict[str, list[Mask]]], labels: Labels, strangers: bool, others: bool
 ) -> bool:
-    """Whether masks are one file a structure, and not just named after what they hold."""
+    """Return whether masks are one file per structure, and not just named after their content."""
     names = {name for held in found.values() for name in held}
     if len(names) > 1 or (names and strangers):
         return True
@@ -85,9 +85,9 @@ def _is_structured(
 
 
 def _structure(mask: Mask, grid: Geometry, shelf: Shelf, forms: Mapping[str, str]) -> dict[int, str]:
-    """Scan on the grid -> the label that the mask is named after, where it names label and scan alone.
+    """Return scan on the grid -> label in the mask's name, if that name holds only label and scan.
 
-    Of several scans two will do: then nobody knows whose it is.
+    Of several scans only two are returned, as two already make the mask ambiguous.
     """
     found: dict[int, str] = {}
     path = _stem_path(mask.part.place)
@@ -104,7 +104,7 @@ def _structure(mask: Mask, grid: Geometry, shelf: Shelf, forms: Mapping[str, str
 def _without(
     folders: tuple[str, ...], stem: str, last: tuple[str, ...], name: str
 ) -> Iterator[tuple[str, ...]]:
-    """What a path is called without the name of a structure, for each place where that may be."""
+    """Yield the names in a path without that of a structure, for each place where that name may be."""
     if stem == name:
         yield folders
     if stem.endswith(f"_{name}"):
@@ -116,7 +116,7 @@ def _without(
 
 
 def _spec(name: str) -> str:
-    """A name as `trail` has it; one of mere role words stays."""
+    """Return a name in the form of `trail`; a name of only role words stays."""
     found = words(name)
     return "_".join([word for word in found if word not in ROLES] or found)
 

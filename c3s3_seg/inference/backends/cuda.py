@@ -1,6 +1,6 @@
-"""The little of CUDA that TensorRT needs: a device, buffers on it, copies. No torch.
+"""The part of CUDA that TensorRT needs: a device, buffers on it, copies; without torch.
 
-Not run on a GPU so far: written against cuda-bindings 13, whose answers without a driver are tested.
+Not run on a GPU so far: written against cuda-bindings 13, whose results without a driver are tested.
 """
 
 from __future__ import annotations
@@ -30,12 +30,12 @@ class Gpu:
 
 
 def cudart() -> Any:
-    """The CUDA runtime.
+    """Return the CUDA runtime.
 
     Raises
     ------
     MissingError
-        If its Python package is not installed.
+        If the Python package of CUDA is not installed.
     """
     try:
         from cuda.bindings import runtime
@@ -45,14 +45,14 @@ def cudart() -> Any:
 
 
 def ask(result: tuple[Any, ...]) -> Any:
-    """The value of a CUDA call, which answers (error, value) or (error,).
+    """Return the value of a CUDA call, which returns (error, value) or (error,).
 
     Raises
     ------
     MissingError
-        If the error is one, in CUDA's words: no GPU, no driver.
+        If there is any other error, with CUDA's message: no GPU, no driver.
     MemoryLimitError
-        If the GPU has not so much memory left.
+        If the GPU does not have enough memory left.
     """
     error, *values = result
     if int(error) != 0:
@@ -65,12 +65,12 @@ def ask(result: tuple[Any, ...]) -> Any:
 
 
 def gpu() -> Gpu:
-    """The GPU that CUDA has chosen (the first visible one, unless the process chose another).
+    """Return the GPU that CUDA has chosen (the first visible GPU, unless the process chose another).
 
     Raises
     ------
     MissingError
-        If there is none, or its driver is too old.
+        If there is no GPU, or its driver is too old.
     """
     runtime = cudart()
     if ask(runtime.cudaGetDeviceCount()) == 0:
@@ -94,7 +94,7 @@ def use_gpu(index: int) -> None:
 class Stream:
     """A CUDA stream with named buffers that grow as needed and are kept between calls.
 
-    The memory is given back when nobody holds the stream any more.
+    The memory is released when nothing refers to the stream any more.
     """
 
     def __init__(self) -> None:
@@ -102,10 +102,10 @@ class Stream:
         self.handle = int(ask(self._runtime.cudaStreamCreate()))
         self._buffers: dict[str, tuple[int, int]] = {}  # name -> (address, bytes)
         self.close = weakref.finalize(self, _free, self._runtime, self.handle, self._buffers)
-        self.close.atexit = False  # the driver frees all, and may be gone by then
+        self.close.atexit = False  # at exit the driver frees all, and may be gone already
 
     def buffer(self, name: str, size: int) -> int:
-        """Address of a buffer on the GPU of at least `size` bytes."""
+        """Return the address of a buffer on the GPU of at least `size` bytes."""
         address, held = self._buffers.get(name, (0, 0))
         if held < size:
             if held:
@@ -116,17 +116,17 @@ class Stream:
         return address
 
     def upload(self, name: str, array: NDArray[Any]) -> int:
-        """Copy a contiguous array to the GPU; its address there. `array` must live until `wait`."""
+        """Copy a contiguous array to the GPU; return its address there. `array` must live until `wait`."""
         address = self.buffer(name, array.nbytes)
         self._copy(address, array.ctypes.data, array.nbytes, "cudaMemcpyHostToDevice")
         return address
 
     def download(self, name: str, array: NDArray[Any]) -> None:
-        """Copy a buffer into a contiguous array, which holds it after `wait`."""
+        """Copy a buffer into a contiguous array, which is complete after `wait`."""
         self._copy(array.ctypes.data, self._buffers[name][0], array.nbytes, "cudaMemcpyDeviceToHost")
 
     def wait(self) -> None:
-        """Until all that was asked of the stream is done."""
+        """Wait until all work of the stream is done."""
         ask(self._runtime.cudaStreamSynchronize(self.handle))
 
     def _copy(self, to: int, source: int, size: int, kind: str) -> None:

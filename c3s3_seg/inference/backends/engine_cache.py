@@ -1,8 +1,8 @@
-"""TensorRT engines: how they are built, and the folder on this machine that keeps them.
+"""Build TensorRT engines, and keep them in a folder on this machine.
 
-An engine is machine code for one GPU and one TensorRT, made from one graph. Loading one runs it, so an
-engine is never taken from a bundle or a download: it is signed with a key that never leaves the user's
-cache folder, and what was not signed here is built anew from the graph.
+An engine is machine code for one GPU and one TensorRT, built from one graph. Loading an engine runs it, so
+it is never taken from a bundle or a download: it is signed with a key that never leaves the user's cache
+folder, and an engine that was not signed on this machine is rebuilt from the graph.
 
 Not run on a GPU so far: type-checked against the bindings of TensorRT 11.4 and 10.16.
 """
@@ -28,21 +28,21 @@ from c3s3_seg.system.reading import read_regular
 LOG = logging.getLogger("c3s3_seg.tensorrt")
 INPUT = "scan"
 Shape = tuple[int, int, int]
-SMALLEST, LARGEST = 16, 192  # sides of a tile; larger ones need memory in proportion, asked for or not
+SMALLEST, LARGEST = 16, 192  # sides of a tile; a larger limit takes memory in proportion, used or not
 LARGEST_ENGINE = 2**33  # bytes
 SIGNATURE = 32  # bytes of an HMAC-SHA256
 
 
 @dataclass(frozen=True)
 class ShapeProfile:
-    """For which inputs an engine is made.
+    """The inputs that an engine is built for.
 
     Parameters
     ----------
     tile
-        The tile (x, y, z) that it is tuned for; any sides from 16, or its own, to 192 are taken.
+        The tile (x, y, z) that the engine is tuned for; sides from 16 to 192, or the tile's, are accepted.
     channels
-        Of the input.
+        Channels of the input.
     batch
         The most patches in one call.
     """
@@ -52,7 +52,7 @@ class ShapeProfile:
     batch: int = 1
 
     def shapes(self) -> tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]:
-        """Smallest, tuned and largest (N, C, x, y, z)."""
+        """Return the smallest, tuned and largest (N, C, x, y, z)."""
         least = (1, self.channels, *(min(SMALLEST, side) for side in self.tile))
         best = (self.batch, self.channels, *self.tile)
         most = (self.batch, self.channels, *(max(LARGEST, side) for side in self.tile))
@@ -61,12 +61,12 @@ class ShapeProfile:
 
 @dataclass(frozen=True)
 class CacheKey:
-    """What an engine fits: nothing else may run it.
+    """The properties that an engine fits: it may not run if any of them differs.
 
     Parameters
     ----------
     graph
-        sha256 of the ONNX graph it was made from, weights included.
+        sha256 of the ONNX graph that the engine was built from, weights included.
     gpu, capability
         The GPU's name and its compute capability.
     tensorrt
@@ -83,7 +83,7 @@ class CacheKey:
 
     @classmethod
     def here(cls, graph: bytes, profile: ShapeProfile) -> CacheKey:
-        """Of an engine that would be built now.
+        """Return the key of an engine that would be built now.
 
         Raises
         ------
@@ -95,18 +95,18 @@ class CacheKey:
         return cls(hashlib.sha256(graph).hexdigest(), found.name, found.capability, version, shapes)
 
     def misfit(self, here: CacheKey) -> str | None:
-        """What differs from `here`, in words; None where the engine fits."""
+        """Return the first difference from `here`, in words; None if the engine fits."""
         pairs = [(name, value, getattr(here, name)) for name, value in asdict(self).items()]
         return next((f"{name} was {was}, is {now}" for name, was, now in pairs if was != now), None)
 
 
 def library() -> Any:
-    """TensorRT.
+    """Return the module of TensorRT.
 
     Raises
     ------
     MissingError
-        If it is not installed, or its libraries do not load.
+        If TensorRT is not installed, or its libraries do not load.
     """
     try:
         import tensorrt
@@ -116,26 +116,26 @@ def library() -> Any:
 
 
 def build(graph: bytes, profile: ShapeProfile, timing: bytes = b"") -> tuple[bytes, bytes]:
-    """A serialized engine, and the timing cache that makes the next one faster.
+    """Return a serialized engine, and the timing cache that makes the next build faster.
 
-    Precision is the graph's own: TensorRT 11 knows no other way, and 10 is told so. TF32 is off, so that
-    single precision is single precision.
+    The precision is the graph's own: TensorRT 11 allows no other, and 10 is set to do the same. TF32 is off,
+    so that single precision keeps its full mantissa.
 
     Parameters
     ----------
     graph
         ONNX without external data.
     profile
-        For which inputs.
+        Inputs of the engine.
     timing
-        An earlier timing cache; one of another GPU or version is left out.
+        An earlier timing cache; a cache of another GPU or version is left out.
 
     Raises
     ------
-    MissingError
+    ImportError
         If TensorRT is missing.
     RefusedError
-        If TensorRT does not take the graph, with its reasons.
+        If TensorRT does not accept the graph, with its reasons, or the input sizes, or builds no engine.
     """
     import tensorrt as trt
 
@@ -168,7 +168,7 @@ class EngineCache:
     Parameters
     ----------
     folder
-        Where they lie; `default` is the user's cache folder.
+        Folder of the engines; `default` uses the user's cache folder.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -176,7 +176,7 @@ class EngineCache:
 
     @classmethod
     def default(cls) -> EngineCache:
-        """`$XDG_CACHE_HOME/c3s3-seg/tensorrt`, by default under `~/.cache`.
+        """Return the cache in `$XDG_CACHE_HOME/c3s3-seg/tensorrt`, by default under `~/.cache`.
 
         Raises
         ------
@@ -192,14 +192,14 @@ class EngineCache:
         return cls(base / "c3s3-seg" / "tensorrt")
 
     def engine(self, graph: bytes, profile: ShapeProfile) -> bytes:
-        """The engine for this graph, GPU and TensorRT; built, with a message, where there is none that fits.
+        """Return the engine for this graph, GPU and TensorRT; build it, with a message, if none fits.
 
         Raises
         ------
         MissingError, RefusedError
-            As `CacheKey.here` and `build` do.
+            Same as in `CacheKey.here` and `build`.
         InputError
-            If nothing can be written into the folder, or it cannot be locked.
+            If the folder cannot be written to or locked.
         """
         here = CacheKey.here(graph, profile)
         path = self.folder / f"{here.graph[:24]}-{profile.batch}.engine"
@@ -207,7 +207,7 @@ class EngineCache:
         if content is not None:
             return content
         make_folder(self.folder)
-        with hold(self.folder, wait=True):  # workers that begin together need one engine
+        with hold(self.folder, wait=True):  # workers that start together need only one engine
             content, why = self._open(path, here)
             if content is not None:
                 return content
@@ -223,7 +223,7 @@ class EngineCache:
         return engine
 
     def _open(self, path: Path, here: CacheKey) -> tuple[bytes | None, str]:
-        """The engine, or None and why not."""
+        """Return the engine, or None and the reason."""
         content, why = self._verified(path)
         if content is None:
             return None, why
@@ -235,7 +235,7 @@ class EngineCache:
         return (None, misfit) if misfit else (engine, "")
 
     def _verified(self, path: Path) -> tuple[bytes | None, str]:
-        """What was signed here, or None and why it is not to be trusted."""
+        """Return the content that was signed on this machine, or None and why a file is not trusted."""
         if not os.path.isfile(path):
             return None, "there is none yet"
         try:
@@ -251,18 +251,18 @@ class EngineCache:
         write_whole(path, _sign(self._key() or self._new_key(), content) + content)
 
     def _key(self) -> bytes | None:
-        """The secret of this folder, which only the user can read; None where there is none yet."""
+        """Return the secret key of this folder; None if there is no whole key that only the user can read."""
         try:
             key = read_regular(self.folder / "key", SIGNATURE, _check_private)
-        except InputError:  # whoever else knows or makes the key can sign engines
+        except InputError:  # another user who can read or write the key could sign engines
             return None
         return key if len(key) == SIGNATURE else None
 
     def _new_key(self) -> bytes:
-        """Make the secret, while the folder is held: nobody else makes one at the same time."""
+        """Create the secret key while the folder is locked, so that no other process creates one."""
         path, key = self.folder / "key", secrets.token_bytes(SIGNATURE)
         try:
-            path.unlink(missing_ok=True)  # a part of one, of a process that was killed
+            path.unlink(missing_ok=True)  # an incomplete key of a process that was killed
             handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
             with os.fdopen(handle, "wb") as file:
                 file.write(key)
@@ -272,7 +272,7 @@ class EngineCache:
 
 
 def _check_private(status: os.stat_result) -> None:
-    """Whether a file is this user's, and nobody else's. Windows has its rights elsewhere."""
+    """Raise if others than this user can access a file. Not on Windows, whose rights lie elsewhere."""
     if hasattr(os, "geteuid") and (status.st_uid != os.geteuid() or status.st_mode & 0o077):
         raise InputError("wanted a file that only this user can read and write")
 

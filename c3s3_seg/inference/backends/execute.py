@@ -1,4 +1,4 @@
-"""What the networks of all runtimes pass through: they are opened, they run, and their output is checked."""
+"""Open and run the networks of all runtimes, and check their output."""
 
 from __future__ import annotations
 
@@ -17,69 +17,69 @@ from c3s3_seg.system.hardware import is_memory_error, lacks_engine
 if TYPE_CHECKING:
     from torch import Tensor
 
-LONGEST_REASON = 300  # characters of what a runtime says that a message repeats
+LONGEST_REASON = 300  # most characters of a runtime's error that a message repeats
 
 
 class Backend(Protocol):
-    """A network that is ready to run. May say where and how it runs: `device`, `precision`, `notes`.
+    """A network that is ready to run. It may state where and how it runs: `device`, `precision`, `notes`.
 
-    One whose tiles have a largest size, which is never below that of training, says it: `largest_tile`.
-    One that takes tensors of torch is a `DeviceBackend` too.
+    A network with a largest tile, which is never smaller than in training, states it: `largest_tile`.
+    A network that takes torch tensors is a `DeviceBackend` too.
     """
 
     name: str
 
     def __call__(self, patches: FloatArray) -> FloatArray:
-        """(N, 1, X, Y, Z) float32, sides multiples of 16 -> logits (N, C, X, Y, Z) float32."""
+        """Map (N, 1, X, Y, Z), sides multiples of `Task.multiple`, to logits (N, C, X, Y, Z), in float32."""
         ...
 
 
 @runtime_checkable
 class DeviceBackend(Protocol):
-    """A network that takes tensors where it runs, at its `place` (`cpu`, `cuda:0`), and answers there."""
+    """A network that takes and returns tensors on the device where it runs, its `place` (`cpu`, `cuda:0`)."""
 
     name: str
     place: str
 
     def on_device(self, patches: Tensor) -> Tensor:
-        """(N, 1, X, Y, Z) float32 -> logits (N, C, X, Y, Z) float32, in memory of their own."""
+        """Map (N, 1, X, Y, Z) float32 to logits (N, C, X, Y, Z) float32, in their own memory."""
         ...
 
 
 @runtime_checkable
 class KeepingBackend(Protocol):
-    """A network that keeps memory of its device which it can do without: recorded work."""
+    """A network that keeps memory of its device which it can do without: recorded CUDA graphs."""
 
     name: str
 
     @property
     def kept_memory(self) -> int:
-        """Bytes that all networks of the process keep there, and nothing else may take."""
+        """Bytes that all networks of the process keep on the device, and nothing else may take."""
         ...
 
     def give_back(self) -> None:
-        """Keep nothing."""
+        """Release all of this memory."""
         ...
 
 
 def run(backend: Backend, patches: Array, classes: int) -> Array:
-    """Logits of a tile, proven to be such: every output of every network in every runtime passes here.
+    """Return the checked logits of a tile; every output of every network in every runtime passes here.
 
     Parameters
     ----------
     backend
         The network.
     patches
-        (N, 1, X, Y, Z) float32; of numpy, or a torch.Tensor for a network that takes it.
+        (N, 1, X, Y, Z) float32; in numpy, or a torch.Tensor for a network that takes it.
     classes
-        How many outputs the task has, background included.
+        Number of outputs of the task, background included.
 
     Raises
     ------
     InputError
         If the network fails, or its output is not (N, classes, X, Y, Z) finite numbers.
     MemoryLimitError
-        If memory was full, whatever the runtime calls it, or a GPU's library found no way to compute.
+        If memory was full, in any runtime's wording, or a GPU's library found no way to compute.
     """
     arrays = arrays_of(patches)
     tile = " x ".join(str(side) for side in patches.shape[2:])
@@ -106,7 +106,7 @@ def run(backend: Backend, patches: Array, classes: int) -> Array:
 
 
 def _failure(error: Exception, where: str) -> C3S3Error:
-    """What a runtime raised, as an error of ours; one that smaller tiles may mend is a `MemoryLimitError`."""
+    """Return a runtime's error as an error of this package: `MemoryLimitError` if smaller tiles may help."""
     todo = "Give --max-memory, so that tiles fit, or smaller tiles with --set tiling.overlap=0.25"
     if is_memory_error(error):
         return MemoryLimitError(f"memory was full with {where}", todo=todo)
@@ -117,19 +117,19 @@ def _failure(error: Exception, where: str) -> C3S3Error:
 
 
 def _reason(error: Exception) -> str:
-    """What a runtime says, without the places in its source and in one line."""
+    """Return the message of a runtime's error in one line, cut after `LONGEST_REASON` characters."""
     text = " ".join(str(error).split()).rstrip(".") or type(error).__name__
     return text if len(text) <= LONGEST_REASON else f"{text[:LONGEST_REASON]}..."
 
 
 @contextmanager
 def opening(graph: Path, name: str) -> Iterator[None]:
-    """What a runtime says of a graph that it does not take, as an error of ours.
+    """Turn a runtime's error about a graph that it does not accept into an error of this package.
 
     Raises
     ------
-    InputError
-        In place of whatever the runtime raises.
+    InputError, MemoryLimitError
+        Instead of any error of the runtime; the second if memory is full.
     """
     try:
         yield

@@ -1,11 +1,11 @@
-"""An ONNX graph as bytes that need no other file: its weights put in from the network's own weights file.
+"""Read an ONNX graph as bytes that need no other file, with the weights of the network's own weights file.
 
 ONNX lets any tensor, in whatever subgraph, function or attribute, lie in another file. A runtime that is
 given a path follows such references wherever they point, so a graph could run on numbers that no hash
 covers. Here a file is read once, the references are followed to whole tensors of one file only, and runtimes
 get bytes.
 
-The wire format of protocol buffers is walked by hand: the package `onnx` is no dependency of inference.
+This module parses protocol buffers itself, because the package `onnx` is no dependency of inference.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ from c3s3_seg.models import BACKBONES
 from c3s3_seg.system.names import printable
 from c3s3_seg.system.reading import parse_json, read_known
 
-LARGEST = 2**31 - 1  # bytes: protocol buffers take no more
-DEEPEST = 100  # messages within messages: what protocol buffers take by default
-LARGEST_TAG = 2**32 - 1  # of a larger one readers drop the upper bits, and see another field than is written
+LARGEST = 2**31 - 1  # bytes; the limit of protocol buffers
+DEEPEST = 100  # messages within messages; the default limit of protocol buffers
+LARGEST_TAG = 2**32 - 1  # readers drop the upper bits of a larger tag, and so see another field
 VARINT, FIXED64, BYTES, FIXED32 = 0, 1, 2, 5
 # Message -> its fields that hold messages in which there may be a tensor (onnx.proto3).
 INNER = {
@@ -36,29 +36,29 @@ INNER = {
     "tensor": {13: "entry"},
     "entry": {},
 }
-RAW_DATA, EXTERNAL_DATA, DATA_LOCATION = 9, 13, 14  # of a tensor
+RAW_DATA, EXTERNAL_DATA, DATA_LOCATION = 9, 13, 14  # fields of a tensor
 EXTERNAL = 1
 Parts = list[bytes | memoryview]
-LONGEST_HEADER = 1 << 24  # bytes of a safetensors file before its numbers; ours have some 40,000
+LONGEST_HEADER = 1 << 24  # bytes of a safetensors file before its numbers; shipped files have some 40,000
 
 
 def read_graph(path: Path, hashes: Mapping[str, str] | None = None) -> bytes:
-    """A graph with its weights inside: `model.onnx` may take them from `model.safetensors`, no other file.
+    """Return a graph with its weights inside: `model.onnx` may only take them from `model.safetensors`.
 
     Parameters
     ----------
     path
-        Of the graph.
+        Path of the graph.
     hashes
-        File name -> sha256 of both files, as the bundle has compared them; None takes them as they are.
+        File name -> sha256 of both files, as the bundle has compared them; None: both are read unchecked.
 
     Raises
     ------
     InputError
-        If it is no ONNX graph, refers to another file or past the end of that one, or either has changed.
+        If it is no ONNX graph, refers to another file or past the end of that file, or a file has changed.
     """
     content = read_known(path, hashes, LARGEST)
-    # Every writer begins with the version of the format; no format with references of its own does.
+    # Every ONNX writer begins with the format version; no other format that can refer to files does.
     if content[:1] != bytes([1 << 3 | VARINT]):
         raise InputError("is not an ONNX graph", where=path)
     try:
@@ -69,15 +69,15 @@ def read_graph(path: Path, hashes: Mapping[str, str] | None = None) -> bytes:
 
 
 def check_network(weights: Path, network: Network) -> None:
-    """Whether a network's weights are of the architecture and the filters that the manifest says.
+    """Check that a network's weights have the architecture and the filters that the manifest states.
 
-    torch finds out by itself; a graph runs whatever the manifest says. Weights that are no safetensors file,
-    or have other names, belong to a graph that is not ours, and are not looked at.
+    torch checks this itself; a graph runs whatever the manifest states. Weights that are no safetensors file,
+    or have other names, belong to a graph of another program, and are not inspected.
 
     Raises
     ------
     InputError
-        If they are those of another network.
+        If the weights are those of another network.
     """
     with weights.open("rb") as file:
         stored = stored_tensors(file.read(LONGEST_HEADER))
@@ -91,7 +91,7 @@ def check_network(weights: Path, network: Network) -> None:
 
 
 def stored_tensors(content: bytes | memoryview) -> dict[str, tuple[list[int], int, int]]:
-    """Name -> shape, first byte, number of bytes of each tensor in a safetensors file; {} if it is none."""
+    """Return name -> shape, first byte, number of bytes of each tensor of a safetensors file; {} if none."""
     size = int.from_bytes(content[:8], "little")
     if not 2 <= size <= min(LONGEST_HEADER, len(content)) - 8:
         return {}
@@ -107,12 +107,12 @@ def stored_tensors(content: bytes | memoryview) -> dict[str, tuple[list[int], in
 
 
 class _BrokenError(Exception):
-    """What is wrong with the bytes."""
+    """An error in the bytes of a graph."""
 
 
 @dataclass
 class _Graph:
-    """A walk through one graph."""
+    """A pass through one graph, which puts the weights in."""
 
     weights: Path
     hashes: Mapping[str, str] | None
@@ -121,7 +121,7 @@ class _Graph:
     put_in: int = 0
 
     def inlined(self, message: memoryview, kind: str, depth: int = 0) -> Parts:
-        """The message without a reference to a file; in parts, so that weights are copied once."""
+        """Return the message without a reference to a file; in parts, so that weights are copied once."""
         if depth > DEEPEST:
             raise _BrokenError("it is nested too deep")
         if kind == "tensor":
@@ -155,7 +155,7 @@ class _Graph:
         return parts
 
     def _weights(self, found: _External) -> memoryview:
-        """What a tensor refers to."""
+        """Return the bytes that a tensor refers to."""
         place = found.entries.get("location", "")
         if found.location != EXTERNAL or place != self.weights.name:
             named = f"the file '{printable(place)}'" if place else "a file that it does not name"
@@ -171,7 +171,7 @@ class _Graph:
             raise _BrokenError("the place of a tensor is not a number") from None
         if not 0 <= begin <= begin + length <= size:
             raise _BrokenError(f"it takes bytes {begin} to {begin + length} of {size} in '{place}'")
-        if self.tensors and (begin, length) not in self.tensors:  # a graph of another network
+        if self.tensors and (begin, length) not in self.tensors:  # the graph of another network
             raise _BrokenError(
                 f"it takes bytes {begin} to {begin + length} of '{place}', which are no tensor"
             )
@@ -183,13 +183,13 @@ class _Graph:
 
 @dataclass
 class _External:
-    """What a tensor says of the place of its numbers."""
+    """The reference of a tensor to the file and place of its numbers."""
 
     location: int = 0
     entries: dict[str, str] = field(default_factory=dict)
 
     def add(self, entry: memoryview) -> None:
-        """Take one key and its value; of two that are the same a reader may take either."""
+        """Add a key and its value; raise if the key is there, because readers may take either value."""
         texts = {}
         for number, wire, _, value in _fields(entry):
             _expect(wire, BYTES)
@@ -201,7 +201,7 @@ class _External:
 
 
 def _fields(message: memoryview) -> Iterator[tuple[int, int, memoryview, memoryview]]:
-    """Number, wire type, all bytes and the value's bytes of each field in turn."""
+    """Yield the number, wire type, all bytes and the value's bytes of each field in turn."""
     at = 0
     while at < len(message):
         start = at
@@ -226,13 +226,13 @@ def _fields(message: memoryview) -> Iterator[tuple[int, int, memoryview, memoryv
 
 
 def _expect(wire: int, wanted: int) -> None:
-    """A reader skips a field of another wire type, so it would not see what is here."""
+    """Raise if the wire type is not `wanted`: a reader would skip the field and not see its content."""
     if wire != wanted:
         raise _BrokenError("its structure is broken")
 
 
 def _number(message: memoryview, at: int = 0) -> tuple[int, int]:
-    """A whole number of variable length, and the place behind it."""
+    """Return a whole number of variable length, and the position after it."""
     value = shift = 0
     while at < len(message) and shift < 70:
         byte = message[at]

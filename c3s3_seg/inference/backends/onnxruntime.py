@@ -1,7 +1,7 @@
 """ONNX Runtime as a backend, on the CPU or on CUDA.
 
-On CUDA not run so far: no GPU was at hand. The options are those that the GPU build of 1.31 holds, and
-memory is bound by the same calls on the CPU in the tests.
+Not run on CUDA so far, because no GPU was at hand. The options are those of the GPU build of 1.31, and the
+tests bind memory with the same calls on the CPU.
 """
 
 from __future__ import annotations
@@ -36,11 +36,11 @@ if TYPE_CHECKING:
 INPUT, OUTPUT = "scan", "logits"
 CUDA, CPU = "CUDAExecutionProvider", "CPUExecutionProvider"
 CUDA_OPTIONS = {
-    "use_tf32": "0",  # its default; single precision would have ten bits of mantissa
+    "use_tf32": "0",  # on by default; single precision would have ten bits of mantissa
     "enable_cuda_graph": "0",  # a graph fits one shape and fixed addresses, and tiles vary
-    # The default tries every algorithm whenever a shape is new, and takes another one when timing varies.
+    # The default tries every algorithm whenever a shape is new, and its choice varies with the timing.
     "cudnn_conv_algo_search": "HEURISTIC",
-    # The default asks for powers of two, of which up to half stays unused; torch needs memory beside it.
+    # The default allocates powers of two, of which up to half stays unused; torch needs memory too.
     "arena_extend_strategy": "kSameAsRequested",
 }
 
@@ -48,14 +48,14 @@ CUDA_OPTIONS = {
 class OnnxBackend:
     """ONNX Runtime: CUDA where its GPU build finds a GPU, otherwise the CPU.
 
-    On CUDA, input and output lie in memory of the GPU that is used again while tiles have one shape.
+    On CUDA, input and output lie in memory of the GPU that is reused while tiles have one shape.
 
     Raises
     ------
     MissingError
-        If CUDA was asked for and the session does not run there, or the graph's precision is another.
+        If CUDA was requested and the session does not run there, or the precision is not the graph's.
     InputError
-        If the graph cannot be opened, or takes weights from a file that is not its own.
+        If the graph cannot be opened, or takes weights from a file other than its own.
     """
 
     name = "onnx"
@@ -104,7 +104,7 @@ class OnnxBackend:
         with self._alone:
             binding = self._session.io_binding()
             if self._output is None or tuple(self._given.shape()) != patches.shape:
-                self._given = self._output = None  # given back before more is asked for
+                self._given = self._output = None  # released before more is allocated
                 shape = list(patches.shape)
                 self._given = self._value.ortvalue_from_shape_and_type(shape, np.float32, place, self._index)
                 binding.bind_output(OUTPUT, place, self._index)
@@ -119,9 +119,9 @@ class OnnxBackend:
     def on_device(self, patches: Tensor) -> Tensor:
         """See `DeviceBackend`: the session reads torch's memory and writes into it.
 
-        ONNX Runtime has a stream of its own: it waits for what torch has still to do on the patches, and has
-        finished when it comes back. Where memory is full, torch gives back what it does not use, and the
-        session runs once more.
+        ONNX Runtime has its own stream: it starts after torch's pending work on the patches is done, and has
+        finished when this function returns. If memory is full, torch releases the memory that it does not
+        use, and the session runs once more.
         """
         import torch
 
@@ -139,7 +139,7 @@ class OnnxBackend:
         except Exception as error:
             if not is_memory_error(error):
                 raise
-        torch.cuda.empty_cache()  # what torch holds unused; does nothing where CUDA was never used
+        torch.cuda.empty_cache()  # torch's unused memory; does nothing if CUDA was never used
         self._run_on(given, logits)
         return logits
 
@@ -164,12 +164,12 @@ def _check_names(session: Any, graph: Path) -> None:
 
 
 def _open(onnxruntime: Any, graph: bytes, threads: int | None, device: str) -> tuple[Any, str | None]:
-    """A session, and why it does not run on CUDA where that was tried.
+    """Return a session, and why it does not run on CUDA if that was tried.
 
-    ONNX Runtime's own fall to the CPU is off: it prints to stdout, and may come in the midst of a scan.
+    ONNX Runtime's own fallback to the CPU is off: it prints to stdout, and may occur in the middle of a scan.
     """
     options = onnxruntime.SessionOptions()
-    options.log_severity_level = 4  # what fails is an exception, and one line of ours
+    options.log_severity_level = 4  # a failure is an exception, reported in one line
     if threads is not None:
         options.intra_op_num_threads = threads
     start = partial(onnxruntime.InferenceSession, graph, options, enable_fallback=0)
@@ -178,10 +178,10 @@ def _open(onnxruntime: Any, graph: bytes, threads: int | None, device: str) -> t
     message = _preload(onnxruntime)
     try:
         session = start(providers=[(CUDA, {**CUDA_OPTIONS, "device_id": str(cuda_index(device))}), CPU])
-    except Exception as error:  # those of ONNX Runtime are no RuntimeErrors
+    except Exception as error:  # errors of ONNX Runtime are no RuntimeErrors
         return start(providers=[CPU]), _one_line(str(error))
-    session.disable_fallback()  # before 1.23 the argument is not heard
-    # What is available and what runs differ: only the session knows.
+    session.disable_fallback()  # before 1.23 the argument has no effect
+    # The available and the running providers may differ: only the session knows.
     runs = session.get_providers()[0] == CUDA
     return session, None if runs else message or "it needs the CUDA and cuDNN libraries of its release"
 
@@ -191,7 +191,7 @@ def _one_line(text: str) -> str:
 
 
 def _preload(onnxruntime: Any) -> str:
-    """Load CUDA and cuDNN from where pip put them; what it says of those that are missing."""
+    """Load CUDA and cuDNN from where pip put them; return the message about missing libraries."""
     load = getattr(onnxruntime, "preload_dlls", None)  # since 1.21
     message = io.StringIO()
     with contextlib.redirect_stdout(message):

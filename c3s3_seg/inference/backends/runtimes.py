@@ -1,7 +1,7 @@
-"""Runtimes. Each takes patches and gives logits; none imports another's library.
+"""The runtimes OpenVINO and torch. Each takes patches and returns logits; none imports another's library.
 
 Only one runtime is loaded in a process: torch and OpenVINO slow each other two- to threefold.
-What was asked for and cannot be had is an error that says why; only `auto` may choose.
+A request that cannot be met raises an error with the reason; only `auto` may choose.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
 
-# Shapes that OpenVINO keeps compiled. Each holds its weights and maps (some 0.15 GB for a whole atrium) and
+# Number of shapes that OpenVINO keeps compiled. Each holds weights and maps (0.15 GB for a whole atrium) and
 # saves 0.3 s. The last 20 unlabelled atria have 4 shapes, and each is compiled once.
 COMPILED = 3
 
@@ -41,9 +41,9 @@ class OpenVinoBackend:
     Raises
     ------
     MissingError
-        If the device is CUDA, or the CPU does not compute in the precision asked for.
+        If the device is CUDA, or the CPU does not compute in the requested precision.
     InputError
-        If the graph cannot be opened, or takes weights from a file that is not its own.
+        If the graph cannot be opened, or takes weights from a file other than its own.
     """
 
     name = "openvino"
@@ -63,14 +63,14 @@ class OpenVinoBackend:
         self.device, self.precision = "cpu", "float32" if precision == "auto" else precision
         hint = {"float32": "f32", "float16": "f16", "bfloat16": "bf16"}[self.precision]
         _check_openvino_precision(self._core, self.precision)
-        # On CPUs with bfloat16 units OpenVINO would compute in bfloat16 unless told.
+        # On CPUs with bfloat16 units OpenVINO would compute in bfloat16 by default.
         self._config: dict[str, Any] = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": hint}
-        # Pinned, the only thread of every process would sit on the same processor.
+        # With pinning, the single threads of all processes would share one processor.
         self._config["ENABLE_CPU_PINNING"] = False
         if threads is not None:
             self._config["INFERENCE_NUM_THREADS"] = threads
         with opening(graph, self.name):
-            # As bytes: OpenVINO would follow the references of a path to other files.
+            # Bytes, because OpenVINO would follow the references to other files if given a path.
             model = graph if graph.suffix == ".xml" else read_graph(graph, hashes)
             self._model = self._core.read_model(model)
             if len(self._model.inputs) != 1 or len(self._model.outputs) != 1:
@@ -82,9 +82,9 @@ class OpenVinoBackend:
         self._alone = threading.Lock()  # a compiled model answers one caller at a time
 
     def _check_precision(self) -> None:
-        """Compile a small tile in a half precision: what OpenVINO lists may lack a part of the network.
+        """Compile a small tile in half precision: OpenVINO may list it, but not support the whole network.
 
-        Under a limit of the instruction set (ONEDNN_MAX_CPU_ISA) it lists bfloat16, and fails at the scan.
+        With a limited instruction set (ONEDNN_MAX_CPU_ISA) it lists bfloat16, and fails at the scan.
         """
         if self.precision == "float32":
             return
@@ -103,12 +103,12 @@ class OpenVinoBackend:
             return np.asarray(self._for(patches.shape)(patches)[0])
 
     def compile_for(self, shape: tuple[int, ...]) -> None:
-        """Compile for patches of this shape (N, C, X, Y, Z) before the first of them comes."""
+        """Compile for patches of this shape (N, C, X, Y, Z) before the first patches arrive."""
         with self._alone:
             self._for(shape)
 
     def _for(self, shape: tuple[int, ...]) -> Any:
-        """The network for one shape: that runs faster than a dynamic one. The last few are kept."""
+        """Return the network for one shape, which is faster than a dynamic one. The last few are kept."""
         compiled = self._compiled.pop(shape, None)
         if compiled is None:
             for oldest in list(self._compiled)[: max(0, len(self._compiled) + 1 - self.keep)]:
@@ -129,17 +129,17 @@ def _check_openvino_precision(core: Any, precision: str) -> None:
 
 @dataclass(frozen=True)
 class TorchOptions:
-    """How torch runs a network; neither changes what it computes by more than rounding.
+    """Options for running a network in torch, which change its output by no more than rounding.
 
     Parameters
     ----------
     channels_last
         Whether the channels of a voxel lie together in memory, which torch's convolutions prefer.
     cuda_graphs
-        Whether what a GPU is told for a shape of patches is recorded, see `CudaGraphs`. Not for a network
-        that is in training, whose maps it would keep in memory.
+        Whether the work of a GPU for a shape of patches is recorded, see `CudaGraphs`. Not for a network
+        in training, whose maps the recording would keep in memory.
     recordings
-        Shared with other networks on the GPU; None: with none.
+        Recordings shared with other networks on the GPU; None: not shared.
     """
 
     channels_last: bool = True
@@ -148,18 +148,18 @@ class TorchOptions:
 
 
 class TorchBackend:
-    """torch: what training validates with, and the reference of every export.
+    """torch: the runtime of validation in training, and the reference of every export.
 
     Parameters
     ----------
     net
-        On the device that it is to run on.
+        Network, on the device where it is to run.
     threads
-        On the CPU.
+        Number of threads on the CPU.
     precision
         `float32`, or one of the two half precisions, in which convolutions are then computed.
     options
-        How it runs.
+        Options of torch; None: the defaults.
     """
 
     name = "torch"
@@ -205,7 +205,7 @@ class TorchBackend:
 
     @property
     def kept_memory(self) -> int:
-        """See `KeepingBackend`: of CUDA graphs, whose memory torch counts as unused."""
+        """See `KeepingBackend`: memory of CUDA graphs, which torch counts as unused."""
         return self._graphs.recordings.memory(self._device) if self._graphs is not None else 0
 
     def give_back(self) -> None:
@@ -223,7 +223,7 @@ class TorchBackend:
 
 
 def load_torch(bundle: ModelBundle, network: Network) -> nn.Module:
-    """Build a backbone in torch and fill in the bundle's weights, in single precision."""
+    """Build a backbone in torch and load the bundle's weights, in single precision."""
     import torch
 
     from c3s3_seg.models import build
@@ -231,7 +231,7 @@ def load_torch(bundle: ModelBundle, network: Network) -> nn.Module:
 
     path, classes = bundle.folder / network.weights, bundle.task.classes
     content = read_known(path, bundle.manifest.files, LARGEST)
-    with torch.device("meta"):  # a manifest may ask for more filters than any memory holds
+    with torch.device("meta"):  # a manifest may state more filters than any memory holds
         net = build(
             network.architecture,
             channels=network.channels,
@@ -241,7 +241,7 @@ def load_torch(bundle: ModelBundle, network: Network) -> nn.Module:
         )
     try:
         net.load_state_dict(from_bytes(content, path), assign=True)
-    except RuntimeError as error:  # a key too many or too few, or another shape
+    except RuntimeError as error:  # extra or missing keys, or another shape
         what = f"these are not the weights of a {network.architecture} with {network.filters} filters"
         raise InputError(what, where=path) from error
     net.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
@@ -256,14 +256,14 @@ def open_torch(
     precision: Precision = "auto",
     options: TorchOptions | None = None,
 ) -> TorchBackend:
-    """A bundle's network in torch, made fast: pages kept, batch norm folded, on CUDA in half precision.
+    """Open a bundle's network in torch, made fast: pages kept, batch norm folded, half precision on CUDA.
 
-    Without options it also records CUDA graphs.
+    Without options, CUDA graphs are recorded too.
 
     Raises
     ------
     MissingError
-        If CUDA was asked for and torch does not have it.
+        If CUDA was requested and torch does not have it.
     """
     import torch
 
@@ -284,7 +284,7 @@ def open_torch(
     net = fold_batch_norm(load_torch(bundle, network)).to(place)
     if not options.channels_last:
         net.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
-    if place != "cpu" and precision != "float32":  # on the CPU some small maps are left in float32
+    if place != "cpu" and precision != "float32":  # on the CPU some small maps stay in float32
         round_convolutions(net, getattr(torch, precision))
     backend = TorchBackend(net, threads, precision, options)
     if place != "cpu" and precision != "float32" and not options.channels_last:
@@ -293,14 +293,14 @@ def open_torch(
 
 
 def forbid_tf32() -> None:
-    """What is called float32 on a GPU is float32: left alone, cuDNN rounds to TF32, ten bits of mantissa."""
+    """Keep float32 on a GPU exact: by default cuDNN rounds it to TF32, with ten bits of mantissa."""
     import torch
 
     torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
 
 
 def round_convolutions(net: nn.Module, kind: Any) -> None:
-    """Keep the weights of convolutions as autocast rounds them, in place: else it does so for every tile."""
+    """Round the weights of convolutions to `kind`, in place; else autocast does so for every tile."""
     from torch import nn
 
     for module in net.modules():
@@ -309,9 +309,9 @@ def round_convolutions(net: nn.Module, kind: Any) -> None:
 
 
 def fold_batch_norm(net: nn.Module) -> nn.Module:
-    """Put every batch norm into the convolution before it, in place: in inference it is a constant scale.
+    """Fold every batch norm into the convolution before it, in place: in inference it is a constant scale.
 
-    The backbones register each batch norm right after its convolution, so the order of registration tells.
+    The pairs follow from the order of registration: in the backbones each batch norm follows its convolution.
     """
     from torch import nn
     from torch.nn.utils.fusion import fuse_conv_bn_eval

@@ -1,4 +1,4 @@
-"""Which runtime: the one asked for, or the best that is installed, works and finds its file."""
+"""Select the runtime: the requested one, or the best that is installed, works and finds its file."""
 
 from __future__ import annotations
 
@@ -26,27 +26,27 @@ PACKAGES: dict[str, tuple[str, str]] = {
 
 @dataclass(frozen=True)
 class BackendRequest:
-    """What was asked for.
+    """A request for a runtime and the way it runs.
 
     Parameters
     ----------
     runtime
-        `auto` takes the best that can be had; any other is taken or refused.
+        `auto` selects the best available runtime; any other is used, or an error is raised.
     device
-        `auto`, `cpu`, `cuda`, or `cuda:1` for the second GPU; likewise.
+        `auto`, `cpu`, `cuda`, or `cuda:1` for the second GPU; `auto` as for the runtime.
     precision
-        Likewise.
+        Precision of the network; `auto` leaves it to the runtime.
     threads
-        On the CPU; None leaves it to the runtime.
+        Threads on the CPU; None leaves them to the runtime.
     channels_last
         Whether torch keeps the channels of a voxel together in memory, which its convolutions prefer.
     cuda_graphs
-        Whether torch on CUDA records what it starts on the GPU for a shape of tiles, and plays it again.
+        Whether torch on CUDA records its work on the GPU for a shape of tiles, and replays it.
 
     Raises
     ------
     InputError
-        If there is no such runtime, device or precision, or no such number of threads.
+        If there is no such runtime, device or precision, or the number of threads is below 1.
     """
 
     runtime: BackendName = "auto"
@@ -70,24 +70,24 @@ def open_backend(
     request: BackendRequest | None = None,
     recordings: Recordings | None = None,
 ) -> Backend:
-    """Load one network into the runtime that was asked for, or the best that can be had.
+    """Load one network into the requested runtime, or into the best that is available.
 
     Parameters
     ----------
     bundle, network
-        Which.
+        Bundle, and its network to load.
     request
-        What was asked for.
+        The request; None: all defaults.
     recordings
-        Of CUDA graphs, shared with the networks that are opened with this one; None: with none.
+        CUDA graphs, shared with the networks that are opened with this one; None: not shared.
 
     Raises
     ------
     MissingError
         If the runtime is not installed, or does not have the device or the precision. There is no
-        silent fall to another one.
+        silent fallback to another runtime.
     InputError
-        If the bundle holds no graph for it.
+        If the bundle holds no graph for the runtime.
     """
     request = request or BackendRequest()
     _check_index(request.device)
@@ -107,9 +107,9 @@ def open_backend(
 
 
 def candidates(bundle: ModelBundle, network: Network, device: str) -> Iterator[tuple[CpuRuntime, str]]:
-    """Runtimes that are installed and find their file in the bundle, the best first, and where to run.
+    """Yield the installed runtimes that find their file in the bundle, the best first, and the device.
 
-    On a machine with a GPU those that may use it come first.
+    On a machine with a GPU, runtimes that may use it come first.
     """
     order: list[tuple[CpuRuntime, str]] = []
     gpu = device if is_cuda(device) else "cuda"
@@ -125,7 +125,7 @@ def candidates(bundle: ModelBundle, network: Network, device: str) -> Iterator[t
 
 
 def describe(backend: Backend) -> dict[str, str]:
-    """Where and how a backend runs, for the JSON of a case."""
+    """Return where and how a backend runs, for the JSON of a case."""
     return {
         "backend": backend.name,
         "device": getattr(backend, "device", "cpu"),
@@ -134,12 +134,12 @@ def describe(backend: Backend) -> dict[str, str]:
 
 
 def notes(backend: Backend) -> tuple[str, ...]:
-    """What the reader of a result should know of the runtime."""
+    """Return the notes on the runtime for the reader of a result."""
     return tuple(getattr(backend, "notes", ()))
 
 
 def _check_index(device: str) -> None:
-    """Whether the GPU is there. Without any GPU the runtimes say what is missing."""
+    """Raise if the GPU of this index is missing. Without any GPU, the runtimes report what is missing."""
     count = cuda_devices() if ":" in device else 0
     if count and cuda_index(device) >= count:
         there = "cuda:0" if count == 1 else f"cuda:0 to cuda:{count - 1}"

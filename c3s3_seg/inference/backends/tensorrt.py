@@ -1,4 +1,4 @@
-"""TensorRT as a backend: engines of `engine_cache.py`, run through torch-free CUDA buffers.
+"""TensorRT as a backend: engines of `engine_cache.py`, run with CUDA buffers that need no torch.
 
 Not run on a GPU so far: see `tests/gpu`.
 """
@@ -27,16 +27,16 @@ class TensorRtBackend:
     Parameters
     ----------
     engine
-        Serialized. It is machine code: only what was built here may be given.
+        Serialized engine. It is machine code: only an engine built on this machine may be given.
     index
-        Which GPU.
+        Index of the GPU.
 
     Raises
     ------
     MissingError
         If TensorRT or a GPU is missing.
     RefusedError
-        If TensorRT does not take the engine.
+        If TensorRT refuses the engine, it does not fit into memory, or it has other inputs or outputs.
     """
 
     name, device = "tensorrt", "cuda"
@@ -65,7 +65,7 @@ class TensorRtBackend:
 
     @classmethod
     def of_bundle(cls, bundle: ModelBundle, network: Network, index: int = 0) -> TensorRtBackend:
-        """The network of a bundle, its engine taken from the user's engine cache or built now.
+        """Open a network of a bundle, with its engine from the user's engine cache or built now.
 
         Raises
         ------
@@ -83,7 +83,7 @@ class TensorRtBackend:
 
     @property
     def largest_tile(self) -> Shape:
-        """The largest sides (x, y, z) of a tile that the engine was made for."""
+        """The largest sides (x, y, z) of a tile that the engine was built for."""
         _, _, most = self._engine.get_tensor_profile_shape(INPUT, 0)
         x, y, z = _sizes(most)[2:]
         return x, y, z
@@ -94,12 +94,12 @@ class TensorRtBackend:
         Raises
         ------
         InputError
-            If the tiles are larger than the engine was made for.
+            If the tiles are smaller or larger than the engine was built for.
         MemoryLimitError
-            If the GPU has no room for a tile and what comes of it.
+            If the GPU has no memory for a tile and its output.
         """
         with self._alone:
-            use_gpu(self._index)  # CUDA keeps it for each thread
+            use_gpu(self._index)  # CUDA keeps this choice for each thread
             return self._run(np.ascontiguousarray(patches, dtype=np.float32))
 
     def _run(self, given: FloatArray) -> FloatArray:
@@ -120,21 +120,21 @@ class TensorRtBackend:
 
 
 def _sizes(dims: Any) -> tuple[int, ...]:
-    """TensorRT's sizes, which can be indexed but are no sequence."""
+    """Return TensorRT's sizes, which can be indexed but are no sequence, as a tuple."""
     return tuple(int(dims[n]) for n in range(len(dims)))
 
 
 def widened(path: Path, hashes: Mapping[str, str] | None = None) -> bytes:
-    """A bundle's graph with its weights inside, in single precision. `hashes` are those of `read_graph`.
+    """Return a bundle's graph with its weights inside, in single precision. For `hashes` see `read_graph`.
 
-    TensorRT takes 8-bit weights only together with 8-bit activations, so casts and scales are done here.
+    TensorRT accepts 8-bit weights only with 8-bit activations, so casts and scales are done here.
 
     Raises
     ------
     MissingError
         If onnx is not installed.
     InputError
-        If it is no ONNX graph, or takes weights from a file that is not its own.
+        If it is no ONNX graph, takes weights from a file other than its own, or has no float32 output.
     """
     try:
         import onnx
@@ -144,7 +144,7 @@ def widened(path: Path, hashes: Mapping[str, str] | None = None) -> bytes:
         ) from None
     with opening(path, "onnx"):
         model = onnx.load_from_string(read_graph(path, hashes))
-        for value in model.graph.output:  # its bytes are taken for single precision
+        for value in model.graph.output:  # its bytes are read as single precision
             kind = onnx.TensorProto.DataType.Name(value.type.tensor_type.elem_type)
             if kind != "FLOAT":
                 raise InputError(f"its output is {kind}, wanted FLOAT", where=path)
@@ -169,18 +169,18 @@ def _widened(onnx: Any, model: Any) -> bytes:
 
 
 def _widens(onnx: Any, node: Any, values: list[Any]) -> bool:
-    """Whether a node does what `_wide` does; any other one is left to TensorRT, which takes or refuses it."""
+    """Return whether `_wide` can replace a node; other nodes are left to TensorRT, which may refuse them."""
     settings = {item.name: onnx.helper.get_attribute_value(item) for item in node.attribute}
     if node.op_type == "Cast":
         return bool(settings == {"to": onnx.TensorProto.FLOAT})
-    if node.op_type != "DequantizeLinear" or len(values) != 2:  # a third one is the zero points
+    if node.op_type != "DequantizeLinear" or len(values) != 2:  # a third value would be the zero points
         return False
     kernel, scales = values
     return bool(settings == {"axis": 0} and scales.shape == kernel.shape[:1])
 
 
 def _wide(values: list[Any]) -> FloatArray:
-    """A kernel in half precision, or in 8 bits with a scale for each slice of its first axis."""
+    """Return as float32 a half-precision kernel, or 8 bits with a scale per slice of the first axis."""
     kernel = values[0].astype(np.float32)
     if len(values) == 1:
         return np.asarray(kernel)

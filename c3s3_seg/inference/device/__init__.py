@@ -1,1 +1,1 @@
-"""Inference whose arrays stay where the network runs: torch tensors on a GPU, or in tests on the CPU."""
+"""Inference whose arrays stay on the network's device: torch tensors on a GPU or, in tests, on the CPU."""

@@ -1,7 +1,7 @@
 """`ArrayOperations` in torch, on a GPU or on the CPU.
 
-On a GPU not run so far. Written so that no operation waits for the GPU but those that give a number or an
-array to the host, and the upload of a scan, which the driver copies out of ordinary memory in pieces.
+Not run on a GPU so far. No operation waits for the GPU, except those that return a number or an array to the
+host, and the upload of a scan, which the driver copies from ordinary (pageable) memory in pieces.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ if TYPE_CHECKING:
     from torch import Tensor, device
 
 HOST_BLOCK, GPU_BLOCK = 2_000_000, 32_000_000  # voxels; on a GPU few large kernels beat many small ones
-BLOCK_BYTES = 256  # of free memory for each voxel of a block
-# What torch computes with; other numbers become float32, which is where they end, before they are copied.
+BLOCK_BYTES = 256  # bytes of free memory for each voxel of a block
+# Types that torch computes with; others become float32, their type in the end, before they are copied.
 KNOWN = {"b1", "i1", "i2", "i4", "i8", "u1", "f2", "f4", "f8"}
 
 
 @dataclass(frozen=True)
 class TorchArrays:
-    """Tensors on one device."""
+    """Array operations on tensors of one device."""
 
     device: device
 
@@ -41,7 +41,7 @@ class TorchArrays:
 
     @property
     def block(self) -> int:
-        """See `ArrayOperations`: some 20 bytes for each voxel, of which a GPU has to have many left."""
+        """See `ArrayOperations`. A voxel takes some 20 bytes; a GPU must have `BLOCK_BYTES` free for it."""
         if not self.own_memory:
             return HOST_BLOCK
         return min(GPU_BLOCK, max(HOST_BLOCK, (self.free() or 0) // BLOCK_BYTES))
@@ -53,9 +53,9 @@ class TorchArrays:
         return torch
 
     def free(self, processes: int = 1) -> int | None:
-        """See `ArrayOperations`: what the driver has left, and what torch holds without using it.
+        """See `ArrayOperations`: the driver's free memory, and the memory that torch holds unused.
 
-        What CUDA graphs keep of that is for whoever knows of graphs to subtract: `Recordings.memory`.
+        The part that CUDA graphs keep, `Recordings.memory`, is to be subtracted by callers that use graphs.
         """
         if not self.own_memory:
             free = available_memory()
@@ -66,15 +66,15 @@ class TorchArrays:
         return int(left // processes + held)
 
     def of(self, array: NDArray[Any]) -> Tensor:
-        """See `ArrayOperations`. The host waits until its copy is made; turning is done on the device."""
+        """See `ArrayOperations`. The host waits until its copy is made; axes are flipped on the device."""
         reversed_axes = _reversed(array)
         tensor = self._torch.from_numpy(_plain(np.flip(array, reversed_axes))).to(self.device)
         return self.flip(tensor, reversed_axes)
 
     def _small(self, array: NDArray[Any]) -> Tensor:
-        """A few numbers, without waiting for a GPU: memory that is pinned can be copied later.
+        """Return a few numbers on the device, without waiting for a GPU: pinned memory can be copied later.
 
-        torch keeps that memory until the copy is made, and takes it again for the next.
+        torch keeps that memory until the copy is made, and reuses it for the next copy.
         """
         tensor: Tensor = self._torch.from_numpy(_plain(array))
         if not self.own_memory:
@@ -171,7 +171,7 @@ class TorchArrays:
         return array.float()
 
     def not_finite(self, array: Tensor) -> int:
-        """See `ArrayOperations`. Waits for the device, so that what fails there is an error of this tile."""
+        """See `ArrayOperations`. Waits for the device, so that a failure there is an error of this tile."""
         low, high = array.aminmax()
         if bool(self._torch.isfinite(low) & self._torch.isfinite(high)):
             return 0
@@ -179,12 +179,12 @@ class TorchArrays:
 
 
 def _reversed(array: NDArray[Any]) -> tuple[int, ...]:
-    """The axes along which an array runs backwards in memory, which torch cannot take over as they are."""
+    """Return the axes along which an array runs backwards in memory, which torch does not support."""
     return tuple(axis for axis, step in enumerate(array.strides) if step < 0)
 
 
 def _plain(array: NDArray[Any]) -> NDArray[Any]:
-    """An array that torch takes over: of a type that it knows, in this machine's byte order, writable."""
+    """Return an array that torch accepts: of a type that it knows, in this machine's byte order, writable."""
     if array.dtype.str[1:] not in KNOWN:
         return array.astype(np.float32)
     native = array.astype(array.dtype.newbyteorder("="), copy=False)

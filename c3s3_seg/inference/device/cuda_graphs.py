@@ -1,7 +1,7 @@
-"""What a GPU is told for one shape of patches, recorded once and played again: a CUDA graph.
+"""CUDA graphs: the work of a GPU for one shape of patches, recorded once and replayed.
 
-A network is some hundred kernels, and the processor starts them one by one; for small tiles that takes longer
-than the kernels do. Not run on a GPU so far; what surrounds the recording is tested on the CPU.
+A network is some hundred kernels, and the processor starts them one by one; for small tiles the starts take
+longer than the kernels. Not run on a GPU so far; the code around the recording is tested on the CPU.
 """
 
 from __future__ import annotations
@@ -19,34 +19,34 @@ if TYPE_CHECKING:
 Network = Callable[["Tensor"], "Tensor"]
 Recorder = Callable[[Network, "Tensor"], Network]
 
-KEPT = 3  # shapes: each keeps all maps of the network in memory, and scans without tiles seldom share a shape
-WORTH = 8  # tiles of a shape before it is recorded, which costs two passes and waits for the whole GPU
-ORDINARY = (0, 0)  # the pool of memory that is no graph's own
-_one_at_a_time = threading.Lock()  # CUDA takes one recording at a time in a process
+KEPT = 3  # most shapes: each keeps all maps of the network in memory, and untiled scans seldom share a shape
+WORTH = 8  # tiles of a shape before its recording, which costs two passes and waits for the whole GPU
+ORDINARY = (0, 0)  # identifier of the memory pool that belongs to no graph
+_one_at_a_time = threading.Lock()  # CUDA allows one recording at a time in a process
 
 
 class Recordings:
-    """What networks that were opened together know of each other's recorded work.
+    """The recorded work of networks that were opened together.
 
-    They share a GPU: where its memory is full, the recorded work of all of them goes.
+    The networks share a GPU: if its memory is full, the recorded work of all of them is dropped.
     """
 
     def __init__(self) -> None:
         self._alone = threading.Lock()
         self._networks: WeakSet[CudaGraphs] = WeakSet()
-        self.failure: str | None = None  # of a recording; CUDA's state is not to be relied on afterwards
+        self.failure: str | None = None  # why a recording failed; CUDA's state is unreliable afterwards
 
     def add(self, network: CudaGraphs) -> None:
-        """One more network."""
+        """Add a network."""
         with self._alone:
             self._networks.add(network)
 
     def hold(self, place: device) -> bool:
-        """Whether anything is recorded on a device."""
+        """Return whether anything is recorded on a device."""
         return any(network.holds(place) for network in self._all())
 
     def drop(self, place: device) -> None:
-        """Forget all that is recorded on a device, and give its memory back."""
+        """Drop all recordings on a device, and release their memory."""
         import torch
 
         for network in self._all():
@@ -54,9 +54,9 @@ class Recordings:
         torch.cuda.empty_cache()  # does nothing where CUDA was never used
 
     def memory(self, place: device) -> int:
-        """Bytes that recorded work keeps on a device, and torch counts neither as in use nor as the driver's.
+        """Return the bytes that recordings keep on a device, which torch counts as reserved but not in use.
 
-        The maps within a graph are free between two runs, but for the graph alone.
+        The maps within a graph are free between two runs, but only that graph may use them.
         """
         return pool_memory(place) if self.hold(place) else 0
 
@@ -66,21 +66,21 @@ class Recordings:
 
 
 class CudaGraphs:
-    """A network whose work is recorded for the shapes that come often.
+    """A network whose work is recorded for the shapes that occur often.
 
-    The first patches of a shape run as they are: what the libraries load and choose is not recorded, and a
-    shape that comes a few times is not worth a recording.
+    The first patches of a shape run without a recording: loading and choices of the libraries must not be
+    recorded, and a shape that occurs a few times is not worth a recording.
 
     Parameters
     ----------
     network
         (N, 1, X, Y, Z) -> (N, C, X, Y, Z) tensors on one GPU; the same work whenever the shape is the same.
     record
-        Makes of the network and of patches what plays the work again on other patches of that shape.
+        Called with the network and patches; returns a function that replays the work on others of that shape.
     recordings
-        Shared with the other networks that were opened with this one.
+        Recordings shared with the networks that were opened with this one; None: not shared.
     worth
-        How often a shape has to come before it is recorded, and again after it was dropped.
+        How often a shape has to occur before it is recorded, and again after it was dropped.
     """
 
     def __init__(
@@ -101,22 +101,22 @@ class CudaGraphs:
 
     @property
     def failure(self) -> str | None:
-        """Why nothing more is recorded; None while it is."""
+        """The reason why recording has ended; None while it continues."""
         return self._failure or self.recordings.failure
 
     def holds(self, place: device) -> bool:
-        """Whether anything is recorded on a device."""
+        """Return whether anything is recorded on a device."""
         return bool(self._recorded) and self._place == place
 
     def forget(self, place: device) -> None:
-        """Drop what is recorded on a device; every shape has to come anew."""
+        """Drop the recordings on a device; every shape is counted anew."""
         with self._alone:
             if self._place == place:
                 self._recorded.clear()
                 self._seen.clear()
 
     def __call__(self, patches: Tensor) -> Tensor:
-        """The logits, in memory of their own."""
+        """Return the logits, in their own memory."""
         logits = None
         try:
             logits = self._logits(patches)
@@ -125,20 +125,20 @@ class CudaGraphs:
                 raise
         if logits is not None:
             return logits
-        # Not in the `except`: its traceback holds the maps that memory was full with.
+        # Not in the `except`, because its traceback holds the maps that filled the memory.
         self.recordings.drop(patches.device)
         return self._network(patches)
 
     def _logits(self, patches: Tensor) -> Tensor | None:
-        """The logits; None if a recording failed."""
+        """Return the logits; None if a recording failed."""
         shape = tuple(patches.shape)
         with self._alone:
             if shape not in self._recorded and self._is_due(shape) and not self._add(shape, patches):
                 return None
             play = self._recorded.pop(shape, None)
             if play is not None:
-                self._recorded[shape] = play  # now the last of those that may be dropped
-                return play(patches).clone()  # the logits of the next patches are written there
+                self._recorded[shape] = play  # now the last shape to be dropped
+                return play(patches).clone()  # the next patches overwrite the logits
         return self._network(patches)
 
     def _is_due(self, shape: tuple[int, ...]) -> bool:
@@ -149,7 +149,7 @@ class CudaGraphs:
         return seen >= self._worth
 
     def _add(self, shape: tuple[int, ...], patches: Tensor) -> bool:
-        """Record a shape; False where that cannot be done, which ends recording."""
+        """Record a shape; return False if that fails, which ends recording."""
         while len(self._recorded) >= KEPT:
             oldest = next(iter(self._recorded))
             del self._recorded[oldest]
@@ -163,7 +163,7 @@ class CudaGraphs:
         return shape in self._recorded
 
     def _note(self, error: RuntimeError) -> None:
-        """Memory that is full ends the recording of this network; another failure that of all of them."""
+        """Note a failure: full memory ends the recording of this network, another failure of all networks."""
         full = _is_full(error)
         why = "memory was full" if full else (str(error).splitlines() or [type(error).__name__])[0][:200]
         told = f"no CUDA graph was recorded, which costs time only: {why}"
@@ -174,9 +174,9 @@ class CudaGraphs:
 
 
 def _is_full(error: BaseException | None) -> bool:
-    """Whether an error, or one that it was raised after, may be a lack of memory.
+    """Return whether an error, or an earlier error in its chain, may be a lack of memory.
 
-    Ending a recording in which memory was full fails too, in other words.
+    Ending a recording in which memory was full fails too, with another message.
     """
     seen: set[int] = set()
     while isinstance(error, Exception) and id(error) not in seen:
@@ -188,7 +188,7 @@ def _is_full(error: BaseException | None) -> bool:
 
 
 def pool_memory(place: device) -> int:
-    """Bytes in the pools of CUDA graphs on a device that torch has reserved and nothing uses."""
+    """Return the bytes in the pools of CUDA graphs on a device that torch has reserved and nothing uses."""
     import torch
 
     index = torch.cuda.current_device() if place.index is None else place.index
@@ -200,7 +200,7 @@ def pool_memory(place: device) -> int:
 
 
 def record_on_gpu(network: Network, patches: Tensor) -> Network:
-    """Record what the network does on a GPU, on a stream of its own.
+    """Record the network's work on a GPU, on its own stream; return a function that replays the work.
 
     Raises
     ------
@@ -213,11 +213,11 @@ def record_on_gpu(network: Network, patches: Tensor) -> Network:
         given, stream = patches.clone(), torch.cuda.Stream()  # type: ignore[no-untyped-call]
         stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(stream):
-            network(given)  # what is allocated for a stream when it is first used is not recorded
+            network(given)  # allocations at the first use of a stream are not recorded
         torch.cuda.current_stream().wait_stream(stream)
         graph = torch.cuda.CUDAGraph()
-        # A recording that cannot be ended leaves its stream the current one (torch 2.13): the outer context
-        # restores it. Other threads read scans meanwhile; only what this one does belongs to the recording.
+        # A recording that fails to end leaves its stream the current stream (torch 2.13): the outer context
+        # restores the old one. Other threads read scans meanwhile; only this thread's work is recorded.
         with (
             torch.cuda.stream(torch.cuda.current_stream()),
             torch.cuda.graph(graph, stream=stream, capture_error_mode="thread_local"),

@@ -1,7 +1,7 @@
-"""A scan is brought to the model's grid where the network runs: `Recipe.to_model` on tensors.
+"""Resample a scan to the model's grid on the network's device: `Recipe.to_model` on tensors.
 
-Geometry and recipe say which axes, which weights and which intensities. Here is the arithmetic only, in the
-same order and precision, so that the network is given the same numbers.
+Geometry and recipe define the axes, weights and intensities. This module only does the arithmetic, in the
+same order and precision, so that the network gets the same numbers.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from c3s3_seg.inference.device.arrays import TorchArrays
 if TYPE_CHECKING:
     from torch import Tensor
 
-BYTES = 24  # for each voxel of a part of the scan: as read, as float32, turned, and the sums along two axes
-SHARE = 4  # a part may take one in so many of the bytes that are allowed
-STATISTICS = 16_000_000  # voxels of which squares are taken at a time, in float64
+BYTES = 24  # per voxel of a part of the scan: as read, as float32, flipped, and the sums along two axes
+SHARE = 4  # a part of the scan may take 1 / SHARE of the bytes that are allowed
+STATISTICS = 16_000_000  # voxels that are squared at a time, in float64
 
 
 def to_model_grid(
@@ -26,19 +26,19 @@ def to_model_grid(
 ) -> Tensor:
     """Upload a scan, orient and resample it.
 
-    A scan that memory does not hold at full size is brought there in parts, which changes no number: they are
-    parts along the axis that is resampled last.
+    A scan that does not fit into memory at full size is uploaded in parts, which changes no number: the parts
+    lie along the axis that is resampled last.
 
     Parameters
     ----------
     scan
-        (i, j, k) on the scan's grid.
+        Scan (i, j, k) on its own grid.
     geometry, grid
-        Of the scan, and of the model: `Recipe.grid`.
+        Geometry of the scan, and of the model's grid: `Recipe.grid`.
     arrays
-        Where to.
+        Array operations of the target device.
     limit
-        Bytes that may be taken there; None: the scan in one part.
+        Bytes that may be taken on the device; None: the scan is uploaded in one part.
 
     Returns
     -------
@@ -62,7 +62,7 @@ def to_model_grid(
 
 
 def _planes(shape: tuple[int, ...], axis: int, limit: int | None) -> int:
-    """How many planes are brought to the device at a time."""
+    """Return how many planes are brought to the device at a time."""
     voxels = 1
     for n, side in enumerate(shape):
         voxels *= side if n != axis else 1
@@ -70,7 +70,7 @@ def _planes(shape: tuple[int, ...], axis: int, limit: int | None) -> int:
 
 
 def scale(rule: Intensity, array: Tensor, offset: float) -> Tensor:
-    """What `Intensity` does, on a tensor (x, y, z) of intensities less `offset`; a flat volume becomes zeros.
+    """Apply `Intensity` to a tensor (x, y, z) of intensities less `offset`; z-scores of a flat volume are 0.
 
     Mean and spread are sums in float64, which torch adds up in another order than numpy. They are rounded to
     float32 before they are used, which leaves a difference in one of some ten million scans.

@@ -1,1 +1,1 @@
-"""What runs fastest on this machine: measured, and kept as a profile."""
+"""Find the fastest way to run networks on this machine, and keep it as a profile."""

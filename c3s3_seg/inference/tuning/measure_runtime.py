@@ -1,6 +1,6 @@
-"""One runtime, one tile size, measured in a process of its own; started by `measured`, prints JSON.
+"""Measure one runtime with one tile size in a process of its own, which `measured` starts; it prints JSON.
 
-A process for each, because peak memory is a property of a process and runtimes slow each other.
+Each measurement has its own process, because peak memory belongs to a process and runtimes slow each other.
 """
 
 from __future__ import annotations
@@ -27,26 +27,26 @@ from c3s3_seg.system.libraries import import_openvino
 from c3s3_seg.system.memory import peak_memory
 from c3s3_seg.system.process_pool import follow_parent
 
-MATRIX = 2048  # side of the matrix product that the network is held against
+MATRIX = 2048  # side of the matrix product that the network is compared with
 REPEATS = 3
 
 
 @dataclass(frozen=True)
 class Measurement:
-    """What one process saw.
+    """The measurements of one process.
 
     Parameters
     ----------
     runtime, device, precision
-        What really ran.
+        Runtime, device and precision that really ran.
     threads
-        As asked; None left it to the runtime.
+        Requested threads; None left them to the runtime.
     tile
-        Voxels (x, y, z).
+        Voxels (x, y, z) of the tile.
     open_s, first_s, seconds
-        Loading, the first tile, the median of the following ones.
+        Seconds for loading, for the first tile, and the median for the following tiles.
     gflop
-        Arithmetic of a tile: two operations for each multiplication of a convolution.
+        10^9 operations for a tile: two for each multiplication of a convolution.
     matrix_gflop_s
         Speed of a single precision matrix product in the same process.
     peak_bytes
@@ -67,22 +67,22 @@ class Measurement:
 
     @property
     def voxels(self) -> int:
-        """Of the tile."""
+        """The number of voxels of the tile."""
         return int(np.prod(self.tile))
 
     @property
     def gflop_s(self) -> float:
-        """Speed of the network."""
+        """The speed of the network, in 10^9 operations per second."""
         return self.gflop / self.seconds
 
 
 def measured(bundle: ModelBundle, runtime: CpuRuntime, threads: int | None, tile: Shape) -> Measurement:
-    """Start a process that loads the bundle's first network, runs a tile of noise and says what it took.
+    """Measure the bundle's first network on a tile of noise, in a process that is started for it.
 
     Raises
     ------
     MissingError
-        If that process failed; with its last line.
+        If that process failed; the message has its last line.
     """
     words = [str(bundle.folder.resolve()), runtime, str(threads or 0), *map(str, tile)]
     counted = {} if threads is None else {f"{name}_NUM_THREADS": str(threads) for name in ("OMP", "OPENBLAS")}
@@ -127,13 +127,13 @@ def measure(bundle: ModelBundle, request: BackendRequest, tile: Shape) -> Measur
 
 
 def _gflop(bundle: ModelBundle, tile: Shape) -> float:
-    """Of the first network; 0 where there is no graph to count in. A file that no hash covers is not read."""
+    """Return `gflop` of the first network; 0 if it has no graph. A file that no hash covers is not read."""
     graph, hashes = bundle.networks[0].graph, bundle.manifest.files
     return gflop(bundle.folder / graph, tile, hashes) if bundle.has(graph) else 0.0
 
 
 def gflop(graph: Path, tile: Shape, hashes: Mapping[str, str] | None = None) -> float:
-    """Arithmetic of the convolutions of a graph on one tile, in 10^9 operations; see `read_graph`."""
+    """Return the 10^9 operations of a graph's convolutions on one tile; for `hashes` see `read_graph`."""
     model = import_openvino().Core().read_model(read_graph(graph, hashes))
     model.reshape([1, 1, *tile])
     total = 0.0
@@ -160,7 +160,7 @@ def _matrix_speed() -> float:
 
 
 def main(words: list[str]) -> None:
-    """The child process: FOLDER RUNTIME THREADS X Y Z."""
+    """Run the child process; its arguments are FOLDER RUNTIME THREADS X Y Z."""
     follow_parent()
     folder, runtime, threads, x, y, z = words
     bundle = ModelBundle.load(Path(folder))

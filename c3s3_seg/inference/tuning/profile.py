@@ -1,7 +1,7 @@
-"""What `c3s3-seg benchmark` found to be fastest on this machine, and where that is kept.
+"""Read and write profiles: the fastest settings that `c3s3-seg benchmark` found on this machine.
 
-A profile is data: it is checked when it is read, it is used on the machine that it was made on and
-nowhere else, and it decides only what nobody asked for.
+A profile is data: it is checked when it is read, it is used only on the machine that it was made on, and
+it decides only what the user left open.
 """
 
 from __future__ import annotations
@@ -33,14 +33,14 @@ Remarks = dict[str, Any]
 @closed
 @dataclass(frozen=True)
 class Machine:
-    """By what a machine is known again."""
+    """The properties that identify a machine."""
 
     processor: str
     cores: int
 
     @classmethod
     def here(cls) -> Machine:
-        """This one: the model of its processor, and the cores that this process may use."""
+        """Return this machine: the model of its processor, and the cores that this process may use."""
         return cls(_processor(), available_processors())
 
 
@@ -52,13 +52,13 @@ class Best:
     Parameters
     ----------
     runtime, threads
-        What was fastest.
+        Fastest runtime and its threads.
     seconds_per_mvoxel
-        How fast it was.
+        Seconds per million voxels.
     gflop_s, matrix_gflop_s
-        The network's arithmetic, and a matrix product's in the same process.
+        Speed of the network, and of a matrix product in the same process, in 10^9 operations per second.
     base_bytes, bytes_per_voxel
-        As in `Costs`, of this runtime.
+        Same as in `Costs`, for this runtime.
     """
 
     runtime: CpuRuntime
@@ -75,33 +75,33 @@ class Best:
 
     @property
     def costs(self) -> Costs:
-        """For the choice of tiles."""
+        """The memory costs, for the choice of tiles."""
         return Costs(self.base_bytes, self.bytes_per_voxel)
 
 
 @closed
 @dataclass(frozen=True)
 class Profile:
-    """The best for each kind of network, `resvnet-16` say, on one machine."""
+    """The best settings for each kind of network, such as `resvnet-16`, on one machine."""
 
     machine: Machine
     networks: dict[str, Best] = field(default_factory=dict)
     format: Literal[1] = 1
 
     def best(self, network: Network) -> Best | None:
-        """What was found for this kind of network, on this machine; None if nothing was."""
+        """Return the entry for this kind of network on this machine; None if there is none."""
         return self.networks.get(kind(network)) if self.machine == Machine.here() else None
 
 
 def kind(network: Network) -> str:
-    """Networks of one kind take the same time: `resvnet-16`."""
+    """Return the kind of a network, such as `resvnet-16`: networks of one kind take the same time."""
     return f"{network.architecture}-{network.filters}"
 
 
 def profile_path(environ: Mapping[str, str]) -> Path | None:
-    """Where this user's profile is: $C3S3_SEG_PROFILE, else below $XDG_CONFIG_HOME or ~/.config.
+    """Return the path of this user's profile: $C3S3_SEG_PROFILE, else below $XDG_CONFIG_HOME or ~/.config.
 
-    None where there is neither a variable nor a home, as in many containers.
+    Return None if there is neither a variable nor a home, as in many containers.
     """
     if environ.get(VARIABLE):
         return Path(environ[VARIABLE])
@@ -113,7 +113,7 @@ def profile_path(environ: Mapping[str, str]) -> Path | None:
 
 
 def existing_profile(environ: Mapping[str, str]) -> Path | None:
-    """The profile that `predict` uses unless told otherwise; None where nothing was written.
+    """Return the profile that `predict` uses by default; None if none was written.
 
     Raises
     ------
@@ -135,7 +135,7 @@ def read_profile(path: Path) -> Profile:
     Raises
     ------
     ConfigError
-        If it is no profile: the key that is wrong, and what to do.
+        If the file is no profile; the message has the wrong key and the remedy.
     """
     todo = "Write it anew with: c3s3-seg benchmark --write-profile; or delete it"
     try:
@@ -149,7 +149,7 @@ def read_profile(path: Path) -> Profile:
 
 
 def write_profile(path: Path, network: Network, best: Best) -> Profile:
-    """Add what was found to a profile; one of another machine, or a broken one, is begun anew."""
+    """Add an entry to a profile; replace the profile if it is broken or of another machine."""
     here = Machine.here()
     try:
         old = read_profile(path).networks if path.is_file() and read_profile(path).machine == here else {}
@@ -169,17 +169,17 @@ def with_profile(
     Parameters
     ----------
     request
-        What was asked for.
+        The user's request.
     path
-        Of the profile; None where there is none.
+        Path of the profile; None if there is none.
     network
-        Which is to run.
+        Network that is to run.
     has_graph
-        Whether there is an ONNX graph of it, and of all that run with it.
+        Whether this network, and all that run with it, have an ONNX graph.
 
     Returns
     -------
-    The wish, completed; the entry that completed it, None if none did; and for the JSON of each case
+    The completed request; the entry that completed it, None if none did; and for the JSON of each case
     which profile was used, or why it was not.
 
     Raises
@@ -201,7 +201,7 @@ def with_profile(
 
 
 def _unused(request: BackendRequest, profile: Profile, best: Best | None, has_graph: bool) -> str | None:
-    """Why a profile does not decide; None if it does."""
+    """Return why a profile is not used; None if it is used."""
     if profile.machine != Machine.here():
         return "it was made on another machine"
     if best is None:

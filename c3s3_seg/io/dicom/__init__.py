@@ -1,1 +1,1 @@
-"""DICOM series: headers, grouping into volumes, grids, pixels."""
+"""Read DICOM series: headers, grouping into volumes, grids, pixels."""

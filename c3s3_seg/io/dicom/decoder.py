@@ -1,9 +1,9 @@
-"""Compressed pixels are decoded in a process of its own, with bounded memory and time.
+"""Decode compressed pixels in a child process with bounded memory and time.
 
-Decoders of JPEG and its kin are C code, and a file that was damaged, or made to, can crash them, make
-them run for ever or ask for all memory there is. That ends the child, and here one file is refused.
+Decoders of JPEG and related formats are C code, and a damaged or malicious file can crash them, make
+them run for ever or exhaust the memory. That ends the child, and the parent refuses this one file.
 
-Run as a program, this module is the child: a line of JSON in, a line of JSON and the pixels out.
+Run as a program, this module is the child: it reads a line of JSON, and writes one and the pixels.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ from c3s3_seg.geometry.volume import Array
 from c3s3_seg.system.names import printable
 
 # A frame of 512 x 512 takes 0.05 s at most, and starting the child 0.5 s, on an idle machine. On a busy
-# one the child waits for its turn: after FRAME_S what counts is what it has worked, up to LONGEST_S.
+# machine the child waits for its turn: after FRAME_S its processor time counts, up to LONGEST_S.
 START_S, FRAME_S, LONGEST_S = 30.0, 8.0, 60.0
 STEP_S = 0.25
-MEMORY = 1 << 31  # bytes, above what the child has when it is ready
+MEMORY = 1 << 31  # bytes, above the memory of the child when it is ready
 MAX_FRAME = 1 << 29  # bytes of one decoded frame
 PIPE = 1 << 20  # bytes: a frame of 512 x 512 goes through at once, not in eight pieces
 FASTEST = "pyjpegls"
-# What a frame cannot be decoded without (PS3.3, C.7.6.3).
+# Attributes that decoding a frame requires (PS3.3, C.7.6.3).
 NEEDED = (
     "BitsAllocated",
     "BitsStored",
@@ -42,8 +42,8 @@ NEEDED = (
 RLE, JPEG_EXTENDED = "1.2.840.10008.1.2.5", "1.2.840.10008.1.2.4.51"
 
 
-class DecoderRefusal(Exception):  # noqa: N818 - it is an answer, not an error of ours
-    """The pixels of a file cannot be had. `todo` is set if it is not the file's fault."""
+class DecoderRefusal(Exception):  # noqa: N818 - an answer of the child, not an error of this package
+    """The reason why the pixels of a file cannot be decoded. `todo` is set if the file is not damaged."""
 
     def __init__(self, why: str, todo: str = "") -> None:
         super().__init__(why)
@@ -51,19 +51,19 @@ class DecoderRefusal(Exception):  # noqa: N818 - it is an answer, not an error o
 
 
 class PixelDecoder:
-    """The parent's end. A child that died is started anew for the next file."""
+    """The parent's end of the decoder. A child that died is restarted for the next file."""
 
     def __init__(self) -> None:
         self._child: subprocess.Popen[bytes] | None = None
-        self._buffer = bytearray()  # one for all frames: a new one each costs as much as reading it
+        self._buffer = bytearray()  # one for all frames: a new buffer costs as much as reading a frame
 
     def pixels(self, path: Path, frame: int | None, shape: tuple[int, int]) -> Array:
-        """The stored pixels (row, column) of one file or frame, rescaled by nothing, until the next call.
+        """Return the stored pixels (row, column) of a file or frame, not rescaled; valid until the next call.
 
         Raises
         ------
         DecoderRefusal
-            If there is no decoder, or it failed, crashed, took too long or too much memory.
+            If the frame is too large, or its decoder is missing, failed, or took too long or too much memory.
         """
         if shape[0] * shape[1] * 4 > MAX_FRAME:
             raise DecoderRefusal(f"{shape[0]} x {shape[1]} pixels in one frame")
@@ -78,7 +78,7 @@ class PixelDecoder:
             raise DecoderRefusal("the decoder took too long" if slow else "the decoder crashed") from None
 
     def close(self) -> None:
-        """End the child."""
+        """End the child process."""
         child, self._child = self._child, None
         if child is not None:
             child.kill()
@@ -88,7 +88,7 @@ class PixelDecoder:
                     pipe.close()
 
     def _start(self) -> subprocess.Popen[bytes]:
-        # One thread: the linear algebra library would reserve memory for each, and is not used.
+        # One thread: the linear algebra library, which is not used, would reserve memory for each thread.
         home = str(Path(__file__).parents[3])
         paths = os.pathsep.join(p for p in (home, os.environ.get("PYTHONPATH")) if p)
         environment = {**os.environ, "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1", "PYTHONPATH": paths}
@@ -130,7 +130,7 @@ class PixelDecoder:
 
 
 def _widen(pipe: IO[bytes] | None) -> None:
-    """Let a pipe hold more, where the system has that and grants it."""
+    """Enlarge the buffer of a pipe, if the system supports and permits it."""
     if sys.platform != "linux":
         return
     import fcntl
@@ -143,10 +143,10 @@ def _widen(pipe: IO[bytes] | None) -> None:
 def _wait(child: subprocess.Popen[bytes], pipe: IO[bytes], waited_s: float, limit_s: float) -> float:
     """Wait for something to read; raise TimeoutError when the child has worked for too long, or hangs.
 
-    `waited_s` is the time that was waited before, the answer that and what was waited now. It is counted
-    and not taken from a clock: a program that was stopped, or slept with its machine, has not waited.
+    `waited_s` is the time waited before; the result adds the time waited now. The time is counted and not
+    taken from a clock: a program that was stopped, or slept with its machine, has not waited.
     """
-    worked = None  # is asked for only when there is something to wait for
+    worked = None  # read only if there is nothing to read yet
     while sys.platform != "win32" and not select.select([pipe], [], [], STEP_S)[0]:
         waited_s += STEP_S
         now = _worked_s(child.pid)
@@ -157,7 +157,7 @@ def _wait(child: subprocess.Popen[bytes], pipe: IO[bytes], waited_s: float, limi
 
 
 def _worked_s(pid: int) -> float:
-    """Processor time of a process so far; infinite where it cannot be known."""
+    """Return the processor time of a process so far, in s; infinite if it cannot be determined."""
     try:
         fields = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
         return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
@@ -174,7 +174,7 @@ def _line(child: subprocess.Popen[bytes], limit_s: float) -> bytes:
 
 
 def _fill(child: subprocess.Popen[bytes], view: memoryview, limit_s: float) -> None:
-    """Read as many bytes as the view holds."""
+    """Fill the view with bytes from the child."""
     pipe = child.stdout
     if pipe is None:
         raise EOFError
@@ -188,12 +188,12 @@ def _fill(child: subprocess.Popen[bytes], view: memoryview, limit_s: float) -> N
 
 
 def main() -> None:
-    """The child: answers questions until its input ends."""
+    """Run the child: answer questions until its input ends."""
     import warnings
 
-    # pydicom would import this, to download examples, and the child would start a quarter later.
+    # pydicom would import `requests`, to download examples, which makes the child start a quarter later.
     sys.modules["requests"] = None  # type: ignore[assignment]
-    import pydicom  # before the limit: what is loaded already is not counted
+    import pydicom  # before the limit, which excludes memory in use already
 
     warnings.simplefilter("ignore")
     replies, questions = sys.stdout.buffer, sys.stdin.buffer
@@ -210,7 +210,7 @@ def main() -> None:
         except DecoderRefusal as refused:
             _send(replies, {"error": str(refused), "todo": refused.todo})
             continue
-        except Exception as error:  # pydicom and its decoders raise whatever they trip over
+        except Exception as error:  # pydicom and its decoders raise errors of any type
             _send(replies, {"error": type(error).__name__})
             continue
         _send(replies, {"dtype": pixels.dtype.str, "shape": pixels.shape})
@@ -242,7 +242,7 @@ def _open(path: Path, pydicom: Any) -> Any:
     data = read_whole(path)
     _check_holds_pixels(data)
     syntax = data.file_meta.TransferSyntaxUID
-    if syntax not in pydicom.uid.AllTransferSyntaxes:  # of a maker, or newer than this pydicom
+    if syntax not in pydicom.uid.AllTransferSyntaxes:  # private, or newer than this pydicom
         why = f"is stored in the transfer syntax '{printable(str(syntax))}', which is not known here"
         raise DecoderRefusal(why, "Export it uncompressed")
     if syntax.is_encapsulated:
@@ -283,7 +283,7 @@ def _check_decoder(syntax: Any, bits: int) -> None:
 
 
 def _check_end(data: Any, path: Path) -> None:
-    """Compressed pixels have no length but a delimiter behind them (PS3.5, A.4): without it a file is cut."""
+    """Raise EOFError if pixels of undefined length lack their delimiter (PS3.5, A.4): the file is cut."""
     pixels = data["PixelData"]
     if not pixels.is_undefined_length:
         return
@@ -300,7 +300,7 @@ def _decode(data: Any, frame: int | None) -> Array:
     syntax = data.file_meta.TransferSyntaxUID
     if not syntax.is_encapsulated:
         return np.asarray(pixel_array(data, index=frame))
-    # For JPEG-LS pydicom asks GDCM first, which takes 1.4 times as long.
+    # For JPEG-LS pydicom tries GDCM first, which takes 1.4 times as long.
     plugin = FASTEST if FASTEST in get_decoder(syntax).available_plugins else ""
     pixels = np.asarray(pixel_array(data, index=frame, decoding_plugin=plugin))
     if syntax != RLE:
@@ -309,9 +309,9 @@ def _decode(data: Any, frame: int | None) -> Array:
 
 
 def _check_range(pixels: Array, bits: int) -> None:
-    """Refuse what the bits of the header cannot hold: JPEG streams have a depth of their own.
+    """Refuse values that the header's bits cannot hold: JPEG streams have a bit depth of their own.
 
-    In RLE, as in plain pixels, overlays may lie above BitsStored; here nothing may (PS3.5, 8.1.1).
+    In RLE, as in plain pixels, overlays may use the bits above BitsStored; here none may (PS3.5, 8.1.1).
     """
     low = -(1 << bits - 1) if pixels.dtype.kind == "i" else 0
     if int(pixels.min()) < low or int(pixels.max()) >= 1 << bits:

@@ -1,4 +1,4 @@
-"""DICOMDIR: the files that the index of a medium names, never one outside its folder."""
+"""Read a DICOMDIR: the files that the index of a medium names, never a file outside its folder."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from c3s3_seg.errors import FileName, InputError
 
 
 def listed_files(index: Path) -> list[Path]:
-    """The image files that a DICOMDIR names.
+    """Return the files that a DICOMDIR names, each once.
 
     Raises
     ------
     InputError
-        If it cannot be read, names a file that is not there or lies outside of its folder, or names none.
+        If the index cannot be read, names a file that is missing or outside of its folder, or no file.
     """
     from c3s3_seg.io.deflated import whole_of
 
@@ -23,7 +23,7 @@ def listed_files(index: Path) -> list[Path]:
         records = whole_of(index).DirectoryRecordSequence
         named = [record.ReferencedFileID for record in records if "ReferencedFileID" in record]
         names = [[n] if isinstance(n, str) else [str(part) for part in n] for n in named]
-    except Exception as error:  # pydicom raises whatever its parser trips over
+    except Exception as error:  # the parser of pydicom raises errors of any type
         what = f"the index is damaged: it cannot be read ({type(error).__name__})"
         raise InputError(what, where=index, todo="Give the folder instead of its DICOMDIR") from error
     files = [_inside(root, parts, index) for parts in names]

@@ -1,4 +1,4 @@
-"""The frames of an enhanced CT, MR or PET file as slices of their own (PS3.3, C.7.6.16)."""
+"""Split an enhanced CT, MR or PET file into its frames, each a slice (PS3.3, C.7.6.16)."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from pydicom import Dataset
 from c3s3_seg.errors import quantity
 from c3s3_seg.io.dicom.header import FRAME_CLASSES, NAMES, Broken, Slice, own_copy
 
-# Functional group, and the sequence within it where there is one -> its attributes, and what a classic
-# slice calls them where that differs. All of these may stand at the top level of the file as well.
+# Functional group, and the sequence within it, if any -> its attributes, and their names in a classic
+# slice. All of these attributes may be at the top level of the file as well.
 GROUPS: dict[tuple[str, ...], dict[str, str]] = {
     ("PixelMeasuresSequence",): {"PixelSpacing": "PixelSpacing"},
     ("PlanePositionSequence",): {"ImagePositionPatient": "ImagePositionPatient"},
@@ -43,12 +43,12 @@ _TOP = [t for t in NAMES if isinstance(t, str) and not t.endswith("FunctionalGro
 
 
 def is_enhanced(item: Slice) -> bool:
-    """Whether it is a whole enhanced file."""
+    """Return whether an item is a whole enhanced file."""
     return item.frame is None and item.sop_class in FRAME_CLASSES
 
 
 def frames(item: Slice) -> tuple[Slice, ...] | Broken:
-    """The frames of an enhanced file, in its order; broken, if it does not describe each of its frames."""
+    """Return the frames of an enhanced file in its order; `Broken` if it does not describe each frame."""
     count = item.number("NumberOfFrames", 1)
     uid = item.text("SeriesInstanceUID") or None
     try:
@@ -61,12 +61,12 @@ def frames(item: Slice) -> tuple[Slice, ...] | Broken:
         top = own_copy(item.data, _TOP)
         top.NumberOfFrames, top.SOPClassUID = 1, item.sop_class
         return tuple(_frame(item, top, shared[0], each[n], n) for n in range(count))
-    except Exception as error:  # pydicom converts sequences when they are first asked for
+    except Exception as error:  # pydicom converts sequences on first access
         return Broken(item.name, f"its frames cannot be read ({type(error).__name__})", uid)
 
 
 def _frame(item: Slice, top: Dataset, shared: Any, own: Any, number: int) -> Slice:
-    # To set an attribute that is there already is to write into its element, so each frame has its own.
+    # Setting an existing attribute writes into its element, so each frame has its own elements.
     data = own_copy(top)
     for (path, keywords), groups in product(GROUPS.items(), (shared, own)):
         values = _within(groups, path)
@@ -78,7 +78,7 @@ def _frame(item: Slice, top: Dataset, shared: Any, own: Any, number: int) -> Sli
 
 
 def _plain(item: Slice, number: int) -> tuple[int, int] | None:
-    """Where the pixels of a frame begin and how many bytes they have, where those of the file are plain."""
+    """Return the byte offset and size of a frame's pixels; None if the file's pixels are not plain."""
     rows, columns, bits = (item.number(k, 0) for k in ("Rows", "Columns", "BitsAllocated"))
     size = rows * columns * bits // 8
     if item.plain is None or bits % 8 or size < 1 or size * item.number("NumberOfFrames", 1) > item.plain[1]:
@@ -87,7 +87,7 @@ def _plain(item: Slice, number: int) -> tuple[int, int] | None:
 
 
 def _within(groups: Any, path: tuple[str, ...]) -> Any:
-    """The first item of a sequence within the first item of another; None where there is none."""
+    """Return the first item of a sequence within the first item of another; None if there is none."""
     for keyword in path:
         groups = (groups.get(keyword) or [None])[0]
         if groups is None:

@@ -1,4 +1,4 @@
-"""The grid of a DICOM series from the positions of its slices: complete, even, upright, or refused."""
+"""Compute the grid of a DICOM series from its slice positions, or refuse missing, uneven or tilted slices."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ Floats = NDArray[np.float64]
 # Positions come as decimal strings, often with 2 digits after the point.
 SAME_MM = 0.005
 EVEN_MM, EVEN_PART = 0.011, 0.02
-DRIFT_PART = 0.5  # of a step: a slice that is further off lies nearer to the place of another one
-# An offset across the slices that is no tilt: it is within rounding, or a tenth of a pixel.
+DRIFT_PART = 0.5  # of a step: a slice that is further off lies nearer to the place of another slice
+# Largest in-plane offset of slices that is no tilt: rounding, or a tenth of a pixel.
 UPRIGHT_MM, UPRIGHT_PART = 0.05, 0.1
 COSINE_TOL = 1e-4
-# Directions and spacings of slices may differ by what moves no pixel by more than a tenth of a voxel.
+# Directions and spacings of slices may differ if that moves no pixel by more than a tenth of a voxel.
 FAR_EDGE_VOX = 0.1
 SAME_VALUE = 1e-6  # differences below this are not worth a note
 
 
 @dataclass(frozen=True)
 class Stack:
-    """The slices in their order along the normal, those at one place together, and how they lie.
+    """The slices in order along the normal, grouped by place, and their geometry.
 
     Parameters
     ----------
@@ -40,12 +40,12 @@ class Stack:
     turn
         (3, 3): directions of i, j and the normal as columns.
     spacing_mm
-        Of the pixels along i, j.
+        Spacing of the pixels along i, j.
     even, upright
-        Whether the steps are the same, and the slices one above the other. A stack that is not both
-        has no grid until it is repaired.
+        Whether the steps are equal, and whether the slices lie one straight above the other. A stack
+        that is not both has no grid until it is repaired.
     notes
-        What has to be said.
+        Notes for the user.
     """
 
     places: tuple[tuple[Slice, ...], ...]
@@ -58,7 +58,7 @@ class Stack:
 
     @property
     def offsets_mm(self) -> Floats:
-        """(places, 3): from the first place, along i, j and the normal."""
+        """(places, 3): offsets from the first place along i, j and the normal."""
         return np.asarray((self.points_mm - self.points_mm[0]) @ self.turn)
 
     @property
@@ -68,7 +68,7 @@ class Stack:
 
     @property
     def affine(self) -> Floats:
-        """(4, 4): index (i, j, k, 1) to mm in LPS, of a stack that is even and upright."""
+        """(4, 4): index (i, j, k, 1) to mm in LPS; valid for a stack that is even and upright."""
         affine = np.eye(4)
         affine[:3, :3] = self.turn * np.array([*self.spacing_mm, self.step_mm])
         affine[:3, 3] = self.points_mm[0]
@@ -76,12 +76,12 @@ class Stack:
 
 
 def numbers(item: Slice, keyword: str, count: int, root: Path) -> Floats:
-    """The (count,) numbers of an attribute that a slice must have.
+    """Return the (count,) numbers of an attribute that a slice must have.
 
     Raises
     ------
     InputError
-        If they are not there, not so many or not finite.
+        If the numbers are missing, not `count` many or not finite.
     """
     values = item.numbers(keyword, count)
     if values is None:
@@ -97,11 +97,11 @@ def stack(slices: tuple[Slice, ...], root: Path, repair: Collection[str] = ()) -
     Parameters
     ----------
     slices
-        Of one series.
+        Slices of one series.
     root
         The folder that messages name.
     repair
-        `gaps` and `tilt` let through what can be repaired.
+        Repairs that follow: `gaps` and `tilt` admit slices that can be repaired.
 
     Raises
     ------
@@ -109,7 +109,7 @@ def stack(slices: tuple[Slice, ...], root: Path, repair: Collection[str] = ()) -
         If the slices are fewer than two, differ in orientation or pixel spacing by more than a tenth of a
         voxel at their far edge, or one is missing.
     GeometryError
-        If they are unevenly spaced, or not one straight above the other (gantry tilt).
+        If the slices are unevenly spaced, or not one straight above the other (gantry tilt).
     """
     points, turn, spacing, notes = _in_common(slices, root)
     heights = points @ turn[:, 2]
@@ -134,7 +134,7 @@ def stack(slices: tuple[Slice, ...], root: Path, repair: Collection[str] = ()) -
 
 
 def _in_common(slices: tuple[Slice, ...], root: Path) -> tuple[Floats, Floats, Floats, tuple[str, ...]]:
-    """Positions (slices, 3), directions (3, 3), pixel spacing (rows, columns), and what has to be noted."""
+    """Return positions (slices, 3), directions (3, 3), pixel spacing (rows, columns), and notes."""
     cosines = _values(slices, "ImageOrientationPatient", 6, root)
     spacings = _values(slices, "PixelSpacing", 2, root)
     _check_range(spacings, "pixel spacing", root)
@@ -150,7 +150,7 @@ def _in_common(slices: tuple[Slice, ...], root: Path) -> tuple[Floats, Floats, F
 
 
 def _check_range(found: ArrayLike, what: str, root: Path) -> None:
-    """Refuse distances that only a wrong unit explains, as in image files."""
+    """Refuse distances that only a wrong unit explains; the limits are those for image files."""
     values, (low, high) = np.ravel(found), SPACING_RANGE_MM
     odd = values[(values < low) | (values > high)]
     if odd.size:
@@ -159,26 +159,26 @@ def _check_range(found: ArrayLike, what: str, root: Path) -> None:
 
 
 def _values(slices: tuple[Slice, ...], keyword: str, count: int, root: Path) -> Floats:
-    """(slices, count): an attribute of all slices."""
+    """Return the numbers of an attribute in all slices: (slices, count)."""
     return np.array([numbers(item, keyword, count, root) for item in slices])
 
 
 def _middle(values: Floats) -> Floats:
-    """Halfway between the extremes of each column: the least that the worst slice is off."""
+    """Return the midpoint of each column's extremes, which minimises the error of the worst slice."""
     low, high = values.min(axis=0), values.max(axis=0)
     return np.asarray(low + (high - low) / 2)
 
 
 @dataclass(frozen=True)
 class _Alike:
-    """Compares what all slices should have in common by where it puts the pixel that is farthest away.
+    """A check that all slices share an attribute, measured by the shift of the farthest pixel.
 
     Parameters
     ----------
     slices, root
-        Of the series, and the folder that messages name.
+        Slices of the series, and the folder that messages name.
     turn, voxel_mm
-        The directions that are taken for all, and the size of a voxel along them.
+        The directions that are used for all slices, and the size of a voxel along them.
     """
 
     slices: tuple[Slice, ...]
@@ -187,25 +187,25 @@ class _Alike:
     root: Path
 
     def checked(self, keyword: str, values: Floats, steps_mm: Floats) -> tuple[str, ...]:
-        """A note if the values differ within rounding.
+        """Return a note if the values differ within rounding.
 
         Parameters
         ----------
         keyword, values
-            The attribute, and (slices, n) what it is in each.
+            The attribute, and its values (slices, n).
         steps_mm
-            (slices, 3, 2): from pixel to pixel along i and j, by the values of each slice.
+            (slices, 3, 2): steps from pixel to pixel along i and j, by the values of each slice.
 
         Raises
         ------
         InputError
-            If they differ by more.
+            If the values differ by more.
         """
         spread = float(np.ptp(values, axis=0).max())
         if spread == 0:
             return ()
         size = np.array([[s.number("Columns", 1) - 1, s.number("Rows", 1) - 1] for s in self.slices])
-        ends_mm = (steps_mm - _middle(steps_mm)) * size[:, None]  # what the last column and row are moved by
+        ends_mm = (steps_mm - _middle(steps_mm)) * size[:, None]  # shifts of the last column and row
         moved_mm = np.stack([ends_mm[..., 0], ends_mm[..., 1], ends_mm.sum(axis=2)])
         edge = np.linalg.norm(moved_mm @ self.turn / self.voxel_mm, axis=2).max(axis=0)
         if edge.max() > FAR_EDGE_VOX:
@@ -226,7 +226,7 @@ class _Alike:
 
 
 def _turn(cosines: Floats, first: Slice, root: Path) -> tuple[Floats, tuple[str, ...]]:
-    """(3, 3): the directions of i, j and the normal as columns; and a note if i and j were turned."""
+    """Return the directions of i, j and the normal as columns (3, 3); and a note if i and j were turned."""
     i, j = cosines[:3], cosines[3:]
     lengths = np.linalg.norm(i), np.linalg.norm(j)
     if max(abs(length - 1) for length in lengths) > 1e-3:
@@ -253,7 +253,7 @@ def _turn(cosines: Floats, first: Slice, root: Path) -> tuple[Floats, tuple[str,
 def _is_untilted(
     slices: tuple[Slice, ...], points: Floats, turn: Floats, limit: float, mend: bool, root: Path
 ) -> bool:
-    """Whether there is no gantry tilt, by the positions: the tag for it is often 0 or absent."""
+    """Return whether the positions show no gantry tilt; the tag for the tilt is often 0 or absent."""
     offsets = (points - points[0]) @ turn
     across = np.linalg.norm(offsets[:, :2], axis=1)
     if across.max() <= max(UPRIGHT_MM, limit):

@@ -1,4 +1,4 @@
-"""The header of one DICOM file: where its pixels are and what it says of them; broken and foreign files."""
+"""Read the header of one DICOM file and locate its pixels; recognise broken and foreign files."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ FRAME_CLASSES = {
 }  # enhanced CT, MR, PET
 CAPTURE_CLASSES = {_STORAGE + end for end in ("7", "7.1", "7.2", "7.3", "7.4")}  # secondary captures
 
-# Only these are read from a header: a private header can be a hundred times as long. The numbers are
-# the b-values of Siemens, Philips and GE, which older scanners write nowhere else.
+# Only these attributes are read: a private header can be a hundred times as long. The numbers are the
+# tags of the b-values of Siemens, Philips and GE, which older scanners write nowhere else.
 NAMES: list[Any] = [
     "SOPClassUID", "SOPInstanceUID", "SeriesInstanceUID", "SeriesNumber", "SeriesDescription", "Modality",
     "ImageType", "Rows", "Columns", "NumberOfFrames", "SamplesPerPixel", "PhotometricInterpretation",
@@ -44,26 +44,26 @@ NAMES: list[Any] = [
     "PulseSequenceName", "Units", 0x0019100C, 0x20011003, 0x00431039,
 ]  # fmt: skip
 _NUMBERS = {"US": "u2", "SS": "i2", "US or SS": "u2", "UL": "u4", "SL": "i4", "FD": "f8", "FL": "f4"}
-# Of the private b-values: implicit VR names no type, and what passed through a PACS may be called unknown.
+# Types of the private b-values: implicit VR states none, and a PACS may have set the type to unknown.
 _PRIVATE = {0x0019100C: "IS", 0x20011003: "FL", 0x00431039: "IS"}
 STUDY_TAGS: list[Any] = ["StudyInstanceUID"]
-TAGS = [Tag(name) for name in NAMES]  # pydicom would turn the names into numbers for each file anew
+TAGS = [Tag(name) for name in NAMES]  # pydicom would convert the names to tags for each file anew
 
 
 @dataclass(frozen=True)
 class Slice:
-    """One slice: its file, its name below the folder that was given, its attributes.
+    """One slice: its file, its name below the folder that was given, and its attributes.
 
     Parameters
     ----------
     path, name
-        The file, and how messages call it.
+        The file, and its name in messages.
     data
-        The attributes of `NAMES`; of a frame of an enhanced file, those of the frame.
+        The attributes of `NAMES`; for a frame of an enhanced file, those of the frame.
     frame
-        Its number from 0 within a file of several frames.
+        Number of the frame, from 0, within a file of several frames.
     plain
-        Where its pixels begin in the file and how many bytes they have, if they stand there as plain
+        Byte offset and number of bytes of the pixels in the file, if they are stored as plain
         little-endian numbers.
     """
 
@@ -76,7 +76,7 @@ class Slice:
     _lists: dict[str, NDArray[np.float64]] = field(default_factory=dict, compare=False, repr=False)
 
     def text(self, keyword: str | int) -> str:
-        """An attribute as text, empty if it is not there or cannot be read."""
+        """Return an attribute as text; empty if it is missing or cannot be read."""
         if keyword not in self._texts:
             self._texts[keyword] = self._read(keyword)
         return self._texts[keyword]
@@ -90,11 +90,11 @@ class Slice:
             if isinstance(value, MultiValue):
                 return "\\".join(str(v) for v in value)
             return "" if value is None else str(value).strip()
-        except Exception:  # pydicom converts a value when it is first asked for, and raises what it likes
+        except Exception:  # pydicom converts a value on first access, and raises errors of any type
             return ""
 
     def numbers(self, keyword: str, count: int) -> NDArray[np.float64] | None:
-        """The (count,) finite numbers of an attribute; None where it is not there or has others."""
+        """Return the (count,) finite numbers of an attribute; None if it is missing or has others."""
         if keyword not in self._lists:
             try:
                 self._lists[keyword] = np.array([float(v) for v in self.text(keyword).split("\\")])
@@ -104,7 +104,7 @@ class Slice:
         return values if values.shape == (count,) and np.isfinite(values).all() else None
 
     def number(self, keyword: str, default: int) -> int:
-        """An attribute as a whole number; `default` if it is not there or not a number."""
+        """Return an attribute as a whole number; `default` if it is missing or not a number."""
         try:
             return int(self.text(keyword) or default)
         except ValueError:
@@ -112,17 +112,17 @@ class Slice:
 
     @property
     def is_localizer(self) -> bool:
-        """Whether the third value of ImageType (PS3.3, C.8.2.1.1.1) says that it is a scout view."""
+        """Whether ImageType contains LOCALIZER, the third value of scout views (PS3.3, C.8.2.1.1.1)."""
         return "LOCALIZER" in self.text("ImageType").upper()
 
     @property
     def sop_class(self) -> str:
-        """SOP class UID, from the meta information where the header leaves it blank; empty if unknown."""
+        """The SOP class UID, from the meta information if the header leaves it blank; empty if unknown."""
         return self.text("SOPClassUID") or _storage_class(self.data) or ""
 
     @property
     def is_capture(self) -> bool:
-        """Whether it is a secondary capture that lies nowhere in the patient."""
+        """Whether this is a secondary capture without a position in the patient."""
         return self.sop_class in CAPTURE_CLASSES and not self.text("ImagePositionPatient")
 
 
@@ -133,8 +133,8 @@ def _tag(keyword: str | int) -> BaseTag:
 
 @lru_cache(4096)
 def _raw_text(tag: BaseTag, vr: str | None, raw: bytes, little: bool) -> str:
-    """Values as text, with `\\` between them. Most are the same in all slices, so they are kept."""
-    if vr in (None, "UN", "OB", "OW"):  # as text, bytes are digits that may pass for a number
+    """Return values as text, separated by `\\`. Most are the same in all slices, so they are cached."""
+    if vr in (None, "UN", "OB", "OW"):  # read as text, the bytes could pass for the digits of a number
         vr = _PRIVATE.get(tag) or dictionary_VR(tag)
     if vr in _NUMBERS:
         kind = np.dtype(("<" if little else ">") + _NUMBERS[vr])
@@ -146,9 +146,9 @@ def _raw_text(tag: BaseTag, vr: str | None, raw: bytes, little: bool) -> str:
 
 @dataclass(frozen=True)
 class Broken:
-    """A file that should be a slice and is none, and the series it says it is of, if it says that much.
+    """A file that should be a slice but cannot be used, and the UID of its series, if the file states it.
 
-    `whole`: nothing of the file is missing; what it lacks was never written.
+    `whole`: the file is complete; the attributes that it lacks were never written.
     """
 
     name: str
@@ -158,12 +158,12 @@ class Broken:
 
     @property
     def verdict(self) -> str:
-        """What is wrong with it, to follow the word `file`."""
+        """The fault of the file, worded to follow its name."""
         return f"cannot be used: {self.reason}" if self.whole else f"is damaged: {self.reason}"
 
 
 def unreadable(kind: str, error: Exception) -> str:
-    """What to say of an object that could not be read: the attribute that it lacks, if that is why."""
+    """Return the message for an object that could not be read; it names a missing attribute, if any."""
     keyword = getattr(error, "name", None) if isinstance(error, AttributeError) else None
     if isinstance(keyword, str) and tag_for_keyword(keyword) is not None:
         return f"this {kind} has no {keyword}: it is damaged, or was written without it"
@@ -171,7 +171,7 @@ def unreadable(kind: str, error: Exception) -> str:
 
 
 def look_at(path: Path, name: str) -> Slice | Broken | bool:
-    """A slice, a broken one, True for a file that may have been one, False for any other file."""
+    """Return a slice, a broken one, True for a file that may have been a slice, False for any other."""
     try:
         with path.open("rb") as file:
             return _look_into(file, path, name)
@@ -180,26 +180,26 @@ def look_at(path: Path, name: str) -> Slice | Broken | bool:
 
 
 def study_of(path: Path) -> str:
-    """The StudyInstanceUID of a DICOM object of any kind; "" if it has none or cannot be read."""
+    """Return the StudyInstanceUID of a DICOM object of any kind; "" if it has none or cannot be read."""
     try:
         data = header_of(path, force=True, specific_tags=STUDY_TAGS)
         return Slice(path, path.name, data).text("StudyInstanceUID")
-    except Exception:  # pydicom raises whatever its parser trips over
+    except Exception:  # the parser of pydicom raises errors of any type
         return ""
 
 
 def own_copy(data: pydicom.Dataset, keywords: Iterable[Any] | None = None) -> pydicom.Dataset:
-    """A dataset whose elements are its own, those of nested sequences too.
+    """Copy a dataset with all its elements, including those of nested sequences.
 
-    `Dataset(dict(data))` shares its elements with `data`, and to set an attribute of the one is then to
-    set that of the other.
+    `Dataset(dict(data))` shares its elements with `data`, so that setting an attribute of one would set
+    the attribute of the other.
 
     Parameters
     ----------
     data
-        What is copied. Elements that were not converted yet are converted.
+        Dataset to copy. Elements that were not converted yet are converted.
     keywords
-        Only these, where they are there; None: all.
+        Attributes to copy, if present; None: all.
     """
     tags = data.keys() if keywords is None else [Tag(k) for k in keywords if k in data]
     copied = pydicom.Dataset()
@@ -213,7 +213,7 @@ def own_copy(data: pydicom.Dataset, keywords: Iterable[Any] | None = None) -> py
 
 
 def read_whole(path: Path) -> Any:
-    """A file with all its attributes; one without meta information is as it could be parsed."""
+    """Read a file with all its attributes; set a missing transfer syntax to the one that was parsed."""
     data = whole_of(path, force=True)
     if "TransferSyntaxUID" not in data.file_meta:
         implicit, _ = data.original_encoding
@@ -235,13 +235,13 @@ def _look_into(file: BinaryIO, path: Path, name: str) -> Slice | Broken | bool:
         item = Slice(path, name, data, None, _plain_pixels(data, file))
         uid = item.text("SeriesInstanceUID") or None
         kind = item.text("SOPClassUID") or _storage_class(data)
-    except Exception as error:  # pydicom raises whatever its parser trips over
+    except Exception as error:  # the parser of pydicom raises errors of any type
         return Broken(name, f"its header cannot be read ({type(error).__name__})")
     if kind == MEDIA_DIRECTORY:
         return False
     if item.text("Rows") and item.text("Columns"):
         return item
-    # A header that is cut may end within this very UID, or within that of the series.
+    # A header that is cut may end within the SOP class UID, or within the series UID.
     if kind is None or any(c.startswith(kind) for c in SLICE_CLASSES | FRAME_CLASSES):
         if not reached:
             return Broken(name, "its header ends too early", uid)
@@ -251,7 +251,7 @@ def _look_into(file: BinaryIO, path: Path, name: str) -> Slice | Broken | bool:
 
 
 def _reaches_pixels(file: BinaryIO) -> bool:
-    """Whether pydicom stopped in front of pixel data (group 7FE0), and not at the end of the file."""
+    """Return whether pydicom stopped before pixel data (group 7FE0), and not at the end of the file."""
     start = file.tell()
     group = file.read(2)
     file.seek(start)
@@ -264,12 +264,12 @@ def _storage_class(data: Any) -> str | None:
 
 
 def _plain_pixels(data: Any, file: BinaryIO) -> tuple[int, int] | None:
-    """Where plain little-endian pixels begin, and their bytes, if all are there; None: it is pydicom's."""
+    """Return offset and size of plain little-endian pixels if all are there; None: pydicom reads them."""
     syntax = data.file_meta.get("TransferSyntaxUID")
     if syntax not in (ImplicitVRLittleEndian, ExplicitVRLittleEndian):
         return None
-    # pydicom stopped in front of the pixel data: tag, then type and length (PS3.5, 7.1.2). Some write
-    # explicit types and state implicit ones; as a length, which is even, these letters would be odd.
+    # pydicom stopped before the pixel data: tag, then type and length (PS3.5, 7.1.2). Some writers state
+    # implicit types and write explicit ones; as a length, which is even, their letters would be odd.
     start = file.tell()
     head = file.read(12)
     explicit = head[4:6] in (b"OW", b"OB")

@@ -1,4 +1,4 @@
-"""What lies at a path, series by series: can it be read, and if not, why not."""
+"""Inspect a path series by series: whether each can be read, and if not, why not."""
 
 from __future__ import annotations
 
@@ -26,22 +26,22 @@ class SeriesRow:
     Parameters
     ----------
     number, uid
-        What `--series` takes; an image file has no UID.
+        Values that `--series` accepts; an image file has no UID.
     modality, description
-        As the header says; the description is free text.
+        Values from the header; the description is free text.
     slices, size
-        How many there are, and the grid as text.
+        Number of slices, and the size of a slice as text.
     spacing_mm, orientation
-        As text; empty where they are not known. `LPS`: the indices grow to the left, back and head;
-        ` oblique`: off by a degree or more.
+        Texts; empty if unknown. `LPS`: the indices grow to the left, back and head; ` oblique`: an
+        axis is off by a degree or more.
     readable
-        Whether `predict` would take it.
+        Whether `predict` would accept the series.
     verdict
         `volume`, `no volume`, `refused` or `not asked for`.
     path
-        The folder of its first slice, relative to what was looked at; of an image file its name.
+        The folder of the first slice, relative to the inspected folder; for an image file its name.
     remarks
-        Why it is refused or no volume, or the notes of the volume.
+        Why the series is refused, no volume or not requested, or the notes of the volume.
     """
 
     number: int
@@ -59,16 +59,16 @@ class SeriesRow:
 
 
 def inspect(path: str | Path, reading: Reading | None = None, *, pixels: bool = True) -> list[SeriesRow]:
-    """Look at an image file, a DICOM file or folder, a DICOMDIR or a zip file.
+    """Inspect an image file, a DICOM file or folder, a DICOMDIR or a zip file.
 
     Parameters
     ----------
     path
-        As `load` takes it.
+        Same as in `load`.
     reading
-        The repairs that would be asked for, and which series.
+        The repairs and the series that would be requested.
     pixels
-        Whether the pixels are decoded too; without them a damaged slice is not noticed.
+        Whether the pixels are decoded too; if not, damaged pixels are not noticed.
 
     Raises
     ------
@@ -92,7 +92,7 @@ def _series_rows(path: Path, reading: Reading, pixels: bool) -> list[SeriesRow]:
 
     found, _ = find_series(path, Reading(None, reading.repair, reading.rule))
     if not found.series or not isinstance(reading.series, SeriesRule | None):
-        choose(found, reading)  # says why there is none, or none of this number or UID
+        choose(found, reading)  # raises if there is no series, or none of this number or UID
     rows = []
     places = _Places()
     for number, series in enumerate(found.series, 1):
@@ -123,7 +123,7 @@ def _series_rows(path: Path, reading: Reading, pixels: bool) -> list[SeriesRow]:
 
 
 def _from_headers(placed: Stack, first: Slice, root: Path) -> tuple[Geometry, tuple[str, ...]]:
-    """The grid that a stack has, or gets where it is repaired, and what has to be said; no pixel is read."""
+    """Return the grid that a stack has, or gets when it is repaired, and the notes; no pixel is read."""
     from c3s3_seg.io.dicom.repair import even_steps
 
     affine, notes, count = placed.affine, placed.notes, len(placed.places)
@@ -152,31 +152,31 @@ def _image_row(path: Path, reading: Reading) -> SeriesRow:
 
 
 def _told(*texts: str) -> tuple[str, ...]:
-    """Each in both versions, with and without names of files."""
+    """Return each text in both versions, with and without names of files."""
     return tuple(Told(text, named=True) for text in texts)
 
 
 def _reason(error: C3S3Error) -> str:
-    """What is wrong and what to do, without the place, which is another column."""
+    """Return the fault and the remedy, without the place, which is another column."""
     todo = f". {error.todo}" if error.todo else ""
     return Told.of(named(error.what) + named(todo), public(error.what) + public(todo), as_named=True)
 
 
 class _Places:
-    """Folders of series: by their names on a terminal, by their numbers where the text is kept."""
+    """The folders of series: named on a terminal, numbered where the text is stored."""
 
     def __init__(self) -> None:
         self._numbers: dict[PurePath, int] = {PurePath(): 0}
 
     def of(self, file: str) -> str:
-        """The folder of a slice; `.` is the folder that was looked at."""
+        """Return the folder of a slice; `.` is the inspected folder."""
         folder = PurePath(file).parent
         number = self._numbers.setdefault(folder, len(self._numbers))
         return Told.of(str(folder), f"folder {number}" if number else ".", as_named=True)
 
 
 def _grid(geometry: Geometry) -> tuple[str, str]:
-    # Off by a degree.
+    # Off by more than a degree.
     oblique = np.abs(geometry.direction).max(axis=0).min() < np.cos(np.radians(1))
     spacing = " x ".join(f"{s:.4g}" for s in geometry.spacing_mm)
     return spacing, geometry.letters + (" oblique" if oblique else "")

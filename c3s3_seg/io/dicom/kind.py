@@ -1,7 +1,7 @@
-"""What kind of object a DICOM image is: a slice by its SOP class, by its modality and place, or none.
+"""Classify DICOM images: slices by their SOP class, slices by modality and place, and other objects.
 
-Files are met whose SOP class is blank, private or that of a secondary capture, and which are slices all the
-same: they say CT, MR or PT and where each pixel lies. Objects of other kinds lie in the series of slices.
+Some files have a SOP class that is blank, private or that of a secondary capture, and are slices all the
+same: they state CT, MR or PT and the place of each pixel. A series of slices may hold other objects.
 """
 
 from __future__ import annotations
@@ -18,17 +18,17 @@ from c3s3_seg.io.dicom.header import FRAME_CLASSES, SLICE_CLASSES, Slice
 MODALITIES = ("CT", "MR", "PT")
 PLACE = {"ImagePositionPatient": 3, "ImageOrientationPatient": 6, "PixelSpacing": 2}
 PLACE_MM, SAME_COSINE = 0.005, 0.01
-# Of slices that are alone in their series: fewer are views that were planned one by one.
+# Slices that are alone in their series: fewer than this are views that were planned one by one.
 FEWEST_ALONE = 5
 
 
 def has_slice_class(item: Slice) -> bool:
-    """Whether its SOP class is one of CT, MR or PET."""
+    """Return whether the SOP class of an item is one of CT, MR or PET."""
     return item.sop_class in SLICE_CLASSES | FRAME_CLASSES
 
 
 def is_slice(item: Slice) -> bool:
-    """Whether it is a slice: by its class, or by its modality and its place in the patient."""
+    """Return whether an item is a slice, by its class or by its modality and place in the patient."""
     return has_slice_class(item) or (
         item.text("Modality") in MODALITIES
         and all(item.numbers(keyword, count) is not None for keyword, count in PLACE.items())
@@ -38,15 +38,15 @@ def is_slice(item: Slice) -> bool:
 
 
 def class_name(item: Slice) -> str:
-    """Its SOP class in words."""
+    """Return the SOP class of an item in words."""
     return UID(item.sop_class).name if item.sop_class else "no SOP class"
 
 
 def of_one_kind(items: Sequence[Slice]) -> tuple[list[Slice], tuple[Slice, ...]]:
-    """The slices of a series, and the objects of other kinds among them.
+    """Separate the slices of a series from the objects of other kinds among them.
 
-    One that is a slice by its place alone, beside slices by their class, has to fit to them: it may as well
-    be a picture that was made of one. Where there are no two slices, nothing is taken apart.
+    Beside two or more slices by class, a slice by place alone has to fit them, since it may be a picture
+    made from one of them. If there are fewer than two slices, nothing is separated.
     """
     slices = [item for item in items if is_slice(item)]
     by_class = [item for item in slices if has_slice_class(item)]
@@ -61,20 +61,20 @@ def of_one_kind(items: Sequence[Slice]) -> tuple[list[Slice], tuple[Slice, ...]]
 
 
 def alone_in_series(singles: Iterable[Slice]) -> int:
-    """How many slices, each the only one of its series, lie beside each other like those of one volume.
+    """Count the slices, each the only one of its series, that lie side by side like those of one volume.
 
-    Programs that remove names may give each file a SeriesInstanceUID of its own, and some scanners make a
+    De-identification may give each file a SeriesInstanceUID of its own, and some scanners make a
     series of each slice.
 
     Parameters
     ----------
     singles
-        Of each series that has one image, this image.
+        The image of each series that has only one.
 
     Returns
     -------
     int
-        Of those of one modality, size and direction; 0 where they are fewer than `FEWEST_ALONE`.
+        Most slices of one modality, size and direction at different places; 0 if below `FEWEST_ALONE`.
     """
     heights: dict[tuple[str, ...], set[float]] = defaultdict(set)
     for item in singles:
@@ -88,7 +88,7 @@ def alone_in_series(singles: Iterable[Slice]) -> int:
 
 
 def _fits(item: Slice, first: Slice, taken: NDArray[np.float64]) -> bool:
-    """Whether it has size, modality and direction of a slice, and a place beside all those (n, 3)."""
+    """Return whether an item has size, modality and direction of a slice, at no place of `taken` (n, 3)."""
     point = item.numbers("ImagePositionPatient", 3)
     cosines, own = (s.numbers("ImageOrientationPatient", 6) for s in (first, item))
     if any(item.text(k) != first.text(k) for k in ("Rows", "Columns", "Modality")):

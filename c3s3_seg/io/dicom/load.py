@@ -1,8 +1,8 @@
-"""A DICOM series -> `Volume`: headers, our own grouping and checks, then pixels.
+"""Read a DICOM series into a `Volume`: headers, grouping and checks, then pixels.
 
 SimpleITK's series reader is not used: it loses the shear of a tilted gantry, drops a truncated first
 or last file, wraps the values of later slices into the type of the first, inverts MONOCHROME1, and
-takes one series out of several, all without a word.
+takes one series out of several, all without a warning.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ from c3s3_seg.io.dicom.repair import repair
 from c3s3_seg.io.dicom.series import Found, Series, choose, look_through
 from c3s3_seg.io.reading import Reading
 
-# What may tell apart two slices at one place, for the message. Never dates.
+# Attributes that may differ between two slices at one place, for the message. Never dates.
 PHASES = (
     "EchoNumbers", "EchoTime", "TemporalPositionIdentifier", "DiffusionBValue", "TriggerTime",
     "AcquisitionNumber", "ImageType", "ComplexImageComponent",
 )  # fmt: skip
 
-# What all slices of one volume have in common. Times of echoes are told apart from their rounding.
+# Attributes that all slices of one volume share. Numbers may differ by rounding (ROUNDED_PART).
 CONTRAST = (
     "EchoNumbers", "EchoTime", "InversionTime", "DiffusionBValue", "TemporalPositionIdentifier",
     "ComplexImageComponent",
@@ -45,13 +45,13 @@ def load_series(path: str | Path, reading: Reading | None = None) -> Volume:
     path
         A folder, which is searched with its sub-folders; one file of the series; or a DICOMDIR.
     reading
-        Which series, and what may be repaired.
+        Series to read, and permitted repairs.
 
     Returns
     -------
     Volume
-        float32 (i, j, k) = (column, row, slice), rescaled with the slope and intercept of each slice,
-        slices in the order of their positions along the normal; its grid in mm, LPS.
+        float32 or, where that would merge values, float64 (i, j, k) = (column, row, slice), rescaled with
+        each slice's slope and intercept, slices ordered along the normal; its grid in mm, LPS.
 
     Raises
     ------
@@ -73,11 +73,11 @@ def load_listed(files: Sequence[Path], root: Path, reading: Reading) -> Volume:
     Parameters
     ----------
     files
-        Of the series, with what else is of it (localizers, other phases).
+        Files of the series, including its localizers and other phases.
     root
-        A folder above them, which messages name.
+        A folder above the files, which messages name.
     reading
-        Which of several phases, and what may be repaired.
+        Phase to read, if there are several, and permitted repairs.
 
     Raises
     ------
@@ -89,16 +89,16 @@ def load_listed(files: Sequence[Path], root: Path, reading: Reading) -> Volume:
 
 
 def load_files(path: Path, files: Sequence[Path], reading: Reading) -> Volume:
-    """Read a series of which all files are known; messages call them as `load_series` does of `path`.
+    """Read a series of which all files are known; messages name them as in `load_series(path)`.
 
     Parameters
     ----------
     path
         A folder, or one file of the series.
     files
-        All files of the series, with what else is of it.
+        All files of the series, including its localizers and other phases.
     reading
-        Which of several phases, and what may be repaired.
+        Phase to read, if there are several, and permitted repairs.
 
     Raises
     ------
@@ -112,7 +112,7 @@ def load_files(path: Path, files: Sequence[Path], reading: Reading) -> Volume:
 
 
 def find_series(path: Path, reading: Reading) -> tuple[Found, Reading]:
-    """What lies at a path, and the reading with the series that one file stands for."""
+    """Return the series at a path, and the reading; for one file, the reading selects its series."""
     if path.is_dir():
         return look_through(path), reading
     if is_dicomdir(path):
@@ -125,9 +125,9 @@ def find_series(path: Path, reading: Reading) -> tuple[Found, Reading]:
 
 
 def _series_of(path: Path, reading: Reading) -> tuple[Found, Reading]:
-    """The series of one file: all files of its folder that are of it."""
+    """Return the series in the folder of one file, and the reading that selects the file's own series."""
     root = path.parent
-    # The file on its own comes first, so that a broken one is named, whatever lies beside it.
+    # The file is read alone first, so that a broken one is named, whatever lies beside it.
     alone = look_through(root, [path])
     if not alone.series:
         return alone, reading
@@ -146,7 +146,7 @@ def _series_of(path: Path, reading: Reading) -> tuple[Found, Reading]:
 
 
 def _beside(path: Path) -> list[Path]:
-    """The files in the folder of one."""
+    """Return the files in the folder of a file, without hidden ones."""
     return [p for p in sorted(path.parent.iterdir()) if p.is_file() and not p.name.startswith(".")]
 
 
@@ -178,7 +178,7 @@ def build(series: Series, notes: tuple[str, ...], path: Path, reading: Reading) 
 
 
 def check(series: Series, root: Path, reading: Reading) -> Stack:
-    """What can be said of a series without its pixels: one kind, one patient, one grid.
+    """Check a series without its pixels: one kind, one patient, one grid; return its stack.
 
     Raises
     ------
@@ -204,7 +204,7 @@ def _check_kind(slices: tuple[Slice, ...], root: Path) -> None:
         color = item.text("PhotometricInterpretation")
         if item.number("SamplesPerPixel", 1) != 1 or color not in ("MONOCHROME1", "MONOCHROME2"):
             raise InputError(f"'{item.name}' is not a grey image: found '{color}'", where=root)
-        if len(item.data.get("ModalityLUTSequence") or ()):  # one without an item says nothing
+        if len(item.data.get("ModalityLUTSequence") or ()):  # an empty sequence states nothing
             raise InputError(
                 f"'{item.name}' has a lookup table in place of a slope",
                 where=root,
@@ -219,7 +219,7 @@ def _check_kind(slices: tuple[Slice, ...], root: Path) -> None:
 
 
 def _check_one(slices: tuple[Slice, ...], root: Path) -> tuple[str, ...]:
-    """One patient, one frame of reference, one size. The message names files, never what differs."""
+    """Check for one patient, frame, size, modality and unit. Messages name files, never the values."""
     wanted = {
         "of two patients": ("PatientID", "PatientName"),
         "in two frames of reference": ("FrameOfReferenceUID",),
@@ -246,7 +246,7 @@ def _check_one(slices: tuple[Slice, ...], root: Path) -> tuple[str, ...]:
 
 
 def _contrast_note(slices: tuple[Slice, ...]) -> tuple[str, ...]:
-    """A note if slices of two echoes or phases, each at places of its own, make one even stack."""
+    """Return a note if slices of two echoes or phases, each at places of its own, may form one stack."""
     differ = [keyword for keyword in CONTRAST if _differs({item.text(keyword) for item in slices})]
     if not differ:
         return ()
@@ -266,7 +266,7 @@ def _differs(texts: set[str]) -> bool:
 def _check_scaled(slices: tuple[Slice, ...], root: Path) -> None:
     """Refuse slices without a slope or an intercept among slices with one that changes the values.
 
-    A series without them is as stored (1 and 0); one slice without them has another scale than the others.
+    In a series without any, values are as stored (1 and 0); a single slice without has another scale.
     """
     for keyword, default in (("RescaleSlope", 1.0), ("RescaleIntercept", 0.0)):
         without = [item for item in slices if not item.text(keyword)]
@@ -281,7 +281,7 @@ def _check_scaled(slices: tuple[Slice, ...], root: Path) -> None:
 
 
 def _rescales(text: str, default: float) -> bool:
-    """Whether a number is there that is not the default. One that is not valid is refused with its pixels."""
+    """Return whether a text is a number other than the default; invalid ones are refused with the pixels."""
     try:
         value = float(text or default)
     except ValueError:
@@ -290,7 +290,7 @@ def _rescales(text: str, default: float) -> bool:
 
 
 def _plain(item: Slice, keyword: str) -> str:
-    """An attribute as text; of a name without empty parts, spaces and case (PS3.5, 6.2, PN)."""
+    """Return an attribute as text; names without empty parts, spaces and case (PS3.5, 6.2, PN)."""
     text = item.text(keyword)
     if keyword != "PatientName":
         return text
@@ -299,7 +299,7 @@ def _plain(item: Slice, keyword: str) -> str:
 
 
 def _doubles(place: tuple[Slice, ...], pixels: Pixels, root: Path) -> tuple[Slice, ...]:
-    """The slices at a place that are copies of its first one."""
+    """Return the slices at a place that are copies of its first slice; refuse any that differ."""
     for item in place[1:]:
         if not same_pixels(place[0], item, pixels):
             differ = [k for k in PHASES if item.text(k) != place[0].text(k)]

@@ -1,4 +1,4 @@
-"""The pixels of one slice: decoded, without what is no pixel value, rescaled."""
+"""Read the pixels of slices: decoded, without bits that are no pixel value, rescaled."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ from c3s3_seg.system.names import printable
 
 @dataclass(frozen=True)
 class PixelPlane:
-    """The rescaled pixels (row, column) of a slice, and which of them are padding, if any may be.
+    """The rescaled pixels (row, column) of a slice, and a mask of those that are padding, if any.
 
-    They are float32, or float64 where an intercept far above the slope would round them together.
+    The values are float32, or float64 where an intercept far above the slope would merge them in float32.
     """
 
     values: Array
@@ -32,7 +32,7 @@ class PixelPlane:
 
 
 class Pixels:
-    """Reads the pixels of slices. Use it in a `with`: what is compressed is decoded in a process of its own.
+    """A reader of slice pixels. Use it in a `with`: compressed pixels are decoded in a child process.
 
     Parameters
     ----------
@@ -43,7 +43,7 @@ class Pixels:
     def __init__(self, root: Path) -> None:
         self.root = root
         self._decoder: PixelDecoder | None = None
-        # Of slices with an odd HighBit: whether their lowest bits are used, None where all values are 0.
+        # For slices with an odd HighBit: whether their lowest bits are used, None if all values are 0.
         self._loose: dict[str, bool | None] = {}
 
     def __enter__(self) -> Pixels:
@@ -54,15 +54,15 @@ class Pixels:
             self._decoder.close()
 
     def read(self, item: Slice, out: Array | None = None) -> PixelPlane:
-        """The pixels of one slice, into `out` (row, column) where it is given.
+        """Read the pixels of one slice, into `out` (row, column) if given.
 
         Raises
         ------
         InputError
-            If they cannot be decoded, are not as many as the header says, or are not finite.
+            If the pixels cannot be decoded, are not as many as the header states, or are not finite.
         """
         try:
-            # Before pydicom trips over the same; but pixels in floating point have no BitsStored.
+            # Before pydicom fails on the same fault; but pixels in floating point have no BitsStored.
             bits = _Bits.of(item) if item.text("BitsStored") else None
             stored = self._stored(item)
             bits = bits or _Bits.of(item)
@@ -86,12 +86,12 @@ class Pixels:
         return PixelPlane(values, padding)
 
     def notes(self) -> tuple[str, ...]:
-        """What has to be said of all slices that were read.
+        """Return the notes on all slices that were read.
 
         Raises
         ------
         InputError
-            If HighBit says that the values lie in the upper bits, and nothing speaks against it.
+            If HighBit states that the values lie in the upper bits, and no value contradicts this.
         """
         if not self._loose:
             return ()
@@ -108,7 +108,7 @@ class Pixels:
         return (f"HighBit is not BitsStored - 1 in {found}: no value needs more bits than BitsStored",)
 
     def kind(self, slices: list[Slice]) -> type[np.floating[Any]]:
-        """The type that holds the values of all of them. What cannot be read is refused when it is."""
+        """Return the type that holds the values of all slices. Unreadable ones are refused when read."""
         wide = False
         for item in slices:
             with suppress(ValueError, _Odd):
@@ -142,13 +142,13 @@ class Pixels:
 
 
 def _plain(item: Slice, shape: tuple[int, int]) -> Array | None:
-    """Pixels that stand in the file as they are; None leaves them to pydicom."""
+    """Return pixels that are stored uncompressed in the file; None leaves them to pydicom."""
     size = item.number("BitsAllocated", 0)
     if item.plain is None or size not in (8, 16, 32) or min(shape) < 1:
         return None
     kind = "i" if item.number("PixelRepresentation", 0) else "u"
     needed, (start, held) = shape[0] * shape[1] * size // 8, item.plain
-    if held < needed:  # what follows the pixels in the file is none of them
+    if held < needed:  # bytes after the pixels in the file are no pixels
         raise EOFError
     if held >= 2 * needed:
         what = f"it holds {held} bytes of pixels, and {shape[0]} x {shape[1]} of {size} bits are {needed}"
@@ -161,13 +161,13 @@ def _plain(item: Slice, shape: tuple[int, int]) -> Array | None:
     return np.frombuffer(content, np.dtype(f"<{kind}{size // 8}")).reshape(shape)
 
 
-class _Odd(Exception):  # noqa: N818 - it is turned into an error of ours
-    """A header that says of its pixels what cannot be."""
+class _Odd(Exception):  # noqa: N818 - it is turned into an InputError
+    """The error for a header whose statements about its pixels cannot be true."""
 
 
 @dataclass(frozen=True)
 class _Bits:
-    """What the stored numbers mean. `unused`: how many low bits a value has none in, if HighBit is right."""
+    """The meaning of the stored numbers. `unused`: number of low bits without data, if HighBit is right."""
 
     stored: int
     unused: int
@@ -198,12 +198,12 @@ class _Bits:
         return cls(stored, high + 1 - stored, slope, intercept, _pad(item))
 
     def uses_low_bits(self, pixels: Array, clean: Array) -> bool | None:
-        """Whether a value uses the lowest bits, where HighBit says that they hold nothing; None if all are 0.
+        """Return whether a value uses the low bits that HighBit declares unused; None if all values are 0.
 
         Raises
         ------
         _Odd
-            If a value uses bits above BitsStored: then what its lower bits alone say is not the value.
+            If a value uses bits above BitsStored, so that its lower bits alone are not the value.
         """
         if not (np.array_equal(clean, pixels) or ((pixels >> self.stored) == 0).all()):
             raise _Odd(
@@ -215,7 +215,7 @@ class _Bits:
         return bool((pixels & ((1 << self.unused) - 1)).any())
 
     def clean(self, pixels: Array) -> Array:
-        """Without what lies in the bits above BitsStored, where old files keep overlays (PS3.5, 8.1.1)."""
+        """Drop the bits above BitsStored, where old files keep overlays (PS3.5, 8.1.1)."""
         if pixels.dtype.kind == "f":
             return pixels
         spare = pixels.dtype.itemsize * 8 - self.stored
@@ -224,7 +224,7 @@ class _Bits:
 
     @property
     def kind(self) -> type[np.floating[Any]]:
-        """float32, unless it would round neighbouring values together: it has 24 bits."""
+        """The type of the values: float32, or float64 where float32 (24 bits) would merge neighbours."""
         return np.float64 if abs(self.intercept) > abs(self.slope) * (1 << 20) else np.float32
 
     @property
@@ -234,10 +234,10 @@ class _Bits:
         return numbers and self.stored <= 16 and abs(self.slope) * 65536 + abs(self.intercept) < 1 << 24
 
     def scale(self, pixels: Array, out: Array | None) -> Array:
-        """Slope and intercept; unless they are whole, in float64 first: one rounding, at the end."""
+        """Apply slope and intercept; unless they are whole, in float64 first: one rounding, at the end."""
         values = np.empty(pixels.shape, self.kind) if out is None else out
         if pixels.dtype.kind == "f" or not self.whole:
-            with np.errstate(over="ignore", invalid="ignore"):  # what is not finite is refused by its name
+            with np.errstate(over="ignore", invalid="ignore"):  # values that are not finite are refused later
                 values[...] = pixels * np.float64(self.slope) + np.float64(self.intercept)
             return values
         values[...] = pixels
@@ -248,10 +248,10 @@ class _Bits:
         return values
 
     def padding(self, pixels: Array, clean: Array) -> NDArray[np.bool_] | None:
-        """Which pixels are none, but fill the image up to a rectangle (PS3.3, C.7.5.1.1.2).
+        """Return a mask of the pixels that only pad the image to a rectangle (PS3.3, C.7.5.1.1.2), or None.
 
-        The padding value is compared with the pixels as they are and without what lies above BitsStored: it
-        may need more bits than that, and a negative one may stand there without its sign in those bits.
+        The padding value is compared with the pixels as stored and without the bits above BitsStored: the
+        value may need more bits than that, and a negative value may be stored without its sign in those bits.
         """
         if self.pad is None or pixels.dtype.kind == "f":
             return None
@@ -283,18 +283,18 @@ def _pad(item: Slice) -> tuple[int, int] | None:
 
 
 def stack_planes(slices: list[Slice], pixels: Pixels) -> tuple[Array, tuple[str, ...]]:
-    """All slices as one array (i, j, k) = (column, row, slice), and what has to be noted.
+    """Read all slices as one array (i, j, k) = (column, row, slice), and return it with the notes.
 
-    It is float32, or float64 where that would round the values together.
+    The array is float32, or float64 where float32 would merge neighbouring values.
 
-    Padding becomes the smallest value of the scan that is none.
+    Padding becomes the smallest value of the scan that is not padding.
 
     Raises
     ------
     InputError, MemoryLimitError
-        If a slice cannot be read, or all of them are more than there is memory for.
+        If a slice cannot be read, or the slices do not fit into memory.
     """
-    rows, columns = pixels.read(slices[0]).values.shape  # before any memory is taken for all of them
+    rows, columns = pixels.read(slices[0]).values.shape  # before memory is allocated for all slices
     kind = np.dtype(pixels.kind(slices))
     shape = columns, rows, len(slices)
     check_size(pixels.root, shape, math.prod(shape) * kind.itemsize)
@@ -324,6 +324,6 @@ def _fill(array: Array, padding: dict[int, NDArray[np.bool_]]) -> str:
 
 
 def same_pixels(one: Slice, other: Slice, pixels: Pixels) -> bool:
-    """Whether two slices hold the same values."""
+    """Return whether two slices hold the same values."""
     first: Any = pixels.read(one).values
     return bool(np.array_equal(first, pixels.read(other).values))

@@ -1,6 +1,6 @@
-"""Repairs of a stack of slices on request: gaps between them, the shear of a tilted gantry.
+"""Repair a stack of slices on request: gaps between slices, and the shear of a tilted gantry.
 
-Each returns what has to be noted: a repaired scan is not the one that was acquired.
+Each repair returns a note, because a repaired scan is not the one that was acquired.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from c3s3_seg.io.dicom.grid import Stack
 from c3s3_seg.io.limits import check_size
 
 Floats = NDArray[np.float64]
-# A stack whose usual step is a small part of its gaps would be all interpolation.
+# New slices per acquired slice: with more, nearly all of the scan would be interpolated.
 MOST_FILLED = 10
 
 
@@ -30,14 +30,14 @@ def repair(array: Array, found: Stack, root: Path) -> tuple[Array, Floats, tuple
     array
         (i, j, k) float32 or float64, one plane for each place of `found`.
     found
-        Where they lie.
+        Places of the slices.
     root
         The folder that messages name.
 
     Returns
     -------
     array, affine, notes
-        On the grid of right angles and even steps; as they were, where nothing had to be done.
+        The array and affine of the grid with right angles and even steps; unchanged if already on it.
 
     Raises
     ------
@@ -58,7 +58,7 @@ def repair(array: Array, found: Stack, root: Path) -> tuple[Array, Floats, tuple
 
 
 def _straighten(array: Array, found: Stack, root: Path) -> tuple[Array, Floats, str]:
-    """Move each slice back by its offset within the plane, in a field of view that holds them all."""
+    """Move each slice back by its in-plane offset, in a field of view that holds all slices."""
     shifts = found.offsets_mm[:, :2] / found.spacing_mm  # in pixels
     low = np.floor(shifts.min(axis=0))
     extra = np.ceil(shifts.max(axis=0)) - low
@@ -75,7 +75,7 @@ def _straighten(array: Array, found: Stack, root: Path) -> tuple[Array, Floats, 
 
 
 def _moved(plane: Array, shift: float, size: int, fill: float) -> Array:
-    """(n, m) -> (size, m): moved along the first axis by `shift` >= 0 pixels, linear."""
+    """Move a plane along its first axis by `shift` >= 0 pixels, linearly: (n, m) -> (size, m)."""
     places = np.arange(size) - shift
     low = np.floor(places).astype(int)
     part = (places - low).astype(plane.dtype)[:, None]
@@ -87,7 +87,7 @@ def _moved(plane: Array, shift: float, size: int, fill: float) -> Array:
 
 
 def even_steps(heights_mm: Floats, root: Path) -> tuple[int, float]:
-    """How many steps slices at these heights (from 0) are resampled to, and how long they are, in mm.
+    """Return number and length in mm of the steps to which slices at these heights (from 0) are resampled.
 
     Raises
     ------
@@ -102,7 +102,7 @@ def even_steps(heights_mm: Floats, root: Path) -> tuple[int, float]:
 
 
 def _even(array: Array, heights_mm: Floats, root: Path) -> tuple[Array, float, str]:
-    """Linear between neighbouring slices, at even steps near the usual one."""
+    """Interpolate linearly between neighbouring slices, at even steps near the usual step."""
     gaps = np.diff(heights_mm)
     count, step = even_steps(heights_mm, root)
     shape = (*array.shape[:2], count + 1)

@@ -1,4 +1,4 @@
-"""Which DICOM series lie in a folder, from the headers: volumes, what is left aside, what is broken."""
+"""Find the DICOM series in a folder from the headers: volumes, objects left out, and broken files."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ SEQUENCE = ("SequenceName", "ProtocolName", "ScanningSequence", "PulseSequenceNa
 
 @dataclass(frozen=True)
 class Series:
-    """The slices of one series, or of one phase of it, and what else was found among them.
+    """The slices of one series, or of one phase of it, and the other objects found among them.
 
     Parameters
     ----------
     uid
         SeriesInstanceUID; empty where the files have none.
     slices, localizers, captures, others
-        What it holds, and what was left aside: scout views, pictures of a screen, objects of other kinds.
+        Slices of the series, and objects left out: scout views, screen captures, objects of other kinds.
     part
-        Which phase, where a series holds several: `echo 2`. Else empty.
+        Phase, if the series holds several: `echo 2`. Else empty.
     """
 
     uid: str
@@ -42,25 +42,25 @@ class Series:
 
     @property
     def key(self) -> str:
-        """By which it can be chosen: its UID and, where there are several parts, which of them."""
+        """The key by which the series can be chosen: its UID and, if it has several parts, the part."""
         return self.uid + (f"#{self.part}" if self.part else "")
 
     @property
     def modality(self) -> str:
-        """DICOM modality, or `-`."""
+        """The DICOM modality, or `-`."""
         return self.slices[0].text("Modality") or "-"
 
     @property
     def description(self) -> str:
-        """SeriesDescription: free text, for the user who asks for it; never for logs."""
+        """The SeriesDescription: free text for the user who requests it, never for logs."""
         try:  # by pydicom, which knows the character set
             return str(self.slices[0].data.get("SeriesDescription") or "").strip()
-        except Exception:  # it raises what it likes
+        except Exception:  # pydicom raises errors of any type
             return ""
 
     @property
     def attributes(self) -> SeriesAttributes:
-        """What a rule looks at."""
+        """The attributes that a rule is compared with."""
         first = self.slices[0]
         names = [value for keyword in SEQUENCE for value in first.text(keyword).split("\\") if value]
         kinds = [value for value in first.text("ImageType").split("\\") if value]
@@ -68,17 +68,17 @@ class Series:
 
     @property
     def study(self) -> str:
-        """StudyInstanceUID; empty where the files have none."""
+        """The StudyInstanceUID; empty if the files have none."""
         return self.slices[0].text("StudyInstanceUID")
 
     @property
     def is_volume(self) -> bool:
-        """Whether it is a stack of CT, MR or PET slices, by their class or by modality and place."""
+        """Whether the series is a stack of CT, MR or PET slices, by class or by modality and place."""
         return not self.why_not
 
     @property
     def kind(self) -> str:
-        """What it is where it is no volume, in words that name no file."""
+        """The kind of a series that is no volume, in words that name no file."""
         first = self.slices[0]
         if first.is_localizer:
             return "a localizer"
@@ -89,7 +89,7 @@ class Series:
 
     @property
     def why_not(self) -> str:
-        """Why it is no volume; empty if it is one."""
+        """The reason why the series is no volume; empty if it is a volume."""
         if self.slices[0].is_localizer:
             return "a localizer"
         other = next((s for s in self.slices if not is_slice(s)), None)
@@ -107,7 +107,7 @@ class Series:
 
 @dataclass(frozen=True)
 class Found:
-    """All that lies in a folder."""
+    """All series and files found in a folder."""
 
     root: Path
     series: tuple[Series, ...]
@@ -116,7 +116,7 @@ class Found:
 
     @property
     def table(self) -> str:
-        """Of each series number, modality, slices, size, in one line. No patients, dates or descriptions."""
+        """One line with number, modality, slices and size of each series; no patient, date or description."""
         lines = [f"{s} ({s.why_not})" if s.why_not else str(s) for s in self.series[:MOST_LISTED]]
         more = len(self.series) - len(lines)
         end = f"; and {more} more" if more else ""
@@ -124,23 +124,23 @@ class Found:
 
     @property
     def alone(self) -> int:
-        """How many slices look like one volume, but are each the only one of a series."""
+        """The number of slices that look like one volume, but are each the only one of a series."""
         return alone_in_series(s.slices[0] for s in self.series if len(s.slices) == 1)
 
 
 def look_through(
     root: Path, files: Iterable[Path] | None = None, among: Iterable[Path] | None = None
 ) -> Found:
-    """Read the header of every DICOM file below a folder and sort them by series.
+    """Read the header of every DICOM file below a folder and group the files by series.
 
     Parameters
     ----------
     root
         The folder.
     files
-        Files below it to look at; None: all.
+        Files below the folder to inspect; None: all.
     among
-        Files below it by whose order messages number the files; None: those that are looked at.
+        Files below the folder whose order numbers the files in messages; None: the inspected files.
     """
     groups: dict[str, list[Slice]] = {}
     broken: list[Broken] = []
@@ -157,7 +157,7 @@ def look_through(
             if isinstance(several, Broken):
                 broken.append(several)
                 continue
-            # Blank UIDs happen; then a folder is a series.
+            # The UIDs may be blank; then a folder is a series.
             key = item.text("SeriesInstanceUID") or f"unnamed in {path.parent}"
             groups.setdefault(key, []).extend(several)
         elif isinstance(item, Broken):
@@ -167,19 +167,19 @@ def look_through(
         else:
             ignored.append(names[path])
     for path in stubs:
-        # Nothing in the file says what it was: its name has to, being like those of the slices.
+        # The content does not show the kind of the file, so its suffix decides: is it that of a slice?
         name = names[path]
         if path.suffix.lower() in suffixes:
             broken.append(Broken(name, "it is empty, or ends before its header"))
         else:
             ignored.append(name)
     series = [part for slices in groups.values() for part in _parts(slices)]
-    # The order of the sort is kept among the parts of a series.
+    # The sort is stable: the parts of a series keep their order.
     return Found(root, tuple(sorted(series, key=_rank)), tuple(broken), tuple(sorted(ignored)))
 
 
 def _names(root: Path, files: Sequence[Path]) -> dict[Path, FileName]:
-    """The name of each file for messages: its path below the folder, and its number, which is public."""
+    """Return each file's name for messages: its path below the folder, and its number, which is public."""
     return {
         path: FileName(str(path.relative_to(root)), f"file {number} of {len(files)}")
         for number, path in enumerate(files, 1)
@@ -187,12 +187,13 @@ def _names(root: Path, files: Sequence[Path]) -> dict[Path, FileName]:
 
 
 def choose(found: Found, reading: Reading) -> tuple[Series, tuple[str, ...]]:
-    """The series to read, and what has to be noted about the choice.
+    """Return the series to read, and the notes about the choice.
 
     Raises
     ------
     InputError
-        If there is none, or more than one is a volume and none is chosen, or the choice does not exist.
+        If there is no series or volume, several volumes and no choice, or the chosen one does not exist or
+        has damaged files.
     """
     if not found.series:
         _refuse_broken(found.broken, found.root)
@@ -208,7 +209,7 @@ def choose(found: Found, reading: Reading) -> tuple[Series, tuple[str, ...]]:
 
 
 def objection(found: Found, series: Series, wanted: Wanted) -> str:
-    """Why a series is not the one, or none of those, that `--series` asks for; "" if it is."""
+    """Return why a series is not among those that `--series` requests; "" if it is."""
     if wanted is None:
         return ""
     if isinstance(wanted, SeriesRule):
@@ -308,7 +309,7 @@ def _notes(found: Found, chosen: Series) -> tuple[str, ...]:
 
 
 def _kind_notes(chosen: Series) -> list[str]:
-    """What was said by other things than the SOP class. Counts, not names of files: notes are kept."""
+    """Return notes on objects not classified by SOP class alone; counts, not file names: notes are stored."""
     notes = []
     if chosen.others:
         kinds = ", ".join(sorted({class_name(s) for s in chosen.others}))

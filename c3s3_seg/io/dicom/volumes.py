@@ -1,4 +1,4 @@
-"""One series that holds several volumes -> its parts: planes, echoes, b-values, time points."""
+"""Split a series that holds several volumes into its parts: planes, echoes, b-values, time points."""
 
 from __future__ import annotations
 
@@ -11,35 +11,35 @@ from numpy.typing import NDArray
 
 from c3s3_seg.io.dicom.header import Slice
 
-# What tells apart slices at one place, the likeliest first. Times are compared, never shown.
+# Attributes that distinguish slices at one place, the likeliest first. Times are compared, never shown.
 PHASES: dict[str | int, str] = {
     "EchoNumbers": "echo", "EchoTime": "TE", "DiffusionBValue": "b", 0x0019100C: "b", 0x20011003: "b",
     0x00431039: "b", "TemporalPositionIdentifier": "time point", "InversionTime": "TI", "FlipAngle": "flip",
     "ImageType": "type", "ComplexImageComponent": "component", "AcquisitionNumber": "acquisition",
     "TriggerTime": "trigger", "DiffusionGradientOrientation": "gradient", "AcquisitionTime": "",
 }  # fmt: skip
-# Each place holds all phases, but the trigger differs from place to place: the order tells them apart.
+# If each place holds all phases, but the times differ from place to place, their order separates them.
 RANKED: dict[str | int, str] = {"TriggerTime": "trigger", "AcquisitionTime": "time"}
 PLACE_MM = 0.005
-# Planes that differ by more than this are views of different directions, not a slice gone wrong.
+# Cosine between normals. Planes below this are views of different directions, not a faulty slice.
 OTHER_PLANE = 0.7
 
 Part = tuple[str, tuple[Slice, ...]]
 
 
 def split(slices: Sequence[Slice]) -> list[Part]:
-    """The volumes among the slices of one series.
+    """Split the slices of one series into volumes.
 
     Parameters
     ----------
     slices
-        Of one series UID.
+        Slices with one series UID.
 
     Returns
     -------
     list of (str, tuple of Slice)
-        What tells a part from the others (`echo 2`), and its slices; one part with "" where nothing has
-        to be split, or nothing tells slices at one place apart.
+        The label of each part (`echo 2`) and its slices; one part with "" if nothing has to be split, or
+        no attribute distinguishes the slices at one place.
     """
     planes = _planes(slices)
     if len(planes) == 1:
@@ -52,7 +52,7 @@ def split(slices: Sequence[Slice]) -> list[Part]:
 
 
 def _planes(slices: Sequence[Slice]) -> list[tuple[Slice, ...]]:
-    """Slices of one direction together; those without a valid one go with the first."""
+    """Group slices by direction; slices without a valid direction join the first group."""
     if len({item.text("ImageOrientationPatient") for item in slices}) == 1:
         return [tuple(slices)]  # the usual case, and the fast way
     found: list[tuple[NDArray[np.float64], list[Slice]]] = []
@@ -88,7 +88,7 @@ def _phases(slices: Sequence[Slice]) -> list[Part]:
 
 
 def _ranked(places: Sequence[int], slices: Sequence[Slice]) -> list[Part] | None:
-    """The n-th slice of each place together, where every place has as many and their times differ."""
+    """Group the n-th slices of all places; None unless each place has as many, with different times."""
     at: dict[int, list[Slice]] = defaultdict(list)
     for place, item in zip(places, slices, strict=True):
         at[place].append(item)
@@ -106,19 +106,19 @@ def _ranked(places: Sequence[int], slices: Sequence[Slice]) -> list[Part] | None
 
 
 def _good(groups: list[list[tuple[int, Slice]]]) -> bool:
-    """Each group is a stack of its own, and none is a rest beside the others."""
+    """Return whether each group is a stack of its own, and no group a mere rest of the others."""
     sizes = [len({place for place, _ in group}) for group in groups]
     return min(sizes) >= max(2, max(sizes) / 2) and not any(_collide(group) for group in groups)
 
 
 def _collide(placed: Iterable[tuple[int, Slice]]) -> bool:
-    """Whether two instances lie at one place; a copy of an instance is none."""
+    """Return whether two instances lie at one place; copies of an instance do not count."""
     instances = {(place, item.text("SOPInstanceUID") or item.name, item.frame) for place, item in placed}
     return any(count > 1 for count in Counter(place for place, *_ in instances).values())
 
 
 def _places(slices: Sequence[Slice]) -> list[int] | None:
-    """The number of each slice's place along the normal; None where positions are missing."""
+    """Return the number of each slice's place along the normal; None if positions are missing."""
     normal = _normal(slices[0])
     points = [item.numbers("ImagePositionPatient", 3) for item in slices]
     if normal is None or any(point is None for point in points):
@@ -157,6 +157,6 @@ def _label(keys: Sequence[str | int], values: Sequence[str], number: int) -> str
 
 
 def _short(value: str) -> str:
-    """`ORIGINAL\\PRIMARY\\M\\FFE` -> `M FFE`; numbers as they are."""
+    """Shorten a value for a label: `ORIGINAL\\PRIMARY\\M\\FFE` -> `M FFE`; numbers are kept."""
     words = value.split("\\")
     return " ".join(words[2:] if len(words) > 2 and not _number(words[0]) < float("inf") else words) or "-"

@@ -1,4 +1,4 @@
-"""`Volume` -> a classic MR series: the simulated scans for demonstrations and tests, never a patient's."""
+"""Write a `Volume` as a classic MR series: simulated scans for demonstrations and tests, no patient's."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ def save_series(
     volume
         (i, j, k), whole numbers from 0 to 65535, on a grid of right angles; i becomes the column, j the row.
     folder
-        Is made if need be, and must be empty.
+        Output folder, created if necessary; it must be empty.
     description
-        SeriesDescription, up to 64 characters.
+        SeriesDescription, cut to 64 characters.
     patient
         PatientID.
     seed_uid
-        The UIDs follow from it: the same seed gives the same files, another one another series.
+        Seed of the UIDs: the same seed gives the same files, another seed another series.
 
     Returns
     -------
@@ -43,7 +43,7 @@ def save_series(
     Raises
     ------
     InputError
-        If the values are no uint16, the folder is not empty, or a file cannot be written: then none is left.
+        If the values do not fit uint16, the folder is not empty, or a file cannot be written (none is left).
     GeometryError
         If the grid has no right angles.
     """
@@ -87,12 +87,12 @@ def _uid(*parts: str) -> UID:
 
 
 def _decimals(values: Array) -> list[str]:
-    """Decimal strings of at most 16 characters (PS3.5, 6.2, DS)."""
+    """Return decimal strings of at most 16 characters (PS3.5, 6.2, DS)."""
     return [format_number_as_ds(float(v) + 0.0) for v in values]
 
 
 def _shared(geometry: Geometry, description: str, seed_uid: str) -> Dataset:
-    """What all slices have: every type 1 and 2 attribute of the MR Image IOD (PS3.3, A.4)."""
+    """Return the attributes that all slices share: all of type 1 and 2 in the MR Image IOD (PS3.3, A.4)."""
     data = Dataset()
     data.SpecificCharacterSet = "ISO_IR 192"
     data.PatientName = "PHANTOM^SIMULATED"
@@ -124,7 +124,7 @@ def _slice(shared: Dataset, geometry: Geometry, k: int, number: int, seed_uid: s
     meta.MediaStorageSOPClassUID = MRImageStorage
     meta.MediaStorageSOPInstanceUID = _uid(seed_uid, "slice", str(number))
     meta.TransferSyntaxUID = ExplicitVRLittleEndian
-    # FileDataset takes the dataset over as it is, so each slice gets its own.
+    # FileDataset does not copy the elements of a dataset, so each slice gets a copy.
     data = FileDataset("", own_copy(shared), file_meta=meta, preamble=bytes(128))
     data.SOPClassUID, data.SOPInstanceUID = meta.MediaStorageSOPClassUID, meta.MediaStorageSOPInstanceUID
     data.InstanceNumber = str(number)

@@ -1,1 +1,1 @@
-"""What is made of a DICOM series or drawn on one: SEG, RTSTRUCT, Secondary Capture."""
+"""DICOM objects made from a series or drawn on a series: SEG, RTSTRUCT, Secondary Capture."""

@@ -1,4 +1,4 @@
-"""The DICOM slices that a mask was made from: what a SEG, an RTSTRUCT or a secondary capture refers to."""
+"""The DICOM slices that a mask was made from, to which a SEG, an RTSTRUCT or a secondary capture refers."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from c3s3_seg.io.dicom_objects.codes import Uid
 from c3s3_seg.io.reading import Reading
 from c3s3_seg.system.choices import Repair
 
-# Without these nothing can refer to a slice (PS3.3, 10.3 and C.7.4.1).
+# Without these UIDs nothing can refer to a slice (PS3.3, 10.3 and C.7.4.1).
 NEEDED = ("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID", "SOPClassUID", "FrameOfReferenceUID")
 
 
@@ -32,11 +32,11 @@ class Origin:
     Parameters
     ----------
     stack
-        Where the slices lie.
+        Positions of the slices.
     slices
-        One a place.
+        One slice for each place.
     headers
-        The dataset of each file without its pixels, by path; several frames share one.
+        Data set of each file without its pixels, by path; the frames of a file share one data set.
     """
 
     stack: Stack
@@ -44,7 +44,7 @@ class Origin:
     headers: dict[Path, Any]
 
     def header(self, item: Slice) -> Any:
-        """The whole header of a slice's file."""
+        """Return the whole header of a slice's file."""
         return self.headers[item.path]
 
     @property
@@ -53,10 +53,10 @@ class Origin:
         return self.slices[0].number("Columns", 0), self.slices[0].number("Rows", 0)
 
     def plane(self, mask: Volume, number: int) -> Array:
-        """(row, column): the labels of a mask at the pixels of a slice.
+        """Return the labels of a mask at the pixels of a slice: (row, column).
 
-        The mask's own voxels where it lies on the grid of the slices; where the scan was repaired, the
-        nearest voxel, and background outside of the mask.
+        These are the mask's own voxels if it lies on the grid of the slices; if the scan was repaired, the
+        nearest voxels, and background outside of the mask.
         """
         columns, rows = self.size
         if self._same_grid(mask.geometry):
@@ -79,22 +79,23 @@ class Origin:
 
 @contextmanager
 def origin(source: Source) -> Iterator[Origin]:
-    """Open the series again that a volume came from.
+    """Open again the series that a volume came from.
 
     Parameters
     ----------
     source
-        Of the volume; what was repaired when it was read is read as it is.
+        Source of the volume; a series that was repaired for the volume is now read without the repair.
 
     Yields
     ------
     Origin
-        Its slices, in the order of their positions. Files of an archive are there until the block ends.
+        Slices of the series, in the order of their positions. Files of an archive exist until the block ends.
 
     Raises
     ------
     InputError
-        If it came from no DICOM series, or its slices have no UIDs to refer to.
+        If the volume is not from a DICOM series, or nothing can refer to its slices: UIDs are missing or
+        repeated, or they are of several studies.
     """
     if not is_from_dicom(source) or source.path is None:
         raise InputError(
@@ -112,7 +113,7 @@ def origin(source: Source) -> Iterator[Origin]:
 
 
 def is_from_dicom(source: Source) -> bool:
-    """Whether a volume was read from DICOM files."""
+    """Return whether a volume was read from DICOM files."""
     path = source.path
     return path is not None and (path.is_dir() or is_zip(path) or is_dicom(path))
 
@@ -120,7 +121,7 @@ def is_from_dicom(source: Source) -> bool:
 def _open(path: Path, source: Source) -> Origin:
     from c3s3_seg.io.deflated import whole_of
 
-    # What was repaired when the scan was read is no obstacle here.
+    # Gaps and tilt, which may have been repaired when the scan was read, are no obstacle here.
     every: frozenset[Repair] = frozenset({"gaps", "tilt"})
     found, reading = find_series(path, Reading(repair=every))
     if reading.series is None:

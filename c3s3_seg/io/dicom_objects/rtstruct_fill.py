@@ -1,11 +1,11 @@
-"""The closed contours of a region on one slice -> which voxels are inside (PS3.3, C.8.8.6.1 and C.8.8.6.3).
+"""Find the voxels inside the closed contours of a region on a slice (PS3.3, C.8.8.6.1 and C.8.8.6.3).
 
-CLOSEDPLANAR_XOR: a point is inside where an odd number of contours surrounds it, as the standard says.
+CLOSEDPLANAR_XOR: a point is inside if an odd number of contours surrounds it, as the standard states.
 
-CLOSED_PLANAR: the standard knows holes only as a "keyhole", a slit from the outer line to an inner one.
-Many programs write the inner line as a contour of its own, so one that lies within another is a hole.
-Exclusive or would say the same of these, but erases what is drawn twice and digs a hole where contours
-cross. So equal contours count once, and crossing ones are united.
+CLOSED_PLANAR: the standard defines holes only as a "keyhole", a slit from the outer line to an inner one.
+Many programs write the inner line as a contour of its own, so a contour within another one is a hole.
+Exclusive or would give the same result for these, but erases a contour that is drawn twice and digs a hole
+where contours cross. So equal contours count once, and crossing contours are united.
 """
 
 from __future__ import annotations
@@ -30,43 +30,43 @@ from c3s3_seg.io.dicom_objects.rtstruct_outline import (
     work_of,
 )
 
-# A contour that crosses another one with so much of itself inside may as well be meant as a hole.
+# A contour that crosses another one, with this part of its voxels inside, may also be meant as a hole.
 MOSTLY_INSIDE = 0.9
 # Contours of one slice are compared two by two where their boxes meet: thousands of specks within one outline
-# are so few pairs, and thousands over each other would take hours.
+# give fewer pairs than this, and thousands over each other would take hours.
 MOST_PAIRS = 20_000
 
 
 class Unclear(Exception):  # noqa: N818 - it is an answer, not an error of ours
-    """What is inside cannot be said."""
+    """Contours from which the inside cannot be determined."""
 
 
 @dataclass(frozen=True)
 class Filled:
-    """The voxels of a slice that are inside, and what was done: text -> how many contours it is about."""
+    """The voxels of a slice that are inside, and notes: text -> number of contours that it is about."""
 
     inside: Bools
     notes: Counter[str]
 
 
 def fill(polygons: Sequence[Floats], shape: tuple[int, int], *, exclusive: bool) -> Filled:
-    """Which voxel centres of a slice are inside.
+    """Return which voxel centres of a slice are inside its contours.
 
     Parameters
     ----------
     polygons
-        Each (n, 2): corners as (i, j), in voxels; the last one is joined to the first.
+        Contours, each (n, 2): corners as (i, j), in voxels; the last corner is joined to the first.
     shape
         Numbers of voxels along i, j.
     exclusive
-        CLOSEDPLANAR_XOR; else CLOSED_PLANAR.
+        Whether the contours are CLOSEDPLANAR_XOR; else they are CLOSED_PLANAR.
 
     Raises
     ------
     Unclear
-        If contours cross so that nothing says what is a hole.
+        If contours cross, or nearly coincide, so that holes cannot be determined.
     TooManyPairs
-        If more of them, or more of their points, lie over each other than are compared.
+        If more contours, or more of their points, lie over each other than are compared.
     """
     notes: Counter[str] = Counter()
     found = np.zeros(shape, dtype=np.bool_)
@@ -92,13 +92,13 @@ def fill(polygons: Sequence[Floats], shape: tuple[int, int], *, exclusive: bool)
 
 
 def _distinct(polygon: Floats) -> Floats:
-    """Without corners that repeat the one before, the closing one too."""
+    """Return a polygon without corners that repeat the previous one; also without a closing corner."""
     return np.asarray(polygon[np.abs(polygon - np.roll(polygon, 1, axis=0)).max(axis=1) > 1e-6])
 
 
 @dataclass(frozen=True)
 class _Patch:
-    """The part of a slice that a contour may fill, and how many times it runs round each voxel there."""
+    """The part of a slice that a contour may fill, and its winding number at each voxel there."""
 
     where: tuple[slice, slice]
     turns: NDArray[np.int32]
@@ -112,14 +112,14 @@ class _Patch:
         return cls(where, turns(polygon - low, size))
 
     def full(self, shape: tuple[int, int]) -> Bools:
-        """(i, j): what it fills."""
+        """Return the voxels (i, j) of the slice that the contour fills."""
         mask = np.zeros(shape, dtype=np.bool_)
         mask[self.where] = self.turns != 0
         return mask
 
 
 def _taken(outline: Outline, shape: tuple[int, int], notes: Counter[str]) -> _Patch:
-    """The patch of a contour, 0 where it is not inside."""
+    """Return the patch of a contour, 0 at voxels that are not inside."""
     patch = _Patch.of(outline.polygon, shape)
     mask = outline.takes(patch.turns)
     if (mask & (patch.turns % 2 == 0)).any():
@@ -130,14 +130,14 @@ def _taken(outline: Outline, shape: tuple[int, int], notes: Counter[str]) -> _Pa
 def _ordered(
     outlines: list[Outline], patches: list[_Patch], notes: Counter[str]
 ) -> Iterator[tuple[int, bool]]:
-    """The numbers of the contours that count, from the outside to the inside, and whether each is a hole."""
+    """Yield the number of each contour that counts, from outside to inside, and whether it is a hole."""
     relations = {(a, b): relation for a, b, relation in _relations(outlines)}
     twins = {b for (_, b), relation in relations.items() if relation == "same"}
     if twins:
         notes["contours are there twice and were taken once"] += len(twins)
     kept = [n for n in range(len(outlines)) if n not in twins]
     relations = {pair: relation for pair, relation in relations.items() if not twins & set(pair)}
-    group = list(range(len(outlines)))  # the same number for those that cross
+    group = list(range(len(outlines)))  # the same number for contours that cross
     for (a, b), relation in relations.items():
         if relation == "unclear":
             raise Unclear(
@@ -156,7 +156,7 @@ def _ordered(
 
 
 def _around(relations: Mapping[tuple[int, int], Relation], group: list[int]) -> dict[int, set[int]]:
-    """Of each group of crossing contours: the groups that lie around it."""
+    """Return, for each group of crossing contours, the groups that lie around it."""
     found: dict[int, set[int]] = {g: set() for g in group}
     for (a, b), relation in relations.items():
         if relation in ("within", "around"):
@@ -177,7 +177,7 @@ def _refuse_unclear(one: _Patch, other: _Patch) -> None:
 
 
 def _relations(outlines: list[Outline]) -> Iterator[tuple[int, int, Relation]]:
-    """Of each two contours that are not apart, the first having the smaller number."""
+    """Yield the relation of each two contours that are not apart, with their numbers, the smaller first."""
     if len(outlines) < 2:
         return
     low = np.array([outline.polygon.min(axis=0) for outline in outlines])

@@ -1,4 +1,4 @@
-"""One closed contour, and how two of them lie to each other: apart, one within the other, or crossing."""
+"""Closed contours, and the relation of two contours: apart, one within the other, or crossing."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from numpy.typing import NDArray
 Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]
 
-# Nearer than this, in voxels, two outlines are one: planning systems round to a tenth of a mm.
+# Nearer than this, in voxels, two outlines are the same: planning systems round to a tenth of a mm.
 NEAR_VOX = 0.2
-STEP_VOX = 0.25  # between the points at which an outline is compared
-# A contour that lies within another one, but everywhere so near to its line, or on so much of it, may as
-# well be the same one drawn again.
+STEP_VOX = 0.25  # distance of the points at which an outline is compared
+# A contour that lies within another one, but everywhere this near to its line, or with this part on it, may
+# as well be the same contour drawn again.
 THIN_VOX, MOST_SHARED = 0.6, 0.3
-SEEN_VOX = 1.0  # distances beyond this are not told apart
-RUN = 128  # points of an outline at once: few edges of the other one are near all of them
+SEEN_VOX = 1.0  # longer distances are not distinguished
+RUN = 128  # points of an outline compared at once: few edges of the other outline are near them
 
-# Points times edges that are compared on a slice: minutes. Two contours of 40,000 points would take hours.
+# Limit of points times edges on a slice: this takes minutes, two contours of 40,000 points would take hours.
 MOST_WORK = 1 << 32
 
 Relation = Literal["apart", "same", "within", "around", "cross", "unclear"]
@@ -32,7 +32,7 @@ class TooManyPairs(Exception):  # noqa: N818 - it is an answer, not an error of 
 
 
 def check_work(work: int) -> None:
-    """Raise TooManyPairs if it would take hours."""
+    """Raise TooManyPairs if so much work would take hours."""
     if work > MOST_WORK:
         raise TooManyPairs("their lines have more points than can be compared with each other")
 
@@ -45,10 +45,10 @@ class Outline:
 
     @cached_property
     def is_keyhole(self) -> bool:
-        """Whether it runs along a slit, there and back."""
+        """Whether the contour runs along a slit, there and back."""
         starts, ends = self.polygon, np.roll(self.polygon, -1, axis=0)
         limits = np.minimum(np.linalg.norm(ends - starts, axis=1) / 4, NEAR_VOX)
-        # Edges that begin near the end of another one: side by side in the order of their starts along i.
+        # Edges that begin near the end of another edge are adjacent in the order of their starts along i.
         order = np.argsort(starts[:, 0])
         low = np.searchsorted(starts[order, 0], ends[:, 0] - limits - 1e-9)
         high = np.searchsorted(starts[order, 0], ends[:, 0] + limits + 1e-9, side="right")
@@ -62,7 +62,7 @@ class Outline:
 
     @cached_property
     def points(self) -> Floats:
-        """(m, 2): its corners, and points between them."""
+        """(m, 2): the corners of the contour, and points between them."""
         run = np.roll(self.polygon, -1, axis=0) - self.polygon
         counts = np.maximum(np.ceil(np.linalg.norm(run, axis=1) / STEP_VOX), 1).astype(int)
         edge = np.repeat(np.arange(len(run)), counts)
@@ -70,21 +70,21 @@ class Outline:
         return np.asarray(self.polygon[edge] + run[edge] * (number / counts[edge])[:, None])
 
     def takes(self, turns: NDArray[np.int32]) -> Bools:
-        """Whether points are inside that the line surrounds so many times.
+        """Return whether points with these winding numbers are inside.
 
-        Twice, where a line overlaps itself, is inside; but not across the slit of a keyhole.
+        A point surrounded twice, where the line overlaps itself, is inside, unless the line is a keyhole.
         """
         odd, twice = turns % 2 == 1, (turns != 0) & (turns % 2 == 0)
         return np.asarray(odd | twice if twice.any() and not self.is_keyhole else odd)
 
 
 def inside(polygon: Floats, shape: tuple[int, int]) -> Bools:
-    """Which points of a grid lie in a closed polygon, by the even-odd rule.
+    """Return which points of a grid lie in a closed polygon, by the even-odd rule.
 
     Parameters
     ----------
     polygon
-        (n, 2): its corners as (i, j), in voxels; the last one is joined to the first.
+        (n, 2): corners as (i, j), in voxels; the last corner is joined to the first.
     shape
         Numbers of points along i, j.
 
@@ -97,7 +97,7 @@ def inside(polygon: Floats, shape: tuple[int, int]) -> Bools:
 
 
 def turns(polygon: Floats, shape: tuple[int, int]) -> NDArray[np.int32]:
-    """(i, j): how many times a polygon runs round each point of a grid; negative for the other way."""
+    """Return the winding number (i, j) of a polygon at each point of a grid; negative for the other way."""
     ends = np.roll(polygon, -1, axis=0)
     low, high = np.minimum(polygon[:, 1], ends[:, 1]), np.maximum(polygon[:, 1], ends[:, 1])
     first = np.clip(np.ceil(low), 0, shape[1]).astype(int)
@@ -112,7 +112,7 @@ def turns(polygon: Floats, shape: tuple[int, int]) -> NDArray[np.int32]:
 
 
 def work_of(one: Outline, other: Outline) -> int:
-    """How many points are compared with how many edges, at most, to relate two contours."""
+    """Return how many points times edges are compared, at most, to relate two contours."""
     return _work(one, other) + _work(other, one)
 
 
@@ -126,7 +126,7 @@ def _work(one: Outline, other: Outline) -> int:
 
 
 def relate(one: Outline, other: Outline) -> Relation:
-    """How two contours lie to each other; nearer than `NEAR_VOX` is on the line.
+    """Return how two contours lie to each other; a point nearer than `NEAR_VOX` is on the line.
 
     `within`: the first lies within the second. Contours that only touch are apart.
     """
@@ -145,10 +145,10 @@ def relate(one: Outline, other: Outline) -> Relation:
 
 @dataclass(frozen=True)
 class _Lies:
-    """How the line of a contour lies to another contour.
+    """The position of the line of a contour with respect to another contour.
 
-    `inside`, `outside`: whether it has points there, off the line; `shared`: the part of it that is on the
-    line; `farthest_vox`: from the line.
+    `inside`, `outside`: whether it has points there, off the other line; `shared`: the part of its points on
+    the other line; `farthest_vox`: the largest distance from the other line.
     """
 
     inside: bool
@@ -177,7 +177,7 @@ class _Lies:
 
 
 def _distance(points: Floats, start: Floats, end: Floats) -> Floats:
-    """(n): from each point to the nearest of the edges, up to `SEEN_VOX`."""
+    """Return the distance (n,) from each point to the nearest of the edges, up to `SEEN_VOX`."""
     low, high = points.min(axis=0) - SEEN_VOX, points.max(axis=0) + SEEN_VOX
     seen = ((np.maximum(start, end) >= low) & (np.minimum(start, end) <= high)).all(axis=1)
     start, run = start[seen], (end - start)[seen]
@@ -188,7 +188,7 @@ def _distance(points: Floats, start: Floats, end: Floats) -> Floats:
 
 
 def _turns_at(points: Floats, start: Floats, end: Floats) -> NDArray[np.int32]:
-    """(n): how many times a polygon runs round each point."""
+    """Return the winding number (n,) of a polygon at each point."""
     x, y = points[:, :1], points[:, 1:]
     seen = (np.maximum(start, end)[:, 1] >= y.min()) & (np.minimum(start, end)[:, 1] <= y.max())
     start, run = start[seen], (end - start)[seen]

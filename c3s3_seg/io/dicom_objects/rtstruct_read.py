@@ -1,6 +1,6 @@
-"""DICOM RTSTRUCT -> mask: which voxel centres lie within the contours (PS3.3, C.8.8.6).
+"""Read a DICOM RTSTRUCT as a mask of the voxel centres within its contours (PS3.3, C.8.8.6).
 
-How the contours of a region on one slice are combined is in `rtstruct_fill`.
+`rtstruct_fill` combines the contours of a region on one slice.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ XOR = "CLOSEDPLANAR_XOR"
 CLOSED = ("CLOSED_PLANAR", XOR)
 # How far a contour may lie off its slice: planning systems round to a tenth of a mm.
 OFF_MM, OFF_PART = 0.1, 0.1
-# Fewer slices than this, of those between the first and the last, and the rest was to be interpolated.
+# If fewer slices than this part of those from first to last are drawn on, the rest was to be interpolated.
 FILLED = 0.6
-# A line through every voxel of 1024 x 1024 is as long; what is far longer would take all memory there is.
+# A line through every voxel of 1024 x 1024 is this long; a far longer line would take all memory.
 MOST_LENGTH_VOX = 1 << 20
-# From the centre of an outer voxel to its edge, and a rounding.
+# Distance from the centre of an outer voxel to its edge, plus a rounding error.
 EDGE_VOX = 0.55
 
 
@@ -42,7 +42,7 @@ def read_rtstruct(path: Path, grid: Geometry, values: Mapping[str, int]) -> Volu
     path
         The file.
     grid
-        Of the scan that it was drawn on.
+        Grid of the scan that the RTSTRUCT was drawn on.
     values
         Region name -> value in the mask, from 1. Several names may share a value.
 
@@ -57,7 +57,8 @@ def read_rtstruct(path: Path, grid: Geometry, values: Mapping[str, int]) -> Volu
         If a contour is not closed, regions overlap, only every second slice is drawn on, a region has
         contours and no voxel, contours can be read in two ways, or the file is damaged.
     GeometryError
-        If it is of another frame of reference, or a contour lies between or outside of the slices.
+        If a region is in another frame of reference, or a contour is too long or lies between or outside of
+        the slices.
     """
     from c3s3_seg.io.deflated import whole_of
 
@@ -91,7 +92,7 @@ def read_rtstruct(path: Path, grid: Geometry, values: Mapping[str, int]) -> Volu
 
 
 def _regions(data: Any, path: Path) -> dict[int, Any]:
-    """Number of a region -> its item. The number alone says whose a contour is, so two names need two."""
+    """Return number -> item of each region; raise if two names share a number, on which contours depend."""
     found: dict[int, Any] = {}
     for item in data.StructureSetROISequence:
         if region_name(found.setdefault(int(item.ROINumber), item)) != region_name(item):
@@ -104,7 +105,7 @@ def _regions(data: Any, path: Path) -> dict[int, Any]:
 
 
 def _contours(data: Any) -> dict[int, list[Any]]:
-    """Number of a region -> all of its contours, in however many items they stand."""
+    """Return number of a region -> all of its contours, which may be spread over several items."""
     found: dict[int, list[Any]] = defaultdict(list)
     for drawn in data.get("ROIContourSequence") or ():
         found[int(drawn.ReferencedROINumber)] += drawn.get("ContourSequence") or ()
@@ -113,7 +114,7 @@ def _contours(data: Any) -> dict[int, list[Any]]:
 
 @dataclass(frozen=True)
 class _Region:
-    """One region: (i, j, k) bool, and what has to be said of it."""
+    """A region: (i, j, k) bool, and the notes on it."""
 
     array: NDArray[np.bool_]
     notes: tuple[str, ...]
@@ -164,9 +165,9 @@ def _region(contours: Sequence[Any], name: str, grid: Geometry, path: Path) -> _
 
 
 def points_mm(contour: Any) -> NDArray[np.float64]:
-    """(n, 3): the points of a contour in mm, LPS; none where it has no data.
+    """Return the points (n, 3) of a contour in mm, LPS; (0, 3) if the contour has no data.
 
-    Explicit VR has 16 bits for the length of decimal strings, so longer ones become UN (PS3.5, 6.2.2).
+    Explicit VR has 16 bits for the length of decimal strings, so longer data become UN (PS3.5, 6.2.2).
     """
     values = contour.get("ContourData")
     if isinstance(values, bytes):
@@ -175,7 +176,7 @@ def points_mm(contour: Any) -> NDArray[np.float64]:
 
 
 def _is_clipped(polygons: list[NDArray[np.float64]], shape: tuple[int, int]) -> bool:
-    """Whether contours of a slice reach out of it: beyond the edge of its outer voxels."""
+    """Return whether contours of a slice reach out of the slice: beyond the edge of its outer voxels."""
     return any((p.min(axis=0) < -EDGE_VOX).any() or (p.max(axis=0) > np.subtract(shape, 1) + EDGE_VOX).any()
                for p in polygons)  # fmt: skip
 
@@ -204,7 +205,7 @@ def _refuse_empty(array: NDArray[np.bool_], count: int, clipped: int, name: str,
 def _on_slice(
     points: NDArray[np.float64], name: str, grid: Geometry, path: Path
 ) -> tuple[int, NDArray[np.float64]]:
-    """The slice that a contour lies on, and its corners (n, 2) on it in voxels."""
+    """Return the slice that a contour lies on, and the corners (n, 2) of the contour in voxels."""
     index = grid.to_index(points)
     k = int(np.rint(np.median(index[:, 2])))
     step_mm = float(grid.spacing_mm[2])
@@ -227,7 +228,7 @@ def _on_slice(
 
 
 def _between(slices: set[int], name: str, path: Path) -> int:
-    """How many slices between the first and the last have no contour; refused where too many have none."""
+    """Return how many slices between the first and the last have no contour; raise if too many."""
     span = max(slices) - min(slices) + 1 if slices else 0
     if span > 2 and len(slices) < FILLED * span:
         raise InputError(
@@ -250,5 +251,5 @@ def _put(array: Array, region: NDArray[np.bool_], value: int, path: Path) -> Non
 
 
 def region_name(item: Any) -> str:
-    """ROIName (PS3.3, C.8.8.5), or its number."""
+    """Return the ROIName of a region (PS3.3, C.8.8.5), or a name made from its number."""
     return str(item.get("ROIName", "") or "").strip() or f"region {item.ROINumber}"

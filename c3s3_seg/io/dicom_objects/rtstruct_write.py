@@ -1,7 +1,7 @@
-"""A mask -> DICOM RTSTRUCT: closed contours on the slices that the scan was read from (PS3.3, A.19).
+"""Write a mask as DICOM RTSTRUCT: closed contours on the slices that the scan was read from (PS3.3, A.19).
 
 Contours run halfway between the voxel centres inside and outside of a label. A hole is a contour of its
-own, and a point is inside where an odd number of contours surrounds it, as radiotherapy programs read it.
+own, and a point is inside if an odd number of contours surrounds it, as radiotherapy programs assume.
 """
 
 from __future__ import annotations
@@ -42,14 +42,14 @@ def write_rtstruct(
     path
         The file; it is replaced if it is there.
     segments
-        The labels; each becomes a region, numbered from 1 in this order. One without a voxel has no contour.
+        The labels; each becomes a region, numbered from 1 in this order. An empty label has no contour.
     maker
-        What made it.
+        Program and model that made the mask.
 
     Raises
     ------
     InputError
-        If the scan is no DICOM series, its slices have no UIDs, or the file cannot be written.
+        If the scan is not a DICOM series, its slices have no UIDs, or the file cannot be written.
     """
     with origin(mask.source) as source:
         planes = [source.plane(mask, n) for n in range(len(source.slices))]
@@ -64,8 +64,8 @@ def write_rtstruct(
 
 
 def decimals(values: NDArray[np.float64]) -> list[str]:
-    """Decimal strings of at most 16 characters (PS3.5, 6.2): tenths of a micrometre are enough."""
-    # Adding 0 makes 0 of -0.
+    """Return decimal strings of at most 16 characters (PS3.5, 6.2): tenths of a micrometre are enough."""
+    # Adding 0 turns -0 into 0.
     return [f"{value:.4f}".rstrip("0").rstrip(".") for value in np.round(values, 4) + 0.0]
 
 

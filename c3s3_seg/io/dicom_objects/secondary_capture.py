@@ -1,4 +1,4 @@
-"""A picture -> DICOM Secondary Capture (PS3.3, A.8.1), in the study of the scan that it shows."""
+"""Write a picture as DICOM Secondary Capture (PS3.3, A.8.1), in the study of the scan that it shows."""
 
 from __future__ import annotations
 
@@ -18,31 +18,31 @@ from c3s3_seg.system.files import write_whole
 
 
 def write_capture(picture: Array, source: Source, path: Path, maker: Maker | None = None) -> None:
-    """Write a picture as a Secondary Capture of the study that the scan is of.
+    """Write a picture as a Secondary Capture in the study of its scan.
 
     Parameters
     ----------
     picture
         (row, column, 3) uint8, red, green and blue. Nothing in it may name the patient.
     source
-        Of the scan: patient, study and references are those of its slices.
+        Source of the scan: patient, study and references are those of its slices.
     path
         The file; it is replaced if it is there.
     maker
-        What made it.
+        Program and model that made the picture.
 
     Raises
     ------
     InputError
-        If the picture is none, the scan is no DICOM series, its slices have no UIDs, or the file cannot
-        be written.
+        If the picture has another shape or dtype, the scan is not a DICOM series, its slices have no UIDs, or
+        the file cannot be written.
     """
     if picture.dtype != np.uint8 or picture.ndim != 3 or picture.shape[2] != 3:
         raise InputError(f"found a picture {picture.shape} of {picture.dtype}; wanted (row, column, 3) uint8")
     with origin(source) as found:
         content = f"capture {hash_of(picture)}"
         data = derived(found, maker or Maker(), SecondaryCaptureImageStorage, PICTURE, content)
-        # One for each file: a reference without a frame number is to all its frames.
+        # One for each file: a reference without a frame number is to all frames of the file.
         first_of_file = {item.path: item for item in reversed(found.slices)}
         data.SourceImageSequence = [reference(found, item) for item in first_of_file.values()]
     for item in data.SourceImageSequence:

@@ -1,6 +1,6 @@
-"""The frames of a DICOM SEG: where each says that it lies, and which segment it shows (PS3.3, A.51, C.8.20).
+"""Read where each frame of a DICOM SEG lies, and which segment the frame shows (PS3.3, A.51, C.8.20).
 
-What is said here holds for every reader of a SEG, whether the grid of the scan is at hand or not.
+All readers of a SEG use this module, whether the grid of the scan is known or not.
 """
 
 from __future__ import annotations
@@ -18,28 +18,28 @@ from c3s3_seg.io.limits import SPACING_RANGE_MM
 
 Points = NDArray[np.float64]
 GROUPS = ("PlanePositionSequence", "PlaneOrientationSequence", "PixelMeasuresSequence")
-UNIT_LENGTH = 1e-3  # how far the length of a direction may be off 1, as in a scan
-FAR_EDGE_VOX = 0.1  # how far an angle that is not right may move a pixel, as in a scan
+UNIT_LENGTH = 1e-3  # how far the length of a direction may differ from 1, same as for a scan
+FAR_EDGE_VOX = 0.1  # how far an angle that is not right may move a pixel, same as for a scan
 
 
 @dataclass(frozen=True, eq=False)
 class Frame:
-    """What the functional groups of a frame say of it, its own ones or those that all frames share.
+    """A frame as stated by its functional groups: its own ones, or those that all frames share.
 
     Parameters
     ----------
     number
-        Its place in the file, from 1.
+        Place of the frame in the file, from 1.
     segment
-        The number of the segment that it shows; None in a label map, whose pixels say it.
+        Number of the segment that the frame shows; None in a label map, whose pixels are such numbers.
     position
-        (3,) float64: the centre of its first pixel, in mm, LPS.
+        (3,) float64: the centre of the first pixel, in mm, LPS.
     along, down
-        (3,) float64: from one column to the next, and from one row to the next, in mm.
+        (3,) float64: the step from one column to the next, and from one row to the next, in mm.
     shape
         Rows and columns.
     apart, thick
-        Distance and thickness of the slices in mm; 0 where it is not said.
+        Distance and thickness of the slices in mm; 0 if not stated.
     """
 
     number: int
@@ -53,28 +53,28 @@ class Frame:
 
     @property
     def corners(self) -> Points:
-        """(4, 3): the centres of its corner pixels, in mm, LPS; the first pixel comes first."""
+        """(4, 3): the centres of the corner pixels, in mm, LPS; the first pixel comes first."""
         rows, columns = self.shape
         ends = [(c * self.along, r * self.down) for c in (0, columns - 1) for r in (0, rows - 1)]
         return np.array([self.position + c + r for c, r in ends])
 
 
 def frames_of(data: Any, path: Path) -> list[Frame]:
-    """The frames of a SEG in their order; empty if it has none.
+    """Return the frames of a SEG in their order; empty if it has none.
 
     Parameters
     ----------
     data
-        Its data set.
+        Data set of the SEG.
     path
         The file, for messages.
 
     Raises
     ------
     InputError
-        If a frame does not say where it lies, or in a binary SEG what it shows.
+        If a frame does not state where it lies or, in a binary SEG, which segment it shows.
     GeometryError
-        If its directions are not of length 1 and at right angles, or its pixels have no plausible size.
+        If directions are not of length 1 and at right angles, or pixels have no plausible size.
     """
     shared = (data.get("SharedFunctionalGroupsSequence") or [{}])[0]
     shape = int(data.Rows), int(data.Columns)
@@ -83,19 +83,19 @@ def frames_of(data: Any, path: Path) -> list[Frame]:
 
 
 def segment_names(data: Any, path: Path) -> dict[int, str]:
-    """Number of each segment -> SegmentLabel (PS3.3, C.8.20.4). In a label map 0 is the background.
+    """Return number -> SegmentLabel of each segment (PS3.3, C.8.20.4), without 0, a label map's background.
 
     Parameters
     ----------
     data
-        The data set of a SEG.
+        Data set of a SEG.
     path
         The file, for messages.
 
     Raises
     ------
     InputError
-        If two segments of different names have one number, which alone says whose a frame is.
+        If two segments of different names have one number, which alone assigns a frame to a segment.
     """
     named: dict[int, str] = {}
     for item in data.SegmentSequence:
@@ -142,7 +142,7 @@ def _segment(own: Any, shared: Any, number: int, path: Path) -> int:
 
 
 def _numbers(item: Any, keyword: str, count: int, number: int, path: Path) -> Points:
-    """(count,) float64: the values of an attribute of a frame."""
+    """Return the values of an attribute of a frame: (count,) float64."""
     values = np.array(getattr(item, keyword), dtype=np.float64)
     if values.shape != (count,) or not np.isfinite(values).all():
         raise InputError(
@@ -154,7 +154,7 @@ def _numbers(item: Any, keyword: str, count: int, number: int, path: Path) -> Po
 
 
 def _check(cosines: Points, spacing: Points, shape: tuple[int, int], number: int, path: Path) -> None:
-    """Refuse what a scan is refused for: directions that stretch or shear it, and sizes of a wrong unit."""
+    """Raise as for a scan: if directions stretch or shear the frame, or pixel sizes have a wrong unit."""
     lengths = np.linalg.norm(cosines.reshape(2, 3), axis=1)
     low, high = SPACING_RANGE_MM
     if np.abs(lengths - 1).max() > UNIT_LENGTH:

@@ -1,7 +1,7 @@
-"""The grid that the frames of DICOM SEG files lie on, where no scan is at hand to say it.
+"""Find the grid of the frames of DICOM SEG files without their scan.
 
-Slices without a frame are often left out of a SEG, so the grid reaches over the frames of all files given,
-and over the contours of an RTSTRUCT that is compared with them. What is beyond is background in all of them.
+Slices without a frame are often left out of a SEG, so the grid covers the frames of all given files, and the
+contours of an RTSTRUCT that is compared with them. Voxels beyond the grid are background in all of them.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ from c3s3_seg.io.dicom_objects.rtstruct_read import points_mm
 from c3s3_seg.io.dicom_objects.seg_frames import Frame, Points, frames_of
 from c3s3_seg.io.limits import check_size
 
-LARGEST_SIDE, LARGEST_SIZE = 4096, 2e9  # voxels: a place far away is a damaged one
+LARGEST_SIDE, LARGEST_SIZE = 4096, 2e9  # voxels: a position far away is damaged
 SAME_MM = 1e-2
-OFF_VOXELS = 0.05  # places are written as decimals; a SEG of another grid is off by far more somewhere
-STEP_PART = 0.02  # of a distance of slices: two that differ by less are the same
+OFF_VOXELS = 0.05  # positions are written as decimals; a SEG of another grid is off by far more somewhere
+STEP_PART = 0.02  # part of a slice distance: two distances that differ by less are the same
 
 
 def frames_grid(segs: Sequence[Path], rtstructs: Sequence[Path] = ()) -> Geometry:
-    """The grid of the first SEG's frames, as far as all frames and contours reach.
+    """Return the grid of the first SEG's frames, extended over all frames and contours.
 
     Parameters
     ----------
@@ -39,16 +39,17 @@ def frames_grid(segs: Sequence[Path], rtstructs: Sequence[Path] = ()) -> Geometr
     Returns
     -------
     Geometry
-        Axes i, j, k: along a row, down a column and across the slices of the first frame; mm, LPS.
+        Grid with axes i, j, k along a row, down a column and across the slices of the first frame; mm, LPS.
 
     Raises
     ------
     InputError
-        If a file is damaged, or a frame does not say where it lies or, being alone, how thick it is.
+        If a file is damaged, there is no frame, or a frame does not state its position or, if it is the only
+        one, its thickness.
     GeometryError
         If the files are in different frames of reference or lie far apart, or for the reasons of `frames_of`.
     MemoryLimitError
-        If the memory does not suffice for a mask on it.
+        If the memory does not suffice for a mask on the grid.
     """
     frames: list[Frame] = []
     uids = set()
@@ -66,7 +67,7 @@ def frames_grid(segs: Sequence[Path], rtstructs: Sequence[Path] = ()) -> Geometr
 
 
 def seg_grid(path: Path) -> Geometry:
-    """The grid of the frames of one DICOM SEG, from the first to the last: empty slices are often left out.
+    """Return the grid of one DICOM SEG from its first to its last frame: empty slices are often left out.
 
     Parameters
     ----------
@@ -76,14 +77,14 @@ def seg_grid(path: Path) -> Geometry:
     Returns
     -------
     Geometry
-        As that of `frames_grid`, with axes at right angles.
+        Same as in `frames_grid`, with axes at right angles.
 
     Raises
     ------
     InputError, MemoryLimitError
         For the reasons of `frames_grid`.
     GeometryError
-        If its frames are no stack of even steps, or for the reasons of `frames_of`.
+        If the frames are not a stack with even steps, or for the reasons of `frames_of`.
     """
     frames, _, uid = _read(path, is_seg=True)
     if not frames:
@@ -97,7 +98,7 @@ def seg_grid(path: Path) -> Geometry:
 
 
 def _read(path: Path, *, is_seg: bool) -> tuple[list[Frame], list[Points], str]:
-    """Frames of a SEG or contours of an RTSTRUCT, and the UID of their frame of reference."""
+    """Return the frames of a SEG or contours of an RTSTRUCT, and the UID of their frame of reference."""
     kind = "DICOM SEG" if is_seg else "RTSTRUCT"
     try:
         data: Any = whole_of(path, force=True)
@@ -117,7 +118,7 @@ def _contours(data: Any) -> Iterator[Points]:
 
 def _covering(frames: Sequence[Frame], contours: Points, uid: str | None, path: Path) -> Geometry:
     try:
-        with np.errstate(all="ignore"):  # what is not finite makes no grid
+        with np.errstate(all="ignore"):  # numbers that are not finite are refused
             return _reaching(frames, contours, uid, path)
     except GeometryError as error:
         what = error.what if error.where else f"the frames of this DICOM SEG lie on no grid: {error.what}"
@@ -140,7 +141,7 @@ def _reaching(frames: Sequence[Frame], contours: Points, uid: str | None, path: 
 
 
 def _step(frames: Sequence[Frame], path: Path) -> Points:
-    """(3,): from one slice to the next, in mm; with a tilted gantry not across the slices."""
+    """Return the step (3,) from one slice to the next in mm; oblique to the slices of a tilted gantry."""
     first = frames[0]
     normal = np.cross(first.along, first.down)
     normal /= np.linalg.norm(normal)
@@ -156,8 +157,8 @@ def _step(frames: Sequence[Frame], path: Path) -> Points:
             what = "the one frame of this DICOM SEG does not say how thick it is"
             raise InputError(what, where=path, todo="Give the scan that it was drawn on")
         return np.asarray(normal * thick, dtype=np.float64)
-    # Each gap is rounded, so the mean of the single steps is taken. A stated distance that divides them says
-    # that slices without a frame lie between; one that does not is wrong.
+    # Each gap is rounded, so the mean of the single steps is taken. If a stated distance divides this mean,
+    # slices without a frame lie between; a distance that does not divide it is wrong.
     single = float(gaps[gaps < 1.5 * gaps.min()].mean())
     apart = first.apart if _holds(first.apart, single, first.thick) else single
     count = np.rint((depths[high] - depths[low]) / apart)
@@ -165,11 +166,11 @@ def _step(frames: Sequence[Frame], path: Path) -> Points:
 
 
 def _holds(apart: float, single: float, thick: float) -> bool:
-    """Whether slices are `apart` as is stated, where those with a frame are `single` apart; all in mm."""
+    """Return whether a stated distance `apart` is right if slices with a frame are `single` apart; in mm."""
     parts = single / apart if apart > 0 else 0.5
     if parts <= 0.5 or abs(parts - np.rint(parts)) >= STEP_PART * parts:
         return False
-    # A gap of 0.3 mm between slices of 3 mm, or the distance of an earlier reconstruction, divides them as
-    # well; then slices, with or without the gap, leave no room for others between them.
+    # A gap of 0.3 mm between slices of 3 mm, or the distance of an earlier reconstruction, also divides the
+    # step; but then slices, with or without the gap, leave no room for others between them.
     filled = any(abs(size / single - 1) < STEP_PART for size in (thick, thick + apart))
     return parts < 2.5 or not filled

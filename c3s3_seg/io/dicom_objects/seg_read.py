@@ -1,7 +1,7 @@
-"""DICOM SEG -> mask, frame by frame to where each frame says that it lies (PS3.3, A.51 and C.8.20).
+"""Read a DICOM SEG as a mask, with each frame at its stated position (PS3.3, A.51 and C.8.20).
 
-The frames need not be in the order of the slices, nor have their orientation: each pixel is put to the
-voxel at its place. A frame that lies between the voxels is refused, never resampled.
+The frames need not be in the order of the slices, nor have their orientation: each pixel goes to the
+voxel at its position. A frame that lies between the voxels is refused, never resampled.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from c3s3_seg.io.dicom.header import unreadable
 from c3s3_seg.io.dicom_objects.seg_frames import Frame, frames_of, segment_names
 from c3s3_seg.io.dicom_objects.seg_grid import OFF_VOXELS, STEP_PART
 
-PLAIN_BITS = (1, 8, 16)  # of a pixel: BINARY has 1, LABELMAP 8 or 16 (PS3.3, A.51 and C.8.20.2)
+PLAIN_BITS = (1, 8, 16)  # per pixel: BINARY has 1, LABELMAP 8 or 16 (PS3.3, A.51 and C.8.20.2)
 
 
 def read_seg(path: Path, grid: Geometry, values: Mapping[str, int]) -> Volume:
@@ -32,7 +32,7 @@ def read_seg(path: Path, grid: Geometry, values: Mapping[str, int]) -> Volume:
     path
         A BINARY or LABELMAP segmentation.
     grid
-        Of the scan that it was drawn on.
+        Grid of the scan that the SEG was drawn on.
     values
         Segment label -> value in the mask, from 1. Several labels may share a value.
 
@@ -44,9 +44,9 @@ def read_seg(path: Path, grid: Geometry, values: Mapping[str, int]) -> Volume:
     Raises
     ------
     InputError
-        If it is fractional, two segments overlap, a frame does not say where it lies or shows a segment that
-        has no name, two segments have one number, two frames of a segment lie at one place and differ, its
-        pixels are not laid out as stated, or it is damaged.
+        If the SEG is fractional, two segments overlap, a frame does not state its position or shows a segment
+        without a name, two segments have one number, two frames of a segment lie at one position and differ,
+        the pixels are not laid out as stated, or the file is damaged.
     GeometryError
         If a frame does not lie on the voxels of the grid, or lies outside of it; if the scan is in another
         frame of reference (PS3.3, C.7.4.1); for the reasons of `frames_of`.
@@ -96,7 +96,7 @@ def _open(path: Path) -> Any:
 
 
 def _pixels(data: Any, path: Path) -> Iterator[Array]:
-    """Each frame (row, column). What is compressed is decoded in a process of its own."""
+    """Yield each frame (row, column). Compressed frames are decoded in a process of their own."""
     count = len(data.PerFrameFunctionalGroupsSequence)
     if int(data.NumberOfFrames) != count:
         raise InputError(f"it has {data.NumberOfFrames} frames and describes {count} of them", where=path)
@@ -116,7 +116,7 @@ def _pixels(data: Any, path: Path) -> Iterator[Array]:
 
 
 def _check_plain(data: Any, count: int, path: Path) -> None:
-    """Refuse pixels that are not laid out as stated: read as if they were, they would be another mask."""
+    """Raise if the pixels are not laid out as stated: they would be read as a different mask."""
     bits, samples = int(data.BitsAllocated), int(data.get("SamplesPerPixel") or 1)
     if bits not in PLAIN_BITS or samples != 1:
         raise InputError(
@@ -136,7 +136,7 @@ def _check_plain(data: Any, count: int, path: Path) -> None:
 
 
 def _plain(data: Any, frame: int) -> Array:
-    """One frame of plain pixels; those of one bit run on from frame to frame, not from byte to byte."""
+    """Return a frame of uncompressed pixels; frames of 1-bit pixels follow without padding to a byte."""
     rows, columns, bits = int(data.Rows), int(data.Columns), int(data.BitsAllocated)
     size = rows * columns
     if bits == 1:
@@ -150,7 +150,7 @@ def _plain(data: Any, frame: int) -> Array:
 
 
 def _refuse_unnamed(frame: Frame, pixels: Array, known: Set[Any], path: Path) -> None:
-    """Refuse a segment whose name nobody knows: whether it is wanted cannot be said."""
+    """Raise if a frame shows a segment without a name: whether it is requested is not known."""
     shown = set(np.unique(pixels).tolist()) if frame.segment is None else {frame.segment}
     if shown - known:
         what = f"frame {frame.number} of this DICOM SEG shows segment {min(shown - known)}"
@@ -160,7 +160,7 @@ def _refuse_unnamed(frame: Frame, pixels: Array, known: Set[Any], path: Path) ->
 def _refuse_another(
     frame: Frame, pixels: Array, place: Array, seen: dict[tuple[int | None, ...], tuple[int, int]], path: Path
 ) -> None:
-    """Refuse another frame of a segment at the place of one before: points in time, not parts of a mask.
+    """Raise if two frames of a segment at one position differ: they are points in time, not parts of a mask.
 
     `seen`: segment and voxel of the first pixel -> number of the frame and hash of its pixels.
     """
@@ -178,7 +178,7 @@ def _refuse_another(
 def _segments(
     frame: Frame, pixels: Array, wanted: Mapping[int, int]
 ) -> Iterator[tuple[int, NDArray[np.bool_]]]:
-    """The wanted segments that a frame shows, and where in it."""
+    """Yield each requested segment that a frame shows, with its pixels in the frame."""
     if frame.segment is not None:
         if frame.segment in wanted:
             yield frame.segment, pixels != 0
@@ -190,7 +190,7 @@ def _segments(
 def _voxels(
     frame: Frame, inside: NDArray[np.bool_], grid: Geometry, places: Array, path: Path
 ) -> NDArray[np.intp]:
-    """(n, 3): the voxels in which the pixels of a frame lie that are `inside`.
+    """Return the voxels (n, 3) in which the `inside` pixels of a frame lie.
 
     `places` (frames, 3) are the voxels of the first pixels of all frames.
     """
@@ -199,7 +199,7 @@ def _voxels(
     down = grid.to_index(frame.position + frame.down) - first
     rows, columns = inside.shape
     ends = np.array([[0, 0], [columns - 1, 0], [0, rows - 1], [columns - 1, rows - 1]])
-    # Of whole steps: those of 59/58 voxels come to whole voxels at the corners, and nowhere between.
+    # With whole steps: steps of 59/58 voxels reach whole voxels at the corners, and nowhere between.
     off = (first - np.rint(first)) + ends @ np.stack([along - np.rint(along), down - np.rint(down)])
     if not _are_steps(along, down, frame, grid, places) or np.abs(off).max() > OFF_VOXELS:
         raise GeometryError(
@@ -215,10 +215,10 @@ def _voxels(
 
 
 def _are_steps(along: Array, down: Array, frame: Frame, grid: Geometry, places: Array) -> bool:
-    """Whether a pixel is a voxel: one step along one axis each, and the slices as far apart as the scan's.
+    """Return whether pixels are voxels: steps of 1 along one axis each, and the slice distance of the scan.
 
-    A stated distance of slices is wrong where two frames lie on neighbouring slices of the scan: programs
-    copy it from headers in which it is the gap between slices.
+    A stated slice distance is wrong if two frames lie on neighbouring slices of the scan: programs copy it
+    from headers in which it is the gap between slices.
     """
     axes = [int(np.abs(step).argmax()) for step in (along, down)]
     single = all(round(float(np.abs(np.rint(step)).sum())) == 1 for step in (along, down))
@@ -229,7 +229,7 @@ def _are_steps(along: Array, down: Array, frame: Frame, grid: Geometry, places: 
     gaps = np.diff(np.unique(places[:, axis]))
     apart = frame.apart
     if apart == 0 and gaps.size and frame.thick > 0 and _alike(gaps.min() * step_mm, frame.thick):
-        apart = frame.thick  # unsaid, and the frames lie as far apart as they are thick
+        apart = frame.thick  # not stated, and the frames lie as far apart as they are thick
     return apart == 0 or _alike(apart, step_mm) or bool((gaps == 1).any())
 
 

@@ -1,4 +1,4 @@
-"""What a DICOM SEG or RTSTRUCT says of itself, and the mask that is drawn in it, on the grid of its scan."""
+"""Inspect a DICOM SEG or RTSTRUCT, and load the mask that is drawn in it on the grid of its scan."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from c3s3_seg.io.dicom_objects.seg_read import read_seg
 
 SEG_CLASSES = {"1.2.840.10008.5.1.4.1.1.66.4", "1.2.840.10008.5.1.4.1.1.66.7"}  # bits; label map
 RTSTRUCT_CLASS = "1.2.840.10008.5.1.4.1.1.481.3"
-MOST = 8  # names that a message lists
-LARGEST = (1 << 16) - 1  # value of a mask
+MOST = 8  # number of names that a message lists
+LARGEST = (1 << 16) - 1  # largest value of a mask
 KIND: dict[str, Literal["dicom-seg", "rtstruct"]] = {
     **dict.fromkeys(SEG_CLASSES, "dicom-seg"),
     RTSTRUCT_CLASS: "rtstruct",
@@ -27,18 +27,18 @@ KIND: dict[str, Literal["dicom-seg", "rtstruct"]] = {
 
 @dataclass(frozen=True)
 class Drawing:
-    """A SEG or an RTSTRUCT.
+    """A SEG or an RTSTRUCT, with its references and its names.
 
     Parameters
     ----------
     path, kind
         The file, and which of the two it is.
     series, slices
-        UIDs of the series and of the instances that it was drawn on; empty where it names none.
+        UIDs of the series and of the instances that it was drawn on; empty if it names none.
     names
-        Of its segments or regions, in their order, each once. Free text.
+        Names of its segments or regions, in their order, each once. Free text.
     numbers
-        SegmentNumber or ROINumber of each name; the smallest, where several have it.
+        SegmentNumber or ROINumber of each name; the smallest one if several have the name.
     """
 
     path: Path
@@ -50,19 +50,19 @@ class Drawing:
 
     @property
     def values(self) -> dict[str, int]:
-        """Name -> value in a mask, if nobody says which: its number, or its place if numbers will not do."""
+        """The default values: name -> its number, or its place from 1 if numbers are repeated or unusable."""
         if len(set(self.numbers)) == len(self.names) and all(0 < n <= LARGEST for n in self.numbers):
             return dict(zip(self.names, self.numbers, strict=True))
         return {name: number for number, name in enumerate(self.names, 1)}
 
 
 def look_at_drawing(path: Path) -> Drawing | None:
-    """What a file refers to, and the names in it; None if it is neither SEG nor RTSTRUCT.
+    """Return the references of a file and the names in it; None if it is neither SEG nor RTSTRUCT.
 
     Raises
     ------
     InputError
-        If it is one of them, and its header cannot be read or gives two segments one number.
+        If the file is one of them, and its header cannot be read or gives two segments one number.
     """
     from c3s3_seg.io.deflated import header_of
 
@@ -71,7 +71,7 @@ def look_at_drawing(path: Path) -> Drawing | None:
     try:
         head = header_of(path, specific_tags=["SOPClassUID"], force=True)
         kind = KIND.get(str(head.get("SOPClassUID", "")))
-    except Exception:  # pydicom raises whatever its parser trips over; then it is nothing that we know
+    except Exception:  # pydicom raises any error of its parser; the file is then none of these
         return None
     if kind is None:
         return None
@@ -90,16 +90,16 @@ def look_at_drawing(path: Path) -> Drawing | None:
 
 
 def load_drawing(drawing: Drawing, grid: Geometry, values: Mapping[str, int]) -> Volume:
-    """The mask that is drawn in it.
+    """Load the mask that is drawn in a SEG or an RTSTRUCT.
 
     Parameters
     ----------
     drawing
-        What `look_at_drawing` found.
+        Result of `look_at_drawing`.
     grid
-        Of the scan that it was drawn on.
+        Grid of the scan that it was drawn on.
     values
-        Name of a segment or a region -> value in the mask, from 1. The others are left out, with a note.
+        Name of a segment or a region -> value in the mask, from 1. Other names are left out, with a note.
 
     Returns
     -------
@@ -109,9 +109,9 @@ def load_drawing(drawing: Drawing, grid: Geometry, values: Mapping[str, int]) ->
     Raises
     ------
     InputError
-        If it holds none of the names, a value is none of a mask, its labels overlap, or it is damaged.
+        If the file holds none of the names, a value is not 1 to 65535, labels overlap, or it is damaged.
     GeometryError
-        If it does not lie on the voxels or the slices of the grid.
+        If the drawing does not lie on the voxels or the slices of the grid.
     """
     wanted = {name: values[name] for name in drawing.names if name in values}
     if not wanted:
@@ -130,14 +130,14 @@ def load_drawing(drawing: Drawing, grid: Geometry, values: Mapping[str, int]) ->
 def load_drawn_mask(
     path: Path, grid: Geometry | None = None, values: Mapping[str, int] | None = None
 ) -> Volume:
-    """A DICOM SEG or RTSTRUCT as a mask, whoever asks: what `load_mask` does with DICOM.
+    """Load a DICOM SEG or RTSTRUCT as a mask: the part of `load_mask` for DICOM.
 
     Parameters
     ----------
     path
         The file.
     grid
-        Of the scan that it was drawn on. None: that of the frames of a DICOM SEG.
+        Grid of the scan that it was drawn on. None: the grid of the frames of a DICOM SEG.
     values
         Name -> value, as in `load_drawing`; None: `Drawing.values`, which a note lists.
 
@@ -149,7 +149,7 @@ def load_drawn_mask(
     Raises
     ------
     InputError, GeometryError
-        If it is neither of the two, an RTSTRUCT comes without a grid, or for the reasons of `load_drawing`.
+        If the file is neither of the two, `grid` is None for an RTSTRUCT, or as in `load_drawing`.
     """
     drawing = look_at_drawing(path)
     if drawing is None:
@@ -180,7 +180,7 @@ def _names(data: Any, kind: str, path: Path) -> Iterator[tuple[int, str]]:
 
 
 def _of_seg(data: Any) -> tuple[set[str], set[str]]:
-    """The common instance reference module (PS3.3, C.12.2), and what each frame was derived from."""
+    """Return UIDs from the common instance reference (PS3.3, C.12.2) and from the sources of each frame."""
     series, slices = set(), set()
     for item in data.get("ReferencedSeriesSequence") or ():
         series.add(str(item.SeriesInstanceUID))
@@ -192,7 +192,7 @@ def _of_seg(data: Any) -> tuple[set[str], set[str]]:
 
 
 def _of_rtstruct(data: Any) -> tuple[set[str], set[str]]:
-    """The referenced frame of reference (PS3.3, C.8.8.5), and the images of the contours (C.8.8.6)."""
+    """Return UIDs from the referenced frame of reference (PS3.3, C.8.8.5) and the contours (C.8.8.6)."""
     series, slices = set(), set()
     for frame in data.get("ReferencedFrameOfReferenceSequence") or ():
         for study in frame.get("RTReferencedStudySequence") or ():

@@ -1,1 +1,1 @@
-"""NIfTI, NRRD, MetaImage and HDF5."""
+"""Image files: NIfTI, NRRD, MetaImage and HDF5."""

@@ -1,4 +1,4 @@
-"""NIfTI, NRRD and MHA files in: the reader of each format, and checks that all volumes and masks pass."""
+"""Read NIfTI, NRRD and MHA files: the reader of each format, and the checks of all volumes and masks."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ from c3s3_seg.io.limits import SPACING_RANGE_MM
 
 
 class Reader(Protocol):
-    """Reads the files of one format."""
+    """A reader of the files of one format."""
 
     def __call__(self, path: Path, *, hashed: bool, dense: bool) -> Parts:
-        """What the file holds; `hashed` and `dense` as in `load_image`."""
+        """Read a file; `hashed` and `dense` are the same as in `load_image`."""
 
 
-# Suffix -> its reader. A further format is a module beside this one and its rows here.
+# Suffix -> its reader. A further format needs a module beside this one and its rows here.
 READERS: dict[str, Reader] = {
     ".nii": read_nifti,
     ".nii.gz": read_nifti,
@@ -40,19 +40,19 @@ IMAGE_SUFFIXES = tuple(READERS)
 _LONGEST_FIRST = sorted(IMAGE_SUFFIXES, key=len, reverse=True)
 # Masks that went through a slope and an intercept in float32 are off by up to 1e-5 of their labels.
 ROUNDED_BY = 1e-3
-ROUNDED = "labels were rounded"  # how the note of a mask begins that was off whole numbers
-# An axis further than this from all axes of the patient has a name that two programs may disagree on.
+ROUNDED = "labels were rounded"  # start of the note on a mask that was off whole numbers
+# Cosine to the nearest axis of the patient; below this, programs may disagree on the name of an axis.
 PLAIN = 0.75
 
 
 def image_suffix(path: Path) -> str | None:
-    """The suffix by which a name is an image file, in lower case; None if it is not one."""
+    """Return the image suffix of a file name, in lower case; None if it has none."""
     name = path.name.lower()
     return next((s for s in _LONGEST_FIRST if name.endswith(s)), None)
 
 
 def image_stem(path: Path) -> str:
-    """The name of an image file without its suffix, `.nii.gz` being one suffix."""
+    """Return the name of an image file without its suffix; `.nii.gz` is one suffix."""
     suffix = image_suffix(path)
     return path.name[: -len(suffix)] if suffix else path.name
 
@@ -67,17 +67,17 @@ def load_image(
     path
         `.nii`, `.nii.gz` (NIfTI-1 or NIfTI-2, either byte order), `.nrrd`, `.nhdr`, `.mha`, `.mhd`.
     orthonormal
-        Take the nearest rotation where the axes are not quite perpendicular, and note it.
+        Whether to take the nearest rotation, with a note, if the axes are not quite perpendicular.
     hashed
-        Whether the source says the sha256 of the bytes that were read.
+        Whether to set `source.sha256`, the hash of the bytes that were read.
     dense
-        Whether it is a scan: one that unpacks to more than any scan does is refused before it is unpacked.
+        Whether this is a scan: a file that unpacks to more than any scan does is refused before that.
 
     Returns
     -------
     Volume
         The array (i, j, k) in the file's type (where the header scales it: float32 or, if that would
-        round the values together, float64), its grid in mm, LPS.
+        merge neighbouring values, float64), on its grid in mm, LPS.
 
     Raises
     ------
@@ -87,7 +87,7 @@ def load_image(
     GeometryError
         If the axes are not perpendicular.
     MemoryLimitError
-        If there is not enough memory for its voxels.
+        If there is not enough memory for the voxels.
     """
     path = Path(path)
     suffix = image_suffix(path)
@@ -98,7 +98,7 @@ def load_image(
         raise InputError(f"{what}; wanted {', '.join(IMAGE_SUFFIXES)}", where=path)
     try:
         return _checked(READERS[suffix](path, hashed=hashed, dense=dense), path, orthonormal)
-    except MemoryError as error:  # what was free when it was asked for may be taken by now
+    except MemoryError as error:  # memory that was free when checked may be taken by now
         todo = "Give more memory, or a coarser scan"
         raise MemoryLimitError("the memory did not suffice to read it", where=path, todo=todo) from error
 
@@ -119,14 +119,14 @@ def load_mask(
     grid
         The grid of the scan that the mask belongs to. An RTSTRUCT needs it.
     hashed
-        Whether the source says the sha256 of the bytes that were read.
+        Whether to set `source.sha256`, the hash of the bytes that were read; ignored for DICOM.
     values
-        Of DICOM: name of a segment or a region -> its value; None: its number.
+        For DICOM: name of a segment or a region -> its value; None: its number.
 
     Returns
     -------
     Volume
-        Labels (i, j, k), uint8 if they fit, else uint16 or int32; in `grid` itself where it is given.
+        Labels (i, j, k), uint8 if they fit, else uint16 or int32; on `grid` itself if it is given.
 
     Raises
     ------
@@ -150,18 +150,18 @@ def load_mask(
 
 
 def as_labels(volume: Volume) -> Volume:
-    """Values of any type as those of a mask: uint8 if they fit, else uint16 or int32.
+    """Convert values of any type to those of a mask: uint8 if they fit, else uint16 or int32.
 
     Parameters
     ----------
     volume
-        Whole numbers from 0. What is off by up to 1e-3, as a slope in a header leaves it, is rounded,
-        and noted.
+        Whole numbers from 0. Values that are off by up to 1e-3, as a slope in a header causes, are
+        rounded, with a note.
 
     Raises
     ------
     InputError
-        If it holds others: which, how many, and whether it looks like a map of probabilities.
+        If other values are found; the error states one, how many, and whether they look like probabilities.
     """
     array, off = nearest_whole(volume.array)
     low, top = (float(array.min()), float(array.max())) if array is not None else (-1.0, -1.0)
@@ -177,22 +177,22 @@ def as_labels(volume: Volume) -> Volume:
 
 
 def nearest_whole(array: Array) -> tuple[Array | None, float]:
-    """The whole numbers that values (any shape) are to within 1e-3, and the largest distance from them.
+    """Return the whole numbers within 1e-3 of values (any shape), and the largest distance from them.
 
     Returns
     -------
     tuple
-        The array itself where it holds integers, else a rounded copy in its own type; None where a value is
-        further off, NaN or infinite. And the distance, 0.0 for integers.
+        The array itself if it holds integers, else a rounded copy in its own type, or None if a value is
+        further off, NaN or infinite; and the distance, 0.0 for integers.
     """
     if array.dtype.kind != "f":
         return array, 0.0
     whole = np.rint(array)
-    with np.errstate(invalid="ignore"):  # of infinite ones
+    with np.errstate(invalid="ignore"):  # infinite values
         off = float(np.abs(np.subtract(whole, array)).max())
     if not off <= ROUNDED_BY:
         return None, off
-    return whole + 0.0, off  # no -0
+    return whole + 0.0, off  # turns -0.0 into 0.0
 
 
 def _no_labels(volume: Volume) -> InputError:
@@ -236,7 +236,7 @@ def _checked(parts: Parts, path: Path, orthonormal: bool) -> Volume:
 
 
 def _sides_note(stated: str, geometry: Geometry) -> tuple[str, ...]:
-    """A note if the header names other sides than its directions have, where these are plain to see."""
+    """Return a note if the header names other sides than its directions have, unless these are oblique."""
     plain = np.abs(geometry.direction).max(axis=0).min() > PLAIN
     if not plain or not re.fullmatch("[LRPASI]{3}", stated) or stated == geometry.letters:
         return ()
@@ -246,12 +246,12 @@ def _sides_note(stated: str, geometry: Geometry) -> tuple[str, ...]:
 
 
 def check_finite(array: Array, path: Path) -> None:
-    """Refuse voxels that are no numbers.
+    """Refuse voxels that are not finite numbers.
 
     Raises
     ------
     InputError
-        If one is NaN or infinite, with how many are.
+        If a voxel is NaN or infinite; the error states how many are.
     """
     if np.isfinite(array).all():
         return

@@ -1,6 +1,6 @@
-"""HDF5 files with the arrays `image` and `label`, as benchmarks of semi-supervised segmentation have them.
+"""Read HDF5 files with the arrays `image` and `label`, as in benchmarks of semi-supervised segmentation.
 
-They hold no geometry: the spacing is what their authors state, and origin and sides are not known.
+The files hold no geometry: the spacing is what their authors state, and origin and sides are not known.
 """
 
 from __future__ import annotations
@@ -32,20 +32,21 @@ def load_hdf5(path: Path, name: str, spacing_mm: tuple[float, float, float]) -> 
     name
         `image` or `label`; its axes are taken as (i, j, k).
     spacing_mm
-        Of the voxels, as the benchmark states it.
+        Spacing of the voxels, as the benchmark states it.
 
     Returns
     -------
     Volume
-        The array in its own type, with the origin at 0 and the axes of LPS, and a note that says so.
+        The array in its own type (float16: float32), with the origin at 0, the axes of LPS, and a note
+        that the file holds no geometry.
 
     Raises
     ------
     InputError
-        If there is no such array, it is not 3D and finite, lies elsewhere, parts of it were never
-        written, or the file is damaged.
+        If there is no such array, it is not 3D and finite, lies in another file, parts of it were
+        never written, or the file is damaged.
     MemoryLimitError
-        If the memory does not suffice for it.
+        If the memory does not suffice for the array.
     MissingError
         If h5py is not installed.
     """
@@ -58,12 +59,12 @@ def load_hdf5(path: Path, name: str, spacing_mm: tuple[float, float, float]) -> 
 
 
 def array_shapes(path: Path, names: Sequence[str]) -> dict[str, tuple[int, ...]]:
-    """Name -> shape of those arrays of a file that can be read; nothing else is looked at.
+    """Return name -> shape of the named arrays that a file holds; nothing else is inspected.
 
     Raises
     ------
     InputError
-        If it is no HDF5 file, or a damaged one, or an array is a link or lies in another file.
+        If the file is no HDF5 file or damaged, or an array is a link or lies in another file.
     MissingError
         If h5py is not installed.
     """
@@ -78,14 +79,14 @@ def _read(path: Path, name: str) -> Array:
             raise InputError(f"there is no array '{name}' in this file", where=path)
         _check(item, name, path)
         array = np.asarray(item[()])
-        return array.astype(np.float32) if array.dtype == np.float16 else array  # which no image file holds
+        return array.astype(np.float32) if array.dtype == np.float16 else array  # no image file holds float16
 
 
 @contextmanager
 def _opened(path: Path) -> Iterator[Any]:
     h5py = _h5py()
     try:
-        # One handle from the first check to the last voxel: no second file can come in between.
+        # One handle from the first check to the last voxel, so that the file cannot be swapped in between.
         with Opened(path) as opened, h5py.File(opened.raw, "r") as file:
             yield file
     except (C3S3Error, MemoryError):
@@ -96,7 +97,7 @@ def _opened(path: Path) -> Iterator[Any]:
 
 
 def _array(file: Any, name: str, path: Path) -> Any:
-    """An array that is in this very file: links, virtual and external ones would read whatever they name."""
+    """Return an array of this very file; refuse links, virtual and external arrays, which read any file."""
     h5py = _h5py()
     link = file.get(name, getlink=True)
     item: Any = file.get(name) if isinstance(link, h5py.HardLink) else None
@@ -110,19 +111,19 @@ def _array(file: Any, name: str, path: Path) -> Any:
 
 
 def _check(item: Any, name: str, path: Path) -> None:
-    """What the array claims to be, before any memory is taken for it."""
+    """Check the type, size and completeness of an array before memory is allocated for it."""
     shape = tuple(int(n) for n in item.shape)
     if len(shape) != 3 or item.dtype.kind not in "iufb" or not all(shape):
         raise InputError(f"'{name}' is a {item.dtype} array of {shape}; wanted numbers in 3D", where=path)
     size = math.prod(shape) * item.dtype.itemsize
     check_size(path, shape, size)
-    # What was never written is read as zeros, without a word.
+    # Parts that were never written are read as zeros, without a warning.
     stored = int(item.id.get_storage_size())
     chunks, there = 1, int(stored > 0)
     if item.chunks is not None:
         chunks = math.prod(-(-n // c) for n, c in zip(shape, item.chunks, strict=True))
         there = int(item.id.get_num_chunks())
-        part = math.prod(item.chunks) * item.dtype.itemsize  # it is unpacked whole, also beyond the array
+        part = math.prod(item.chunks) * item.dtype.itemsize  # unpacked whole, even beyond the array
         check_size(path, item.chunks, part)
         if part > max(size, DENSE_FLOOR):
             raise InputError(f"'{name}' of {size} bytes is packed in parts of {part} bytes", where=path)

@@ -1,4 +1,4 @@
-"""The header of a MetaImage file (`.mha`, `.mhd`)."""
+"""Parse the header of a MetaImage file (`.mha`, `.mhd`)."""
 
 from __future__ import annotations
 
@@ -30,20 +30,20 @@ SYNONYMS = (
     ("TransformMatrix", "Rotation", "Orientation"),
     ("BinaryDataByteOrderMSB", "ElementByteOrderMSB"),
 )
-# Names as some reader may take them: MetaIO minds upper and lower case and blanks, others do not.
+# Spellings that some reader may accept: MetaIO minds upper and lower case and blanks, others do not.
 _OTHER_DATA_FILE = re.compile(r"^[^\w\n]*ElementDataFile\b", flags=re.M | re.I)
-# Blanks are stripped afterwards: within a pattern, a long run of them would be tried from each end.
+# Blanks are stripped afterwards: within a pattern, a long run of blanks would be tried from each end.
 _LAST = re.compile(rb"^[ \t]*ElementDataFile[ \t]*[=:](.*)\n", flags=re.M)
 _FIELD = re.compile(r"^[ \t]*(\w+)[ \t]*[=:](.*)$", flags=re.M)
 
 
 def parse_meta(raw: bytes, path: Path) -> Stored:
-    """What the header says, from the first bytes of the file.
+    """Parse the header in the first bytes of a file.
 
     Raises
     ------
     InputError
-        If it is cut, says something twice, or is not that of one real 3D volume in mm.
+        If the header is cut, states a field twice, or does not describe one real 3D volume in mm.
     """
     last = _LAST.search(raw if b"\n" in raw[-2:] else raw + b"\n")
     if last is None:
@@ -70,7 +70,7 @@ def parse_meta(raw: bytes, path: Path) -> Stored:
         last.end(),
         name,
         notes=notes,
-        # MetaImage names the sides that the axes come from.
+        # MetaImage names the sides that the axes come from, so the letters are swapped.
         sides=key.get("AnatomicalOrientation", "").upper().translate(str.maketrans("RLAPIS", "LRPASI")),
     )
 
@@ -99,7 +99,7 @@ def _check(key: dict[str, str], shape: tuple[int, ...], path: Path) -> None:
 def _data_file(name: str, after: bytes, path: Path) -> str | None:
     if name.upper() == "LOCAL":
         return None
-    several = "%" in name or name.upper().startswith("LIST")  # which are refused for what they are
+    several = "%" in name or name.upper().startswith("LIST")  # refused later with their own reason
     if name and not several and after.strip():
         what = "there is text after ElementDataFile, which has to be the last line of a header"
         raise InputError(what, where=path, todo="Write the file again with the program that made it")
@@ -107,7 +107,7 @@ def _data_file(name: str, after: bytes, path: Path) -> str | None:
 
 
 def _yes(text: str) -> bool:
-    return text[:1] in ("T", "t", "1")  # as MetaIO has it
+    return text[:1] in ("T", "t", "1")  # same as in MetaIO
 
 
 def _grid(key: dict[str, str], n: int, path: Path) -> tuple[Floats, tuple[str, ...]]:

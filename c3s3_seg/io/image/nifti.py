@@ -1,4 +1,4 @@
-"""NIfTI-1 and NIfTI-2 files in: the whole file is checked, and the voxels are taken from the checked bytes.
+"""Read NIfTI-1 and NIfTI-2 files: check the whole file, and take the voxels from the checked bytes.
 
 SimpleITK fills a truncated file with zeros, and neither it nor nibabel notices a flipped byte: the
 CRC of a gzip stream is only known at its end. So the whole stream is unpacked here, its length and
@@ -23,7 +23,7 @@ from c3s3_seg.geometry.volume import Array, narrow
 from c3s3_seg.io.content import Need, Opened, unpack, unpack_head
 
 GZIP_MAGIC = b"\x1f\x8b"
-FIRST = 1 << 17  # bytes of a packed file in which its header is, after an extra field of 64 KiB too
+FIRST = 1 << 17  # bytes of a packed file that contain its header, even after an extra field of 64 KiB
 HEADER_BYTES = {348: 352, 540: 544}
 MOST_EXTENSIONS = 1 << 26  # bytes between header and voxels, which are unpacked as well
 DATA_TYPES = {
@@ -49,11 +49,11 @@ _LAYOUTS = {
 
 
 class Parts(NamedTuple):
-    """What a file holds: an array (i, j, k), its affine to mm in LPS, notes, and the sides of its axes.
+    """The content of a file: an array (i, j, k), its affine to mm in LPS, notes, and the sides of its axes.
 
-    `sides` is `LPS` if the header says in words that the indices grow to the left, back and head; empty
-    if it does not say. `sha256` is that of the very bytes that were read, as `hashes.scan_sha256` has it;
-    empty if it was not wanted.
+    `sides` is `LPS` if the header states in words that the indices grow to the left, back and head; empty
+    if it states no sides. `sha256` is the hash of the very bytes that were read, equal to
+    `hashes.scan_sha256`; empty if it was not requested.
     """
 
     array: Array
@@ -65,7 +65,7 @@ class Parts(NamedTuple):
 
 @dataclass(frozen=True)
 class Header:
-    """The fields of a NIfTI header that say where the voxels are, in the file and in the patient."""
+    """The fields of a NIfTI header that locate the voxels in the file and in the patient."""
 
     shape: tuple[int, ...]
     dtype: np.dtype[Any]
@@ -78,28 +78,28 @@ class Header:
 
     @property
     def end(self) -> int:
-        """Number of bytes from the start of the header to the end of the voxels."""
+        """The number of bytes from the start of the header to the end of the voxels."""
         return self.offset + math.prod(self.shape) * self.dtype.itemsize
 
 
 def read_nifti(path: Path, *, hashed: bool = False, dense: bool = False) -> Parts:
-    """Read a `.nii` or `.nii.gz` file, whichever of the two its content is.
+    """Read a `.nii` or `.nii.gz` file; the content decides which of the two, not the name.
 
     Parameters
     ----------
     path
         The file.
     hashed
-        Whether its sha256 is wanted.
+        Whether the sha256 of the file is requested.
     dense
-        Whether it is a scan, so that a file of zeros that unpacks to gigabytes is refused at once.
+        Whether this is a scan, so that a file of zeros that unpacks to gigabytes is refused at once.
 
     Raises
     ------
     InputError
         If the file is truncated or damaged, or does not hold one real 3D volume in mm.
     MemoryLimitError
-        If the memory does not suffice for it.
+        If the memory does not suffice for the voxels.
     """
     with Opened(path) as file:
         first = file.begin(FIRST)
@@ -117,7 +117,7 @@ def read_nifti(path: Path, *, hashed: bool = False, dense: bool = False) -> Part
 
 
 def parse_header(head: bytes, path: Path) -> Header:
-    """The header from the first bytes of an unpacked file, with everything that it claims checked."""
+    """Parse the header in the first bytes of an unpacked file, and check everything that it claims."""
     field = _fields(head, path)
     if field["magic"] == b"ni1" or field["magic"] == b"ni2":
         raise InputError("header and voxels are in two files; wanted one .nii", where=path)
@@ -183,13 +183,13 @@ def _values(header: Header, buffer: bytearray) -> Array:
     native = stored.astype(header.dtype.newbyteorder("="), copy=False)
     if (header.slope, header.inter) == (1.0, 0.0):
         return native
-    with np.errstate(over="ignore", invalid="ignore"):  # what is not finite is counted and refused later
+    with np.errstate(over="ignore", invalid="ignore"):  # values that are not finite are refused later
         scaled = native * np.float64(header.slope) + np.float64(header.inter)
         return scaled if header.dtype.itemsize > 4 else narrow(scaled)
 
 
 def _place(header: Header) -> tuple[NDArray[np.float64], tuple[str, ...]]:
-    """The affine to mm in LPS, and what has to be said about it."""
+    """Return the affine to mm in LPS, and the notes about it."""
     ras_to_lps = np.diag([-1.0, -1.0, 1.0, 1.0])
     if header.sform is None and header.qform is None:
         # The standard, nibabel and ITK give three different answers here. ITK's is taken, because
@@ -214,7 +214,7 @@ def _slack_mm(header: Header) -> float:
 
 
 def _spacing_notes(header: Header, affine: NDArray[np.float64]) -> tuple[str, ...]:
-    """A note if the header's spacing, which a lone sform repeats, is another one."""
+    """Return a note if the header's spacing differs from that of its only sform or qform."""
     found, stated = np.linalg.norm(affine[:3, :3], axis=0), header.pixdim[1:4]
     off_mm = np.abs(found - stated) * (np.array(header.shape[:3]) - 1)
     if not off_mm.max() > _slack_mm(header):
@@ -224,7 +224,7 @@ def _spacing_notes(header: Header, affine: NDArray[np.float64]) -> tuple[str, ..
 
 
 def _qform(field: Any, pixdim: NDArray[np.float64]) -> NDArray[np.float64]:
-    """The qform in RAS, from its quaternion (nifti1.h, method 2)."""
+    """Return the qform in RAS, from its quaternion (nifti1.h, method 2)."""
     b, c, d = (float(v) for v in field["quatern"])
     length = b * b + c * c + d * d
     if length > 1:

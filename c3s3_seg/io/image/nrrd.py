@@ -1,4 +1,4 @@
-"""The header of a NRRD file (`.nrrd`, `.nhdr`)."""
+"""Parse the header of a NRRD file (`.nrrd`, `.nhdr`)."""
 
 from __future__ import annotations
 
@@ -36,36 +36,36 @@ TYPES = {
     "float": "f4",
     "double": "f8",
 }
-# The spaces whose axes can be turned into LPS, and the axes that run the other way.
+# The spaces whose axes can be converted to LPS; -1 marks axes that run the other way.
 SPACES = {
     **dict.fromkeys(("left-posterior-superior", "lps"), (1.0, 1.0, 1.0)),
     **dict.fromkeys(("right-anterior-superior", "ras"), (-1.0, -1.0, 1.0)),
     **dict.fromkeys(("left-anterior-superior", "las"), (1.0, -1.0, 1.0)),
 }
 
-# 3D Slicer puts segments that overlap into layers, the values of one more axis, and says of each in which.
+# 3D Slicer puts overlapping segments into layers along one more axis, and states the layer of each segment.
 LAYERED = re.compile(r"^Segment\d+_Layer:=", re.M)
 FLATTEN = (
     "It holds segments of 3D Slicer in layers, as they overlap. Remove the overlap there, or export the"
     " segments as a label map"
 )
-# Kinds of axes that may be those of a volume; what is not said may be one.
+# Kinds of axes that a volume may have; an unstated kind is accepted, too.
 SPATIAL = {"domain", "space", "none", "???"}
 
 
 def parse_nrrd(raw: bytes, path: Path) -> Stored:
-    """What the header says, from the first bytes of the file.
+    """Parse the header in the first bytes of a file.
 
     Raises
     ------
     InputError
-        If it is cut, says something twice, or is not that of one real 3D volume in mm.
+        If the header is cut, states a field twice, or does not describe one real 3D volume in mm.
     """
     if raw[:7] != b"NRRD000":
         raise InputError("this is not an NRRD file: its magic is missing", where=path)
     end = re.search(rb"\r?\n\r?\n", raw)
     text = raw[: end.start() if end else len(raw)].decode("latin-1")
-    # Blanks are stripped afterwards: within a pattern, a long run of them would be tried from each end.
+    # Blanks are stripped afterwards: within a pattern, a long run of blanks would be tried from each end.
     pairs = re.findall(r"^([^#:\n]+):(?!=)(.*)$", text, flags=re.M)
     # Some fields are written with and without a space: `data file`, `datafile`.
     fields = ((re.sub(r"\s", "", name).lower(), value.strip()) for name, value in pairs)
@@ -103,7 +103,7 @@ def _order(key: dict[str, str], kind: str, path: Path) -> str:
 
 
 def _at_end(key: dict[str, str], encoding: str, path: Path) -> bool:
-    """Whether the voxels are the last bytes: `byte skip: -1`, which only plain numbers can have."""
+    """Return whether the voxels are the last bytes: `byte skip: -1`, which only raw encoding allows."""
     skips = {field: key.get(field, "0").strip() for field in ("byteskip", "lineskip")}
     at_end = skips == {"byteskip": "-1", "lineskip": "0"} and encoding == "raw"
     if not at_end and set(skips.values()) != {"0"}:
@@ -112,9 +112,9 @@ def _at_end(key: dict[str, str], encoding: str, path: Path) -> bool:
 
 
 def _axes(key: dict[str, str], shape: tuple[int, ...], path: Path, todo: str | None) -> tuple[int, ...]:
-    """Which axes are those of the volume: the first three that have a place; others may have one voxel.
+    """Return the axes of the volume: the first three with a direction; others must have one voxel.
 
-    `todo` is what to do where one has more.
+    `todo` is the advice in the error if an axis has more.
     """
     parts = _parts(key.get("spacedirections", ""))
     if parts and len(parts) != len(shape):
@@ -134,12 +134,12 @@ def _check_kinds(key: dict[str, str], axes: tuple[int, ...], path: Path) -> None
 
 
 def _parts(text: str) -> list[str]:
-    """The vectors of all axes; `none` for one that has no place. What is no vector stays as a part."""
+    """Return the vectors of all axes; `none` for an axis without direction. Other text stays a part."""
     return re.findall(r"\([^()]*\)|[^\s()]+", text)
 
 
 def _grid(key: dict[str, str], axes: tuple[int, ...], path: Path) -> tuple[Floats, tuple[str, ...]]:
-    """The affine to mm in LPS, and what has to be said about it."""
+    """Return the affine to mm in LPS, and the notes about it."""
     for units in (key.get("spaceunits", ""), key.get("units", "")):
         if any(unit not in ("mm", "", "???") for unit in re.findall(r'"([^"]*)"', units)):
             raise InputError(f"its distances are in {units}; wanted mm", where=path)
@@ -162,7 +162,7 @@ def _grid(key: dict[str, str], axes: tuple[int, ...], path: Path) -> tuple[Float
     if "axismins" in key:
         low = numbers(" ".join(_per_axis(key, "axismins", axes, path)), 3, "axis mins", path)
         kinds = _per_axis(key, "centerings", axes, path) if "centerings" in key else ["cell"] * 3
-        # The end of a cell is half a step from its centre; nodes end where they are (NRRD format, "centers").
+        # A cell ends half a step from its centre; a node ends at its centre (NRRD format, "centers").
         origin = np.where([kind == "node" for kind in kinds], low, low + spacing / 2)
     return placed(np.diag(spacing), origin), notes
 
@@ -184,7 +184,7 @@ def _per_axis(key: dict[str, str], field: str, axes: tuple[int, ...], path: Path
 
 
 def _vector(text: str, path: Path) -> Floats:
-    """Three numbers in brackets; of a space with time the first three."""
+    """Parse three numbers in brackets; for a space with time, return the first three."""
     inner = re.fullmatch(r"\(([^()]*)\)", text.strip())
     parts = inner.group(1).split(",") if inner else []
     try:

@@ -1,6 +1,6 @@
-"""NRRD and MetaImage files in: the whole file is checked, and the voxels are taken from the checked bytes.
+"""Read NRRD and MetaImage files: check the whole file, and take the voxels from the checked bytes.
 
-No other library reads them: two readers of one header need not agree on which data file it names.
+No other library reads the files: two readers of one header may disagree on which data file it names.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from c3s3_seg.io.image.stored import Stored
 
 META = (".mha", ".mhd")
 END = re.compile(rb"\r?\n\r?\n|^[ \t]*ElementDataFile[^\n]*\n", re.M)
-FIRST = 1 << 14  # bytes in which most headers are
+FIRST = 1 << 14  # bytes that contain most headers
 MOST_HEADER = 1 << 22  # bytes; 3D Slicer writes 500 for each of up to a thousand segments
 
 
@@ -34,14 +34,14 @@ def read_nrrd_or_meta(path: Path, *, hashed: bool = False, dense: bool = False) 
     path
         The file.
     hashed, dense
-        As for `read_nifti`; the hash of a header with a data file beside it is that of both.
+        Same as in `read_nifti`; the hash of a header with a data file beside it covers both files.
 
     Raises
     ------
     InputError
         If the file is truncated or damaged, or does not hold one real 3D volume in mm.
     MemoryLimitError
-        If the memory does not suffice for it.
+        If the memory does not suffice for the voxels.
     """
     with Opened(path) as file:
         stored = _header(file)
@@ -70,7 +70,7 @@ def read_nrrd_or_meta(path: Path, *, hashed: bool = False, dense: bool = False) 
 
 
 def data_file_of(path: Path) -> Path | None:
-    """The data file beside a header, by its name in the header; None if the voxels are in `path` itself.
+    """Return the data file that a header names; None if the voxels are in `path` itself.
 
     Raises
     ------
@@ -86,12 +86,13 @@ def data_file_of(path: Path) -> Path | None:
 
 
 def data_file(name: str, path: Path) -> Path:
-    """Where the data file lies that a header names: one file, below the header's own folder.
+    """Return the real path of the data file that a header names: one file below the header's folder.
 
     Raises
     ------
     InputError
-        If it is a list or a pattern of files, lies elsewhere or is not there, or is a link to elsewhere.
+        If the name is a list or pattern of files, or the file is the header, missing, elsewhere or a link
+        to elsewhere.
     """
     target, folder = path.parent / name, os.path.realpath(path.parent)
     inside = not Path(name).is_absolute() and ".." not in Path(name).parts
@@ -108,7 +109,7 @@ def data_file(name: str, path: Path) -> Path:
 
 
 def sha256_of_list(root: Path, hashes: dict[Path, str]) -> str:
-    """One hash of several files: of the list of their names below `root` and their hashes, sorted by path."""
+    """Return one sha256 of several files: of their names below `root` and their hashes, sorted by path."""
     lines = [
         os.fsencode(path.relative_to(root)) + b"\0" + hashes[path].encode() + b"\n" for path in sorted(hashes)
     ]
@@ -123,7 +124,7 @@ def _header(file: Opened) -> Stored:
 
 
 def _voxels(stored: Stored, data: memoryview, need: Need) -> tuple[Array, int]:
-    """The array (i, j, k) in the machine's byte order, and how many bytes follow the last voxel."""
+    """Return the array (i, j, k) in native byte order, and the number of bytes after the last voxel."""
     content: bytearray | memoryview = data
     surplus = len(data) - stored.size
     if stored.packed:
@@ -132,5 +133,5 @@ def _voxels(stored: Stored, data: memoryview, need: Need) -> tuple[Array, int]:
         content, surplus = data[surplus:], 0
     array = np.frombuffer(content, stored.dtype, stored.size // stored.dtype.itemsize)
     array = array.reshape(stored.volume_shape, order="F")
-    # A header of any length may come before the voxels: they need not lie at a multiple of their size.
+    # The header may have any length, so the voxels need not start at a multiple of their size.
     return np.require(array.astype(stored.dtype.newbyteorder("="), copy=False), requirements="A"), surplus

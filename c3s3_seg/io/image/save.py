@@ -1,4 +1,4 @@
-"""NIfTI, NRRD and MHA files out: written aside, read back and compared before they take their place."""
+"""Write NIfTI, NRRD and MHA files to a temporary name, read back and compare them, then rename them."""
 
 from __future__ import annotations
 
@@ -22,23 +22,24 @@ WRITTEN_TOL_MM = 1e-3
 
 
 def save(volume: Volume, path: str | Path, *, note: str = "") -> None:
-    """Write an image file: aside, synced, read back and compared, and only then put in its place.
+    """Write an image file to a temporary name, sync it, read it back, compare it, and only then rename it.
 
     Parameters
     ----------
     volume
-        Any real type of 8 to 64 bits, which is kept; bool becomes uint8. The grid must have right angles.
+        Any real type but float16, of 8 to 64 bits, which is kept; bool becomes uint8. The grid must have
+        right angles.
     path
         `.nii`, `.nii.gz`, `.nrrd` or `.mha` in a folder that exists. A file of this name is replaced.
     note
-        Up to 79 characters for the header's free text (NIfTI: descrip): what has made the file.
+        Up to 79 characters for the header's free text (NIfTI: descrip): the program that made the file.
 
     Raises
     ------
     StorageError
-        If the disk is full, or the folder takes no file for another reason that the next file has too.
+        If the disk is full, or the folder accepts no file for another reason that the next file has too.
     InputError
-        If it cannot be written in full (disk full, folder denied); then `path` is as it was before.
+        If the file cannot be written in full for any reason; then `path` is as it was before.
     GeometryError
         If the grid has no right angles.
     """
@@ -50,9 +51,9 @@ def save(volume: Volume, path: str | Path, *, note: str = "") -> None:
         raise InputError("the folder to write to does not exist", where=path.parent, todo="Create it first")
     if not volume.geometry.is_orthogonal:
         raise GeometryError("the axes are not perpendicular, which an image file cannot keep", where=path)
-    # SimpleITK copies rows far sooner, and what is read back is compared sooner, as the file has them.
+    # In the memory order of the file, SimpleITK copies rows far faster, and the comparison is faster.
     array = np.asfortranarray(_writable(volume.array, path))
-    # Short and hidden: a name of 255 bytes has no room for more, and a search for cases skips it.
+    # Short, as a name of 255 bytes has no room for more, and hidden, so that a search for cases skips it.
     aside = path.parent / f".{secrets.token_hex(6)}{suffix}"
     try:
         _write(array, volume.geometry, aside, **({"note": note} if note else {}))
@@ -63,7 +64,7 @@ def save(volume: Volume, path: str | Path, *, note: str = "") -> None:
     except InputError as error:
         raise _unwritten(path, error.what, array.nbytes) from error
     except OSError as error:
-        if error.errno not in OF_THE_STORAGE:  # such as a name that is too long: the next file's is not
+        if error.errno not in OF_THE_STORAGE:  # such as a too long name, not shared by the next file
             what = f"the file could not be written: {error.strerror or error}"
             raise InputError(what, where=path) from error
         raise _unwritten(path, error.strerror or "", array.nbytes) from error
@@ -86,7 +87,7 @@ def _writable(array: Array, path: Path) -> Array:
 def _write(array: Array, geometry: Geometry, path: Path, note: str = "") -> None:
     import SimpleITK
 
-    # Its warnings would go to stderr as they are.
+    # Its warnings would go to stderr unchanged.
     SimpleITK.ProcessObject.GlobalWarningDisplayOff()  # type: ignore[no-untyped-call]
     image: Any = SimpleITK.GetImageFromArray(array.transpose(2, 1, 0))
     image.SetSpacing(geometry.spacing_mm.tolist())
@@ -100,7 +101,7 @@ def _write(array: Array, geometry: Geometry, path: Path, note: str = "") -> None
 
 @contextmanager
 def _unicode_path(path: Path) -> Iterator[str]:
-    """A path to a file for SimpleITK, which ends the process where a folder's name is not Unicode."""
+    """Yield a path for SimpleITK, which ends the process if a folder's name is not Unicode."""
     try:
         str(path).encode()
     except UnicodeEncodeError:

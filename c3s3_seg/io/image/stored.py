@@ -1,4 +1,4 @@
-"""What the header of a NRRD or MetaImage file says: where the voxels are, in the files and in the patient."""
+"""The parsed header of a NRRD or MetaImage file: where the voxels are, in the files and in the patient."""
 
 from __future__ import annotations
 
@@ -20,28 +20,28 @@ NO_SPACING = "the header gives no spacing: 1 mm was taken"
 
 @dataclass(frozen=True)
 class Stored:
-    """What a header says.
+    """The content of a header.
 
     Parameters
     ----------
     shape
-        Of the voxels, the fastest axis first, axes of one voxel included.
+        Shape of the voxels, the fastest axis first, axes of one voxel included.
     dtype
-        Of a voxel, with its byte order.
+        Type of a voxel, with its byte order.
     packed
-        Whether they are deflated.
+        Whether the voxels are deflated.
     affine
         (4, 4): index (i, j, k, 1) to mm in LPS.
     start
-        Where the voxels begin in the file, if they are in it.
+        Byte at which the voxels begin, if they are in the header's file.
     name
-        The data file beside it, if they are not.
+        Name of the data file, if the voxels are in another file.
     at_end
-        Whether they are the last bytes of their file, whatever comes before them.
+        Whether the voxels are the last bytes of their file, whatever comes before.
     notes, sides
-        As in `nifti.Parts`.
+        Same as in `nifti.Parts`.
     axes
-        Which three axes are those of the volume; others have one voxel each.
+        The three axes of the volume; other axes have one voxel each.
     """
 
     shape: tuple[int, ...]
@@ -57,22 +57,22 @@ class Stored:
 
     @property
     def size(self) -> int:
-        """Bytes of all voxels."""
+        """The number of bytes of all voxels."""
         return math.prod(self.shape) * self.dtype.itemsize
 
     @property
     def volume_shape(self) -> tuple[int, ...]:
-        """Of the volume: axes of one voxel that are none of its three are left out."""
+        """The shape of the volume, without the axes of one voxel that are not in `axes`."""
         return tuple(self.shape[n] for n in self.axes)
 
 
 def once(pairs: Iterable[tuple[str, str]], path: Path, *synonyms: tuple[str, ...]) -> dict[str, str]:
-    """The fields of a header, if none of them is there twice: readers differ in which of two they take.
+    """Return the fields of a header; refuse a field that occurs twice: readers differ in which they take.
 
     Parameters
     ----------
     pairs
-        Name and value, as they stand.
+        Names and values, as in the header.
     path
         The file.
     synonyms
@@ -81,7 +81,7 @@ def once(pairs: Iterable[tuple[str, str]], path: Path, *synonyms: tuple[str, ...
     Raises
     ------
     InputError
-        If one is there twice, or with a synonym.
+        If a field occurs twice, or with a synonym.
     """
     same = {name: names[0] for names in synonyms for name in names}
     found: dict[str, str] = {}
@@ -97,7 +97,7 @@ def once(pairs: Iterable[tuple[str, str]], path: Path, *synonyms: tuple[str, ...
 
 
 def sizes(text: str, path: Path) -> tuple[int, ...]:
-    """The numbers of voxels, at least three."""
+    """Parse the numbers of voxels along at least three axes."""
     if not re.fullmatch(r"\s*-?\d{1,18}(\s+-?\d{1,18})*\s*", text):
         raise InputError(f"the header's sizes are '{text}'; wanted numbers", where=path)
     shape = tuple(int(n) for n in text.split())
@@ -109,17 +109,17 @@ def sizes(text: str, path: Path) -> tuple[int, ...]:
 
 
 def not_one_volume(shape: tuple[int, ...], path: Path, todo: str | None = None) -> InputError:
-    """The refusal of what is not one 3D volume."""
+    """Return the error for an array that is not one 3D volume."""
     return InputError(f"found an array of shape {shape}; wanted one 3D volume", where=path, todo=todo)
 
 
 def numbers(text: str, count: int, what: str, path: Path) -> Floats:
-    """`count` numbers, which may be anything: whether they make a grid is asked later.
+    """Parse `count` numbers of any value; whether they make a grid is checked later.
 
     Raises
     ------
     InputError
-        If they are not that.
+        If the text is not `count` numbers.
     """
     try:
         found = np.array([float(n) for n in text.split()], dtype=np.float64)
@@ -131,12 +131,12 @@ def numbers(text: str, count: int, what: str, path: Path) -> Floats:
 
 
 def positive(text: str, count: int, path: Path) -> Floats:
-    """`count` distances in mm. ITK makes 1 mm of a spacing of 0 and flips an axis for a negative one.
+    """Parse `count` distances in mm. ITK makes 1 mm of a spacing of 0, and flips an axis if it is negative.
 
     Raises
     ------
     InputError
-        If one is not positive and finite.
+        If a distance is not positive and finite.
     """
     found = numbers(text, count, "spacing", path)
     if not (np.isfinite(found).all() and found.min() > 0):
@@ -145,7 +145,7 @@ def positive(text: str, count: int, path: Path) -> Floats:
 
 
 def placed(columns: Floats, origin: Floats) -> Floats:
-    """The (4, 4) affine of three steps (3, 3), one a column, and an origin, all in mm."""
+    """Return the (4, 4) affine of three steps (3, 3), one per column, and an origin, all in mm."""
     affine = np.eye(4)
     affine[:3, :3] = columns
     affine[:3, 3] = origin

@@ -1,4 +1,4 @@
-"""The connection to a PACS: who it is, who we are, TLS, and what was wrong if there is none."""
+"""The connection to a PACS: the server, this client, TLS, and the reason if there is no connection."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ SERVER_FORMS = "TITLE@host:port, or https://host/path"
 LIMIT_S = 30.0
 HANDSHAKE_S = 5.0
 SUCCESS, PENDING = 0x0000, 0xFF00
-# Stored, with values changed, left out, or unlike its class (PS3.4, B.2.3). Of a transfer the counts decide.
+# Stored, but with values changed, left out, or unlike its class (PS3.4, B.2.3). In a transfer, counts decide.
 WARNINGS = (0xB000, 0xB006, 0xB007)
 _STORAGE = "1.2.840.10008.5.1.4.1.1."
 PLAIN = ["1.2.840.10008.1.2.1", "1.2.840.10008.1.2"]
@@ -30,7 +30,7 @@ _PACKED = [
     for end in ("4.70", "4.57", "4.50", "4.80", "4.90", "4.91", "4.201", "4.202", "5")
 ]
 # Reports, presentation states, documents, dose and plans: a study comes whole or not at all. With these, the
-# scans and the services themselves there are 128 presentation contexts, the most there can be (PS3.8, 9.3.2).
+# scans and the services themselves there are 128 presentation contexts, the maximum (PS3.8, 9.3.2).
 _OTHERS = (
     "88.11", "88.22", "88.33", "88.34", "88.59", "88.65", "88.67", "11.1", "11.2", "104.1", "481.2", "481.5",
     "66", "7.2", "7.4",
@@ -50,20 +50,20 @@ Context = tuple[str, list[str]]
 def _parse(text: str) -> tuple[str, str, int]:
     match = re.fullmatch(r"([^@]{1,16})@([^@\s]+):([0-9]{1,5})", text)
     if match is None or not 0 < int(match[3]) < 65536 or not _is_title(match[1]):
-        # A colon before the @ is that of a login, which is not repeated.
+        # A colon before the @ belongs to a login, which is not repeated.
         shown = "" if ":" in text.partition("@")[0] else f" '{text}'"
         raise InputError(f"found the server{shown}, wanted {SERVER_FORMS}")
     return match[1], match[2], int(match[3])
 
 
 def _is_title(text: str) -> bool:
-    """Whether it is an AE title (PS3.5, 6.2, AE): ASCII without control characters and `\\`, not blank."""
+    """Return whether a text is an AE title (PS3.5, 6.2, AE): printable ASCII without `\\`, not blank."""
     plain = text.isascii() and text.isprintable() and "\\" not in text
     return plain and 1 <= len(text) <= 16 and bool(text.strip())
 
 
 def is_loopback(host: str) -> bool:
-    """Whether a host is this machine, by its address or by the name `localhost`."""
+    """Return whether a host is this machine, by its address or by the name `localhost`."""
     try:
         return ipaddress.ip_address(host.strip("[]")).is_loopback
     except ValueError:
@@ -80,12 +80,12 @@ class Node:
 
     @classmethod
     def parse(cls, text: str) -> Node:
-        """From its text.
+        """Parse the text of a server.
 
         Raises
         ------
         InputError
-            If it is not that.
+            If the text has another form.
         """
         return cls(*_parse(text))
 
@@ -95,14 +95,14 @@ class Node:
 
 @dataclass(frozen=True)
 class AssociationListener:
-    """Where files of a C-MOVE are received: our title, as the server knows it, an address and a port.
+    """The receiver of the files of a C-MOVE: its title, as the server knows it, an address and a port.
 
     Parameters
     ----------
     title, host, port
-        Loopback, unless another address is given.
+        Title, address and port; loopback, unless another address is given.
     senders
-        Hosts that files may come from besides that of the server that was asked.
+        Hosts that may send files, besides the host of the requested server.
     """
 
     title: str
@@ -112,12 +112,12 @@ class AssociationListener:
 
     @classmethod
     def parse(cls, title: str, address: str | None, senders: Sequence[str] = ()) -> AssociationListener:
-        """From a title, `host:port` and the hosts of other senders.
+        """Return a listener from a title, `host:port` and the hosts of other senders.
 
         Raises
         ------
         InputError
-            If it is not that.
+            If the title or the address is not valid.
         """
         if address is None:
             address = "127.0.0.1:11112"
@@ -125,12 +125,12 @@ class AssociationListener:
 
     @property
     def is_local(self) -> bool:
-        """Whether only this machine can reach it."""
+        """Whether only this machine can reach the listener."""
         return is_loopback(self.host)
 
 
 class _Hasty(ssl.SSLSocket):
-    """The listener takes one connection after the other: a silent one must not keep the others waiting."""
+    """A socket whose handshake is limited: a silent connection must not keep the next ones waiting."""
 
     def do_handshake(self, block: bool = False) -> None:
         self.settimeout(HANDSHAKE_S)
@@ -140,21 +140,21 @@ class _Hasty(ssl.SSLSocket):
 
 @dataclass(frozen=True)
 class Tls:
-    """Encryption: the server must show a certificate that is trusted.
+    """Encryption with TLS: the server must show a certificate that is trusted.
 
     Parameters
     ----------
     trusted
-        PEM file of the authorities, or of the server's own certificate. None: those of the system.
+        PEM file of the authorities, or of the server's own certificate. None: authorities of the system.
     certificate
-        PEM file with the certificate and the key by which the server knows us, if it asks.
+        PEM file with the certificate and the key of this client, for a server that requests them.
     """
 
     trusted: Path | None = None
     certificate: Path | None = None
 
     def context(self) -> ssl.SSLContext:
-        """For a client.
+        """Return the TLS context of a client.
 
         Raises
         ------
@@ -164,12 +164,12 @@ class Tls:
         return self._made(ssl.Purpose.SERVER_AUTH)
 
     def listening(self) -> ssl.SSLContext:
-        """For a listener: whoever connects must show a certificate that `trusted` vouches for.
+        """Return the TLS context of a listener: a sender must show a certificate that `trusted` vouches for.
 
         Raises
         ------
         InputError
-            If a certificate of ours or a list of the trusted ones is missing, or cannot be read.
+            If `certificate` or `trusted` is missing, or cannot be read.
         """
         if self.certificate is None or self.trusted is None:
             raise InputError(
@@ -186,7 +186,7 @@ class Tls:
         try:
             made = ssl.create_default_context(purpose, cafile=self.trusted)
             if self.certificate is not None:
-                # Without a password of ours OpenSSL would ask the terminal for one, and wait.
+                # Without this password OpenSSL would ask for one on the terminal, and wait.
                 made.load_cert_chain(self.certificate, password="")
         except OSError as error:  # ssl.SSLError is one
             what = f"the certificates cannot be used: {error.strerror or error}"
@@ -196,14 +196,14 @@ class Tls:
 
 @dataclass(frozen=True)
 class Caller:
-    """How we introduce ourselves: our AE title, how long an answer may take, TLS."""
+    """This client: its AE title, the time limit for an answer, and TLS."""
 
     title: str = AE_TITLE
     timeout_s: float = LIMIT_S
     tls: Tls | None = None
 
     def __post_init__(self) -> None:
-        """Raise InputError unless title and time are such."""
+        """Raise InputError unless the title and the time limit are valid."""
         if not _is_title(self.title):
             raise InputError(
                 "found an AE title that is none, wanted 1 to 16 ASCII characters, not only blanks"
@@ -212,7 +212,7 @@ class Caller:
             raise InputError(f"found a timeout of {self.timeout_s} s, wanted up to 86400 s")
 
     def entity(self, contexts: Sequence[Context]) -> Any:
-        """The pynetdicom entity that asks for these kinds of object.
+        """Return the pynetdicom entity that requests these kinds of object.
 
         Raises
         ------
@@ -235,21 +235,21 @@ class Caller:
 def association(
     node: Node, caller: Caller, contexts: Sequence[Context], store: Any = None, received: Any = None
 ) -> Iterator[Any]:
-    """A connection that is released at the end.
+    """Open an association that is released at the end of the block.
 
     Parameters
     ----------
     node, caller, contexts
-        The server, and how we introduce ourselves; what we ask for.
+        The server, this client, and the presentation contexts to request.
     store
-        Called with each file that a C-GET sends; gives the status.
+        Called with the event of each file that a C-GET sends; returns the status.
     received
-        Called with the bytes that come.
+        Called with the event of each piece of data that comes.
 
     Raises
     ------
     InputError
-        If the server cannot be reached, or refuses us: with its reason.
+        If the server cannot be reached, or refuses this client: with its reason.
     """
     entity = caller.entity(contexts)
     import pynetdicom
@@ -265,7 +265,7 @@ def association(
         link = entity.associate(
             node.host, node.port, ae_title=node.title, ext_neg=roles, evt_handlers=handlers, tls_args=tls
         )
-    except (OSError, UnicodeError) as error:  # the name of a host that cannot be one
+    except (OSError, UnicodeError) as error:  # also for a host name that is not possible
         raise InputError(f"{node} cannot be reached: {error}", todo="Check host and port") from error
     if not link.is_established:
         raise _unreached(node, caller, reasons)
@@ -273,24 +273,24 @@ def association(
     try:
         yield link
     except BaseException:
-        link.abort()  # a polite end would wait for what the server is still sending
+        link.abort()  # a release would wait for the data that the server is still sending
         raise
     link.release()
 
 
 def _send_at_once(link: Any) -> None:
-    """Without Nagle's algorithm, which costs 40 ms a file: a second part waits for an acknowledgement."""
+    """Turn off Nagle's algorithm, which costs 40 ms a file: a second part waits for an acknowledgement."""
     connection = link.dul.socket.socket if link.dul.socket else None
     if connection is not None:
-        with suppress(OSError):  # it was closed just now: whoever uses it next says so
+        with suppress(OSError):  # the connection was closed just now: its next use reports it
             connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
 
 def _note(event: Any, reasons: list[str]) -> None:
-    """Keep why a server refuses us.
+    """Keep the reason why a server refuses this client.
 
-    Where it closes the connection right behind its refusal, pynetdicom takes this, one time in ten, for a
-    connection that was merely closed; the refusal itself was read.
+    If the server closes the connection right after its refusal, pynetdicom reports, one time in ten, only a
+    closed connection, although the refusal itself was read.
     """
     if type(event.pdu).__name__ == "A_ASSOCIATE_RJ":
         reasons.append(event.pdu.reason_str)
@@ -307,13 +307,13 @@ def _unreached(node: Node, caller: Caller, reasons: Sequence[str]) -> InputError
 
 
 def cut(link: Any) -> None:
-    """Close a connection under whoever reads from it; a polite end would wait for the other side."""
+    """Close a connection even while it is read; a release would wait for the other side."""
     with suppress(OSError, AttributeError, ValueError):
         link.dul.socket.socket.shutdown(socket.SHUT_RDWR)
 
 
 def check_status(node: Node, status: Any, what: str) -> None:
-    """Raise InputError unless the server says that all is well; its comment is in the message."""
+    """Raise InputError unless a status is success or a warning; the server's comment is in the message."""
     code = getattr(status, "Status", None)
     if code is None:
         raise InputError(f"{node} did not answer in time, or broke the connection, during {what}")
@@ -323,12 +323,12 @@ def check_status(node: Node, status: Any, what: str) -> None:
 
 
 def addresses(hosts: Sequence[str]) -> frozenset[str]:
-    """The IP addresses of hosts.
+    """Return the IP addresses of hosts.
 
     Raises
     ------
     InputError
-        If one is not known.
+        If a host is not known.
     """
     found = set()
     for host in hosts:

@@ -1,7 +1,7 @@
-"""A PACS over DIMSE: find a study (C-FIND), fetch it (C-GET or C-MOVE), send what was made of it (C-STORE).
+"""A PACS over DIMSE: find a study (C-FIND), fetch it (C-GET or C-MOVE), send results (C-STORE).
 
-C-GET brings the files over the connection that we open ourselves. Only C-MOVE, where it is asked for,
-makes us listen: on loopback unless told otherwise, to the one server, for the one study.
+C-GET brings the files over the connection that this program opens itself. Only C-MOVE, if requested,
+needs a listener: on loopback by default, for the one server and the one study.
 """
 
 from __future__ import annotations
@@ -31,22 +31,22 @@ from c3s3_seg.io.pacs.outbox import Outgoing, Sent, collect
 from c3s3_seg.io.pacs.query import MOST_STUDIES, PATIENCE, study_keys, study_uids
 from c3s3_seg.io.pacs.search import FIND, GET, MOVE, answers, check_end, query, responses
 
-# One for each syntax: of several in one context a server takes one, and could send nothing else.
+# One context for each syntax: of several in a context a server accepts one, and could send no other.
 RECEIVED: list[Context] = [(kind, [syntax]) for kind, several in STORED.items() for syntax in several]
 RECEIVED += REPORTS.items()
 
 
 @dataclass(frozen=True)
 class DimseServer:
-    """A PACS that is spoken to by DIMSE; a `Server`.
+    """A PACS that is accessed over DIMSE; a `Server`.
 
     Parameters
     ----------
     node, caller
-        The server, and how we introduce ourselves.
+        The server, and this client.
     listener
-        Where the server is to send files (C-MOVE). None: over the connection that we open (C-GET).
-        With TLS it speaks TLS too, for which the caller needs a certificate and a list of trusted ones.
+        Listener to which the server sends files (C-MOVE). None: over the connection to the server (C-GET).
+        With TLS the listener uses TLS too, for which the caller needs a certificate and trusted authorities.
     """
 
     node: Node
@@ -74,7 +74,7 @@ class DimseServer:
             else:
                 expected, responses = self._move(inbox, asked, self.listener)
         finally:
-            if inbox.errors:  # why it was broken off says more than that it was
+            if inbox.errors:  # the reason for breaking off says more than the resulting error
                 raise inbox.errors[0]
         status = responses[-1][0] if responses else None
         check_end(self.node, status, "the transfer")
@@ -122,7 +122,7 @@ def _store(node: Node, link: Any, file: Outgoing) -> None:
         status = link.send_c_store(file.path)
     except ValueError as error:  # pynetdicom: no context was accepted for this class and syntax
         raise InputError(f"{node} does not take files of this kind", where=file.name) from error
-    except Exception as error:  # pydicom reads and encodes all of the file for the first time
+    except Exception as error:  # pydicom reads and encodes the whole file only now
         raise InputError(f"cannot be sent ({type(error).__name__})", where=file.name) from error
     try:
         check_status(node, status, "the file")
@@ -131,12 +131,12 @@ def _store(node: Node, link: Any, file: Outgoing) -> None:
 
 
 def send(node: Node, paths: Sequence[Path], caller: Caller | None = None) -> int:
-    """Send DICOM files by DIMSE, up to the first that is not taken, and return how many.
+    """Send DICOM files by DIMSE, and return how many; raise at the first that is not accepted.
 
     Raises
     ------
     InputError
-        If a file is no DICOM file or has no valid UIDs, or the server cannot be reached or refuses one.
+        If a file is not a DICOM file or has no valid UIDs, or the server cannot be reached or refuses a file.
     """
     done = 0
     for stored in DimseServer(node, caller or Caller()).store(collect(paths).files):
@@ -147,12 +147,12 @@ def send(node: Node, paths: Sequence[Path], caller: Caller | None = None) -> int
 
 
 def _look_up(node: Node, link: Any, inbox: Inbox) -> int | None:
-    """How many files the server has of it; None where it does not say. What it says of the patient is noted.
+    """Return how many files the server has, None if it does not state it; note the patient that it states.
 
     Raises
     ------
     InputError
-        If it does not know the study, or it is not the one that was asked for.
+        If the server does not know the study, or answers with another study.
     """
     if not any(context.abstract_syntax == FIND for context in link.accepted_contexts):
         return None
@@ -168,13 +168,13 @@ def _look_up(node: Node, link: Any, inbox: Inbox) -> int | None:
 
 
 def _check_complete(node: Node, inbox: Inbox, status: Any, expected: int | None) -> None:
-    """Compare the files that came with what the server has and with what it says that it sent."""
+    """Compare the received files with those that the server has and those that it reports as sent."""
     counts = {
         name: int(getattr(status, f"NumberOf{name}Suboperations", None) or 0)
         for name in ("Remaining", "Completed", "Warning", "Failed")
     }
     came, failed = len(inbox.files), counts["Failed"] + counts["Remaining"]
-    if expected is None and not (came or failed):  # it offers no search that would have said so
+    if expected is None and not (came or failed):  # the server offers no search, which would have shown this
         raise inbox.wanted.unknown(node, series=False)
     if failed or not came:
         raise RefusedError(f"{node} sent {quantity(came, 'file')} and failed to send {failed}", todo=AGAIN)

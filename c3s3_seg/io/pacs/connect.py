@@ -1,4 +1,4 @@
-"""Which PACS a text means: `TITLE@host:port` or `https://host/path`."""
+"""Create the PACS that a text names: `TITLE@host:port` or `https://host/path`."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def server_of(
     listener: AssociationListener | None = None,
     allow_http: bool = False,
 ) -> Server:
-    """The server that a text means.
+    """Return the server that a text names.
 
     Parameters
     ----------
@@ -25,16 +25,16 @@ def server_of(
         `TITLE@host:port` for DIMSE, `https://host/path` for DICOMweb. Its token, or user and password, are in
         the environment: see `Credentials`.
     caller
-        How we introduce ourselves; DICOMweb has no titles.
+        This client; DICOMweb has no titles.
     listener
-        Where the server is to send files: C-MOVE, by DIMSE alone.
+        Listener to which the server sends files: C-MOVE, only with DIMSE.
     allow_http
-        Take `http://` to other machines too.
+        Whether to accept `http://` to other machines too.
 
     Raises
     ------
     InputError
-        If the text is neither, or what is given with it belongs to the other.
+        If the text is neither, or an argument does not fit its protocol.
     """
     caller = caller or Caller()
     if not is_web(text):
@@ -50,7 +50,7 @@ def server_of(
 
 
 def warning(server: Server) -> str:
-    """What has to be said before anything goes over the network; empty if nothing."""
+    """Return the warning to give before anything goes over the network; empty if there is none."""
     if isinstance(server, WebServer) and not (server.address.is_encrypted or server.address.is_local):
         return f"{server}: studies, and token or password, go over the network without encryption"
     return ""

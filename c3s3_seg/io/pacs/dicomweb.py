@@ -1,4 +1,4 @@
-"""A PACS over DICOMweb: find a study (QIDO-RS), fetch it (WADO-RS), store what was made of it (STOW-RS)."""
+"""A PACS over DICOMweb: find a study (QIDO-RS), fetch it (WADO-RS), store results (STOW-RS)."""
 
 from __future__ import annotations
 
@@ -23,28 +23,28 @@ from c3s3_seg.system.memory import free_bytes
 
 # A file is held three times while it is taken out of the answer; an element has at most 4 GB (PS3.5, 7.1.1).
 FILE_BYTES, FILE_FLOOR, COPIES = 1 << 32, 1 << 26, 4
-SENT_BYTES = (1 << 31) - (1 << 20)  # what TLS takes at once
+SENT_BYTES = (1 << 31) - (1 << 20)  # the most that TLS accepts at once
 STORE_S = 7200.0
 TAIL = 4096
-# PS3.10, 7.1: behind the preamble the prefix, then (0002,0000) with the length of the rest of the header.
+# PS3.10, 7.1: after the preamble the prefix, then (0002,0000) with the length of the rest of the header.
 HEADER_BEGINS = b"DICM" + b"\x02\x00\x00\x00UL\x04\x00"
-# The server itself, not this file, is what the answer is about.
+# These answers are about the server itself, not about a file.
 OF_THE_SERVER = (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN, HTTPStatus.NOT_FOUND)
 COUNTS = ("NumberOfStudyRelatedInstances", "NumberOfSeriesRelatedInstances")
 
 
 @dataclass(frozen=True)
 class WebServer:
-    """A PACS that is spoken to by DICOMweb; a `Server`.
+    """A PACS that is accessed over DICOMweb; a `Server`.
 
     Parameters
     ----------
     address
-        Below it there is `/studies`.
+        Address of the server, below which there is `/studies`.
     caller
-        How long an answer may take, and TLS; the title is not used.
+        Time limit for an answer, and TLS; the title is not used.
     credentials
-        By what the server knows us.
+        Credentials of this client.
     """
 
     address: WebAddress
@@ -93,12 +93,12 @@ class WebServer:
         except Exception as error:
             raise explained(self.address, error, what) from error
         finally:
-            if inbox.errors:  # why it was broken off says more than that it was
+            if inbox.errors:  # the reason for breaking off says more than the resulting error
                 raise inbox.errors[0]
         inbox.check_complete(self, expected)
 
     def _look_up(self, web: Any, inbox: Inbox) -> int | None:
-        """How many files the server has of it; None where it does not say."""
+        """Return how many files the server has of the study or series; None if it does not state it."""
         wanted = inbox.wanted
         found = _search(web, wanted.uids, wanted)
         if not found:
@@ -112,7 +112,7 @@ class WebServer:
         series = "" if wanted.series is None else f"/series/{wanted.series}"
         body = _Body(inbox)
         wire.count = body
-        # Of a study the library gives data sets, which it has decoded; as bulk data it gives the bytes.
+        # For a study the library returns data sets, which it has decoded; for bulk data it returns the bytes.
         parts = web.iter_bulkdata(f"{self.address}/studies/{wanted.study}{series}")
         end = _closing(wire.media)
         if not end:
@@ -140,7 +140,7 @@ class WebServer:
                 yield Sent(file, error)
 
     def _store(self, web: Any, wire: Wire, file: Outgoing) -> C3S3Error | None:
-        """Why a file was not stored; a `OneFileError` if that says nothing about the next ones."""
+        """Return why a file was not stored, or None; a `OneFileError` if the next files may be stored."""
         from requests.exceptions import HTTPError, RequestException
 
         wire.count = limited(ANSWER_BYTES)
@@ -167,7 +167,7 @@ def _about(file: Outgoing, error: C3S3Error) -> OneFileError:
 
 
 class _Body:
-    """Counts the body of a study for its inbox, holds a single file to what memory takes, keeps the end."""
+    """A counter for the body of a study, which limits each file to the memory and keeps the end."""
 
     def __init__(self, inbox: Inbox) -> None:
         self._inbox = inbox
@@ -187,10 +187,10 @@ class _Body:
 
 
 def _closing(media: str) -> bytes:
-    """What the last part of an answer is followed by; nothing if it has no parts that can be told apart.
+    """Return the mark after the last part of an answer; empty if its parts cannot be told apart.
 
-    In a mark with `"`, `\\` or `;`, which none may have (RFC 2046, 5.1.1), the library sees another one: all
-    that came would be one file.
+    The library misreads a mark with `"`, `\\` or `;`, which no mark may have (RFC 2046, 5.1.1): the whole
+    answer would be one file.
     """
     message = Message()
     message["Content-Type"] = media
@@ -203,7 +203,7 @@ def _closing(media: str) -> bytes:
 
 
 def _search(web: Any, asked: dict[str, str], wanted: Wanted | None = None) -> list[dict[str, str]]:
-    """What the server finds: of studies, or of the series of one if a series is wanted."""
+    """Return the studies that the server finds, or the series of a study if a series is requested."""
     from requests.exceptions import HTTPError
 
     if wanted is None or wanted.series is None:
@@ -214,7 +214,7 @@ def _search(web: Any, asked: dict[str, str], wanted: Wanted | None = None) -> li
             series = {"SeriesInstanceUID": asked["SeriesInstanceUID"]}
             fields = ["SeriesInstanceUID", COUNTS[1]]
             found = web.search_for_series(str(wanted.study), search_filters=series, fields=fields)
-        except HTTPError as error:  # some servers say of an unknown study that it is not there
+        except HTTPError as error:  # some servers answer this for an unknown study
             if cast(Any, error.response).status_code != HTTPStatus.NOT_FOUND:
                 raise
             return []
@@ -224,7 +224,7 @@ def _search(web: Any, asked: dict[str, str], wanted: Wanted | None = None) -> li
 
 
 def _texts(item: Any) -> dict[str, str]:
-    """The attributes that count, from DICOM JSON (PS3.18, F.2): single values, as text."""
+    """Return the relevant attributes from DICOM JSON (PS3.18, F.2): single values, as text."""
     from pydicom.datadict import tag_for_keyword
 
     found = {}
@@ -237,10 +237,10 @@ def _texts(item: Any) -> dict[str, str]:
 
 
 def _with_our_header(part: bytes) -> Came:
-    """A file that came, with a header as C-GET gives it.
+    """Return a received file with a header as C-GET writes it.
 
-    What the server has in preamble and header (programs, titles, whatever it likes) is dropped, so that both
-    ways give the same file.
+    The preamble and header of the server (programs, titles, anything else) are dropped, so that both
+    protocols give the same file.
     """
     from pydicom import dcmread
     from pydicom.uid import UID
@@ -249,9 +249,9 @@ def _with_our_header(part: bytes) -> Came:
     if part[128:140] != HEADER_BEGINS:
         raise RefusedError("the server sent something that is no DICOM file")
     start = 144 + int.from_bytes(part[140:144], "little")
-    meta = dcmread(BytesIO(part[:start])).file_meta  # of the header alone: nothing is unpacked yet
+    meta = dcmread(BytesIO(part[:start])).file_meta  # reads the header alone: nothing is unpacked yet
     syntax = UID(str(meta.TransferSyntaxUID))
-    if not syntax.is_transfer_syntax or syntax.is_deflated:  # no limit holds for what that unpacks to
+    if not syntax.is_transfer_syntax or syntax.is_deflated:  # its unpacked size is not limited
         raise RefusedError("the server sent a file in a transfer syntax that is not taken (deflated)")
     kind, uid = UID(str(meta.MediaStorageSOPClassUID)), UID(str(meta.MediaStorageSOPInstanceUID))
     made = create_file_meta(sop_class_uid=kind, sop_instance_uid=uid, transfer_syntax=syntax)
@@ -283,7 +283,7 @@ def _data_set(answer: Any) -> Any:
 
 
 def _not_stored(address: WebAddress, answer: Any, file: Outgoing) -> OneFileError | None:
-    """Why the server has not stored a file, by its own answer (PS3.18, 10.5.3.2)."""
+    """Return why the server has not stored a file, by its answer (PS3.18, 10.5.3.2); None if it has."""
     failed = answer.get("FailedSOPSequence") or answer.get("OtherFailuresSequence") or []
     if not failed:
         return None

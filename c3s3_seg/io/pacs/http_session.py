@@ -17,21 +17,21 @@ from c3s3_seg.io.pacs.association import Caller, Tls
 from c3s3_seg.io.pacs.outbox import OneFileError
 from c3s3_seg.io.pacs.web_address import PASSWORD, TOKEN, USER, Credentials, WebAddress
 
-# Of the libraries: they quote addresses with what was searched for, tracebacks, and what the server says.
+# Loggers of the libraries, which quote addresses with search keys, tracebacks, and the server's answers.
 LOGGERS = ("dicomweb_client", "urllib3", "retrying")
-ANSWER_BYTES = 16 << 20  # of a search, or of what is said about a store
-# The files as they are stored: a server would convert compressed ones otherwise (PS3.18, 8.7.3.5.2).
+ANSWER_BYTES = 16 << 20  # of the answer to a search or to a store
+# The files as they are stored: otherwise a server would convert compressed files (PS3.18, 8.7.3.5.2).
 AS_STORED = 'multipart/related; type="application/dicom"; transfer-syntax=*'
 
 
 @dataclass
 class Wire:
-    """The connections of one session: what came over them is counted, and they can be cut.
+    """The connections of one session: their data are counted, and they can be cut.
 
     Parameters
     ----------
     count
-        Called with each piece of an answer's body; raises where it is too much.
+        Called with each piece of an answer's body; raises if the body is too large.
     media
         Content type of the last answer.
     """
@@ -41,18 +41,18 @@ class Wire:
     _sockets: list[Any] = field(default_factory=list)
 
     def opened(self, link: Any) -> None:
-        """Keep a connection in mind."""
+        """Register a connection."""
         self._sockets.append(link)
 
     def cut(self) -> None:
-        """Close all connections under whoever waits for them."""
+        """Close all connections, even while they are read."""
         for link in self._sockets:
             with suppress(OSError, AttributeError, ValueError):
                 link.shutdown(socket.SHUT_RDWR)
 
 
 def limited(most: int) -> Callable[[bytes], None]:
-    """A count that refuses more than so many bytes."""
+    """Return a count that raises RefusedError above so many bytes."""
     seen = 0
 
     def count(piece: bytes) -> None:
@@ -66,7 +66,7 @@ def limited(most: int) -> Callable[[bytes], None]:
 
 @contextmanager
 def ending_after(seconds_s: float, end: Callable[[], None]) -> Iterator[None]:
-    """Call `end` if the block takes longer."""
+    """Call `end` if the block takes longer than so many seconds."""
     timer = threading.Timer(seconds_s, end)
     timer.daemon = True
     timer.start()
@@ -80,16 +80,16 @@ def ending_after(seconds_s: float, end: Callable[[], None]) -> Iterator[None]:
 def client(
     address: WebAddress, caller: Caller, credentials: Credentials, wire: Wire, piece: int = 1 << 18
 ) -> Iterator[Any]:
-    """A `DICOMwebClient` until the end of the block.
+    """Open a `DICOMwebClient` until the end of the block.
 
     Parameters
     ----------
     address, caller, credentials
-        The server, how long it may take and by whom it is trusted, and by what it knows us.
+        The server, its time limit and TLS, and the credentials of this client.
     wire
-        Counts what comes.
+        Wire that counts the received data.
     piece
-        Bytes that are read, or sent, at once.
+        Number of bytes that are read, or sent, at once.
 
     Raises
     ------
@@ -108,8 +108,8 @@ def client(
     for name in LOGGERS:
         logging.getLogger(name).setLevel(logging.CRITICAL + 1)
     with requests.Session() as session:
-        # No proxy, no `.netrc` and no other authorities than those that were given: the environment decides
-        # nothing about who reads the studies.
+        # No proxy, no `.netrc` and no authorities other than the given ones: the environment does not decide
+        # who reads the studies.
         session.trust_env = False
         session.headers.update({"Accept": "application/dicom+json", "Accept-Encoding": "identity"})
         session.auth = _signer(credentials)
@@ -123,10 +123,10 @@ def client(
 
 
 def _trust(session: Any, tls: Tls) -> None:
-    """Check the server's certificate by the authorities that were given, or by those of the system."""
+    """Have the session check the server's certificate by the given authorities, or by the system's."""
     import ssl
 
-    tls.context()  # says plainly what is wrong with the files, and asks for no password
+    tls.context()  # raises with a plain reason if the files are unusable; prompts for no password
     system = ssl.get_default_verify_paths()
     session.verify = str(tls.trusted or system.cafile or system.capath or "") or True
     session.cert = None if tls.certificate is None else str(tls.certificate)
@@ -134,7 +134,7 @@ def _trust(session: Any, tls: Tls) -> None:
 
 def _signer(credentials: Credentials) -> Callable[[Any], Any]:
     def sign(request: Any) -> Any:
-        # The library names the host without its port, and asks for parts as for bulk data.
+        # The library sends the host without its port, and requests parts as bulk data.
         request.headers.pop("Host", None)
         if request.headers.get("Accept", "").startswith("multipart/"):
             request.headers["Accept"] = AS_STORED
@@ -147,7 +147,7 @@ def _signer(credentials: Credentials) -> Callable[[Any], Any]:
 
 
 def _check_parts(request: Any) -> None:
-    """Refuse a file that holds the mark between parts: a second one, of any study, would hide behind it."""
+    """Raise if a file holds the mark between parts, after which a second file, of any study, could hide."""
     boundary = Message()
     boundary["Content-Type"] = request.headers.get("Content-Type", "")
     mark = boundary.get_param("boundary")
@@ -156,7 +156,7 @@ def _check_parts(request: Any) -> None:
 
 
 def _checker(address: WebAddress, wire: Wire) -> Callable[..., Any]:
-    """Looks at each answer before anything of its body is read."""
+    """Return a hook that checks each answer before its body is read."""
 
     def check(response: Any, *_: Any, **__: Any) -> Any:
         code = response.status_code
@@ -192,7 +192,7 @@ class _Counted:
 
 
 def _watched(adapter: Any, wire: Wire) -> Any:
-    """An adapter whose connections the wire knows: one that sends a byte now and then is never too late."""
+    """Make an adapter register its connections: one that sends a byte now and then never times out."""
     from urllib3 import HTTPConnectionPool, HTTPSConnectionPool
     from urllib3.connection import HTTPConnection, HTTPSConnection
 
@@ -217,16 +217,16 @@ def _watched(adapter: Any, wire: Wire) -> Any:
 
 
 def explained(address: WebAddress, error: Exception, what: str) -> InputError:
-    """An error of the libraries in our words: theirs quote the keys of the search.
+    """Return the error to raise for an exception of the libraries, whose text quotes the search keys.
 
     Parameters
     ----------
     address
         The server.
     error
-        What was raised.
+        The exception that was raised.
     what
-        What it was asked for: `the search`.
+        The request to the server, such as `the search`.
     """
     import requests
 
@@ -251,7 +251,7 @@ def explained(address: WebAddress, error: Exception, what: str) -> InputError:
 
 
 def _chain(error: BaseException) -> list[BaseException]:
-    """An error and those that it was made of."""
+    """Return an error and the errors from which it was made."""
     found: list[BaseException] = []
     waiting: list[Any] = [error]
     while waiting and len(found) < 50:

@@ -1,4 +1,4 @@
-"""Which object a DICOM file is: the UIDs in its header, and nothing else of it."""
+"""Read the UIDs that identify a DICOM file from its header, and nothing else."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ _ASKED = ("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID", "SOPClassUI
 
 @dataclass(frozen=True)
 class Identity:
-    """UIDs of an object.
+    """The UIDs of an object.
 
     Parameters
     ----------
     study, series, instance
-        Of the study, of the series, and its own.
+        UIDs of the study, of the series, and of the object.
     kind
         SOP class UID.
     """
@@ -32,12 +32,12 @@ class Identity:
 
     @property
     def may_be_scan(self) -> bool:
-        """Whether objects of its class hold slices of CT, MR or PET."""
+        """Whether objects of this class hold slices of CT, MR or PET."""
         return self.kind in SCANS
 
 
 def identity(content: bytes) -> Identity:
-    """The UIDs of a DICOM file.
+    """Return the UIDs of a DICOM file.
 
     Parameters
     ----------
@@ -47,7 +47,7 @@ def identity(content: bytes) -> Identity:
     Raises
     ------
     InputError
-        If it is no DICOM file, or a UID is missing or none. No value of the header is repeated.
+        If it is not a DICOM file, or a UID is missing or not valid. No value of the header is repeated.
     """
     try:
         header = header_of(content, specific_tags=list(_ASKED))

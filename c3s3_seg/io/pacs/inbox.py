@@ -1,4 +1,4 @@
-"""What a server sends of a study: each file is compared with what was asked for, counted and written."""
+"""Receive the files of a study from a server: each is compared with the request, counted and written."""
 
 from __future__ import annotations
 
@@ -23,16 +23,16 @@ AGAIN = "Nothing was kept: fetch it again"
 
 @dataclass(frozen=True)
 class Came:
-    """A file as it came.
+    """A received file.
 
     Parameters
     ----------
     content
         The file as it is written.
     bare
-        Its data set, without the header of the file.
+        Data set of the file, without its header.
     named
-        What the message or the header around it says that it is (PS3.7, 9.1.1.1).
+        Identity of the file as stated by the message or the header around it (PS3.7, 9.1.1.1).
     """
 
     content: bytes
@@ -42,17 +42,17 @@ class Came:
 
 @dataclass
 class Inbox:
-    """Takes the files of one study into a folder aside.
+    """The files of one study as they are received, in a temporary folder.
 
     Parameters
     ----------
     aside
-        The folder; `put_in_place` moves what came.
+        The temporary folder; `put_in_place` moves its files.
     wanted, limits
-        What may come, and how much.
+        The request, and the limits of the transfer.
     listening
-        Whether the server connects to us: a file of another study is then somebody else's order, and refused
-        without ending ours.
+        Whether the server connects to a listener: a file of another study then belongs to another request,
+        and is refused without ending this one.
     """
 
     aside: Path
@@ -64,23 +64,23 @@ class Inbox:
     errors: list[C3S3Error] = field(default_factory=list)
     _hashes: dict[Uid, bytes] = field(default_factory=dict)
     _patients: set[str] = field(default_factory=set)
-    _told: str = ""  # PatientID, as the server said it; empty: not at all
+    _told: str = ""  # PatientID as stated by the server; empty if not stated
     _bytes: int = 0
     _on_wire: int = 0
     _cuts: list[Callable[[], None]] = field(default_factory=list)
     _turn: threading.Lock = field(default_factory=threading.Lock)
 
     def __post_init__(self) -> None:
-        """The clock starts."""
+        """Start the clock."""
         self._end = time.monotonic() + self.limits.seconds_s
 
     def expect(self, accession: str, patient: str) -> None:
-        """What the server says of the study before it sends it; every file must be of that patient.
+        """Note the study as the server states it before sending; every file must be of the stated patient.
 
         Raises
         ------
         InputError
-            If it is of another accession number or patient than was asked for.
+            If the study is of another accession number or patient than requested.
         """
         asked, returned = self.wanted, {"accession": accession, "patient": patient}
         for name, value in returned.items():
@@ -89,24 +89,24 @@ class Inbox:
         self._told = patient
 
     def look_up(self, server: object, found: Sequence[Any]) -> int | None:
-        """Note what a server says of the study; the number of its files, None where it does not say.
+        """Note the study as a server states it, and return its number of files; None if it is not stated.
 
         Raises
         ------
         InputError
-            If that is not the study that was asked for.
+            If it is not the requested study.
         """
         item = self.wanted.meant(server, found)
         self.expect(text_of(item, "AccessionNumber"), text_of(item, "PatientID"))
         return count_of(item, self.wanted.count)
 
     def check_complete(self, server: object, expected: int | None) -> None:
-        """Compare what came with what the server has.
+        """Compare the number of received files with the number that the server has.
 
         Raises
         ------
         RefusedError
-            If less came, or nothing.
+            If fewer files came, or none.
         """
         if not self.files:
             raise RefusedError(f"{server} sent no files", todo=AGAIN)
@@ -127,7 +127,7 @@ class Inbox:
         return self.take(read)
 
     def take(self, read: Callable[[], Came]) -> int:
-        """Keep a file of the study, or note in `errors` why it is none; gives the status of a C-STORE."""
+        """Keep a file of the study, or note in `errors` why not; return the status of a C-STORE."""
         with self._turn:
             try:
                 return self._take(read())
@@ -155,7 +155,7 @@ class Inbox:
         return SUCCESS
 
     def _unlike(self, header: Any, named: Mapping[str, object]) -> str:
-        """Why a file is not the one that was named, or not of the patient of the others."""
+        """Return why a file is not the named one, or not of the patient of the others; empty if it is."""
         if any(text_of(header, name) != str(value or "") for name, value in named.items()):
             return "a file that is not the one that its message names"
         patient = text_of(header, "PatientID")
@@ -181,13 +181,13 @@ class Inbox:
         self.errors.append(RefusedError(f"the server sent {reason}", todo="Nothing of the study was kept"))
 
     def received(self, event: Any) -> None:
-        """Count what comes over a connection of DIMSE."""
+        """Count the bytes that come over a DIMSE connection."""
         self.count(len(event.data))
 
     def count(self, size_bytes: int) -> None:
-        """Count bytes as they come: of a file that never ends no size is ever known."""
+        """Count bytes as they come: the size of a file that never ends is never known."""
         self._on_wire += size_bytes
-        # Beside the files there are the messages around them, and what is refused.
+        # Besides the files there are the messages around them, and refused files.
         if self._on_wire > 2 * self.limits.size_bytes + (1 << 20):
             self.stop(f"more than {self.limits.size_bytes:,} bytes came", "--max-size")
 
@@ -199,7 +199,7 @@ class Inbox:
 
     @contextmanager
     def watching(self, *cuts: Callable[[], None]) -> Iterator[None]:
-        """While the block runs, what these break ends when the time is over."""
+        """Call `cuts`, which break connections, if the time is over while the block runs."""
         self._cuts += cuts
         why = f"it took more than {self.limits.seconds_s:g} s"
         timer = threading.Timer(max(0.0, self._end - time.monotonic()), self.stop, (why, "--max-time"))
@@ -212,9 +212,9 @@ class Inbox:
 
     @property
     def folders(self) -> list[Path]:
-        """One for each series."""
+        """The folders of the files, one for each series."""
         return sorted({path.parent for path in self.files.values()})
 
     def follow(self, cut: Callable[[], None]) -> None:
-        """A connection to a listener of ours: it is broken with the others."""
+        """Register a connection to the listener, which is broken with the others."""
         self._cuts.append(cut)

@@ -1,4 +1,4 @@
-"""Servers of ours: the one that files of a C-MOVE are sent to, and what every other needs too."""
+"""Listeners of this package: the one for the files of a C-MOVE, and the parts that all of them share."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def listening(listener: AssociationListener, node: Node, inbox: Inbox, caller: C
     Raises
     ------
     InputError
-        If the address is taken, a host is not known, or TLS has no certificate to show or to check by.
+        If the address is taken, a host is not known, or TLS lacks its certificate or the trusted ones.
     """
     import pynetdicom
 
@@ -66,7 +66,7 @@ def serving(
     Raises
     ------
     InputError
-        If the address is taken, with `todo`, or TLS has no certificate to show or to check by.
+        If the address is taken, with `todo`, or TLS lacks its certificate or the trusted ones.
     """
     context = tls.listening() if tls is not None else None
     place = (listener.host.strip("[]"), listener.port)
@@ -82,15 +82,15 @@ def serving(
 
 
 def reject_host(link: Any) -> None:
-    """Refuse an association for good, and wait until that is sent: else the peer sees a closed connection."""
-    link.acse.send_reject(0x01, 0x01, 0x01)  # for good, by the user of the service, no reason
+    """Reject an association for good, and wait until that is sent: else the peer sees a closed connection."""
+    link.acse.send_reject(0x01, 0x01, 0x01)  # permanent, by the user of the service, no reason
     link.kill()
 
 
 def _is_ours(request: Any, caller: Caller, node: Node) -> bool:
-    """Whether a store is of a C-MOVE of ours, as far as it says whose it is: it need not (PS3.7, 9.1.1.1).
+    """Return whether a store may be of this C-MOVE; it need not state its origin (PS3.7, 9.1.1.1).
 
-    The title there is to be that of whoever asked; some servers give their own.
+    The stated title should be that of the client that requested the C-MOVE; some servers give their own.
     """
     title = str(request.MoveOriginatorApplicationEntityTitle or "").strip()
     return title in ("", caller.title.strip(), node.title.strip())

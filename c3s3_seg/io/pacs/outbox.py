@@ -1,4 +1,4 @@
-"""What is sent to a PACS: the files that are named, and of folders the DICOM objects that we made."""
+"""Collect the files to send to a PACS: named files, and DICOM objects of this program in folders."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ class Outgoing:
     Parameters
     ----------
     path, name
-        The file, and how messages call it.
+        The file, and its name in messages.
     kind, syntax, instance
         Its SOP class, transfer syntax and SOP instance UIDs.
     maker
-        Manufacturer, as its header says.
+        Manufacturer in its header.
     state
-        Of the file, when it was looked at.
+        State of the file when it was inspected.
     """
 
     path: Path
@@ -46,7 +46,7 @@ class Outgoing:
     state: tuple[int, ...] = ()
 
     def check_unchanged(self) -> None:
-        """Raise OneFileError if it is not the file any more that was looked at, or is a pipe."""
+        """Raise OneFileError if the file has changed since it was inspected, or is a pipe."""
         try:
             same = _state(self.path) == self.state
         except OSError:
@@ -57,19 +57,19 @@ class Outgoing:
 
 
 class OneFileError(InputError):
-    """A file that was not stored, for a reason that says nothing about the next ones."""
+    """A file that was not stored, for a reason that does not affect the next files."""
 
 
 @dataclass(frozen=True)
 class Sent:
-    """What became of a file.
+    """The result of sending a file.
 
     Parameters
     ----------
     file
         The file.
     error
-        Why the server does not have it now; None: it has it.
+        Reason why the server does not have the file now; None if it has.
     """
 
     file: Outgoing
@@ -78,14 +78,14 @@ class Sent:
 
 @dataclass(frozen=True)
 class Outbox:
-    """What is sent, and what is not.
+    """The files to send, and the skipped ones.
 
     Parameters
     ----------
     files
-        In the order in which they are sent.
+        Files in the order in which they are sent.
     skipped
-        Reason -> the files of folders that are passed over.
+        Reason -> names of the skipped files.
     """
 
     files: tuple[Outgoing, ...]
@@ -93,20 +93,20 @@ class Outbox:
 
 
 def collect(paths: Sequence[Path], *, every: bool = False) -> Outbox:
-    """Look through files and folders.
+    """Collect the DICOM objects to send from files and folders.
 
     Parameters
     ----------
     paths
-        A file is sent, whatever it is of DICOM. Of a folder and those below it the objects are sent that
-        this program made.
+        Files, sent whatever DICOM object they are, except the index of a medium; and folders, from which,
+        and from those below, the objects made by this program are sent.
     every
-        Send all DICOM objects of folders.
+        Whether to send all DICOM objects of folders.
 
     Raises
     ------
     InputError
-        If a file that is named is no DICOM file, or a folder cannot be read.
+        If a named file is not a DICOM file, or a folder cannot be read.
     """
     files: dict[Uid, Outgoing] = {}
     skipped: dict[str, list[str]] = {}
@@ -123,13 +123,13 @@ def collect(paths: Sequence[Path], *, every: bool = False) -> Outbox:
 
 
 def _every(paths: Sequence[Path]) -> Iterator[tuple[Path, FileName, str, bool]]:
-    """Each file, what it is called, why it is passed over unread, and whether the user named it."""
+    """Yield each file, its name in messages, why it is skipped unread, and whether the user named it."""
     for given in paths:
         if not given.is_dir():
             yield given, FileName(str(given), str(given)), "", True
             continue
         for number, (path, reason) in enumerate(_looked_through(given), 1):
-            # What lies beside DICOM files may have the name of a patient.
+            # The name of a file beside DICOM files may be that of a patient.
             yield path, FileName(str(path), f"{given}: file {number}"), reason, False
 
 
@@ -143,7 +143,7 @@ def _reason_against(path: Path, file: Outgoing | None, every: bool) -> str:
 
 
 def _looked_through(folder: Path) -> Iterator[tuple[Path, str]]:
-    """All that lies below a folder, sorted, with the reason why it is passed over unread."""
+    """Yield the files below a folder, sorted, and skipped folders, with the reason for skipping unread."""
 
     def refuse(error: OSError) -> None:
         raise InputError(f"the folder cannot be read: {error.strerror}", where=folder) from error
@@ -153,7 +153,7 @@ def _looked_through(folder: Path) -> Iterator[tuple[Path, str]]:
         refuse_depth(Path(root), folder)
         below = [Path(root) / name for name in sorted(folders)]
         passed = {path: HIDDEN if path.name.startswith(".") else _outward(path, inside) for path in below}
-        # A link to a folder inside leads to what is looked through anyway.
+        # A link to a folder inside leads to files that are inspected anyway.
         folders[:] = [path.name for path in below if not passed[path] and not path.is_symlink()]
         yield from ((path, reason) for path, reason in passed.items() if reason)
         for path in (Path(root) / name for name in sorted(files)):
@@ -181,16 +181,16 @@ def _state(path: Path) -> tuple[int, ...]:
 
 
 def outgoing(path: Path, name: FileName | None = None) -> Outgoing:
-    """A file that can be sent.
+    """Return a file as one that can be sent.
 
     Raises
     ------
     InputError
-        If it is no DICOM file, or has no valid UIDs.
+        If it is not a DICOM file, or has no valid UIDs or contradictory ones.
     """
     name = name or FileName(str(path), str(path))
     try:
-        if not path.is_file():  # a pipe would be waited for
+        if not path.is_file():  # reading a pipe would block
             raise OSError("no regular file")
         state = _state(path)
         wanted = ["SOPClassUID", "SOPInstanceUID", "Manufacturer"]

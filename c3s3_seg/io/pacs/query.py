@@ -1,4 +1,4 @@
-"""What is asked of a PACS: keys that match one thing, what must come back, and how much may."""
+"""Requests to a PACS: keys that match one value, the checks of its answers, and the limits of a transfer."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ from c3s3_seg.io.dicom_objects.codes import Uid
 NAMES = (
     "StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID", "SOPClassUID", "AccessionNumber", "PatientID",
 )  # fmt: skip
-MOST_STUDIES = 100  # of one accession number
-PATIENCE = 4.0  # times the timeout of an answer: what a whole search may take
+MOST_STUDIES = 100  # per accession number
+PATIENCE = 4.0  # time limit of a whole search, in timeouts of an answer
 
 
 def search_key(text: str, what: str) -> str:
-    """A value that a server is to match as it is; what would match anything else is refused.
+    """Return a value that a server matches exactly; raise if it could match anything else.
 
     An empty key and `*`, `?` match every value, `\\` separates several (PS3.4, C.2.2.2; PS3.5, 6.2), `""` may
-    match the empty value, and what is not ASCII would be sent as `?`.
+    match the empty value, and characters that are not ASCII would be sent as `?`.
 
     Raises
     ------
     InputError
-        Without the value, which may be that of a patient.
+        If the key is refused. The message omits the value, which may be that of a patient.
     """
     key = text.strip(" ")
     plain = key.isascii() and key.isprintable() and not set("*?\\") & set(key)
@@ -40,12 +40,12 @@ def search_key(text: str, what: str) -> str:
 
 
 def uid_key(text: str, what: str) -> Uid:
-    """A UID that is sent to a server.
+    """Return a text as a UID to send to a server.
 
     Raises
     ------
     InputError
-        If it is none.
+        If it is not a UID.
     """
     try:
         return Uid(text)
@@ -55,12 +55,12 @@ def uid_key(text: str, what: str) -> Uid:
 
 @dataclass(frozen=True)
 class Wanted:
-    """What is asked for, and what every file that comes must be of. Empty: not known.
+    """A request for a study or a series, which every received file must match. Empty: not known.
 
     Parameters
     ----------
     study, series
-        UIDs; no series: all of the study.
+        UIDs; if `series` is None, the whole study.
     accession, patient
         Accession number and PatientID.
     """
@@ -78,12 +78,12 @@ class Wanted:
         accession: str | None = None,
         patient: str | None = None,
     ) -> Wanted:
-        """From what a user gives.
+        """Return the request for the values that a user gives.
 
         Raises
         ------
         InputError
-            If a UID is none, or a key could match anything else.
+            If a UID is not valid, or a key could match anything else.
         """
         return cls(
             uid_key(study, "the study UID"),
@@ -94,34 +94,34 @@ class Wanted:
 
     @property
     def level(self) -> str:
-        """`STUDY` or `SERIES`, as a query names it."""
+        """The level of a query: `STUDY` or `SERIES`."""
         return "STUDY" if self.series is None else "SERIES"
 
     @property
     def count(self) -> str:
-        """The attribute in which an answer says how many files there are."""
+        """The attribute in which an answer states the number of files."""
         return f"NumberOf{self.level.title()}RelatedInstances"
 
     @property
     def uids(self) -> dict[str, str]:
-        """What a query asks for."""
+        """The UID keys of a query."""
         series = {} if self.series is None else {"SeriesInstanceUID": str(self.series)}
         return {"StudyInstanceUID": str(self.study), **series}
 
     def unknown(self, server: object, *, series: bool = False) -> InputError:
-        """The error for a study, or a series of a known study, that a server does not have."""
+        """Return the error for a study, or a series of a known study, that a server does not have."""
         if series:
             what = f"{server} has no series {self.series} in the study {self.study}"
             return InputError(what, todo="Check the UID (--series)")
         return InputError(f"{server} has no study {self.study}", todo="Check the UID (--study)")
 
     def meant(self, server: object, found: Sequence[Any]) -> Any:
-        """The one of the answers that was asked for.
+        """Return the first of the answers that matches the request.
 
         Raises
         ------
         InputError
-            If it answers with others.
+            If no answer matches.
         """
         same = [item for item in found if all(text_of(item, k) in ("", v) for k, v in self.uids.items())]
         if not same:
@@ -130,7 +130,7 @@ class Wanted:
         return same[0]
 
     def objection(self, header: Any) -> str:
-        """Why a file is not of it; empty if it is. Says which attribute differs, and no value."""
+        """Return why a file does not match; empty if it does. Names the attribute, without a value."""
         study, series, instance, kind, accession, patient = (text_of(header, name) for name in NAMES)
         for name, value in {"series": series, "instance": instance, "class": kind}.items():
             if not Uid.is_valid(value):
@@ -139,7 +139,7 @@ class Wanted:
             return "a file of another study"
         if self.series is not None and series != self.series:
             return "a file of another series"
-        # What was made of a scan may come without the accession number; another one is another order.
+        # An object made from a scan may lack the accession number; a different one is another order.
         if self.accession and accession and accession != self.accession:
             return "a file with another accession number"
         if self.patient and patient != self.patient:
@@ -148,17 +148,17 @@ class Wanted:
 
 
 def text_of(header: Any, name: str) -> str:
-    """An attribute as text without padding; empty where it is missing or cannot be read."""
+    """Return an attribute as text without padding; empty if it is missing or cannot be read."""
     try:
         return str(header.get(name, "") or "").strip(" \0")
-    except Exception:  # pydicom converts a value when it is first asked for, and raises what it likes
+    except Exception:  # pydicom converts a value on its first access, and may raise any error
         return ""
 
 
 def may_be_same(one: str, other: str) -> bool:
-    """Whether two values are the same, as far as a server that rewrites what is not ASCII lets anybody see.
+    """Return whether two values may be the same, given servers that rewrite text that is not ASCII.
 
-    Servers answer a search in a character set of their own. What it lacks is dropped or becomes `?`.
+    Servers answer a search in a character set of their own. Letters that it lacks are dropped or become `?`.
     """
     if one == other or (one + other).isascii():
         return one == other
@@ -167,13 +167,13 @@ def may_be_same(one: str, other: str) -> bool:
 
 
 def count_of(header: Any, name: str) -> int | None:
-    """A number of files that a server states; None where it states none, or something else."""
+    """Return the number of files that a server states; None if it states none, or something else."""
     text = text_of(header, name)
     return int(text) if text.isascii() and text.isdigit() and len(text) < 10 else None
 
 
 def study_keys(accession: str, patient: str | None) -> dict[str, str]:
-    """What a search for studies asks for.
+    """Return the keys of a search for studies.
 
     Raises
     ------
@@ -187,12 +187,12 @@ def study_keys(accession: str, patient: str | None) -> dict[str, str]:
 
 
 def study_uids(server: object, found: Sequence[Any], asked: Mapping[str, str]) -> list[str]:
-    """The studies that a search found, once each.
+    """Return the UIDs of the studies that a search found, once each.
 
     Raises
     ------
     InputError
-        If one has no valid UID or is of something else than was asked for, or they are of two patients.
+        If a study has no valid UID or does not match the keys, or the studies are of two patients.
     """
     for item in found:
         if not Uid.is_valid(text_of(item, "StudyInstanceUID")):
@@ -211,14 +211,14 @@ def study_uids(server: object, found: Sequence[Any], asked: Mapping[str, str]) -
 
 @dataclass(frozen=True)
 class FetchLimits:
-    """What a transfer may take. A server that goes on for ever fills no disk and holds no batch.
+    """The limits of a transfer, so that an endless one neither fills the disk nor blocks a batch run.
 
     Parameters
     ----------
     seconds_s
-        From the first question to the last file.
+        Time from the first query to the last file.
     files, size_bytes
-        How many files, and the bytes of all.
+        Number of files, and size of all files.
     """
 
     seconds_s: float = 7200.0
@@ -226,7 +226,7 @@ class FetchLimits:
     size_bytes: int = 64 << 30
 
     def __post_init__(self) -> None:
-        """Raise InputError unless they are limits."""
+        """Raise InputError unless the limits are positive and the time is finite."""
         if not (math.isfinite(self.seconds_s) and min(self.seconds_s, self.files, self.size_bytes) > 0):
             raise InputError(
                 "found a limit that is none: wanted positive numbers of seconds, files and bytes"

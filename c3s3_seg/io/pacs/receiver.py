@@ -1,4 +1,4 @@
-"""A storage SCP: takes the objects that known senders send, for as long as it runs (C-STORE, C-ECHO)."""
+"""A storage SCP: it accepts objects from known senders for as long as it runs (C-STORE, C-ECHO)."""
 
 from __future__ import annotations
 
@@ -27,28 +27,28 @@ from c3s3_seg.io.pacs.identity import Identity, identity
 from c3s3_seg.io.pacs.inbox import NO_ROOM, NOT_UNDERSTOOD
 from c3s3_seg.io.pacs.listener import reject_host, serving
 
-SPARE = 1 << 20  # bytes of a message beside its object
-PARTING_S = 5.0  # what a sender gets at the end to finish the association that is open
+SPARE = 1 << 20  # bytes of a message besides its object
+PARTING_S = 5.0  # time that a sender gets at the end to finish an open association
 
 
 @dataclass(frozen=True)
 class Gate:
-    """Who may send what.
+    """The rules for senders and their objects.
 
     Parameters
     ----------
     listener
-        Our title, address and port; `senders` are the hosts that may connect, any if there are none.
+        Own title, address and port; `senders` are the hosts that may connect, any if there are none.
     callers
-        Titles that senders call themselves: one at least.
+        Calling titles that are allowed: at least one.
     tls
-        Who connects must show a certificate that is trusted. None: no encryption.
+        TLS, with which a sender must show a certificate that is trusted. None: no encryption.
     associations
-        How many at once.
+        Maximum number at once.
     object_bytes
-        Size of one object.
+        Maximum size of one object.
     timeout_s
-        How long a sender may be silent.
+        Time for which a sender may be silent.
     """
 
     listener: AssociationListener
@@ -59,7 +59,7 @@ class Gate:
     timeout_s: float = 60.0
 
     def __post_init__(self) -> None:
-        """Raise InputError unless titles are such."""
+        """Raise InputError unless there are calling titles, and titles and time limit are valid."""
         if not self.callers:
             raise InputError("no calling title is allowed: wanted one at least")
         for title in (self.listener.title, *self.callers):
@@ -76,7 +76,7 @@ class _Reception:
     refused: Callable[[str], None]
     parted: Callable[[Any], None]
     hosts: frozenset[str]
-    # Association -> bytes since its last message; what comes after its end is not counted for another one.
+    # Association -> bytes since its last message; bytes after its end are not counted for another one.
     on_wire: WeakKeyDictionary[Any, int] = field(default_factory=WeakKeyDictionary)
     turn: threading.Lock = field(default_factory=threading.Lock)
 
@@ -87,7 +87,7 @@ class _Reception:
             reject_host(event.assoc)
 
     def rejected(self, event: Any) -> None:
-        """Say why an association was refused, without the words of whoever asked for it."""
+        """Report why an association was refused, without repeating text from the sender."""
         asked = event.assoc.requestor
         calling, called = (str(getattr(asked.primitive, f"{name}_ae_title")).strip() for name in _TITLES)
         if calling not in {title.strip() for title in self.gate.callers}:
@@ -98,7 +98,7 @@ class _Reception:
             self.refused("limit")
 
     def data(self, event: Any) -> None:
-        """Count what comes: of an object that never ends no size is ever known."""
+        """Count received bytes: the size of an object that never ends is never known."""
         with self.turn:
             seen = self.on_wire.get(event.assoc, 0) + len(event.data)
             self.on_wire[event.assoc] = seen
@@ -107,12 +107,12 @@ class _Reception:
             cut(event.assoc)
 
     def message(self, event: Any) -> None:
-        """A message is complete: count anew."""
+        """Restart the count when a message is complete."""
         with self.turn:
             self.on_wire.pop(event.assoc, None)
 
     def closed(self, event: Any) -> None:
-        """The connection is closed, in whatever way."""
+        """Report that the connection is closed, in whatever way."""
         self.parted(event.assoc)
 
     def store(self, event: Any) -> int:
@@ -150,10 +150,10 @@ def receiving(
     Parameters
     ----------
     gate
-        Where, and who may send.
+        Address of the listener, and rules for senders.
     take
-        Called with each object and the association that it came over, from several threads: True once it is
-        safe on the disk, False if there is no room for it. Only then the sender is answered.
+        Called with each object and the association that it came over, from several threads: returns True once
+        it is safe on the disk, False if there is no room for it. Only then is the sender answered.
     refused
         Called with the reason of each refusal: `calling title`, `called title`, `host`, `limit`, `size`.
     parted
@@ -162,7 +162,7 @@ def receiving(
     Raises
     ------
     InputError
-        If the address is taken, a host is not known, or TLS has no certificate to show or to check by.
+        If the address is taken, a host is not known, or TLS lacks its certificate or the trusted ones.
     MissingError
         If pynetdicom is not installed.
     """
@@ -189,7 +189,7 @@ def receiving(
 
 
 def _part(entity: Any) -> None:
-    """Let open associations come to their end for a moment; what was not acknowledged is sent again."""
+    """Give open associations a moment to end, then abort them; senders repeat unacknowledged objects."""
     end = time.monotonic() + PARTING_S
     while entity.active_associations and time.monotonic() < end:
         time.sleep(0.05)

@@ -16,7 +16,7 @@ from c3s3_seg.io.pacs.query import PATIENCE, count_of, text_of
 
 FIND, GET, MOVE = (f"1.2.840.10008.5.1.4.1.2.2.{n}" for n in (1, 3, 2))
 SERIES_FILES = "NumberOfSeriesRelatedInstances"
-MOST = 20_000  # answers to one query
+MOST = 20_000  # maximum number of answers to one query
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ class FoundSeries:
     study, series
         UIDs.
     count
-        Objects in it, as the PACS says or as it lists them; -1 where it does neither.
+        Number of objects in the series, as the PACS states or lists them; -1 if it does neither.
     """
 
     study: Uid
@@ -39,16 +39,16 @@ class FoundSeries:
 def series_of_days(
     node: Node, caller: Caller, days: tuple[date, date], modalities: Sequence[str]
 ) -> list[FoundSeries]:
-    """The series of some modalities in studies of a range of days.
+    """Return the series of some modalities in studies of a range of days.
 
     Parameters
     ----------
     node, caller
-        The server, and how we introduce ourselves.
+        The server, and this client.
     days
         First and last StudyDate.
     modalities
-        Such as MR. What the server answers of others is passed over.
+        Modalities such as MR. Answers of other modalities are skipped.
 
     Raises
     ------
@@ -79,7 +79,7 @@ def series_of_days(
 
 
 def query(level: str, **attributes: str) -> Any:
-    """What is asked, as pydicom has it: `STUDY` or `SERIES`, and keyword -> value; empty: any."""
+    """Return a query for pydicom: its level, such as `STUDY`, and keyword -> value; empty: any value."""
     from pydicom import Dataset
 
     asked = Dataset()
@@ -92,13 +92,13 @@ def query(level: str, **attributes: str) -> Any:
 def answers(
     node: Node, link: Any, asked: Any, limit_s: float, *, most: int, uid: str = "StudyInstanceUID"
 ) -> list[Any]:
-    """The answers to a search, each with a valid UID of this kind.
+    """Return the answers to a search, each with a valid UID of this kind.
 
     Raises
     ------
     InputError
-        If one has none, there are more than `most` or they take longer than `limit_s`, or the server does not
-        search or breaks off.
+        If an answer has no such UID, there are more than `most` or they take longer than `limit_s`, or the
+        server does not offer searches or breaks off.
     """
     found, status, end = [], None, time.monotonic() + limit_s
     for status, item in responses(node, link.send_c_find, asked, FIND):
@@ -116,12 +116,12 @@ def answers(
 
 
 def responses(node: Node, ask: Any, *words: Any) -> Iterator[tuple[Any, Any]]:
-    """The responses to C-FIND, C-GET or C-MOVE, whose UID is the last word.
+    """Yield the responses to C-FIND, C-GET or C-MOVE, whose UID is the last of `words`.
 
     Raises
     ------
     InputError
-        If the server does not offer it.
+        If the server does not offer the service.
     """
     try:
         yield from ask(*words)
@@ -132,14 +132,14 @@ def responses(node: Node, ask: Any, *words: Any) -> Iterator[tuple[Any, Any]]:
 
 
 def check_end(node: Node, status: Any, what: str) -> None:
-    """The last response must be an end: one that promises more was cut off."""
+    """Raise InputError unless the last response is a final one: after a pending one the rest was cut off."""
     if getattr(status, "Status", None) in (PENDING, PENDING + 1):
         status = None
     check_status(node, status, what)
 
 
 def _listed(node: Node, link: Any, uids: tuple[Uid, Uid], limit_s: float) -> int:
-    """How many objects of a series the PACS lists, of this study and series; -1 where it lists none."""
+    """Return how many objects the PACS lists for this study and series; -1 if it lists none."""
     asked = query("IMAGE", StudyInstanceUID=uids[0], SeriesInstanceUID=uids[1], SOPInstanceUID="")
     with suppress(InputError):
         return len(answers(node, link, asked, limit_s, most=MOST, uid="SOPInstanceUID")) or -1

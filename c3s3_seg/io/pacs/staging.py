@@ -1,4 +1,4 @@
-"""Where a study is gathered, hidden, and how it is put into place when it is whole."""
+"""Gather the files of a study in a hidden folder, and move them into place when the study is complete."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from c3s3_seg.io.pacs.inbox import Inbox
 from c3s3_seg.system.files import make_folder
 from c3s3_seg.system.reading import read_regular
 
-ASIDE = ".c3s3-seg-fetch-"  # hidden: nothing that looks for scans looks into it
+ASIDE = ".c3s3-seg-fetch-"  # hidden: searches for scans skip it
 
 
 @contextmanager
 def gathering(out: Path) -> Iterator[Path]:
-    """A hidden folder in `out`, readable by this user only, until the end of the block.
+    """Create a hidden folder in `out`, readable by this user only, until the end of the block.
 
-    What a killed transfer left is removed first. An `out` that was not there goes again if it stays empty.
+    Files left by a killed transfer are removed first. A new `out` is removed again if it stays empty.
     """
     made = [path for path in (out, *out.parents) if not path.exists()]
     make_folder(out)
@@ -48,7 +48,7 @@ def _sweep(out: Path) -> None:
 
 @contextmanager
 def _held(folder: Path) -> Iterator[None]:
-    """Hold a folder of ours until the end of the block or of the process; OSError if another process does."""
+    """Lock a hidden folder until the end of the block or process; raise OSError if another process has it."""
     import fcntl
 
     handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
@@ -60,13 +60,13 @@ def _held(folder: Path) -> Iterator[None]:
 
 
 def put_in_place(inbox: Inbox, out: Path) -> list[Path]:
-    """Move a whole study to `out/<series UID>/<instance UID>.dcm`; files that are there already are compared.
+    """Move a whole study to `out/<series UID>/<instance UID>.dcm`; compare files that are already there.
 
     Raises
     ------
     InputError
-        If another file is in the place of one, a series' folder has instances that did not come, or a file
-        cannot be moved: nothing of the study is left then.
+        If a different file is in the place of one of the study, a series' folder has instances that did not
+        come, or a file cannot be moved: nothing of the study is left then.
     """
     for folder in inbox.folders:
         _check_folder(folder, out / folder.name)
@@ -91,7 +91,7 @@ def put_in_place(inbox: Inbox, out: Path) -> list[Path]:
 
 
 def _check_folder(came: Path, place: Path) -> None:
-    """Whether a series can be put there, and would be what the server has of it: no slice more."""
+    """Raise if a series cannot be put into a folder, or the folder has instances that did not come."""
     if place.is_symlink() or (place.exists() and not place.is_dir()):
         what = "a link or a file is in the place of a series' folder"
         raise InputError(what, where=place, todo="Move it away")
@@ -110,7 +110,7 @@ def _move(path: Path, place: Path, done: list[Path]) -> None:
 
 
 def _is_there(path: Path, place: Path) -> bool:
-    """Whether the same file is in its place already."""
+    """Return whether the same file is in its place already; raise if another file is."""
     if not place.exists() and not place.is_symlink():
         return False
     size = path.stat().st_size

@@ -1,4 +1,4 @@
-"""Where a DICOMweb server is, and by what it knows us: neither from the command line nor into any message."""
+"""The address of a DICOMweb server, and the credentials, kept out of the command line and of messages."""
 
 from __future__ import annotations
 
@@ -17,31 +17,31 @@ FORM = "https://host/path"
 
 
 def is_web(text: str) -> bool:
-    """Whether the text of a server is the address of a DICOMweb server."""
+    """Return whether the text of a server is the address of a DICOMweb server."""
     return re.match(r"https?:", text, re.IGNORECASE) is not None
 
 
 @dataclass(frozen=True)
 class WebAddress:
-    """Below it a server has `/studies`: `https://host:port/path`, without a `/` at the end."""
+    """The address `https://host:port/path`, without a final `/`, below which a server has `/studies`."""
 
     url: str
 
     @classmethod
     def parse(cls, text: str, *, allow_http: bool = False) -> WebAddress:
-        """From its text.
+        """Parse the text of an address.
 
         Parameters
         ----------
         text
             `https://host/path`, or `http://` to this machine.
         allow_http
-            Take `http://` to other machines: nothing is encrypted then.
+            Whether to accept `http://` to other machines: nothing is encrypted then.
 
         Raises
         ------
         InputError
-            If it is not that, or names a user or a password. The text is not repeated.
+            If the text has another form, or names a user or a password. The text is not repeated.
         """
         try:
             parts = urlsplit(text)
@@ -68,12 +68,12 @@ class WebAddress:
 
     @property
     def is_encrypted(self) -> bool:
-        """Whether it is `https://`."""
+        """Whether the address is `https://`."""
         return self.url.startswith("https:")
 
     @property
     def is_local(self) -> bool:
-        """Whether it is on this machine."""
+        """Whether the server is on this machine."""
         return is_loopback(urlsplit(self.url).hostname or "")
 
     def __str__(self) -> str:
@@ -82,14 +82,14 @@ class WebAddress:
 
 @dataclass(frozen=True)
 class Credentials:
-    """What a server asks for before it answers: a token, or a user and a password; or nothing."""
+    """The credentials that a server requires: a token, or a user and a password; or nothing."""
 
     token: str = field(default="", repr=False)
     user: str = field(default="", repr=False)
     password: str = field(default="", repr=False)
 
     def __post_init__(self) -> None:
-        """Raise InputError, without a value, unless they can be sent."""
+        """Raise InputError, without repeating a value, unless the credentials can be sent."""
         if self.token and (self.user or self.password):
             raise InputError(f"found {TOKEN} and {USER} in the environment; wanted one of them")
         if bool(self.user) != bool(self.password) or ":" in self.user:
@@ -99,13 +99,13 @@ class Credentials:
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str] | None = None) -> Credentials:
-        """From `C3S3_SEG_TOKEN`, or `C3S3_SEG_USER` and `C3S3_SEG_PASSWORD`."""
+        """Read credentials from `C3S3_SEG_TOKEN`, or `C3S3_SEG_USER` and `C3S3_SEG_PASSWORD`."""
         given = os.environ if environment is None else environment
         return cls(*(given.get(name, "") for name in (TOKEN, USER, PASSWORD)))
 
     @property
     def authorization(self) -> str:
-        """The header of that name; empty without credentials."""
+        """The value of the header `Authorization`; empty without credentials."""
         if self.token:
             return f"Bearer {self.token}"
         if self.user:

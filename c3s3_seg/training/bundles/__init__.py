@@ -1,1 +1,1 @@
-"""Bundles: written by a run, begun from, combined, calibrated."""
+"""Write the bundle of a run, begin a run from one, combine and calibrate bundles."""

@@ -1,8 +1,8 @@
-"""Calibrates when a case is uncertain: does the disagreement of two networks foretell the error?
+"""Calibrate the uncertainty limit: test whether the disagreement of two networks predicts the error.
 
-Each validation case is also shown degraded: noise, blur, ghosting as motion leaves it, a cropped field of
-view. For every version the 95HD between the networks' masks is set against the true 95HD of the mask that
-ships.
+Each validation case is also segmented in degraded versions: noise, blur, motion-like ghosting, a cropped
+field of view. For every version the 95HD between the networks' masks is compared with the true 95HD of the
+mask that `predict` writes.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ from c3s3_seg.metrics.scoring import score
 from c3s3_seg.system.progress import Progress
 
 UNTOUCHED = "none"
-BAD = 2.0  # a scan is bad above so many times the median of the true 95HD of the untouched ones
+BAD = 2.0  # a scan is bad above this multiple of the median true 95HD of the untouched scans
 LEAST_CASES = 2
-DECIMALS = 3  # of what the manifest says
+DECIMALS = 3  # decimals of the numbers in the manifest
 Floats = NDArray[np.float64]
 Flags = NDArray[np.bool_]
 Degradation = Callable[[Array], Array]
@@ -42,9 +42,9 @@ class ReferenceCase:
 
 @dataclass(frozen=True)
 class CalibrationRow:
-    """One version of a scan: 95HD between the networks and true 95HD, in mm; inf where one is missing.
+    """One version of a scan: 95HD between the networks and true 95HD, in mm; inf if one mask lacks a label.
 
-    Of several labels the worst; labels that both masks lack are passed over, and 0 where they lack all.
+    Each is the worst over the labels; labels that both masks lack are skipped, and it is 0 if they lack all.
     """
 
     case: str
@@ -55,17 +55,17 @@ class CalibrationRow:
 
 @dataclass(frozen=True)
 class Limit:
-    """What calibration found.
+    """The result of a calibration.
 
     Parameters
     ----------
     calibration
-        For the manifest.
+        Entry for the manifest.
     rows
         Every version of every case.
     caught, false_alarms
         Share of the bad versions that are flagged, and of the others, with each case left out in turn: the
-        limit that is applied to it was found on the others.
+        limit applied to a case was found on the other cases.
     """
 
     calibration: Calibration
@@ -81,18 +81,18 @@ def calibrate_uncertainty(
     bad_mm: float | None = None,
     report: Progress | None = None,
 ) -> Limit:
-    """Find the 95HD between the networks above which a case is to be looked at.
+    """Find the 95HD between the networks above which a case needs to be inspected.
 
     Parameters
     ----------
     bundle
-        With at least two networks.
+        Bundle with at least two networks.
     cases
-        None of them trained on; at least two.
+        At least two cases that no network was trained on.
     found_on
-        Which cases these are, in words, for the manifest.
+        Description of these cases, in words, for the manifest.
     bad_mm
-        A true 95HD above this is bad, greater than 0. None: twice the median of the untouched cases.
+        True 95HD above which a version is bad, greater than 0. None: twice the median of the untouched cases.
     report
         Called with each version of a case before it is segmented.
 
@@ -109,18 +109,18 @@ def calibrate_uncertainty(
 
 
 def check_bad_mm(bad_mm: float | None) -> None:
-    """Raise an InputError unless it is greater than 0, or None."""
+    """Raise an InputError unless `bad_mm` is None or, rounded to 0.001 mm, finite and above 0."""
     if bad_mm is not None and not (math.isfinite(bad_mm) and round(bad_mm, DECIMALS) > 0):
         raise InputError(f"--bad-mm is {bad_mm:g}, wanted a 95HD in mm of 0.001 or more")
 
 
 def limit_of(rows: Sequence[CalibrationRow], found_on: str, bad_mm: float | None = None) -> Limit:
-    """The limit that best divides bad scans from others; parameters as in `calibrate_uncertainty`.
+    """Return the limit that best separates bad scans from others; parameters as in `calibrate_uncertainty`.
 
     Raises
     ------
     InputError
-        If no version is bad, or all are, or the limit would be 0: a manifest cannot hold that.
+        If no version is bad, or all are, or a limit would be 0, which a manifest cannot hold.
     """
     clean = statistics.median(row.true_mm for row in rows if row.degradation == UNTOUCHED)
     bad_mm = BAD * clean if bad_mm is None else bad_mm
@@ -140,7 +140,7 @@ def limit_of(rows: Sequence[CalibrationRow], found_on: str, bad_mm: float | None
 
 
 def _rows(case: ReferenceCase, predictor: Predictor, report: Progress | None) -> Iterator[CalibrationRow]:
-    """Degraded scans may leave the domain, which is the point of them."""
+    """Yield one row per version of a case; degraded scans are meant to leave the domain, so it is allowed."""
     for degradation, scan, truth in degraded(case.scan, case.truth):
         if report is not None:
             report(f"{case.name}, {degradation}")
@@ -151,12 +151,12 @@ def _rows(case: ReferenceCase, predictor: Predictor, report: Progress | None) ->
 
 
 def worst(distances_mm: Iterable[float]) -> float:
-    """Of several labels, without those that both masks lack (nan): they agree. 0 where they lack all."""
+    """Return the largest distance except nan (a label that both masks lack: they agree); 0 if all are nan."""
     return max((mm for mm in distances_mm if not math.isnan(mm)), default=0.0)
 
 
 def degraded(scan: Volume, truth: Volume) -> Iterator[tuple[str, Volume, Volume]]:
-    """The scan as it is and degraded in two degrees of each kind, with its mask: (kind, scan, mask)."""
+    """Yield (kind, scan, mask) for the untouched scan, then for two strengths of each degradation."""
     array = scan.array.astype(np.float32)
     for name, degradation in DEGRADATIONS.items():
         yield name, scan.geometry.volume(np.asarray(degradation(array), np.float32), scan.source), truth
@@ -183,7 +183,7 @@ def _blur(voxels: float) -> Degradation:
 
 
 def _ghosts(strength: float) -> Degradation:
-    """Copies shifted along the second axis, as breathing leaves them along the phase encoding."""
+    """Return a degradation that adds copies shifted along the second axis, like ghosts of breathing."""
 
     def degradation(scan: Array) -> Array:
         shift = scan.shape[1] // 4 + int(np.random.default_rng(0).integers(-5, 6))
@@ -201,11 +201,11 @@ DEGRADATIONS: dict[str, Degradation] = {
     "ghosts 0.3": _ghosts(0.3),
     "ghosts 0.6": _ghosts(0.6),
 }
-CROPS = {"crop 15 %": 0.15, "crop 30 %": 0.30}  # off one side of the first axis
+CROPS = {"crop 15 %": 0.15, "crop 30 %": 0.30}  # share cut off the start of the first axis
 
 
 def rank_correlation(rows: Sequence[CalibrationRow]) -> float:
-    """Spearman's, of the 95HD between the networks and the true one; 0 where one of them does not vary."""
+    """Return Spearman's correlation of the 95HD between the networks and the true one; 0 if one is fixed."""
     from scipy import stats
 
     between, true = ([getattr(row, key) for row in rows] for key in ("between_mm", "true_mm"))
@@ -215,16 +215,17 @@ def rank_correlation(rows: Sequence[CalibrationRow]) -> float:
 
 
 def auroc(value: Floats, bad: Flags) -> float:
-    """The chance that a bad scan has a higher value than another one; equal ones count half."""
+    """Return the chance that a bad scan has a higher value than another scan; equal values count half."""
     above = value[bad][:, None] > value[~bad]
     equal = value[bad][:, None] == value[~bad]
     return float((above + 0.5 * equal).mean())
 
 
 def best_threshold(value: Floats, bad: Flags) -> float:
-    """Midway between the two finite values that it best divides: largest sensitivity + specificity.
+    """Return the threshold with the largest sensitivity + specificity, midway between two finite values.
 
-    Or the largest finite value, above which only infinite ones are flagged.
+    It is the largest finite value (0 if there is none) if flagging only infinite values is best, if there
+    are fewer than two finite values, or if all scans or no scans are bad.
     """
     places = np.unique(value[np.isfinite(value)])
     if len(places) < 2 or bad.all() or not bad.any():
@@ -235,7 +236,7 @@ def best_threshold(value: Floats, bad: Flags) -> float:
 
 
 def _left_out(rows: Sequence[CalibrationRow], between: Floats, bad: Flags) -> tuple[float, float]:
-    """Sensitivity, and share of false alarms, of limits that were found without the case."""
+    """Return sensitivity and share of false alarms, with limits that were found without the case."""
     flagged = np.zeros(len(rows), bool)
     for case in {row.case for row in rows}:
         here = np.array([row.case == case for row in rows])

@@ -1,4 +1,4 @@
-"""The model card: what a bundle was trained on, how it scored, what it must not be used for."""
+"""Write the model card: training data of a bundle, scores, and the uses that it is not meant for."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from c3s3_seg.training.config import TrainConfig
 
 
 def model_card(config: TrainConfig, networks: Sequence[Network], history: dict[str, Any]) -> str:
-    """The card as Markdown."""
+    """Return the card as Markdown."""
     task, run = config.task, config.run
     labels = ", ".join(f"{label.value} = {label.name}" for label in task.labels)
     spacing = " x ".join(f"{s:g}" for s in task.recipe.spacing_mm)
@@ -44,12 +44,12 @@ The exact configuration and the figures of each case are in `manifest.json`.
 
 
 def note_paragraph(note: str) -> str:
-    """What a configuration says of its data, as a paragraph after the list; nothing of an empty note."""
+    """Return a configuration's note on its data as a paragraph after the list; empty if the note is."""
     return f"\n{note.strip()}\n" if note.strip() else ""
 
 
 def _cases(config: TrainConfig, cases: dict[str, int]) -> str:
-    """How many of each kind; an unlabelled stream of all training scans has no cases of its own."""
+    """Return the counts by kind; an unlabelled stream of all training scans has no cases of its own."""
     whole = config.data.unlabelled_stream == "all"
     counts = [f"{n} {kind}" for kind, n in cases.items() if not (whole and kind == "unlabelled")]
     stream = f"; the unlabelled stream draws from all {cases['unlabelled']} training scans" if whole else ""
@@ -57,7 +57,7 @@ def _cases(config: TrainConfig, cases: dict[str, int]) -> str:
 
 
 def _precision(config: TrainConfig, history: dict[str, Any]) -> str:
-    """With what "auto" became, and why."""
+    """Return the precision; for "auto", the selected one and the reason."""
     if config.run.precision != "auto":
         return config.run.precision
     return f"{history['precision']} (selected by `auto`: {history['precision_why']})"
@@ -84,7 +84,7 @@ def _blend(config: TrainConfig) -> str:
 
 
 def _teacher(config: TrainConfig, record: dict[str, Any] | None) -> str:
-    """Who taught beside the labels; such cases are no labelled ones."""
+    """Return the line on pseudo-labels or distillation; their cases do not count as labelled."""
     if record is None:
         return ""
     weight = f"weight {config.teacher.weight:g}"
@@ -102,7 +102,7 @@ def _teacher(config: TrainConfig, record: dict[str, Any] | None) -> str:
 
 
 def _kept(history: dict[str, Any]) -> str:
-    """The weights that ship, where they are not the last ones."""
+    """Return the scores of the shipped weights if they are not the last ones, else an empty text."""
     if history["kept"] == "last":
         return ""
     return f"""
@@ -123,7 +123,7 @@ def _beginning(origin: dict[str, Any] | None) -> str:
 
 
 def _changes(records: list[dict[str, Any]]) -> str:
-    """Every setting that was changed during the run."""
+    """Return a list of the settings that were changed during the run."""
     lines = [
         f"  - iteration {record['iteration']}: `{key}` from {old} to {new}"
         for record in records
@@ -150,7 +150,7 @@ def _table(records: list[dict[str, Any]], *more: str) -> str:
 
 
 def _distances(record: dict[str, Any]) -> list[str]:
-    """None where every mask is empty: the protocol's 0 would be a perfect distance for a total miss."""
+    """Return "none" if all masks are empty: the protocol's 0 would be a perfect distance for a total miss."""
     if record.get("empty") and record["empty"] == record["masks"]:
         return ["none", "none"]
     return [f"{record['hd95_vox']:.2f}", f"{record['asd_vox']:.2f}"]

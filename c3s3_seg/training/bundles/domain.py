@@ -1,4 +1,4 @@
-"""The domain of a bundle: its training scans are measured, and the volumes in their masks."""
+"""Measure the domain of a bundle: its training scans, and the volumes in their masks."""
 
 from __future__ import annotations
 
@@ -27,18 +27,18 @@ def measure_domain(task: Task, data: DataSet, splits: Splits, report: Progress |
     Parameters
     ----------
     task
-        Which labels there are, and whether intensities have a unit: where its recipe has a window.
+        Task that names the labels; intensities have a unit if its recipe has a window.
     data
-        The data set.
+        Data set of the cases.
     splits
-        Which of its cases were trained on.
+        Names of the cases that were trained on.
     report
         Called with each case before it is read.
 
     Raises
     ------
     InputError
-        If no case is labelled, there are fewer than two, or one cannot be read.
+        If no case is labelled, there are fewer than two cases, or one cannot be read.
     """
     if not splits.labelled:
         raise InputError("names no labelled case", where=data.folder / INDEX)
@@ -63,21 +63,21 @@ def measure_domain(task: Task, data: DataSet, splits: Splits, report: Progress |
 
 
 def trained_splits(bundle: ModelBundle, folder: Path) -> tuple[DataSet, Splits]:
-    """A data set, and which of its cases a bundle was trained on, as the bundle's configuration says.
+    """Return a data set, and the cases that a bundle was trained on, from its recorded configuration.
 
-    Of an ensemble of folds: all labelled cases, because some member was trained on each of them.
+    For an ensemble of folds: all labelled cases, because some member was trained on each of them.
 
     Parameters
     ----------
     bundle
-        Where it does not record its configuration, the index alone decides.
+        Bundle; if it does not record its configuration, the index alone decides.
     folder
-        Of the data set.
+        Folder of the data set.
 
     Raises
     ------
     InputError, ConfigError
-        As `read_splits` does.
+        Same as in `read_splits`.
     """
     record = bundle.manifest.training
     recorded = record.get("config", {}).get("data", {})
@@ -92,9 +92,9 @@ def trained_splits(bundle: ModelBundle, folder: Path) -> tuple[DataSet, Splits]:
 
 
 def merge_domains(domains: Sequence[Domain | None]) -> Domain | None:
-    """The domain of an ensemble: every range spans those of the members, quantiles are their mean.
+    """Return the domain of an ensemble: ranges span those of the members, quantiles are their mean.
 
-    None where a member has none. `scans` is that of the largest: members of folds share most of theirs.
+    Return None if a member has no domain. `scans` is the largest, since folds share most; so is `spread`.
     """
     known = [domain for domain in domains if domain is not None]
     if len(known) < len(domains) or not known:

@@ -1,4 +1,4 @@
-"""The primary networks of several folds as one bundle, whose probabilities inference averages."""
+"""Combine the primary networks of several folds in one bundle; inference averages their probabilities."""
 
 from __future__ import annotations
 
@@ -25,17 +25,17 @@ class EnsembleMember:
     Parameters
     ----------
     bundle
-        What the run wrote.
+        Bundle that the run wrote.
     network
-        Its primary network, with the stem that it has in the ensemble.
+        Primary network of the bundle, with its stem in the ensemble.
     fold
-        "i/k"; None where the run was no fold.
+        "i/k"; None if the run was no fold.
     scores
-        Of the weights that ship, on the run's own validation cases: `dice`, `jaccard`, `hd95_vox`, `asd_vox`.
-        None where the run had none.
+        Scores of the shipped weights on the run's own validation cases: `dice`, `jaccard`, `hd95_vox`,
+        `asd_vox`. None if the run had none.
     empty, infinite, masks
-        Of the predictions behind the scores: how many were empty and count as 0, how many distances were
-        infinite and are in no mean, and how many predictions there were.
+        Number of predictions behind the scores that were empty and count as 0, of distances that were
+        infinite and are in no mean, and of all predictions.
     """
 
     bundle: ModelBundle
@@ -48,11 +48,11 @@ class EnsembleMember:
 
     @property
     def weights_sha256(self) -> str:
-        """Of its weights, as its own bundle has them."""
+        """The sha256 of the network's weights in its own bundle."""
         return self.bundle.manifest.files[self.bundle.networks[0].weights]
 
     def record(self) -> dict[str, Any]:
-        """For the manifest: all that its own bundle said of its training."""
+        """Return the entry for the manifest, with the training record of the member's own bundle."""
         return {
             "stem": self.network.stem,
             "fold": self.fold,
@@ -65,13 +65,13 @@ class EnsembleMember:
 def make_ensemble(bundles: Sequence[ModelBundle], out: Path) -> ModelBundle:
     """Write one bundle with the primary network of each of several, the best on validation first.
 
-    Only the primary network of each is taken, without its linked bundle. Graphs are left behind, since they
-    name the files that they read: export the new bundle for that.
+    Linked bundles are not included. Graphs are not copied, since they name the files that they read: export
+    the new bundle to get its graphs.
 
     Raises
     ------
     InputError
-        If there are fewer than two, one is there twice, they do not do the same task, or they are not
+        If there are fewer than two bundles, one network is given twice, their tasks differ, or they are not
         different folds of one division.
     """
     if len(bundles) < 2:
@@ -97,7 +97,7 @@ def make_ensemble(bundles: Sequence[ModelBundle], out: Path) -> ModelBundle:
 
 def _member(bundle: ModelBundle) -> EnsembleMember:
     training_record, network = bundle.manifest.training, bundle.networks[0]
-    # Bundles from before there was a choice of weights ship the last ones.
+    # Older bundles, written before weights could be chosen, ship the last ones.
     records = training_record.get("validation_kept") or training_record.get("validation_last") or []
     record = next((r for r in records if r["candidate"] == network.candidate), None)
     scores = None if record is None else {key: _number(record[key]) for key in SCORES}
@@ -106,12 +106,12 @@ def _member(bundle: ModelBundle) -> EnsembleMember:
 
 
 def _number(found: Any) -> float:
-    """A bundle writes an infinite mean as "inf", and none as null."""
+    """Return a recorded mean as a float; a bundle writes an infinite mean as "inf", a missing one as null."""
     return float("nan" if found is None else found)
 
 
 def _named(members: Sequence[EnsembleMember]) -> list[EnsembleMember]:
-    """The primary network is `model`, as in every bundle; the others have their fold's number or place."""
+    """Name the first network `model`, as in every bundle, and the others after their fold or place."""
     named = []
     for place, member in enumerate(members, start=1):
         stem = f"fold-{member.fold.split('/')[0]}" if member.fold else f"member-{place}"
@@ -138,7 +138,7 @@ def _all_different(members: Sequence[EnsembleMember]) -> None:
 
 
 def _one_division(members: Sequence[EnsembleMember]) -> None:
-    """Folds are those of one division of one data set, and each is there once."""
+    """Raise an InputError unless the folds are of one division of the data, each given once."""
     folds = [member.fold for member in members]
     if not any(folds):
         return
@@ -172,17 +172,17 @@ def _training_record(members: Sequence[EnsembleMember]) -> dict[str, Any]:
 
 
 def cross_validated(members: Sequence[EnsembleMember]) -> dict[str, dict[str, float]]:
-    """Score -> mean and standard deviation over folds; empty unless every member is a fold with scores."""
+    """Return each score's mean and sd over folds; empty unless every member is a fold with scores."""
     if any(member.fold is None or member.scores is None for member in members):
         return {}
     found = {key: [m.scores[key] for m in members if m.scores is not None] for key in SCORES}
-    # A member that found nothing has no distance: then there is no mean of them either.
+    # A member that found nothing has no distance; then the mean distance is left out too.
     whole = {key: values for key, values in found.items() if all(map(isfinite, values))}
     return {key: {"mean": round(fmean(v), 4), "sd": round(stdev(v), 4)} for key, v in whole.items()}
 
 
 def ensemble_card(members: Sequence[EnsembleMember]) -> str:
-    """The card as Markdown."""
+    """Return the card of the ensemble as Markdown."""
     task = members[0].bundle.task
     labels = ", ".join(f"{label.value} = {label.name}" for label in task.labels)
     spacing = " x ".join(f"{s:g}" for s in task.recipe.spacing_mm)
@@ -219,7 +219,7 @@ def _table(members: Sequence[EnsembleMember]) -> str:
 
 
 def _counts(members: Sequence[EnsembleMember]) -> str:
-    """What is in no mean, or in it as 0, as the card of one run says it."""
+    """Return the counts of masks in the means as 0 and of distances in no mean, worded as on a run's card."""
     lines = [
         f"\n{m.network.weights}: {m.empty} of {m.masks} masks are empty and count as (0, 0, 0, 0).\n"
         for m in members

@@ -1,4 +1,4 @@
-"""A run that begins from a bundle's networks, not from random weights."""
+"""Begin a run from a bundle's networks instead of random weights."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ Member = tuple[ModelBundle, Network]
 def initialize_from(run: Run, bundle: ModelBundle) -> None:
     """Fill the nets of a fresh run, their averages and a method's teachers with a bundle's weights.
 
-    Each net takes the first of the bundle's networks of its architecture that no other net has taken, one of
-    its own width before others; without one it begins from random weights. What was taken goes into the
-    history, and from there into the new bundle's card.
+    Each net takes the first free network of its architecture in the bundle, preferring one of its own width;
+    without one the net begins from random weights. The networks taken go into the history, and from there
+    into the new bundle's card.
 
     Raises
     ------
     InputError
-        If the bundle does another task, or none of its networks is trained by this method.
+        If the bundle does another task, none of its networks is trained by this method, or widths differ.
     """
     _same_task(run, bundle)
     candidates = run.method.candidates()
@@ -51,7 +51,7 @@ def check_origin(run: Run, bundle: ModelBundle) -> None:
     Raises
     ------
     InputError
-        If it began from random weights, or from other networks.
+        If the run began from random weights, or from other networks.
     """
     began = next((r["initialized_from"] for r in run.history if "initialized_from" in r), None)
     known = {home.manifest.files[network.weights] for home, network in bundle.members()}
@@ -63,7 +63,7 @@ def check_origin(run: Run, bundle: ModelBundle) -> None:
 
 
 def _taken(members: list[Member], wanted: Mapping[str, Network]) -> dict[str, Member]:
-    """Candidate -> what it takes."""
+    """Return the member that each candidate takes."""
     left, found = list(members), dict[str, Member]()
     for name, network in wanted.items():
         fitting = [member for member in left if member[1].architecture == network.architecture]
@@ -74,7 +74,7 @@ def _taken(members: list[Member], wanted: Mapping[str, Network]) -> dict[str, Me
 
 
 def _origin(bundle: ModelBundle, taken: Mapping[str, Member]) -> dict[str, Any]:
-    """What the card says of the bundle; `seconds` counts its own forebears too."""
+    """Return the card's entry on the bundle; its totals include those of the bundles before it."""
     training_record = bundle.manifest.training
     earlier = training_record.get("initialized_from") or {}
     return {

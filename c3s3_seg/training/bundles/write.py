@@ -1,4 +1,4 @@
-"""A finished run -> its bundle: weights, training record, card."""
+"""Write the bundle of a finished run: weights, training record, card."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ def write_bundle(run: Run, data: DataSet, splits: Splits, results: list[Validati
     """Choose the candidate with the best mean Dice on validation and write `folder/bundle`.
 
     Without validation cases the first candidate is the primary network. The other one ships as the secondary
-    one, unless the configuration names only one. With `run.keep` = best each net ships as it was when it was
-    best.
+    network, unless `networks.ship` names only one. With `run.keep` = best each net ships with its weights at
+    its best validation.
     """
     kept = _kept(run, results)
     scores = {record["candidate"]: record["dice"] for record in kept}
@@ -48,12 +48,12 @@ def write_bundle(run: Run, data: DataSet, splits: Splits, results: list[Validati
     }
     files[CARD] = model_card(run.config, networks, training_record).encode()
     task = replace(run.config.task, domain=_domain(run, data, splits))
-    # JSON has no word for what is infinite or not a number, as a distance may be.
+    # JSON cannot hold infinity or NaN, which a distance may be.
     return ModelBundle.create(run.folder / "bundle", task, files, tuple(networks), plain(training_record))
 
 
 def _domain(run: Run, data: DataSet, splits: Splits) -> Domain | None:
-    """Of the scans that were trained on; a single one has no spread, and there is no domain of it."""
+    """Return the domain of the scans that were trained on; None for one scan, which has no spread."""
     used = splits if _used(run, splits) else replace(splits, unlabelled=())
     if len(used.labelled) + len(used.unlabelled) < 2:
         return None
@@ -61,7 +61,7 @@ def _domain(run: Run, data: DataSet, splits: Splits) -> Domain | None:
 
 
 def _kept(run: Run, results: list[Validation]) -> list[dict[str, Any]]:
-    """The validation record of the weights that ship, net by net; as rounded as the history is."""
+    """Return the validation record of the shipped weights, net by net, rounded as in the history."""
     if run.config.run.keep == "best":
         return [r for name in run.emas if (r := best_record(run.history, name)) is not None]
     return [scored(result, run.iteration) for result in results]

@@ -1,4 +1,4 @@
-"""Every method behind one interface."""
+"""The training methods behind one interface."""
 
 from c3s3_seg.training.config import TrainConfig
 from c3s3_seg.training.methods.base import Adam, Method, Phase, Stepper
@@ -32,7 +32,7 @@ METHODS: dict[str, type[Method]] = {
 
 
 def build_method(config: TrainConfig) -> Method:
-    """The method that the configuration names, freshly initialised."""
+    """Return the method that the configuration names, freshly initialised."""
     return METHODS[config.method](config)
 
 

@@ -1,4 +1,4 @@
-"""What the loop knows of a method. Methods never see files, devices or loggers."""
+"""The interface of a method to the training loop. Methods never see files, devices or loggers."""
 
 from __future__ import annotations
 
@@ -30,21 +30,21 @@ class Phase:
 
 @dataclass(frozen=True)
 class Adam:
-    """An optimiser of a method's own beside the run's SGD; its learning rate stays constant."""
+    """The settings of a method's own optimiser beside the run's SGD; the learning rate stays constant."""
 
     lr: float
     betas: tuple[float, float] = (0.9, 0.999)
 
 
 class Method(nn.Module, ABC):
-    """Built from the run's configuration.
+    """A training method, built from the run's configuration.
 
-    Heads, teachers and memories are sub-modules, so `state_dict()` is the checkpoint.
+    Heads, teachers and memories are sub-modules, so `state_dict()` holds the method's whole checkpoint.
 
     Attributes
     ----------
     alone
-        Why several processes cannot train it as one; empty where they can.
+        Reason why several processes cannot train the method as one; empty if they can.
     """
 
     alone: ClassVar[str] = ""
@@ -55,48 +55,48 @@ class Method(nn.Module, ABC):
 
     @abstractmethod
     def views(self, iteration: int) -> Views:
-        """What the batch of this iteration must hold."""
+        """Return the contents that the batch of this iteration must have."""
 
     @abstractmethod
     def step(self, batch: Batch, iteration: int) -> Iterator[Phase]:
-        """The phases of one iteration, in order."""
+        """Yield the phases of one iteration, in order."""
 
     @abstractmethod
     def candidates(self) -> dict[str, tuple[Backbone, Network]]:
-        """The nets among which validation chooses the one to export."""
+        """Return the nets that are validated and may be exported, by name."""
 
     def after_step(self, iteration: int) -> None:
-        """What follows the optimisers' step; for most methods nothing."""
+        """Update averages after the optimisers' step; most methods do nothing."""
 
     def after_start(self) -> None:
-        """What follows when a bundle has filled the nets: teachers copy them; for most methods nothing."""
+        """Copy the nets to the teachers after a bundle has filled the nets; most methods do nothing."""
 
     def optimised(self) -> dict[str, list[nn.Parameter]]:
-        """Parameters by the name of their optimiser."""
+        """Return the parameters by the name of their optimiser."""
         return {"main": list(self.parameters())}
 
     def own_optimisers(self) -> dict[str, Adam]:
-        """Those of `optimised` that are not the run's SGD."""
+        """Return the settings of the optimisers in `optimised` that are not the run's SGD."""
         return {}
 
     def progress(self, iteration: int) -> float:
-        """The share of the run that is done: what drives ramps and starts."""
+        """Return the share of the run that is done, which drives ramps and starts."""
         return iteration / self.config.run.iterations
 
 
 def logged(**terms: Tensor) -> dict[str, float]:
-    """A phase's terms as numbers for the log."""
+    """Return a phase's terms as numbers for the log."""
     return {name: float(value.detach()) for name, value in terms.items()}
 
 
 def learn_from_teacher(logits: Sequence[Tensor], batch: Batch, config: TeacherConfig) -> Tensor:
-    """What a teacher's targets teach one net; logits per view (L + U, C, X, Y, Z)."""
+    """Return one net's loss against a teacher's targets; one (L + U, C, X, Y, Z) of logits per view."""
     taught = len(batch.taught)
     return taught_loss([x[len(x) - taught :] for x in logits], batch.taught, config.temperature)
 
 
 def fresh(config: TrainConfig) -> list[tuple[Backbone, Network]]:
-    """The nets that the run trains, freshly initialised, A before B."""
+    """Return the nets that the run trains, freshly initialised, A before B."""
     return [
         (
             build(
@@ -114,9 +114,9 @@ def fresh(config: TrainConfig) -> list[tuple[Backbone, Network]]:
 
 
 class Stepper(nn.Module):
-    """A method's step as `forward`, for what wraps modules.
+    """A method's step as `forward`, for wrappers of modules.
 
-    One process takes the phases as they come, so that a later one may see what an earlier one changed.
+    A single process takes the phases one by one, so that a later phase may see the changes of an earlier one.
     """
 
     def __init__(self, method: Method) -> None:
@@ -124,7 +124,7 @@ class Stepper(nn.Module):
         self.method = method
 
     def forward(self, batch: Batch, iteration: int) -> Iterable[Phase]:
-        """The phases of one iteration."""
+        """Return the phases of one iteration."""
         if dist.is_initialized():  # the wrapper must see every loss before the first backward
             return list(self.method.step(batch, iteration))
         return self.method.step(batch, iteration)

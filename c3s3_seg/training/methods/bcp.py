@@ -30,7 +30,7 @@ class Mixed:
     images
         (N, 1, X, Y, Z).
     target
-        (N, C, X, Y, Z): labels, and pseudo-labels where there are none.
+        (N, C, X, Y, Z): labels, and pseudo-labels where there are no labels.
     labelled
         (N, 1, X, Y, Z) float32: 1 where `target` is a label.
     """
@@ -40,17 +40,17 @@ class Mixed:
     labelled: Tensor
 
     def half(self, number: int) -> Mixed:
-        """0: unlabelled boxes in labelled crops; 1: labelled boxes in unlabelled crops."""
+        """Return half 0, unlabelled boxes in labelled crops, or 1, labelled boxes in unlabelled crops."""
         parts = (x.chunk(2)[number] for x in (self.images, self.target, self.labelled))
         return Mixed(*parts)
 
 
 class BidirectionalCopyPaste(Method):
-    """Backbone A; its moving average, run with batch statistics and dropout, gives the pseudo-labels.
+    """BCP with backbone A, whose moving average, with batch statistics and dropout, gives the pseudo-labels.
 
-    Pre-training pastes labelled crops into each other. All classes, the background among them, have a Dice
-    term; a pseudo-label is the likeliest class, of each foreground class only the largest component.
-    Published with a forward for each direction; here one forward takes both.
+    Pre-training pastes labelled crops into each other. All classes, background included, have a Dice term; a
+    pseudo-label is the likeliest class, with only the largest component of each foreground class.
+    The published code runs a forward for each direction; here one forward takes both.
     """
 
     def __init__(self, config: TrainConfig) -> None:
@@ -60,11 +60,11 @@ class BidirectionalCopyPaste(Method):
         self.teacher = self._average.net  # a sub-module, so that the checkpoint holds it
 
     def views(self, iteration: int) -> Views:
-        """Labelled crops in the pre-training, then both kinds, and a box."""
+        """Request labelled crops in the pre-training, then both kinds, and a box."""
         return mixing_views(self.config, self.config.bcp.box, iteration)
 
     def step(self, batch: Batch, iteration: int) -> Iterator[Phase]:
-        """One phase: the mixed crops of both directions."""
+        """Yield one phase: the loss on mixed crops of both directions, or on labelled crops at first."""
         if iteration < warm_up(self.config):
             loss = pretraining_loss(self.net, batch)
             yield Phase(loss, ("main",), logged(pretraining=loss))
@@ -80,24 +80,24 @@ class BidirectionalCopyPaste(Method):
         return pseudo_labels(self.teacher, unlabelled, self.config.bcp.largest_component)
 
     def after_start(self) -> None:
-        """The teacher begins as the student does."""
+        """Copy the student to the teacher."""
         self._average.copy(self.net)
 
     def after_step(self, iteration: int) -> None:
-        """The teacher follows; in the pre-training it is the student."""
+        """Update the teacher; in the pre-training, copy the student."""
         follow(self._average, self.net, iteration, warm_up(self.config))
 
     def optimised(self) -> dict[str, list[nn.Parameter]]:
-        """The student's parameters only."""
+        """Return the student's parameters only."""
         return {"main": list(self.net.parameters())}
 
     def candidates(self) -> dict[str, tuple[Backbone, Network]]:
-        """The student."""
+        """Return the student."""
         return {self.info.candidate: (self.net, self.info)}
 
 
 def mixing_views(config: TrainConfig, box: float, iteration: int) -> Views:
-    """What a method that pastes crops wants: labelled ones in the pre-training, then both kinds."""
+    """Return the views of a method that pastes crops: labelled ones in the pre-training, then both kinds."""
     run = config.run
     if iteration < warm_up(config):
         return Views(run.warm_batch, box=box)
@@ -105,7 +105,7 @@ def mixing_views(config: TrainConfig, box: float, iteration: int) -> Views:
 
 
 def follow(average: Ema, student: nn.Module, iteration: int, pretraining: int) -> None:
-    """Move a teacher after its student; in the pre-training it is a copy of it."""
+    """Move a teacher towards its student; in the pre-training, copy the student."""
     if iteration < pretraining:
         average.copy(student)
     else:
@@ -114,7 +114,7 @@ def follow(average: Ema, student: nn.Module, iteration: int, pretraining: int) -
 
 @torch.no_grad()
 def pseudo_labels(teacher: nn.Module, images: Tensor, largest: bool) -> Tensor:
-    """The teacher's likeliest class, one-hot (N, C, X, Y, Z); if wanted, only its largest component."""
+    """Return the teacher's likeliest class, one-hot (N, C, X, Y, Z); if `largest`, its largest component."""
     logits = teacher(images)
     label = logits.argmax(dim=1)
     if largest:
@@ -123,7 +123,7 @@ def pseudo_labels(teacher: nn.Module, images: Tensor, largest: bool) -> Tensor:
 
 
 def largest_components(label: Tensor) -> Tensor:
-    """(N, X, Y, Z) classes -> the same with background in place of all but each class's largest component.
+    """Set all but each foreground class's largest component to background: (N, X, Y, Z) -> the same shape.
 
     Voxels that share a corner are connected; of components of one size the first in memory order stays.
     """
@@ -140,25 +140,25 @@ def largest_components(label: Tensor) -> Tensor:
 
 
 def halves(crops: Tensor) -> tuple[Tensor, Tensor]:
-    """Every other crop: pairs are neighbours, which processes do not part. An odd last one is in both."""
+    """Return even and odd crops: pairs are neighbours, kept in one process; an odd last crop is in both."""
     second = crops[1::2] if len(crops) % 2 == 0 else torch.cat([crops[1::2], crops[-1:]])
     return crops[0::2], second
 
 
 def paste_labelled(batch: Batch) -> Mixed:
-    """Pre-training: boxes of one half of the labelled crops in the other."""
+    """Paste boxes of one half of the labelled crops into the other half, for the pre-training."""
     (a, b), (y_a, y_b), mask = halves(batch.views[0]), halves(batch.target), batch.box
     images, target = a * mask + b * (1 - mask), y_a * mask + y_b * (1 - mask)
     return Mixed(images, target, torch.ones_like(images))
 
 
 def paste_both_ways(batch: Batch, pseudo: Tensor) -> Mixed:
-    """Self-training: unlabelled boxes in labelled crops, then labelled boxes in unlabelled crops.
+    """Paste unlabelled boxes into labelled crops, then labelled boxes into unlabelled ones (self-training).
 
     Parameters
     ----------
     pseudo
-        (U, C, X, Y, Z) one-hot.
+        Pseudo-labels (U, C, X, Y, Z), one-hot.
     """
     n, mask = batch.labelled, batch.box
     (l_a, l_b), (u_a, u_b) = halves(batch.views[0][:n]), halves(batch.views[0][n:])
@@ -170,21 +170,21 @@ def paste_both_ways(batch: Batch, pseudo: Tensor) -> Mixed:
 
 
 def pretraining_loss(net: nn.Module, batch: Batch) -> Tensor:
-    """(CE + Dice) / 2 of labelled crops in labelled crops."""
+    """Return (CE + Dice) / 2 of labelled crops pasted into labelled crops."""
     mixed = paste_labelled(batch)
     return region_loss(net(mixed.images), mixed.target, mixed.labelled).mean()
 
 
 def copy_paste_loss(logits: Tensor, mixed: Mixed, pseudo_weight: float) -> Tensor:
-    """(N,): the loss of the labelled region, plus `pseudo_weight` times that of the other."""
+    """Return the loss (N,) of the labelled region, plus `pseudo_weight` times that of the other region."""
     labelled = region_loss(logits, mixed.target, mixed.labelled)
     return labelled + pseudo_weight * region_loss(logits, mixed.target, 1 - mixed.labelled)
 
 
 def region_loss(logits: Tensor, target: Tensor, region: Tensor) -> Tensor:
-    """(N,): (CE + Dice) / 2 of each crop within a region (N, 1, X, Y, Z); 0 of an empty region.
+    """Return (CE + Dice) / 2 of each crop (N,) within a region (N, 1, X, Y, Z); 0 for an empty region.
 
-    The Dice has plain sums and is the mean over all classes.
+    The Dice has sums without squares and is the mean over all classes.
     """
     log_p, axes = F.log_softmax(logits.float(), dim=1), (2, 3, 4)
     ce_map = -(target * log_p).sum(dim=1, keepdim=True)

@@ -1,4 +1,4 @@
-"""C3S3: two backbones that learn from labels, compete to teach each other, and contrast what they see."""
+"""C3S3: two backbones that learn from labels, compete to teach each other, and contrast their features."""
 
 from collections.abc import Iterator
 
@@ -15,18 +15,18 @@ from c3s3_seg.training.methods.bcp import follow
 from c3s3_seg.training.methods.c3s3_options import pseudo_label_loss
 from c3s3_seg.training.step import Outputs, Terms, c3s3_loss, warm_loss
 
-CHANNELS = 64  # of the projected features
+CHANNELS = 64  # number of projected features
 
 
 def projector(filters: int) -> nn.Sequential:
-    """1x1 convolution, PReLU, 1x1 convolution, on rows of voxels."""
+    """Return a head for rows of voxels: 1x1 convolution, PReLU, 1x1 convolution."""
     return nn.Sequential(nn.Linear(filters, filters), nn.PReLU(), nn.Linear(filters, CHANNELS))
 
 
 class C3S3(Method):
-    """Backbones A and B, of any two architectures; each has a projector that is never exported.
+    """C3S3 with backbones A and B of any two architectures, each with a projector that is never exported.
 
-    Where pseudo-labels are wanted (`c3s3_options`), it also holds a moving average of each.
+    If pseudo-labels are configured (`c3s3_options`), C3S3 also holds a moving average of each backbone.
     """
 
     def __init__(self, config: TrainConfig) -> None:
@@ -39,7 +39,10 @@ class C3S3(Method):
         self.teachers = nn.ModuleList(average.net for average in self._averages)  # for the checkpoint
 
     def views(self, iteration: int) -> Views:
-        """Warm-up: labelled crops, one view. Then both kinds, two views, or one that is seen twice."""
+        """Request labelled crops, one view, in the warm-up; then both kinds, two views or one decoded twice.
+
+        With a teacher the warm-up has both kinds.
+        """
         run, c3s3 = self.config.run, self.config.c3s3
         if iteration < c3s3.warm_up:
             return Views(run.warm_batch, run.unlabelled_batch if self.config.teacher.wanted else 0)
@@ -48,7 +51,7 @@ class C3S3(Method):
         return Views(run.labelled_batch, run.unlabelled_batch, count, box=box)
 
     def step(self, batch: Batch, iteration: int) -> Iterator[Phase]:
-        """One phase: one backward of the sum of all terms."""
+        """Yield one phase: one backward of the sum of all terms."""
         config = self.config.c3s3
         warm = iteration < config.warm_up
         passes = 2 if config.views == "identical" and not warm else 1
@@ -64,7 +67,7 @@ class C3S3(Method):
         yield Phase(loss, ("main",), terms)
 
     def _options(self, a: Outputs, b: Outputs, batch: Batch, terms: Terms) -> Iterator[tuple[Tensor, Terms]]:
-        """What the paper does not have: nothing, unless it is configured."""
+        """Yield the configured terms that the paper does not have; by default there are none."""
         config, teacher = self.config.c3s3, self.config.teacher
         if config.pseudo_labels and "a_wins" in terms:  # not in the warm-up
             winner = self.teachers[0 if terms["a_wins"] else 1]
@@ -74,21 +77,21 @@ class C3S3(Method):
             yield teacher.weight * (taught_a + taught_b), logged(taught_a=taught_a, taught_b=taught_b)
 
     def after_start(self) -> None:
-        """The averages begin as the nets do."""
+        """Copy the nets to the averages."""
         for average, net in zip(self._averages, (self.a, self.b), strict=False):
             average.copy(net)
 
     def after_step(self, iteration: int) -> None:
-        """The averages follow; in the warm-up they are the nets."""
+        """Update the averages; in the warm-up, copy the nets."""
         for average, net in zip(self._averages, (self.a, self.b), strict=False):
             follow(average, net, iteration, self.config.c3s3.warm_up)
 
     def optimised(self) -> dict[str, list[nn.Parameter]]:
-        """All parameters but those of the averages."""
+        """Return all parameters except those of the averages."""
         return {"main": [p for p in self.parameters() if p.requires_grad]}
 
     def candidates(self) -> dict[str, tuple[Backbone, Network]]:
-        """Both nets."""
+        """Return both nets."""
         return {
             self.info_a.candidate: (self.a, self.info_a),
             self.info_b.candidate: (self.b, self.info_b),

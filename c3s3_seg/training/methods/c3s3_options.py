@@ -1,7 +1,7 @@
 """Terms that the paper lacks: copy-paste mixing (BCP), correction where the nets differ (SDCL).
 
-Both learn from pseudo-labels that the moving average of the step's winner gives. None is on by default; which
-helps is written in benchmarks/training-log.md.
+Both learn from pseudo-labels that the moving average of the step's winner gives. Neither is on by default;
+benchmarks/training-log.md states which of the terms help.
 """
 
 from __future__ import annotations
@@ -23,16 +23,16 @@ Nets = tuple[nn.Module, nn.Module]
 def pseudo_label_loss(
     nets: Nets, outputs: tuple[Outputs, Outputs], teacher: nn.Module, batch: Batch, config: C3S3Config
 ) -> tuple[Tensor, Terms]:
-    """The sum of the optional terms, with their weights; no ramp, as published for both.
+    """Return the weighted sum of the optional terms; there is no ramp, as published for both.
 
     Parameters
     ----------
     nets, outputs
-        A and B, and what they said of the batch.
+        A and B, and their outputs for the batch.
     teacher
-        The winner's moving average. It is run as it would ship, in evaluation.
+        Moving average of the winner, run as it would ship, in evaluation mode.
     batch
-        With a box where crops are mixed.
+        Batch, with a box if crops are mixed.
     """
     with evaluating(teacher):
         pseudo = pseudo_labels(teacher, batch.views[0][batch.labelled :], config.largest_component)
@@ -58,7 +58,7 @@ def pseudo_label_loss(
 
 
 def unmixed(batch: Batch, pseudo: Tensor) -> Mixed:
-    """The crops of the first view as they are, the unlabelled ones with pseudo-labels (U, C, X, Y, Z)."""
+    """Return the crops of the first view unchanged, unlabelled ones with pseudo-labels (U, C, X, Y, Z)."""
     images = batch.views[0]
     labelled = torch.zeros_like(images)
     labelled[: batch.labelled] = 1

@@ -23,9 +23,9 @@ from c3s3_seg.training.methods.rows import draw, evaluating, pass_rows, perceptr
 
 
 class CorrelationAware(Method):
-    """Backbone A ships. Its twin has cross-sample attention and upsamples by interpolation.
+    """CAML with backbone A, which ships, and its twin with cross-sample attention and interpolation.
 
-    With several classes, sharpening is over the softmax of all, and the bank holds vectors of each.
+    With several classes, sharpening is over the softmax of all classes, and the bank holds vectors of each.
     """
 
     alone = "the bank of features is one process's own, and attention is among the crops of one process"
@@ -42,11 +42,11 @@ class CorrelationAware(Method):
         self.bank = Bank(config.task.classes, config.caml)
 
     def views(self, iteration: int) -> Views:
-        """Both kinds of crops, one view; the labelled ones say which case they are from."""
+        """Request both kinds of crops in one view; the batch states the case of each labelled crop."""
         return Views(self.config.run.labelled_batch, self.config.run.unlabelled_batch)
 
     def step(self, batch: Batch, iteration: int) -> Iterator[Phase]:
-        """One phase: Dice of both branches, their agreement, and the correlation with the bank."""
+        """Yield one phase: Dice of both branches, their agreement, and the correlation with the bank."""
         n, config = batch.labelled, self.config.caml
         (images,) = batch.views
         features = [net.features(images) for net in (self.net, self.twin)]
@@ -65,7 +65,7 @@ class CorrelationAware(Method):
 
     @torch.no_grad()
     def _remember(self, features: list[Tensor], agreed: Tensor, batch: Batch) -> None:
-        """Into each case's slot: the mean of both projections where both branches are right."""
+        """Write into each case's slot the mean of both projections where both branches are right."""
         right = torch.where(agreed == batch.target.argmax(dim=1), agreed, -1)
         with evaluating(self.project, self.project_twin):
             for crop, case in enumerate(batch.cases):
@@ -77,12 +77,12 @@ class CorrelationAware(Method):
                         self.bank.write(case, label, mean / 2)
 
     def _correlate(self, features: list[Tensor], agreed: Tensor, probability: Tensor) -> Tensor:
-        """The omni-correlation on unlabelled voxels of which both branches say the same."""
+        """Return the omni-correlation on unlabelled voxels where both branches predict the same class."""
         config, classes = self.config.caml, range(self.config.task.classes)
         confidence = probability.detach().amax(dim=1).flatten()
         index = torch.cat([surest(agreed.flatten() == c, confidence, config.voxels) for c in classes])
         memory = torch.cat([self.bank.draw(c, config.drawn) for c in classes])
-        if len(index) < 2 or not len(memory):  # batch norm wants two rows
+        if len(index) < 2 or not len(memory):  # batch norm needs two rows
             return probability.new_zeros(())
         ours = pass_rows(rows_at(features[0], index), [self.project, self.predict])
         theirs = pass_rows(rows_at(features[1], index), [self.project_twin, self.predict_twin])
@@ -92,18 +92,18 @@ class CorrelationAware(Method):
         make_twin(net, 8 * self.info.filters, self.config.caml)
 
     def after_start(self) -> None:
-        """The twin begins as backbone A does, but for its attention and its upsampling."""
+        """Copy backbone A to the twin; its attention and upsampling get new random weights."""
         begun = copy.deepcopy(self.net)
         self._change(begun)
         self.twin.load_state_dict(begun.state_dict())
 
     def candidates(self) -> dict[str, tuple[Backbone, Network]]:
-        """Backbone A; the twin stays behind."""
+        """Return backbone A; the twin is not exported."""
         return {self.info.candidate: (self.net, self.info)}
 
 
 def mutual_consistency(p: Tensor, q: Tensor, temperature: float) -> Tensor:
-    """MSE of each branch with the other's sharpened answer; gradients go through both."""
+    """Return the MSE of each branch with the other's sharpened output; gradients go through both."""
 
     def sharp(x: Tensor) -> Tensor:
         return (x.clamp_min(1e-12).log() / temperature).softmax(dim=1)
@@ -112,7 +112,7 @@ def mutual_consistency(p: Tensor, q: Tensor, temperature: float) -> Tensor:
 
 
 def surest(mask: Tensor, confidence: Tensor, count: int) -> Tensor:
-    """Numbers of at most `count` voxels where a flat mask is true: those of the highest confidence."""
+    """Return indices of at most `count` voxels where a flat mask is true: those of the highest confidence."""
     places = mask.nonzero()[:, 0]
     if len(places) <= count:
         return places
@@ -120,7 +120,7 @@ def surest(mask: Tensor, confidence: Tensor, count: int) -> Tensor:
 
 
 def omni_correlation(ours: Tensor, theirs: Tensor, memory: Tensor, temperature: float) -> Tensor:
-    """Cross entropy of our correlations with the memory against the twin's: rows (n, F), memory (m, F)."""
+    """Return the cross entropy of two correlations with the memory (m, F): `ours`, and `theirs` (n, F)."""
     with torch.autocast(ours.device.type, enabled=False):  # float16 would overflow
         log_ours = (ours @ memory.T / temperature).log_softmax(dim=1)
         correlation = (theirs @ memory.T / temperature).softmax(dim=1)
@@ -129,7 +129,7 @@ def omni_correlation(ours: Tensor, theirs: Tensor, memory: Tensor, temperature: 
 
 
 class Bank(nn.Module):
-    """Feature vectors of labelled voxels, a slot for each case; a new visit overwrites the one before."""
+    """Feature vectors of labelled voxels, a slot for each case; a new write overwrites the one before."""
 
     vectors: Tensor
     counts: Tensor
@@ -142,20 +142,20 @@ class Bank(nn.Module):
         self.register_buffer("counts", torch.zeros(places, dtype=torch.long))
 
     def write(self, case: int, label: int, vectors: Tensor) -> None:
-        """Put vectors (n, F) of one class in place of what the case had; n is not above `stored`."""
+        """Replace the case's vectors of one class by vectors (n, F); n is not above `stored`."""
         place = case % self.slots * self.classes + label
         self.vectors[place, : len(vectors)] = vectors
         self.counts[place] = len(vectors)
 
     def draw(self, label: int, count: int) -> Tensor:
-        """At most `count` vectors of a class, of all cases at random: (n, F)."""
+        """Draw at most `count` vectors of a class, of all cases at random: (n, F)."""
         vectors, counts = self.vectors[label :: self.classes], self.counts[label :: self.classes]
         filled = torch.arange(vectors.shape[1], device=counts.device) < counts[:, None]
         return vectors.flatten(0, 1)[draw(filled, count)]
 
 
 class CrossSampleAttention(nn.Module):
-    """Positions of a sample attend to each other, then samples at each position. Absent in evaluation."""
+    """Attention among a sample's positions, then among samples at each position; absent in evaluation."""
 
     def __init__(self, width: int, heads: int, dropout: float) -> None:
         super().__init__()
@@ -164,25 +164,25 @@ class CrossSampleAttention(nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        """(N, C, X, Y, Z) -> the same shape."""
+        """Apply both attentions: (N, C, X, Y, Z) -> the same shape."""
         if not self.training:
             return x
         rows: Tensor = x.flatten(2).transpose(1, 2)
-        with sdpa_kernel(SDPBackend.MATH):  # the others have no deterministic backward pass on a GPU
+        with sdpa_kernel(SDPBackend.MATH):  # other backends have no deterministic backward pass on a GPU
             rows = self.within(rows)
             rows = self.across(rows.transpose(0, 1)).transpose(0, 1)
         return rows.transpose(1, 2).reshape(x.shape)
 
 
 class Enlarge(nn.Module):
-    """Linear interpolation along the axes whose stride is 2; torch's has no deterministic form on a GPU."""
+    """Linear interpolation along axes whose stride is 2; torch's own is not deterministic on a GPU."""
 
     def __init__(self, stride: Triple) -> None:
         super().__init__()
         self.axes = [2 + axis for axis, step in enumerate(stride) if step == 2]
 
     def forward(self, x: Tensor) -> Tensor:
-        """(N, C, X, Y, Z) -> (N, C, X * stride, Y * stride, Z * stride)."""
+        """Interpolate: (N, C, X, Y, Z) -> (N, C, X * stride, Y * stride, Z * stride)."""
         for axis in self.axes:
             count = x.shape[axis]
             first, last = x.narrow(axis, 0, 1), x.narrow(axis, count - 1, 1)

@@ -19,10 +19,10 @@ SPREAD = 1e-3  # standard deviation of fresh coefficients
 
 
 class WeightIndependence(Method):
-    """The form on cross pseudo supervision: two networks as backbone A is configured, layer by layer alike.
+    """CauSSL on cross pseudo supervision: two networks, both configured as backbone A, alike layer by layer.
 
     Coefficients seek the linear combination of one network's kernels that is most like the other's; the
-    networks then move away from it. The pseudo-label is the likeliest of all classes.
+    networks then move away from this combination. The pseudo-label is the likeliest of all classes.
     """
 
     alone = "the coefficients take many backward passes in one iteration"
@@ -33,11 +33,11 @@ class WeightIndependence(Method):
         self.coefficients_a, self.coefficients_b = (coefficients(net) for net in (self.a, self.b))
 
     def views(self, iteration: int) -> Views:
-        """Both kinds of crops, one view."""
+        """Request both kinds of crops in one view."""
         return Views(self.config.run.labelled_batch, self.config.run.unlabelled_batch)
 
     def step(self, batch: Batch, iteration: int) -> Iterator[Phase]:
-        """In some iterations a round of phases for the coefficients; then one for the networks."""
+        """Yield a round of phases for the coefficients, in some iterations; then one for the networks."""
         for _ in range(self.updates(iteration)):
             ours, theirs = ([w.detach() for w in kernels(net)] for net in (self.a, self.b))
             found = dependence(ours, theirs, list(self.coefficients_a))
@@ -46,7 +46,7 @@ class WeightIndependence(Method):
         yield self._learn(batch, self.progress(iteration))
 
     def updates(self, iteration: int) -> int:
-        """How many updates the coefficients have in an iteration; 0 in most."""
+        """Return the number of the coefficients' updates in an iteration; 0 in most."""
         config = self.config.caussl
         every = max(1, round(config.every * self.config.run.iterations))
         if self.progress(iteration) < config.coefficient_start or iteration % every:
@@ -69,18 +69,18 @@ class WeightIndependence(Method):
         return Phase(loss, ("main",), logged(**terms))
 
     def optimised(self) -> dict[str, list[nn.Parameter]]:
-        """Both networks, and the coefficients."""
+        """Return the parameters of both networks, and the coefficients."""
         return {
             "main": [*self.a.parameters(), *self.b.parameters()],
             "coefficients": [*self.coefficients_a, *self.coefficients_b],
         }
 
     def own_optimisers(self) -> dict[str, Adam]:
-        """The coefficients'."""
+        """Return the settings of the coefficients' Adam."""
         return {"coefficients": Adam(self.config.caussl.coefficient_lr)}
 
     def candidates(self) -> dict[str, tuple[Backbone, Network]]:
-        """Both networks."""
+        """Return both networks."""
         return {
             self.info_a.candidate: (self.a, self.info_a),
             self.info_b.candidate: (self.b, self.info_b),
@@ -92,12 +92,12 @@ def _half(terms: SegTerms) -> Tensor:
 
 
 def pseudo_supervision(logits: Tensor, other: Tensor) -> Tensor:
-    """Cross entropy with the other network's likeliest class."""
+    """Return the cross entropy with the other network's likeliest class."""
     return cross_entropy(logits, one_hot(other.argmax(dim=1), other.shape[1]))
 
 
 def kernels(net: nn.Module) -> list[Tensor]:
-    """The convolutions' weights, each (channels out, all else)."""
+    """Return the convolutions' weights, each (channels out, product of the other axes)."""
     found = []
     for module in net.modules():
         if isinstance(module, nn.ConvTranspose3d):
@@ -108,16 +108,16 @@ def kernels(net: nn.Module) -> list[Tensor]:
 
 
 def coefficients(net: nn.Module) -> nn.ParameterList:
-    """One fresh square matrix for each convolution, as large as it has channels out."""
+    """Return one random square matrix for each convolution, with as many rows as channels out."""
     sizes = [len(kernel) for kernel in kernels(net)]
     return nn.ParameterList(nn.Parameter(SPREAD * torch.randn(size, size)) for size in sizes)
 
 
 def dependence(ours: Sequence[Tensor], theirs: Sequence[Tensor], mixing: Sequence[Tensor]) -> Tensor:
-    """How well combinations of their kernels give ours: 0 to 1.
+    """Return how well combinations of `theirs` reproduce the kernels `ours`: 0 to 1.
 
-    Mean over layers and rows of cos(P W', W)^2. The gradient goes to P where `ours` is detached, and to
-    `ours` in any case; never to `theirs`.
+    The value is the mean over layers and rows of cos(P W', W)^2. The gradient goes to P if `ours` is
+    detached, else to `ours`; never to `theirs`.
     """
     found = []
     with torch.autocast(ours[0].device.type, enabled=False):

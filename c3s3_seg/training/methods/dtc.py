@@ -14,7 +14,7 @@ from c3s3_seg.training.methods.base import Method, Phase, fresh
 
 
 class DualTaskConsistency(Method):
-    """Backbone A with a second head, tanh, for the signed distance of each foreground class."""
+    """DTC: backbone A with a second head, tanh, for the signed distance of each foreground class."""
 
     def __init__(self, config: TrainConfig) -> None:
         super().__init__(config)
@@ -22,12 +22,12 @@ class DualTaskConsistency(Method):
         self.distance = nn.Conv3d(self.info.filters, config.task.classes - 1, 1)
 
     def views(self, iteration: int) -> Views:
-        """Both kinds of crops, one view, and distance maps."""
+        """Request both kinds of crops in one view, and distance maps."""
         run = self.config.run
         return Views(run.labelled_batch, run.unlabelled_batch, distances="plain")
 
     def step(self, batch: Batch, iteration: int) -> Iterator[Phase]:
-        """One phase: L_seg, the distances, and the agreement of both heads on all crops."""
+        """Yield one phase: L_seg, the distances, and the agreement of both heads on all crops."""
         n, config = batch.labelled, self.config.dtc
         (images,) = batch.views
         features = self.net.features(images)
@@ -43,5 +43,5 @@ class DualTaskConsistency(Method):
         yield Phase(loss, ("main",), {name: float(value.detach()) for name, value in terms.items()})
 
     def candidates(self) -> dict[str, tuple[Backbone, Network]]:
-        """The net; the second head stays behind."""
+        """Return the net; the second head is not exported."""
         return {self.info.candidate: (self.net, self.info)}

@@ -1,4 +1,4 @@
-"""Features of single voxels as rows: what CAML and SS-Net have in common."""
+"""Features of single voxels as rows: the functions that CAML and SS-Net share."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 
 def perceptron(channels_in: int, channels_out: int) -> nn.Sequential:
-    """Linear, batch norm, ReLU, linear, on rows; all but the first have `channels_out` channels."""
+    """Return linear, batch norm, ReLU, linear, for rows; only the input has `channels_in` channels."""
     return nn.Sequential(
         nn.Linear(channels_in, channels_out),
         nn.BatchNorm1d(channels_out),
@@ -20,12 +20,12 @@ def perceptron(channels_in: int, channels_out: int) -> nn.Sequential:
 
 
 def rows_at(features: Tensor, index: Tensor) -> Tensor:
-    """Voxels of a map (N, F, X, Y, Z), by number in (N, X, Y, Z) order: (n,) -> (n, F) float32."""
+    """Return voxels of a map (N, F, X, Y, Z), by index in (N, X, Y, Z) order: (n,) -> (n, F) float32."""
     return features.movedim(1, -1).flatten(0, 3)[index].float()
 
 
 def draw(mask: Tensor, count: int) -> Tensor:
-    """At most `count` different numbers of voxels where a mask is true, at random."""
+    """Draw at most `count` different indices of voxels where a mask is true, at random."""
     places = mask.flatten().nonzero()[:, 0]
     if len(places) <= count:
         return places
@@ -34,7 +34,7 @@ def draw(mask: Tensor, count: int) -> Tensor:
 
 @contextmanager
 def evaluating(*modules: nn.Module) -> Iterator[None]:
-    """Modules in evaluation, as a memory is written, and as they were afterwards."""
+    """Set modules to evaluation mode, as for writing a memory, and restore their modes afterwards."""
     before = [module.training for module in modules]
     for module in modules:
         module.eval()
@@ -46,7 +46,7 @@ def evaluating(*modules: nn.Module) -> Iterator[None]:
 
 
 def pass_rows(rows: Tensor, heads: Sequence[nn.Module]) -> Tensor:
-    """Rows through one head after the other, in single precision."""
+    """Pass rows through one head after the other, in single precision."""
     with torch.autocast(rows.device.type, enabled=False):
         for head in heads:
             rows = head(rows)

@@ -1,4 +1,4 @@
-"""SASSNet (Li et al., MICCAI 2020): distance maps of unlabelled crops are to look like labelled ones'."""
+"""SASSNet (Li et al., MICCAI 2020): unlabelled crops' distance maps should look like labelled crops'."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from c3s3_seg.training.data import Batch, Views
 from c3s3_seg.training.losses import cross_entropy, dice_loss, one_hot, ramp
 from c3s3_seg.training.methods.base import Adam, Method, Phase, fresh, logged
 
-SLOPE = 0.2  # of the discriminator's leaky ReLU below 0
+SLOPE = 0.2  # slope of the discriminator's leaky ReLU below 0
 DROPOUT = 0.5
 BETAS = (0.9, 0.99)
 
 
 class ShapeAware(Method):
-    """Backbone A with a second head, tanh, for the signed distance of each foreground class.
+    """SASSNet: backbone A with a second head, tanh, for the signed distance of each foreground class.
 
-    Published with one channel of each head; here the first is the softmax over all classes, and the Dice is
+    Each published head has one channel; here the first head is the softmax over all classes, and the Dice is
     the mean of the foreground classes. There is no cross entropy, as published.
     """
 
@@ -37,12 +37,12 @@ class ShapeAware(Method):
         self.discriminator = Discriminator(classes, self.info.channels, filters)
 
     def views(self, iteration: int) -> Views:
-        """Both kinds of crops, one view, and distance maps."""
+        """Request both kinds of crops in one view, and distance maps."""
         run = self.config.run
         return Views(run.labelled_batch, run.unlabelled_batch, distances="zero boundary")
 
     def step(self, batch: Batch, iteration: int) -> Iterator[Phase]:
-        """Two phases: the network, which is to deceive the discriminator; then the discriminator."""
+        """Yield two phases: the network, which should deceive the discriminator; then the discriminator."""
         yield self._learn(batch, self.progress(iteration))
         yield self._judge(batch)
 
@@ -61,7 +61,7 @@ class ShapeAware(Method):
         return Phase(loss, ("main",), logged(dice=dice, distance=l_distance, deceived=deceived))
 
     def _judge(self, batch: Batch) -> Phase:
-        """The discriminator on all crops: 1 where they are labelled."""
+        """Return the phase of the discriminator on all crops; its target is 1 for labelled crops."""
         (images,) = batch.views
         with torch.no_grad():
             self.net.eval()
@@ -73,30 +73,30 @@ class ShapeAware(Method):
         return Phase(loss, ("discriminator",), logged(discriminator=loss))
 
     def optimised(self) -> dict[str, list[nn.Parameter]]:
-        """Both heads' network, and the discriminator."""
+        """Return the parameters of the network with both heads, and of the discriminator."""
         return {
             "main": [*self.net.parameters(), *self.distance.parameters()],
             "discriminator": list(self.discriminator.parameters()),
         }
 
     def own_optimisers(self) -> dict[str, Adam]:
-        """The discriminator's."""
+        """Return the settings of the discriminator's Adam."""
         return {"discriminator": Adam(self.config.sassnet.discriminator_lr, BETAS)}
 
     def candidates(self) -> dict[str, tuple[Backbone, Network]]:
-        """The net; the second head stays behind."""
+        """Return the net; the second head is not exported."""
         return {self.info.candidate: (self.net, self.info)}
 
 
 class Discriminator(nn.Module):
-    """Whether a crop is labelled, by its distance maps and its image; the last map is averaged whole.
+    """A classifier of crops as labelled or not, by distance maps and image; averages the whole last map.
 
     Parameters
     ----------
     classes, channels
-        Of the distance maps, and of the image.
+        Channels of the distance maps, and of the image.
     filters
-        Of the first convolutions; each of the three that follow halves the sides and doubles them.
+        Filters of the first convolutions; the three that follow each halve the sides and double the filters.
     """
 
     def __init__(self, classes: int, channels: int, filters: int) -> None:
@@ -111,7 +111,7 @@ class Discriminator(nn.Module):
         self.output = nn.Linear(8 * filters, 2)
 
     def forward(self, distance: Tensor, image: Tensor) -> Tensor:
-        """(N, K, X, Y, Z) and (N, C, X, Y, Z) -> logits (N, 2), the second for labelled crops."""
+        """Classify (N, K, X, Y, Z) and (N, C, X, Y, Z) -> logits (N, 2), the second for labelled crops."""
         maps = self.layers(self.distance(distance) + self.image(image))
         return self.output(maps.mean(dim=(2, 3, 4)))  # type: ignore[no-any-return]
 

@@ -28,7 +28,7 @@ from c3s3_seg.training.methods.bcp import (
 
 
 class DiscrepancyCorrection(Method):
-    """Backbones A and B on the same mixed crops; only A has a teacher, whose pseudo-labels serve both.
+    """SDCL: backbones A and B on the same mixed crops; only A has a teacher, whose pseudo-labels serve both.
 
     With several classes two networks differ where their likeliest classes do.
     """
@@ -40,11 +40,11 @@ class DiscrepancyCorrection(Method):
         self.teacher = self._average.net  # a sub-module, so that the checkpoint holds it
 
     def views(self, iteration: int) -> Views:
-        """Labelled crops in the pre-training, then both kinds, and a box."""
+        """Request labelled crops in the pre-training, then both kinds, and a box."""
         return mixing_views(self.config, self.config.sdcl.box, iteration)
 
     def step(self, batch: Batch, iteration: int) -> Iterator[Phase]:
-        """One phase: the sum of both networks' losses."""
+        """Yield one phase: the sum of both networks' losses."""
         config = self.config.sdcl
         if iteration < warm_up(self.config):
             loss_a, loss_b = (pretraining_loss(net, batch) for net in (self.a, self.b))
@@ -62,19 +62,19 @@ class DiscrepancyCorrection(Method):
         yield Phase(mix_a + mix_b + corrected, ("main",), terms)
 
     def after_start(self) -> None:
-        """The teacher begins as A does."""
+        """Copy A to the teacher."""
         self._average.copy(self.a)
 
     def after_step(self, iteration: int) -> None:
-        """The teacher follows A; in the pre-training it is A."""
+        """Update the teacher from A; in the pre-training, copy A."""
         follow(self._average, self.a, iteration, warm_up(self.config))
 
     def optimised(self) -> dict[str, list[nn.Parameter]]:
-        """Both networks' parameters."""
+        """Return both networks' parameters."""
         return {"main": [*self.a.parameters(), *self.b.parameters()]}
 
     def candidates(self) -> dict[str, tuple[Backbone, Network]]:
-        """Both networks."""
+        """Return both networks."""
         return {
             self.info_a.candidate: (self.a, self.info_a),
             self.info_b.candidate: (self.b, self.info_b),
@@ -82,16 +82,16 @@ class DiscrepancyCorrection(Method):
 
 
 def both_ways(p_a: Tensor, p_b: Tensor, mixed: Mixed, config: SDCLConfig | C3S3Config) -> Tensor:
-    """The correction of both directions of pasting."""
+    """Return the sum of the corrections of both directions of pasting."""
     halves = [(p_a.chunk(2)[n], p_b.chunk(2)[n], mixed.half(n)) for n in (0, 1)]
     return torch.stack([correction(a, b, half, config) for a, b, half in halves]).sum()
 
 
 def correction(p_a: Tensor, p_b: Tensor, mixed: Mixed, config: SDCLConfig | C3S3Config) -> Tensor:
-    """Where A and B differ: the squared error of both, and their certainty where they are wrong.
+    """Return, where A and B differ, the squared error of both, and their certainty where they are wrong.
 
-    Means over voxels, of the labelled region and of the other apart, weighted as in BCP. 0 where the
-    networks agree everywhere.
+    Both terms are means over voxels, separately for the labelled region and the other one, weighted as in
+    BCP. They are 0 if the networks agree everywhere.
 
     Parameters
     ----------

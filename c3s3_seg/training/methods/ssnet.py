@@ -1,4 +1,4 @@
-"""SS-Net (Wu et al., MICCAI 2022): smooth answers around each crop, and features of classes apart."""
+"""SS-Net (Wu et al., MICCAI 2022): smooth outputs around each crop, and separate features of classes."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from c3s3_seg.training.losses import ramp
 from c3s3_seg.training.methods.base import Method, Phase, fresh, logged
 from c3s3_seg.training.methods.rows import draw, evaluating, pass_rows, perceptron, rows_at
 
-SLOPE = 0.2  # of the selectors' leaky ReLU below 0
+SLOPE = 0.2  # slope of the selectors' leaky ReLU below 0
 
 
 class SmoothSeparable(Method):
-    """Backbone A with virtual adversarial training, and a memory of each class that its features approach.
+    """SS-Net: backbone A with virtual adversarial training, and a memory per class that features approach.
 
     The Dice is the mean of the foreground classes; smoothness and separation are of all classes.
     """
@@ -42,11 +42,11 @@ class SmoothSeparable(Method):
         self.register_buffer("filled", torch.zeros(classes, dtype=torch.long))
 
     def views(self, iteration: int) -> Views:
-        """Both kinds of crops, one view."""
+        """Request both kinds of crops in one view."""
         return Views(self.config.run.labelled_batch, self.config.run.unlabelled_batch)
 
     def step(self, batch: Batch, iteration: int) -> Iterator[Phase]:
-        """One phase: Dice, smoothness on all crops, and separation."""
+        """Yield one phase: Dice, smoothness on all crops, and separation."""
         n, config = batch.labelled, self.config.ssnet
         (images,) = batch.views
         features = self.net.features(images)
@@ -61,12 +61,12 @@ class SmoothSeparable(Method):
         yield Phase(loss, ("main",), logged(dice=dice, smoothness=smoothness, separation=separation))
 
     def _smoothness(self, images: Tensor, answer: Tensor) -> Tensor:
-        """Dice distance of the answer on each crop to that on the crop moved where it changes most."""
+        """Return the Dice distance of the outputs for crops and for crops moved where outputs change most."""
         config = self.config.ssnet
         noise = unit(torch.rand_like(images) - 0.5).requires_grad_(True)
-        with settled(self.net):  # the moved crops are not remembered
+        with settled(self.net):  # batch norms do not remember the moved crops
             moved = self.net(images + config.probe * noise).float().softmax(dim=1)
-            # Only its direction is used; per voxel it would vanish in half precision.
+            # Only the gradient's direction is used; per voxel it would vanish in half precision.
             distance = plain_dice(moved, answer) * answer.numel()
             (gradient,) = torch.autograd.grad(distance, noise)
             moved = self.net(images + config.radius * unit(gradient)).float().softmax(dim=1)
@@ -79,7 +79,7 @@ class SmoothSeparable(Method):
 
     @torch.no_grad()
     def _remember(self, features: Tensor, right: Tensor) -> None:
-        """Replace the memory of each class by voxels that were predicted rightly (-1: elsewhere)."""
+        """Replace the memory of each class by correctly predicted voxels (`right`: class, or -1)."""
         config = self.config.ssnet
         with evaluating(self.project, self.select_features):
             for label in self._contrasted:
@@ -92,24 +92,24 @@ class SmoothSeparable(Method):
                     self.filled[label] = len(best)
 
     def _separation(self, features: Tensor, label: Tensor) -> Tensor:
-        """Weighted cosine distance of voxels to the memory of their class, mean over classes."""
+        """Return the weighted cosine distance of voxels to the memory of their class, mean over classes."""
         config = self.config.ssnet
         index = {c: draw(label == c, config.voxels) for c in self._contrasted}
         index = {c: i for c, i in index.items() if min(len(i), int(self.filled[c])) > 1}
-        if not index:  # batch norm wants two rows
+        if not index:  # batch norm needs two rows
             return features.new_zeros((), dtype=torch.float32)
         rows = rows_at(features, torch.cat(list(index.values())))
         passed = pass_rows(rows, [self.project, self.predict])
         parts = torch.tensor_split(passed, torch.tensor([len(i) for i in index.values()]).cumsum(0)[:-1])
         terms = []
         for c, part in zip(index, parts, strict=True):
-            memory = self.memory[c, : int(self.filled[c])].clone()  # the next step overwrites it
+            memory = self.memory[c, : int(self.filled[c])].clone()  # the next step overwrites the memory
             chosen = selected(part.detach(), self.select_features[c])
             terms.append(weighted_distance(part, memory, chosen, selected(memory, self.select_memory[c])))
         return torch.stack(terms).sum() / self.config.task.classes
 
     def candidates(self) -> dict[str, tuple[Backbone, Network]]:
-        """The net; heads and selectors stay behind."""
+        """Return the net; heads and selectors are not exported."""
         return {self.info.candidate: (self.net, self.info)}
 
 
@@ -120,25 +120,25 @@ def _selector(channels: int) -> nn.Sequential:
 
 
 def unit(x: Tensor) -> Tensor:
-    """Each sample scaled to Euclidean length 1."""
+    """Scale each sample to Euclidean length 1."""
     return F.normalize(x.flatten(1), dim=1).view_as(x)
 
 
 def plain_dice(probability: Tensor, target: Tensor, smooth: float = 1e-8) -> Tensor:
-    """1 - Dice with plain sums over the batch, mean over the classes given."""
+    """Return 1 - Dice with plain sums over the batch, mean over the classes given."""
     axes = (0, 2, 3, 4)
     overlap, sizes = (probability * target).sum(axes), (probability + target).sum(axes)
     return 1 - ((2 * overlap + smooth) / (sizes + smooth)).mean()
 
 
 def selected(rows: Tensor, selector: nn.Module) -> Tensor:
-    """(n, F) -> (n,) weights whose mean is 1."""
+    """Return the weights of rows, with mean 1: (n, F) -> (n,)."""
     weights = pass_rows(rows, [selector])[:, 0].sigmoid()
     return weights / weights.mean().clamp_min(1e-6)
 
 
 def weighted_distance(rows: Tensor, memory: Tensor, ours: Tensor, theirs: Tensor) -> Tensor:
-    """Mean over all pairs of (1 - cosine), weighted on both sides: (n, F), (m, F), (n,), (m,)."""
+    """Return the mean of (1 - cosine) over all pairs, weighted on both sides: (n, F), (m, F), (n,), (m,)."""
     with torch.autocast(rows.device.type, enabled=False):
         cosine = F.normalize(rows, dim=1, eps=1e-6) @ F.normalize(memory, dim=1, eps=1e-6).T
     return ((1 - cosine) * ours[:, None] * theirs[None]).mean()

@@ -1,4 +1,4 @@
-"""The baseline: one backbone, labelled crops only, unless there is a teacher (distillation)."""
+"""The baseline: one backbone, on labelled crops only, unless there is a teacher (distillation)."""
 
 from collections.abc import Iterator
 
@@ -11,19 +11,19 @@ from c3s3_seg.training.methods.base import Method, Phase, fresh, learn_from_teac
 
 
 class Supervised(Method):
-    """L_seg (eq. 2) of one backbone; with a teacher also what that says of these and of unlabelled crops."""
+    """L_seg (eq. 2) of one backbone; with a teacher, plus its targets' loss, on unlabelled crops too."""
 
     def __init__(self, config: TrainConfig) -> None:
         super().__init__(config)
         ((self.net, self.info),) = fresh(config)
 
     def views(self, iteration: int) -> Views:
-        """Labelled crops, one view; with a teacher both kinds."""
+        """Request labelled crops in one view; with a teacher, both kinds."""
         run = self.config.run
         return Views(run.labelled_batch, run.unlabelled_batch if self.config.teacher.wanted else 0)
 
     def step(self, batch: Batch, iteration: int) -> Iterator[Phase]:
-        """One phase."""
+        """Yield one phase."""
         logits = [self.net(view) for view in batch.views]
         seg = seg_terms([x[: batch.labelled] for x in logits], batch.target)
         loss, terms = seg.loss, logged(ce=seg.ce, dice=seg.dice)
@@ -33,5 +33,5 @@ class Supervised(Method):
         yield Phase(loss, ("main",), terms)
 
     def candidates(self) -> dict[str, tuple[Backbone, Network]]:
-        """The only net."""
+        """Return the single net."""
         return {self.info.candidate: (self.net, self.info)}

@@ -1,4 +1,4 @@
-"""TraCoCo (Liu et al., TMI 2024): two networks answer alike where two crops overlap, and teach each other."""
+"""TraCoCo (Liu et al., TMI 2024): two networks predict alike where crops overlap, and teach each other."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ Slices = tuple[slice, ...]
 
 
 class TranslationConsistency(Method):
-    """Two networks as backbone A is configured. The second one's unlabelled crops are mixed (CutMix).
+    """TraCoCo with two networks, both configured as backbone A; the second's unlabelled crops use CutMix.
 
-    All terms are over the softmax of all classes: the teacher's likeliest class is learnt where it is
-    certain, and its least likely one unlearnt. Each network takes its crops in one forward; published with
-    one for each kind of crop.
+    All terms are over the softmax of all classes: the teacher's likeliest class is learnt where the teacher
+    is certain, and its least likely class is unlearnt. Each network takes its crops in one forward; the
+    published code runs one for each kind of crop.
     """
 
     alone = "each network has a backward pass of its own"
@@ -34,17 +34,17 @@ class TranslationConsistency(Method):
         (self.a, self.info_a), (self.b, self.info_b) = fresh(config)
 
     def views(self, iteration: int) -> Views:
-        """Both kinds of crops, in pairs that overlap."""
+        """Request both kinds of crops, in pairs that overlap."""
         run = self.config.run
         return Views(run.labelled_batch, run.unlabelled_batch, shift=self.config.tracoco.shift)
 
     def step(self, batch: Batch, iteration: int) -> Iterator[Phase]:
-        """Two phases, one for each network, so that only one graph is in memory."""
+        """Yield two phases, one for each network, so that only one graph is in memory."""
         crops, config = batch.views[0], self.config.tracoco
         weight = config.weight * ramp(self.progress(iteration) / config.ramp)
         with torch.no_grad():
             clean_a, clean_b = self.a(crops).float(), self.b(crops).float()
-        torch.clear_autocast_cache()  # weights that were cast without a gradient are not to be learnt through
+        torch.clear_autocast_cache()  # weights cast without a gradient would stop the gradients
         n = batch.labelled
         loss, terms = self._loss(self.a, batch, crops[n:], clean_b[n:], weight)
         yield Phase(loss, ("a",), {f"{name}_a": value for name, value in terms.items()})
@@ -55,7 +55,7 @@ class TranslationConsistency(Method):
     def _loss(
         self, net: nn.Module, batch: Batch, unlabelled: Tensor, wanted: Tensor, weight: float
     ) -> tuple[Tensor, dict[str, float]]:
-        """Of one network; `wanted` is what the other one answers on `unlabelled` (logits)."""
+        """Return one network's loss and its terms; `wanted`: the other's logits on `unlabelled`."""
         config, (first, second) = self.config.tracoco, batch.views
         crops = torch.cat([first, second, unlabelled])
         noisy = crops + config.noise * (2 * torch.rand_like(crops) - 1)
@@ -70,11 +70,11 @@ class TranslationConsistency(Method):
         return seg + weight * (crc + consistency), terms
 
     def optimised(self) -> dict[str, list[nn.Parameter]]:
-        """One optimiser for each network."""
+        """Return the parameters of each network, one optimiser each."""
         return {"a": list(self.a.parameters()), "b": list(self.b.parameters())}
 
     def candidates(self) -> dict[str, tuple[Backbone, Network]]:
-        """Both networks."""
+        """Return both networks."""
         return {
             self.info_a.candidate: (self.a, self.info_a),
             self.info_b.candidate: (self.b, self.info_b),
@@ -82,7 +82,7 @@ class TranslationConsistency(Method):
 
 
 def overlap(sides: Offset, offset: Offset) -> tuple[Slices, Slices]:
-    """Where two crops see the same voxels: slices of the first, and of the second, which is at `offset`."""
+    """Return where two crops see the same voxels: slices of the first, and of the second, at `offset`."""
     pairs = list(zip(sides, offset, strict=True))
     first = tuple(slice(max(0, d), n + min(0, d)) for n, d in pairs)
     second = tuple(slice(max(0, -d), n - max(0, d)) for n, d in pairs)
@@ -90,14 +90,14 @@ def overlap(sides: Offset, offset: Offset) -> tuple[Slices, Slices]:
 
 
 def _overlapping(first: Tensor, second: Tensor, offset: Offset) -> tuple[Tensor, Tensor]:
-    """The overlap in the answers (C, X, Y, Z) on both crops of a pair."""
+    """Return the overlap in the outputs (C, X, Y, Z) for both crops of a pair."""
     x, y, z = first.shape[1:]
     in_first, in_second = overlap((x, y, z), offset)
     return first[(slice(None), *in_first)], second[(slice(None), *in_second)]
 
 
 def translation_loss(first: Tensor, second: Tensor, config: TraCoCoConfig) -> Tensor:
-    """KL(second || first), mean over voxels, of the logits (C, x, y, z) of an overlap in two crops."""
+    """Return KL(second || first), mean over voxels, of the logits (C, x, y, z) of an overlap in two crops."""
     axis = 0
     if config.translation == "published":
         first, second, axis = first.clamp(1e-6, 1), second.clamp(1e-6, 1), 1
@@ -106,21 +106,21 @@ def translation_loss(first: Tensor, second: Tensor, config: TraCoCoConfig) -> Te
 
 
 def negative_entropy(logits: Tensor) -> Tensor:
-    """Mean over voxels of sum_c p log p; to minimise it keeps the answers from collapsing."""
+    """Return the mean over voxels of sum_c p log p; minimising it keeps the outputs from collapsing."""
     log_p = logits.log_softmax(dim=0)
     return (log_p.exp() * log_p).sum(dim=0).mean()
 
 
 def confident_loss(logits: Tensor, wanted: Tensor, config: TraCoCoConfig) -> Tensor:
-    """The confident regional cross entropy: positive learning where the other network is certain.
+    """Return the confident regional cross entropy: positive learning where the other network is certain.
 
-    Negative learning pushes down the class that it finds least likely, where that is unlikely enough. Each
-    voxel counts as much as the teacher's probability of the class in question.
+    Negative learning pushes down the class that the other network finds least likely, if it is unlikely
+    enough. Each voxel is weighted by the teacher's probability of the class in question.
 
     Parameters
     ----------
     logits, wanted
-        (N, C, X, Y, Z): of the network that learns, and of the one that teaches.
+        Logits (N, C, X, Y, Z) of the network that learns, and of the one that teaches.
     """
     teacher = wanted.softmax(dim=1)
     (most, likely), (least, unlikely) = teacher.max(dim=1), teacher.min(dim=1)
@@ -132,7 +132,7 @@ def confident_loss(logits: Tensor, wanted: Tensor, config: TraCoCoConfig) -> Ten
 
 
 def cut_mix(crops: Tensor, wanted: Tensor, mix: float) -> tuple[Tensor, Tensor]:
-    """A box in x and y, over all of z, of each crop and its answer is that of another crop of the batch."""
+    """Replace a box in x and y, over all of z, of each crop and its output by another crop's of the batch."""
     share = float(torch.distributions.Beta(mix, mix).sample())
     partner = torch.randperm(len(crops)).to(crops.device)
     slices: list[slice] = [slice(None), slice(None)]

@@ -1,4 +1,4 @@
-"""UA-MT (Yu et al., MICCAI 2019): a slow teacher whose certain voxels teach the student."""
+"""UA-MT (Yu et al., MICCAI 2019): a mean teacher whose certain voxels teach the student."""
 
 import math
 from collections.abc import Iterator
@@ -16,7 +16,7 @@ from c3s3_seg.training.methods.base import Method, Phase, fresh
 
 
 class UncertaintyAwareMeanTeacher(Method):
-    """The student is backbone A; the teacher its moving average, run with dropout and noise."""
+    """UA-MT with backbone A as student; the teacher is its moving average, run with dropout and noise."""
 
     def __init__(self, config: TrainConfig) -> None:
         super().__init__(config)
@@ -25,11 +25,11 @@ class UncertaintyAwareMeanTeacher(Method):
         self.teacher = self._average.net  # a sub-module, so that the checkpoint holds it
 
     def views(self, iteration: int) -> Views:
-        """Both kinds of crops, one view."""
+        """Request both kinds of crops in one view."""
         return Views(self.config.run.labelled_batch, self.config.run.unlabelled_batch)
 
     def step(self, batch: Batch, iteration: int) -> Iterator[Phase]:
-        """One phase: L_seg and the consistency where the teacher is certain."""
+        """Yield one phase: L_seg and the consistency where the teacher is certain."""
         n, progress = batch.labelled, iteration / self.config.run.iterations
         (images,) = batch.views
         logits = self.student(images)
@@ -44,7 +44,7 @@ class UncertaintyAwareMeanTeacher(Method):
 
     @torch.no_grad()
     def _teach(self, images: Tensor, progress: float) -> tuple[Tensor, Tensor]:
-        """The teacher's answer (N, C, X, Y, Z), and 1 where the entropy of its mean over passes is low."""
+        """Return the teacher's first output (N, C, X, Y, Z), and 1 where its mean output has low entropy."""
         self.teacher.train()  # dropout is part of the uncertainty
         answers = [self._noisy(images) for _ in range(self.config.uamt.passes)]
         mean = torch.stack(answers).mean(dim=0)
@@ -59,17 +59,17 @@ class UncertaintyAwareMeanTeacher(Method):
         return probability
 
     def after_start(self) -> None:
-        """The teacher begins as the student does."""
+        """Copy the student to the teacher."""
         self._average.copy(self.student)
 
     def after_step(self, iteration: int) -> None:
-        """The teacher follows."""
+        """Update the teacher."""
         self._average.update(self.student, iteration)
 
     def optimised(self) -> dict[str, list[torch.nn.Parameter]]:
-        """The student's parameters only."""
+        """Return the student's parameters only."""
         return {"main": list(self.student.parameters())}
 
     def candidates(self) -> dict[str, tuple[Backbone, Network]]:
-        """The student."""
+        """Return the student."""
         return {self.info.candidate: (self.student, self.info)}

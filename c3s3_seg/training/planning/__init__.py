@@ -1,1 +1,1 @@
-"""From a data set, a time budget and a memory limit to a configuration."""
+"""Plan a configuration from a data set, a time budget and a memory limit."""

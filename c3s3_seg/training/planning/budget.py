@@ -31,12 +31,12 @@ from c3s3_seg.training.planning.timing import (
 
 ENOUGH = 1000  # iterations; where fewer fit, smaller networks or a coarser grid are tried
 SMALL = 100_000  # voxels of a crop up to which narrow networks learn better in few iterations
-WIDE = MOST // 2  # iterations; where narrow networks have all that help and so many of wide ones fit
-WARM = 0.5  # of the iterations learn from labels alone, as in the bundles that ship
-OWN, OWN_S = 0.1, 60.0  # of the budget, and seconds: what planning itself may take
-EACH = 0.6  # of what is left of that, for the steps of one level; the last one has all of it
-WORTH_S = 5.0  # in less, a process starts and says nothing
-# Filters of both networks, and how much coarser the grid may be than the organ asks for.
+WIDE = MOST // 2  # iterations of wide networks that must fit, where narrow networks have all that help
+WARM = 0.5  # share of the iterations that learn from labels alone, as in the shipped bundles
+OWN, OWN_S = 0.1, 60.0  # limits of planning itself: share of the budget, and seconds
+EACH = 0.6  # share of the remaining planning time for the steps of one level; the last level has all
+WORTH_S = 5.0  # seconds; in less, a process starts and reports nothing
+# Filters of both networks, and how much coarser than the organ needs the grid may be.
 NARROW = 8
 LEVELS = ((16, 1.0), (NARROW, 1.0), (NARROW, 1.25), (NARROW, 1.6))
 BUSY_WORDS = (
@@ -45,17 +45,17 @@ BUSY_WORDS = (
 )
 SMALLER = "--set run.activation_checkpointing=true, a smaller task.patch or fewer filters"
 COMPETING = ("c3s3", "mcf")  # methods whose warm-up a plan chooses
-# C3S3 is taken where so many of its iterations fit: with 5,000 it was as good as labels alone at equal steps
+# C3S3 is chosen if so many of its iterations fit: with 5,000 it was as good as labels alone at equal steps
 # (left atrium), and in equal time it was behind with 5, 10 and 20 labelled cases (hippocampus).
 TEACHING = 5000
-COSTS = 5.0  # supervised steps in the time of one of C3S3, half of them warm-up (docs/training.md)
+COSTS = 5.0  # supervised steps in the time of a C3S3 step, with half of these warm-up (docs/training.md)
 TABLE = "docs/results.md, What C3S3 brings"
 Regrid = Callable[[float], None]
 
 
 @dataclass(frozen=True)
 class Constraints:
-    """What a run may take: wall clock, memory (of the process, or of the GPU), and what it begins from.
+    """Limits of a run: wall clock and memory (of the process, or of the GPU); and the bundle it begins from.
 
     Planning itself takes a tenth of the budget and a minute at most, from `began_s` on (time.monotonic).
     """
@@ -67,12 +67,12 @@ class Constraints:
 
     @property
     def own_s(self) -> float:
-        """What planning itself may take."""
+        """The seconds that planning itself may take."""
         return min(OWN_S, OWN * self.budget_s)
 
     @property
     def left_s(self) -> float:
-        """What it may still take; 0 where that is spent."""
+        """The seconds left for planning; 0 if they are spent."""
         return max(0.0, self.began_s + self.own_s - time.monotonic())
 
 
@@ -84,14 +84,15 @@ def fit(
     Parameters
     ----------
     builder
-        With all that the data or the bundle decides.
+        Builder with all choices that depend on the data or the bundle.
     regrid
-        Chooses spacing and crop again, so much coarser; None where a bundle fixes the grid and the networks.
+        Called with a factor to choose a coarser spacing and the crop again; None if a bundle fixes the grid
+        and the networks.
 
     Raises
     ------
     InputError
-        If not even the smallest fits.
+        If not even the smallest networks on the coarsest grid fit.
     """
     _device(builder)
     trials = _Trials(builder, constraints, report)
@@ -113,7 +114,7 @@ def _choose_method(
     supervised: tuple[Timing, Length],
     regrid: Regrid,
 ) -> tuple[Timing, Length]:
-    """C3S3 where enough of its iterations fit, else labels alone."""
+    """Choose C3S3 if enough of its iterations fit, else labels alone."""
     count = len(splits.unlabelled)
     fit_in = int(SPARE * constraints.budget_s / supervised[0].full_s / COSTS)
     if fit_in >= TEACHING:
@@ -140,10 +141,10 @@ def _search(
     trials: _Trials,
     regrid: Regrid | None,
 ) -> tuple[Timing, Length]:
-    """The largest networks on the finest grid with which enough iterations fit, or else the smallest."""
+    """Choose the largest networks on the finest grid with enough iterations, or else the last level."""
     levels: tuple[tuple[int, float], ...] = LEVELS[1:] if prod(builder["task.patch"]) <= SMALL else LEVELS
     if regrid is None:
-        levels = LEVELS[-1:]  # what a level is made of, the bundle decides
+        levels = LEVELS[-1:]  # one pass: the bundle fixes filters and grid
     for level in levels:
         if regrid is not None:
             _networks(builder, level[0])
@@ -169,14 +170,14 @@ def _widened(
     trials: _Trials,
     narrow: tuple[Timing, Length],
 ) -> tuple[Timing, Length]:
-    """Wide networks where the narrow ones would leave the budget unused, if enough iterations fit."""
+    """Choose wide networks if enough iterations fit, since narrow ones would leave budget unused."""
     _networks(builder, LEVELS[0][0])
     timing = trials(last=True)
     try:
         found = _length(builder, splits, constraints, timing)
     except InputError:  # they do not fit into the memory
         found = Length(0, 0)
-    # The choice of C3S3 was one for so many of its iterations; wide networks may not undo it.
+    # C3S3 was chosen because so many of its iterations fit; wide networks may not undo this.
     if found.iterations >= (TEACHING if builder["method"] == "c3s3" else WIDE):
         return timing, found
     _networks(builder, NARROW)
@@ -184,14 +185,14 @@ def _widened(
 
 
 class _Trials:
-    """Times drafts as long as there is time, and never the same configuration twice; then it assumes."""
+    """A timer of drafts: it times no configuration twice, and scales an earlier timing when time is short."""
 
     def __init__(self, builder: ConfigBuilder, constraints: Constraints, report: Progress) -> None:
         self._builder, self._constraints, self._report = builder, constraints, report
         self._done: list[tuple[TrainConfig, Timing]] = []
 
     def __call__(self, *, last: bool) -> Timing:
-        """The steps of the draft as it stands; `last`: there is nothing else to keep time for."""
+        """Return the timing of the current draft; with `last`, it may use all the planning time left."""
         limit_s = self._constraints.left_s * (1.0 if last else EACH)
         config = self._config()
         known = next((timing for before, timing in self._done if before == config), None)
@@ -220,7 +221,7 @@ class _Trials:
         except InputError:
             if config.run.precision != "auto":
                 raise
-            # A loss that is not finite in bfloat16. What is wrong with the data is so in float32 too.
+            # The loss may be not finite in bfloat16 only; a fault of the data is raised in float32 again.
             config = self._config(run__precision="float32")
             timing = time_steps(config, self._constraints.start, limit_s, report)
             self._builder.put("run.precision", "float32", "steps in bfloat16 failed")
@@ -237,7 +238,7 @@ class _Trials:
 
 
 def _device(builder: ConfigBuilder) -> None:
-    if not cuda_devices():  # torch takes seconds to load, and would say no
+    if not cuda_devices():  # torch takes seconds to load, and would find none
         return
     import torch
 
@@ -270,12 +271,12 @@ def _batches(builder: ConfigBuilder) -> None:
 
 
 def _length(builder: ConfigBuilder, splits: Splits, constraints: Constraints, timing: Timing) -> Length:
-    """What fits.
+    """Return the length that fits time and memory.
 
     Raises
     ------
     InputError
-        If nothing does.
+        If none does.
     """
     trained_on = len(splits.labelled) + (0 if builder["method"] == "supervised" else len(splits.unlabelled))
     need = timing.needs_bytes(trained_on, len(splits.validation))
@@ -296,7 +297,7 @@ def _length(builder: ConfigBuilder, splits: Splits, constraints: Constraints, ti
 
 
 def _assumed(timing: Timing, constraints: Constraints) -> str:
-    """What was not measured, and why not; empty where all was."""
+    """Return a clause on the values that were not measured, and why not; empty if all were."""
     if not timing.assumed:
         return ""
     return (
@@ -306,17 +307,17 @@ def _assumed(timing: Timing, constraints: Constraints) -> str:
 
 
 def _fixed(builder: ConfigBuilder) -> FixedRhythm:
-    """What a person set of the rhythm; the warm-up only where the method has it."""
+    """Return the rhythm that a person set; the warm-up only if the method is in `COMPETING`."""
     keys = ["run.validate_every", *(["c3s3.warm_up"] if builder["method"] in COMPETING else [])]
     return FixedRhythm(**{key.split(".")[1]: builder[key] for key in keys if builder.is_set(key)})
 
 
 def _share(builder: ConfigBuilder, constraints: Constraints) -> float:
-    """Of the iterations that are the warm-up's: none where both networks can teach from the beginning."""
+    """Return the warm-up's share of the iterations: 0 if both networks can teach from the beginning."""
     if builder["method"] not in COMPETING:
         return warm_up(builder.config(run__iterations=MOST)) / MOST
     if builder.is_set("c3s3.warm_up"):
-        return float(builder["c3s3.warm_up"] > 0)  # how many they are is in `_fixed`
+        return float(builder["c3s3.warm_up"] > 0)  # `_fixed` holds their number
     both = Counter(builder[f"networks.{slot}.architecture"] for slot in SLOTS)
     start = constraints.start
     able = start is not None and both <= Counter(network.architecture for _, network in start.members())

@@ -1,4 +1,4 @@
-"""A training plan: choices with their reasons, what a person set instead, and the TOML file they become."""
+"""Build a training plan: choices with reasons, settings that replace them, and the resulting TOML file."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from c3s3_seg.training.method_settings import METHOD_NAMES
 BY_HAND = "as set"
 TABLES = ("task", "data", "networks", "teacher", *METHOD_NAMES, "augment", "optimiser", "run")
 
-# What a configuration must have: in its place, what a person set can be checked before anything is chosen.
+# Placeholders for required keys, with which a person's settings can be checked before anything is chosen.
 _LABELS, _RECIPE = [{"name": "label", "value": 1}], {"spacing_mm": [1, 1, 1]}
 _TASK = {"name": "task", "modality": "MR", "patch": [16] * 3, "labels": _LABELS, "recipe": _RECIPE}
 REQUIRED: dict[str, Any] = {
@@ -30,7 +30,7 @@ REQUIRED: dict[str, Any] = {
 
 @dataclass(frozen=True)
 class Choice:
-    """One key of a configuration, its value, and why."""
+    """One key of a configuration, its value, and the reason."""
 
     key: str
     value: Any
@@ -43,30 +43,30 @@ class ConfigBuilder:
     Parameters
     ----------
     overrides
-        `key=value`, which win over any choice.
+        `key=value` settings, which replace any choice.
 
     Raises
     ------
     ConfigError
-        If there is no such key, or it may not have such a value.
+        If a key does not exist, or its value is not allowed.
     """
 
     def __init__(self, overrides: Sequence[str]) -> None:
         data = copy.deepcopy(REQUIRED)
         for override in overrides:
             put(data, override)
-        parse(TrainConfig, data, "--set")  # choices are made of these values
+        parse(TrainConfig, data, "--set")  # raises now, since choices depend on these values
         self._set = dict(_leaves(nested(overrides)))
         self._choices = {key: Choice(key, value, BY_HAND) for key, value in self._set.items()}
 
     def put(self, key: str, value: Any, reason: str) -> Any:
-        """Choose, or choose again; gives the value that holds."""
+        """Choose a value, or choose again, and return the value in effect."""
         if key not in self._set:
             self._choices[key] = Choice(key, value, reason)
         return self._choices[key].value
 
     def remove(self, key: str) -> None:
-        """Take a choice back: the default holds."""
+        """Remove a choice, so that the default holds; settings stay."""
         if key not in self._set:
             self._choices.pop(key, None)
 
@@ -77,18 +77,18 @@ class ConfigBuilder:
         return key in self._choices
 
     def is_set(self, key: str) -> bool:
-        """Whether a person decided this."""
+        """Return whether a person set this key."""
         return key in self._set
 
     def choices(self) -> list[Choice]:
-        """All, table by table."""
+        """Return all choices, ordered by table."""
         order = {name: place for place, name in enumerate(TABLES)}
         return sorted(
             self._choices.values(), key=lambda c: (order.get(_table(c.key).split(".")[0], -1), _table(c.key))
         )
 
     def config(self, **more: Any) -> TrainConfig:
-        """The configuration so far, with `table__key` values in place of what it lacks."""
+        """Return the configuration so far, with the `table__key` values added or replaced."""
         data: dict[str, Any] = {}
         chosen = {choice.key: choice.value for choice in self._choices.values()}
         for key, value in (chosen | {key.replace("__", "."): value for key, value in more.items()}).items():
@@ -101,7 +101,7 @@ class ConfigBuilder:
 
 
 def toml(choices: Sequence[Choice], heading: str) -> str:
-    """A configuration with a comment above each value that says why it is so."""
+    """Return a configuration as TOML, with the reason as a comment above each value."""
     lines, table = [f"# {printable(line)}" for line in heading.splitlines()], ""
     for choice in choices:
         if _table(choice.key) != table:
@@ -133,6 +133,6 @@ def _value(value: Any) -> str:
     if isinstance(value, list | tuple):
         return "[" + ", ".join(_value(item) for item in value) + "]"
     if isinstance(value, str):
-        # A TOML basic string is a JSON string, but for one sign that it wants written in another way.
+        # A TOML basic string is a JSON string, except for the character DEL, which TOML wants escaped.
         return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
     return repr(value)

@@ -1,4 +1,4 @@
-"""What a plan takes from a bundle, so that `train --from` fits."""
+"""Copy settings from a bundle into a plan, so that `train --from` fits."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from c3s3_seg.training.checks import check_data
 from c3s3_seg.training.networks import SLOTS, NetworksConfig, Slot
 from c3s3_seg.training.planning.builder import ConfigBuilder
 
-SLOWER = 0.4  # of the learning rate that the bundle began with
-BLEND = 0.5  # of what is learnt; alone it fits the few new labels too closely (benchmarks/training-log.md)
+SLOWER = 0.4  # share of the learning rate that the bundle began with
+BLEND = 0.5  # share of trained weights, which alone overfit the few new labels (benchmarks/training-log.md)
 COPIED = "as in the bundle"
-# What a bundle's own configuration says that its manifest does not.
+# Settings that only the bundle's recorded training configuration states.
 SETTINGS = ("networks.dropout", "networks.storage", "c3s3.alpha")
 
 
@@ -28,7 +28,7 @@ def from_bundle(builder: ConfigBuilder, data: DataSet, splits: Splits, bundle: M
     InputError
         If the data set has other labels or another modality than the bundle.
     ConfigError
-        If what the manifest says of the bundle's own configuration is none.
+        If the manifest's record of the bundle's training configuration is invalid.
     """
     _same_task(data, bundle)
     _task(builder, bundle)
@@ -55,7 +55,7 @@ def from_bundle(builder: ConfigBuilder, data: DataSet, splits: Splits, bundle: M
 
 
 def _recorded(bundle: ModelBundle, name: str) -> dict[str, Any]:
-    """A table of the configuration that the bundle was trained with; empty where the manifest has none."""
+    """Return a table of the bundle's training configuration; empty if the manifest has none."""
     found = bundle.manifest.training.get("config", {}).get(name, {})
     if not isinstance(found, dict):
         what = f"training.config.{name} = {str(found)[:80]!r}: wanted a table"
@@ -65,7 +65,7 @@ def _recorded(bundle: ModelBundle, name: str) -> dict[str, Any]:
 
 def _same_task(data: DataSet, bundle: ModelBundle) -> None:
     todo = "Name and number the labels as the bundle has them, or plan without --from"
-    check_data(bundle.task, data, todo)  # as train does: spellings of one name or modality are one
+    check_data(bundle.task, data, todo)  # same as in `train`: spellings of one name or modality are equal
     theirs = bundle.task.label_values
     if set(data.labels.values()) - set(theirs.values()):  # would be learnt as background
         what = f"labels are {dict(data.labels)}, the bundle's {theirs}"
@@ -86,7 +86,7 @@ def _task(builder: ConfigBuilder, bundle: ModelBundle) -> None:
 
 
 def _known(value: Any) -> Any:
-    """Without what is None, which TOML cannot say."""
+    """Return the value without the None entries of its mappings, which TOML cannot express."""
     if isinstance(value, dict):
         return {key: _known(item) for key, item in value.items() if item is not None}
     return [_known(item) for item in value] if isinstance(value, list) else value
@@ -108,10 +108,10 @@ def _networks(builder: ConfigBuilder, splits: Splits, bundle: ModelBundle) -> No
 
 
 def _pair(bundle: ModelBundle) -> dict[Slot, tuple[str, Network | None]]:
-    """The architectures of both slots, and the bundle's network of each.
+    """Return the architecture of each slot, and the bundle's network for it or None.
 
-    They are those of its own run; where that trained another pair, or nothing is known of it, the primary
-    network is in one of the slots.
+    The architectures are those of the bundle's run, or the defaults if it recorded none; if the primary
+    network's is not among them, it replaces that of slot a.
     """
     primary, pair = bundle.networks[0], NetworksConfig()
     recorded = bundle.manifest.training.get("config", {}).get("networks")

@@ -1,7 +1,7 @@
-"""From a data set, a time budget and a memory limit to a configuration, every value with its reason.
+"""Plan a configuration from a data set, a time budget and a memory limit, every value with its reason.
 
-The rules of thumb come from what was measured (benchmarks/training-log.md); how long a step takes and
-what memory it needs is measured here, with real steps on this machine.
+The rules of thumb come from experiments (benchmarks/training-log.md); the time and memory of a step are
+measured with real steps on this machine.
 """
 
 from __future__ import annotations
@@ -27,31 +27,31 @@ from c3s3_seg.training.planning.statistics import DataStatistics, Triple, measur
 from c3s3_seg.training.settings import DataConfig
 
 FINEST = 35  # voxels across an organ: 1.25 mm at an atrium of 43 mm, which costs 0.009 Dice at most
-MARGIN = 1.25  # of a crop around the organ
-SMALLEST = 2  # voxels of a side of the coarsest map
-CROP = 200_000  # voxels: 64 x 64 x 48, with which both nets learn on two cores
-READING = 0.3  # of the time that planning may take
-BESIDE = 0.5  # of the foreground's span that a window shows on either side
-ROUND = 5  # Hounsfield units
+MARGIN = 1.25  # side of a crop relative to the organ's
+SMALLEST = 2  # least voxels along a side of the coarsest feature map
+CROP = 200_000  # most voxels of a crop: 64 x 64 x 48, with which both nets learn on two cores
+READING = 0.3  # share of the planning time for measuring cases
+BESIDE = 0.5  # share of the foreground's span that a window adds on either side
+ROUND = 5  # Hounsfield units: step to which a window is rounded, and its least margin
 NONE_UNLABELLED = "there are no unlabelled cases"
-THICK = 3.0  # times the next spacing: from there nnU-Net too augments slice by slice
+THICK = 3.0  # ratio to the next spacing above which nnU-Net too augments slice by slice
 
 
 def make_plan(
     folder: Path, constraints: Constraints, overrides: Sequence[str], report: Progress
 ) -> list[Choice]:
-    """Measure a data set and some steps, and choose.
+    """Measure a data set and some steps, and choose the configuration.
 
     Parameters
     ----------
     folder
-        Holds the index, scans and masks.
+        Folder with the index, scans and masks.
     constraints
         Time, memory, and a bundle to begin from.
     overrides
-        `key=value`: what is not to be chosen.
+        `key=value` settings that replace choices.
     report
-        Called with what is being done.
+        Called with the current activity.
 
     Raises
     ------
@@ -59,7 +59,7 @@ def make_plan(
         If there is no labelled case, one cannot be read, the bundle does not fit the data, or the budget or
         the memory is too small.
     ConfigError
-        If a value that was set is not allowed, or not beside what was chosen, or it names a teacher.
+        If a set value is not allowed, conflicts with the choices, or names a teacher.
     """
     builder = ConfigBuilder(overrides)
     if any(builder.is_set(f"teacher.{key}") for key in ("bundle", "masks")):
@@ -75,19 +75,19 @@ def make_plan(
     else:
         from_bundle(builder, data, splits, constraints.start)
     fit(builder, splits, constraints, report, regrid)
-    builder.config()  # as `train` will read it
+    builder.config()  # checks the configuration as `train` will
     return builder.choices()
 
 
 def _data_config(builder: ConfigBuilder) -> DataConfig:
-    """What is known of the data so far; everything else has its default."""
+    """Return the `data` table as known so far; every other key has its default."""
     names = DataConfig.__dataclass_fields__
     known = {name: builder[f"data.{name}"] for name in names if f"data.{name}" in builder}
     return parse(DataConfig, known, "--set data")
 
 
 def from_data(builder: ConfigBuilder, data: DataSet, splits: Splits, measured: DataStatistics) -> None:
-    """Choose all that the scans decide."""
+    """Choose all settings that depend on the scans."""
     _task(builder, data, measured)
     _intensity(builder, measured)
     _grid(builder, measured)
@@ -127,7 +127,7 @@ def _intensity(builder: ConfigBuilder, measured: DataStatistics) -> None:
 
 
 def window(low: float, high: float) -> tuple[float, float]:
-    """The foreground's range -> what the network is shown, in whole multiples of 5 HU.
+    """Return the intensity window for the foreground's range, in whole multiples of 5 HU.
 
     >>> window(-30, 170)
     (-130.0, 270.0)
@@ -165,7 +165,7 @@ def _grid(builder: ConfigBuilder, measured: DataStatistics, coarser: float = 1.0
 
 
 def rounded_mm(length: float) -> float:
-    """To 0.01 mm; what is below 0.1 mm (micro-CT) to three digits, for it would become 0.
+    """Round to 0.01 mm, but below 0.1 mm (micro-CT) to three digits, since it would become 0.
 
     >>> rounded_mm(1.2345), rounded_mm(0.0034567)
     (1.23, 0.00346)
@@ -178,7 +178,7 @@ def _mm(length: float) -> str:
 
 
 def _slices(builder: ConfigBuilder, spacing: Sequence[float]) -> None:
-    """Whether augmentation stays within slices."""
+    """Choose whether augmentation stays within slices."""
     ratio = max(spacing) / sorted(spacing)[1]
     if ratio > THICK:
         why = (
@@ -190,7 +190,7 @@ def _slices(builder: ConfigBuilder, spacing: Sequence[float]) -> None:
 
 
 def _strides(builder: ConfigBuilder) -> Strides:
-    """Those that hold: a person may have set them."""
+    """Return the strides in effect, chosen or set by a person; else `EVEN`."""
     if "task.strides" not in builder:
         return EVEN
     strides: Strides = parse(cast(Any, ReadStrides), builder["task.strides"], "task.strides")
@@ -198,7 +198,10 @@ def _strides(builder: ConfigBuilder) -> Strides:
 
 
 def crop(spacing_mm: Triple, measured: DataStatistics, multiple: tuple[int, int, int]) -> tuple[int, ...]:
-    """Sides of a crop, such multiples: the organ and a margin, as far as scans reach and a step bears."""
+    """Return the sides of a crop in voxels, multiples of `multiple` and at least `SMALLEST` times it.
+
+    The crop holds the organ and a margin, limited by the field of view and by `CROP` voxels.
+    """
     wanted = [
         min(MARGIN * o, f) / s for o, f, s in zip(measured.organ_mm, measured.fov_mm, spacing_mm, strict=True)
     ]

@@ -1,4 +1,4 @@
-"""What a data set is like, as far as a training plan depends on it."""
+"""Measure the properties of a data set that a training plan depends on."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from c3s3_seg.io import load, load_mask
 from c3s3_seg.system.progress import Progress
 
 SAMPLE = 24  # labelled cases that are read, evenly spaced over the list
-VALUES = 4096  # foreground intensities of each case that count for the quantiles
-LARGE = 95  # percentile over the cases of what a crop must hold
+VALUES = 4096  # foreground intensities of each case, roughly, that count for the quantiles
+LARGE = 95  # percentile over the cases of the organ's sides, which a crop must hold
 WHOLE = 0.99  # share of a label in its largest component, from which it counts as one piece
 
 Triple = tuple[float, float, float]
@@ -33,23 +33,23 @@ class DataStatistics:
     Parameters
     ----------
     modality
-        As the index, or else the first scan has it; empty where neither does.
+        Modality from the index, or else from the first scan that states it; empty if none does.
     labels
         Name -> value in masks.
     spacing_mm, fov_mm
-        Of the scans.
+        Voxel spacing and field of view of the scans.
     organ_mm
         Sides of the box around all labels, 95 % quantile over the cases.
     diameter_mm
-        Of the ball of the same volume as the smallest label.
+        Diameter of the ball with the volume of a case's smallest label.
     one_piece
         Whether in every mask each label is one connected piece (6-neighbours), but for 1 % of it.
     grey
         The foreground's 0.5 % and 99.5 % quantiles of intensities, in the scans' unit.
     read
-        How many cases these are.
+        Number of cases measured: those read whose mask holds a label.
     skipped
-        How many more would have been read, had there been time.
+        Number of cases that were not read for lack of time.
     """
 
     modality: str
@@ -66,7 +66,7 @@ class DataStatistics:
 
 @dataclass(frozen=True)
 class _Seen:
-    """The same of one case; `diameters_mm` of the labels that are there."""
+    """The measurements of one case; `diameters_mm` of the labels present, `grey` a sample of intensities."""
 
     spacing_mm: NDArray[np.float64]
     fov_mm: NDArray[np.float64]
@@ -84,11 +84,11 @@ def measure(
     Parameters
     ----------
     data, splits
-        The data set, and which of its cases are labelled.
+        Data set, and the names of its labelled cases.
     report
         Called with each case before it is read.
     limit_s
-        After so long no further case is read; one with a label always is.
+        Seconds after which no further case is read, once one with a label was.
 
     Raises
     ------
@@ -117,13 +117,13 @@ def measure(
 
 
 def _spread(names: tuple[str, ...]) -> list[str]:
-    """Evenly spaced over the list, in an order in which the first few are so too."""
+    """Return up to `SAMPLE` names evenly spaced over the list, ordered so that the first few are so too."""
     places = np.unique(np.linspace(0, len(names) - 1, min(SAMPLE, len(names))).round().astype(int))
     return [names[place] for step in (8, 4, 2, 1) for place in places[::step] if _first(place, places, step)]
 
 
 def _first(place: int, places: NDArray[np.int_], step: int) -> bool:
-    """Whether no wider step has come by there."""
+    """Return whether no wider step already includes the place."""
     return step == 8 or place not in places[:: 2 * step]
 
 
@@ -148,7 +148,7 @@ def _look(scan: Volume, mask: Volume, labels: list[int]) -> _Seen:
 
 
 def _organs(array: NDArray[np.integer], labels: list[int]) -> list[NDArray[np.bool_]]:
-    """The voxels of each label that is there, within the box around it: a hundred labels take one pass."""
+    """Return the voxels of each label present, within its bounding box; one pass finds the boxes of all."""
     from scipy import ndimage
 
     boxes = ndimage.find_objects(array, max_label=max(labels))

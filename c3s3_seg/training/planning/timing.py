@@ -1,4 +1,4 @@
-"""A few real steps of a configuration, timed in a process of their own, and the length that fits a budget."""
+"""Time a few real steps of a configuration in a separate process, and find the length that fits a budget."""
 
 from __future__ import annotations
 
@@ -19,19 +19,19 @@ from c3s3_seg.training.planning.trial import READ as READ
 from c3s3_seg.training.planning.trial import STEPS as STEPS
 from c3s3_seg.training.planning.trial import serve
 
-LEAST_S = 1.0  # in less a process does not even start
-SPARE = 0.92  # of the budget is planned; other work and slow disks take their share
-VALIDATIONS = 8  # wanted in a run
-VALIDATING = 0.2  # of the budget at most
+LEAST_S = 1.0  # seconds; in less a process does not even start
+SPARE = 0.92  # share of the budget that is planned; other work and slow disks take the rest
+VALIDATIONS = 8  # wanted number in a run
+VALIDATING = 0.2  # largest share of the budget for validation
 LEAST = 10  # iterations; fewer are no training
-MOST = 6000  # iterations, the published number; more has only been seen to overfit
-STARTING_S = 5.0  # torch, and writing the bundle
-BUSY = 0.1  # of the time: two threads of which one waits hold each other up far more than that
+MOST = 6000  # iterations, the published number; more iterations only overfitted
+STARTING_S = 5.0  # seconds to load torch and to write the bundle
+BUSY = 0.1  # share of the time waited; of two threads, one waiting delays both far more than that
 
 
 @dataclass(frozen=True)
 class Length:
-    """What a budget allows: iterations, and how often to validate (0: no validation cases)."""
+    """The length that a budget allows: iterations and validations (0: no validation cases)."""
 
     iterations: int
     validations: int
@@ -44,7 +44,7 @@ class Length:
 
 @dataclass(frozen=True)
 class FixedRhythm:
-    """What a person set of a run's rhythm; None: it is chosen.
+    """The rhythm of a run that a person set; None: it is chosen.
 
     Parameters
     ----------
@@ -67,29 +67,29 @@ def time_steps(
     limit_s: float = inf,
     report: Progress = silent,
 ) -> Timing:
-    """Run a few steps in a fresh process: memory is that of such a run and nothing else.
+    """Time a few steps in a fresh process, so that the memory measured is that of such a run alone.
 
     Parameters
     ----------
     config
-        With a length that reaches the method's own steps.
+        Configuration with a length that reaches the method's own steps.
     start
-        A bundle to begin from.
+        Bundle to begin from.
     limit_s
-        After so long the process is ended; what is not known then is assumed, and said to be.
+        Seconds after which the process is ended; values unknown then are assumed, and reported as assumed.
     report
-        Called about once a second with how far it is.
+        Called about once a second with the progress.
 
     Raises
     ------
     InputError
-        What the steps raise: data that cannot be read, a bundle that does not fit, a loss that is not finite.
+        If the steps raise it: unreadable data, a bundle that does not fit, a loss that is not finite.
     """
     found = Pieces(config)
     if limit_s < LEAST_S:
         return found.timing()
     began = time.monotonic()
-    context = get_context("spawn")  # a copy of this process would have its memory
+    context = get_context("spawn")  # a fork would count this process's memory
     ours, theirs = context.Pipe(duplex=False)
     process = context.Process(target=serve, args=(config, start, theirs), daemon=True)
     process.start()
@@ -104,7 +104,7 @@ def time_steps(
 
 
 def _listen(pipe: Connection, found: Pieces, began: float, limit_s: float, report: Progress) -> None:
-    """Take what the process says until it ends, dies, or the time is up."""
+    """Take measurements from the process until it ends or dies, or the time is up."""
     while not found.complete:
         spent_s = time.monotonic() - began
         if spent_s >= limit_s:
@@ -128,22 +128,22 @@ def length(
     begun: bool = False,
     fixed: FixedRhythm = CHOSEN,
 ) -> Length:
-    """The iterations that fit into a budget, with reading, validating and writing counted.
+    """Return the iterations that fit into a budget, with reading, validating and writing counted.
 
     Parameters
     ----------
     timing
-        What the parts take.
+        Seconds of the parts of a run.
     budget_s
         Wall clock of the whole run.
     cases
-        To learn from, and for validation.
+        Numbers of training and validation cases.
     share
-        Of the iterations that are the warm-up's.
+        Share of the iterations that are the warm-up's.
     begun
-        Whether it begins from a bundle, and so validates once before its first iteration.
+        Whether the run begins from a bundle, and so validates once before its first iteration.
     fixed
-        What holds in place of `share`, and of a number of validations that is chosen.
+        Rhythm that replaces `share`, and the chosen number of validations.
 
     Raises
     ------
@@ -161,7 +161,7 @@ def length(
     if fixed.warm_up is not None:
         left_s, step_s = left_s + fixed.warm_up * (timing.full_s - timing.warm_s), timing.full_s
     if validation and fixed.validate_every is not None:
-        left_s += (validations - 1) * once  # the last iteration is followed by one in any case
+        left_s += (validations - 1) * once  # a validation follows the last iteration in any case
         step_s += once / fixed.validate_every
     iterations = int(left_s / step_s)
     if iterations < LEAST:
@@ -175,12 +175,12 @@ def length(
 
 
 def parse_time(text: str) -> float:
-    """`6h`, `90m`, `300s`, `1h30m` -> seconds.
+    """Return the seconds of a time such as `6h`, `90m`, `300s` or `1h30m`.
 
     Raises
     ------
     InputError
-        If it is not a positive time.
+        If the text is not a positive time.
     """
     units = {"h": 3600.0, "m": 60.0, "s": 1.0}
     match = re.fullmatch(r"(?:([0-9.]+)h)?(?:([0-9.]+)m)?(?:([0-9.]+)s)?", text.strip().lower())

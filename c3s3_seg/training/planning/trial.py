@@ -1,4 +1,4 @@
-"""A few real steps of a configuration, in a process of their own: what it says on the way."""
+"""Run a few real steps of a configuration in a process of their own, and send the measurements."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from c3s3_seg.system.process import keep_pages
 from c3s3_seg.system.process_pool import follow_parent
 from c3s3_seg.training.config import TrainConfig, warm_up
 
-STEPS = 3  # timed ones of each kind; one before them warms up
-READ = 2  # cases of each kind that are read for them
+STEPS = 3  # timed steps of each kind; one before them warms up
+READ = 2  # cases of each kind that are read for these steps
 
 
 def serve(config: TrainConfig, start: ModelBundle | None, pipe: Connection) -> None:
-    """Send (name, value) as soon as it is known; at the end "ended", or "failed" with the error."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the process that waits for us
+    """Send each (name, value) once measured; at the end "ended", or "failed" with the error."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is handled by the parent process
     follow_parent()
     try:
         for name, value in measure_steps(config, start):
@@ -40,13 +40,13 @@ def serve(config: TrainConfig, start: ModelBundle | None, pipe: Connection) -> N
 
 
 def measure_steps(config: TrainConfig, start: ModelBundle | None) -> Iterator[tuple[str, Any]]:
-    """What is found, in the order in which it is: each first once, so that a limit costs precision only.
+    """Yield each measurement when it is made: first each kind once, so that a limit costs only precision.
 
     Yields
     ------
-    `load_s` and `case_bytes` of a case, `voxels` of it on the model's grid, `precision`, `validation_bytes`
-    of a validation case, `warm_s` and `full_s` of a step several times, `validate_s` of a case twice,
-    `peak_bytes` and `waited` so far.
+    `loaded`, `load_s` and `case_bytes` of a case, `voxels` of a case on the model's grid, `precision`,
+    `validation_bytes` of a validation case, `warm_s` and `full_s` of a step several times, `validate_s` of
+    a case twice, `peak_bytes` so far, and `waited` of a round of steps.
     """
     from c3s3_seg.training.bundles.initialize import initialize_from
     from c3s3_seg.training.cases import read_validation
@@ -83,7 +83,7 @@ def measure_steps(config: TrainConfig, start: ModelBundle | None) -> Iterator[tu
             yield name, step_s()
             yield "peak_bytes", peak_bytes()
         yield "waited", share_waited(before, scheduled())
-        if number in (0, STEPS):  # the first also loads what it needs
+        if number in (0, STEPS):  # the first also includes start-up costs
             validate_s = _clock()
             run.validate(validation)
             yield "validate_s", validate_s()
@@ -96,7 +96,7 @@ def _clock() -> Callable[[], float]:
 
 
 def scheduled() -> tuple[int, int]:
-    """Of all threads of this process: ns on a processor, and ns ready without one (Linux: schedstat)."""
+    """Return ns on a processor and ns ready without one, over all threads (Linux: schedstat; else 0)."""
     ran = waited = 0
     for path in Path("/proc/self/task").glob("*/schedstat"):
         with suppress(OSError):  # a thread that has just ended
@@ -106,13 +106,13 @@ def scheduled() -> tuple[int, int]:
 
 
 def share_waited(before: tuple[int, int], after: tuple[int, int]) -> float:
-    """Between two answers of `scheduled`: the part of the time that was spent waiting for a processor."""
+    """Return the share of time spent waiting for a processor between two results of `scheduled`."""
     ran, waited = (max(0, b - a) for a, b in zip(before, after, strict=True))
     return waited / max(1, ran + waited)
 
 
 def peak_bytes() -> float:
-    """The largest resident size of this process so far, or what torch took of a GPU, where that is more."""
+    """Return the peak resident size of this process, or torch's peak GPU memory if larger, in bytes."""
     import torch
 
     device = torch.cuda.max_memory_allocated() if torch.cuda.is_available() else 0
