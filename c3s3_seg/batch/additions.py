@@ -1,7 +1,7 @@
-"""Reports, scores and other formats of a mask that is there: the network does not run again.
+"""Add reports, scores and other formats to an existing mask without running the network again.
 
-The mask is read back and its hash compared with the journal. Its JSON stays the record of how it was made;
-the scores, and the files that are written now, are put into it.
+The mask is read back and its hash compared with the journal. Its JSON stays the record of how the mask was
+made; the scores, and the files that are written now, are added to the JSON.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from c3s3_seg.system.schema import plain
 
 
 def kept_mask(task: CaseTask, job: Job, scan: Volume, labels: Mapping[str, int]) -> Volume | None:
-    """The mask of an earlier run on the scan's grid; None where it is not: the case is segmented again."""
+    """Return the earlier run's mask on the scan's grid; None if the case must be segmented again."""
     kept = task.kept
     if kept is None or scan.source.sha256 != kept.scan_sha256 or _record(task, job) is None:
         return None
@@ -47,19 +47,38 @@ def kept_mask(task: CaseTask, job: Job, scan: Volume, labels: Mapping[str, int])
 
 
 def add_reports(loaded: Loaded, job: Job, model: ModelTask) -> Outcome:
-    """Score; write the reports that are asked for, the mask in another format, and the JSON anew.
+    """Score the mask; write the requested reports, the mask in another format, and the JSON again.
 
     Raises
     ------
     C3S3Error
-        If a file cannot be written. What was written of it goes; the files of the earlier run stay.
+        If a file cannot be written. New and changed files are removed; those of the earlier run that are
+        unchanged stay.
     """
     written: list[Path] = []
+    before = _earlier_sha256(job.out, loaded.task.case.name)
     try:
         return _add(loaded, job, model, written)
     except BaseException:
-        remove_files(job.out, [str(path.relative_to(job.out)) for path in written])
+        names = [str(path.relative_to(job.out)) for path in written]
+        remove_files(job.out, [name for name in names if not _is(job.out / name, before.get(name))])
         raise
+
+
+def _earlier_sha256(out: Path, case: str) -> dict[str, str]:
+    """Return file -> sha256 of the case's files as its JSON lists them, the JSON included."""
+    name = f"{case}.json"
+    with suppress(C3S3Error, OSError):
+        listed = (read_case(out / name) or {}).get(FILES)
+        return {**(listed if isinstance(listed, dict) else {}), name: sha256(out / name)}
+    return {}
+
+
+def _is(path: Path, known: str | None) -> bool:
+    """Return whether a file has this hash; False if there is no file, or the hash is None."""
+    with suppress(C3S3Error, OSError):
+        return known is not None and sha256(path) == known
+    return False
 
 
 def _add(loaded: Loaded, job: Job, model: ModelTask, written: list[Path]) -> Outcome:
@@ -94,7 +113,7 @@ def _uncertainty(kept: Kept, job: Job, mask: Volume) -> Volume | None:
 
 
 def _record(task: CaseTask, job: Job) -> dict[str, Any] | None:
-    """The JSON of the case, where it speaks of the mask that is there."""
+    """Return the JSON of the case without its list of files; None unless it lists the kept mask."""
     found, kept = read_case(job.out / f"{task.case.name}.json"), task.kept
     if found is None or kept is None or not isinstance(found.get("scan"), dict):
         return None

@@ -1,11 +1,11 @@
-"""The cases on a Dask cluster: other machines, a scheduler that retries, results through the same journal.
+"""Process cases on a Dask cluster: other machines, a scheduler that retries, results in the same journal.
 
 Each worker process opens the model once and takes one case at a time. Scans and the output folder must have
 the same paths on every machine.
 
 Dask sends Python objects as pickles: whoever can connect to a scheduler or a worker can run code as its user.
-A local cluster uses TLS with a key that is made for this run; a scheduler elsewhere has to be protected by
-those who run it.
+A local cluster uses TLS with a key that is made for this run; a scheduler elsewhere must be protected by
+its operators.
 """
 
 from __future__ import annotations
@@ -29,19 +29,18 @@ from c3s3_seg.batch.job import CaseTask, Job, Model, refuse_other_model, sendabl
 from c3s3_seg.batch.records import Outcome, Refusal
 from c3s3_seg.batch.worker_pool import worker_engine
 from c3s3_seg.errors import C3S3Error, InputError, MissingError, to_install
-from c3s3_seg.system.hardware import available_processors
 from c3s3_seg.system.process import quiet_libraries
 from c3s3_seg.system.schema import parse
 
-TRIES = 2  # how many workers a case may take down before it is the case's fault
-QUEUED = 3  # cases per worker that wait on the cluster; the others wait here
+TRIES = 2  # repeats of a case that raised; dead workers count against Dask's own `allowed-failures`
+QUEUED = 3  # cases per worker that wait on the cluster; the others wait in this process
 CONNECT_S = 30
-LONGEST = 300  # characters of what Dask says
+LONGEST = 300  # characters shown of a Dask message
 GPU = "GPU"  # workers started with `dask worker --resources GPU=1` hold one model each per GPU
-# What a local worker runs first: a terminal sends Ctrl-C to all, and only this process is to end the others.
+# First code of a local worker: a terminal sends Ctrl-C to all, and only this process is to end the others.
 IGNORE_CTRL_C = "import signal; signal.signal(signal.SIGINT, signal.SIG_IGN)"
 
-_opened: dict[str, Engine] = {}  # of this worker process: a model is opened once
+_opened: dict[str, Engine] = {}  # engines of this worker process: a model is opened once
 _one_at_a_time = threading.Lock()  # a Dask worker may have several threads
 
 
@@ -53,23 +52,23 @@ def cluster_engine(
     Parameters
     ----------
     model, job
-        What each worker opens and does.
+        The model that each worker opens, and the options for its cases.
     address
-        `local`, or that of a scheduler: `tcp://HOST:PORT`.
+        `local`, or the address of a scheduler: `tcp://HOST:PORT`.
     workers
-        Of a local cluster; 0: 2.
+        Number of workers of a local cluster; 0: 2.
     limit_s
-        Seconds that a case may take; None: as long as it wants.
+        Seconds that a case may take; None: no limit.
 
     Raises
     ------
     MissingError
         If Dask is not installed.
     InputError
-        If the scheduler does not answer, has no worker, or wants TLS of which nothing is set here; or if its
-        workers cannot open the model.
+        If the scheduler does not answer, has no worker, or requires TLS that is not configured here; or if
+        a worker lacks the package or dies on opening the model.
     C3S3Error
-        If the model cannot be opened there.
+        If a worker reports that the model cannot be opened.
     """
     if importlib.util.find_spec("distributed") is None:
         todo = to_install("cluster")
@@ -90,7 +89,7 @@ def cluster_engine(
 
 
 def _opened_there(client: Any, setup: str, address: str) -> dict[str, Any]:
-    """What a worker has opened. What Dask raises is of the workers: it is not installed there, it died."""
+    """Return the origin or refusal from a worker. Dask raises if it died or the package is missing."""
     try:
         future = client.submit(_origin, setup, pure=False, resources=_resources(client))
         origin: dict[str, Any] = future.result()
@@ -102,7 +101,7 @@ def _opened_there(client: Any, setup: str, address: str) -> dict[str, Any]:
 
 
 def _line(error: BaseException | None) -> str:
-    """An error of Dask in one line: some are pages long."""
+    """Return an error of Dask as one line: some are pages long."""
     lines = str(error).strip().splitlines()
     return f"{type(error).__name__}{f': {lines[0][:LONGEST]}' if lines else ''}"
 
@@ -110,7 +109,7 @@ def _line(error: BaseException | None) -> str:
 def _connect(address: str, workers: int, stack: ExitStack) -> Any:
     dask: Any = importlib.import_module("distributed")  # its classes have no types
     if address == "local":
-        # Pages that show the state ask nobody who he is: no page at all, on a port that nobody else reaches.
+        # Dask's status pages have no authentication: serve none at all, and on a loopback port only.
         routes: dict[str, list[str]] = {
             f"distributed.{role}.http.routes": [] for role in ("scheduler", "worker")
         }
@@ -129,10 +128,10 @@ def _connect(address: str, workers: int, stack: ExitStack) -> Any:
         return dask.Client(stack.enter_context(cluster), set_as_default=False)
     try:
         client = dask.Client(address, timeout=CONNECT_S, set_as_default=False)
-    except (OSError, ValueError) as error:  # a TimeoutError, too
+    except (OSError, ValueError) as error:  # TimeoutError is an OSError, too
         raise _silent(address, error) from error
     except (TypeError, RuntimeError) as error:
-        # tls:// without certificates; or TLS is wanted, and this is tcp://.
+        # Either tls:// without certificates, or tcp:// where TLS is required.
         what = f"Dask's configuration and the address of the scheduler do not fit ({_line(error)})"
         todo = (
             "For tls://HOST:PORT set distributed.comm.tls; with distributed.comm.require-encryption give it"
@@ -152,16 +151,16 @@ def _silent(address: str, error: Exception) -> InputError:
 
 
 def _security(dask: Any) -> Any:
-    """TLS by a key that lives as long as the cluster: other users of this machine reach its ports, too.
+    """Return TLS settings with a key for this cluster only: other users of this machine reach its ports.
 
     Raises
     ------
     MissingError
-        If nothing is installed that can make a key.
+        If no program or package that can make a key is installed.
     """
     try:
         return dask.Security.temporary()
-    except ImportError:  # it needs the package cryptography; the program openssl is as good
+    except ImportError:  # Dask needs the package cryptography; the program openssl is as good
         certificate, key = _key_of_openssl()
     roles = ("client", "scheduler", "worker")
     pairs = {
@@ -185,29 +184,24 @@ def _key_of_openssl() -> tuple[str, str]:
 
 
 def _placed(model: Model, address: str, workers: int) -> Model:
-    """On this machine the processors are shared out; elsewhere a runtime takes what its worker may."""
-    if address != "local":
-        return model
-    model = model.among(workers)
-    if model.backend.threads is not None:
-        return model
-    return model.with_threads(max(1, available_processors() // workers))
+    """Return the model with its share of this machine's resources; unchanged on a cluster elsewhere."""
+    return model.among(workers) if address == "local" else model
 
 
 def _setup(model: Model, job: Job, limit_s: float | None) -> str:
-    """What a worker is told, as JSON; its current folder is another one."""
-    job = replace(job, out=job.out.absolute())
+    """Return the setup for a worker as JSON, with absolute paths: its current folder is another one."""
+    model, job = replace(model, bundle=model.bundle.absolute()), replace(job, out=job.out.absolute())
     return json.dumps({"model": asdict(model), "job": asdict(job), "limit_s": limit_s}, default=sendable)
 
 
 def _resources(client: Any) -> dict[str, int] | None:
-    """One GPU a case, where workers say that they have one."""
+    """Return the demand of one GPU per case if any worker reports a GPU; else None."""
     workers = client.scheduler_info(n_workers=-1)["workers"].values()
     return {GPU: 1} if any(GPU in worker.get("resources", {}) for worker in workers) else None
 
 
 def _run(client: Any, setup: str, origin: str, tasks: Iterable[CaseTask]) -> Iterator[Outcome]:
-    """Keep the cluster busy without sending it everything at once; outcomes as they come."""
+    """Yield outcomes as they come; keep the cluster busy without sending it everything at once."""
     source = iter(tasks)
     resources = _resources(client)
     waiting: dict[Any, CaseTask] = {}
@@ -223,7 +217,7 @@ def _run(client: Any, setup: str, origin: str, tasks: Iterable[CaseTask]) -> Ite
 
     send(QUEUED * max(1, len(client.scheduler_info(n_workers=-1)["workers"])))
     for future in line:
-        if future.status == "cancelled":  # all that wait are, and no case is to blame
+        if future.status == "cancelled":  # all waiting cases are, and no case is at fault
             what = "the Dask scheduler has ended, or has cancelled the cases"
             raise InputError(what, todo="Start it again; the same command goes on")
         yield _outcome(future, waiting.pop(future))
@@ -231,7 +225,7 @@ def _run(client: Any, setup: str, origin: str, tasks: Iterable[CaseTask]) -> Ite
 
 
 def _sent(task: CaseTask) -> str:
-    """The case for a worker, whose current folder is another one."""
+    """Return a case as JSON with absolute paths: the worker's current folder is another one."""
     truth = None if task.truth is None else task.truth.absolute()
     placed = replace(task, case=replace(task.case, path=Path(task.place)), truth=truth)
     return json.dumps(asdict(placed), default=os.fspath)
@@ -246,12 +240,12 @@ def _outcome(future: Any, task: CaseTask) -> Outcome:
 
 
 def _open(setup: str) -> Engine:
-    """The model of this run, in this process; with a time limit in one beside it, which can be ended."""
+    """Return the engine of this run: in this process or, with a time limit, in one that can be ended."""
     if setup not in _opened:
         quiet_libraries()  # this process is a Dask worker
         request = json.loads(setup)
         model, job = parse(Model, request["model"], "cluster"), parse(Job, request["job"], "cluster")
-        for engine in _opened.values():  # of an earlier run: its memory is wanted
+        for engine in _opened.values():  # of an earlier run: its memory is needed
             engine.close()
         _opened.clear()
         if request["limit_s"] is not None:
@@ -264,7 +258,7 @@ def _open(setup: str) -> Engine:
 
 
 def _origin(setup: str) -> dict[str, Any]:
-    """Runs on a worker."""
+    """Return the origin of the opened model, or its refusal; runs on a worker."""
     try:
         with _one_at_a_time:
             return _open(setup).origin
@@ -273,7 +267,7 @@ def _origin(setup: str) -> dict[str, Any]:
 
 
 def _one(setup: str, origin: str, text: str) -> str:
-    """Runs on a worker: one case, as JSON in and JSON out."""
+    """Process one case, as JSON in and JSON out; runs on a worker."""
     task = parse(CaseTask, json.loads(text), "cluster")
     with _one_at_a_time:
         engine = _open(setup)

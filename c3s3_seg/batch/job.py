@@ -1,4 +1,4 @@
-"""What a batch is told: which model, what to write, how to go about it."""
+"""Settings of a batch: which model to use, which files to write, how to process the cases."""
 
 from __future__ import annotations
 
@@ -19,29 +19,30 @@ from c3s3_seg.io.dicom_objects.codes import Maker
 from c3s3_seg.io.formats import mask_path
 from c3s3_seg.report.rows import PredictionRow
 from c3s3_seg.system.choices import MaskFormat
+from c3s3_seg.system.hardware import available_processors
 from c3s3_seg.system.schema import dump
 from c3s3_seg.system.shard import Shard
 
-STARTER_BYTES = 100_000_000  # of a process that starts workers and keeps the journal: 60 MB were measured
+STARTER_BYTES = 100_000_000  # memory of the process that starts workers and keeps the journal: 60 MB measured
 NOT_IN_THE_OUTPUT = ("out", "origin")
 
 
 @dataclass(frozen=True)
 class Job:
-    """What to do with each case.
+    """The options for processing each case.
 
     Parameters
     ----------
     out
         Folder for masks, JSON files and summary.csv.
     suffix
-        File format of masks; probabilities go to NIfTI where it is a DICOM object.
+        File format of masks; probabilities are written as NIfTI if the mask is a DICOM object.
     truth
         A file or a folder of masks to score against.
     preview
         Whether to draw each case as `<case>.png`.
     origin
-        What produced the masks, for the JSON: bundle, hashes, backend, settings.
+        Provenance of the masks, for the JSON: bundle, hashes, backend, settings.
     html
         Whether to write a page of each case as `<case>.html`.
     secondary_capture
@@ -49,9 +50,9 @@ class Job:
     deterministic
         Whether times are left out of the files, so that a second run writes the same bytes.
     reading
-        Which series of a folder, and what may be repaired.
+        Which series of a folder to read, and which defects may be repaired.
     roi
-        The region of interest, as `Predictor` takes it.
+        The region of interest, same as in `Predictor`.
     allow_out_of_domain
         Whether to segment scans that the domain check refuses.
     """
@@ -70,39 +71,39 @@ class Job:
 
     @property
     def maker(self) -> Maker:
-        """What makes the masks, as DICOM objects say it."""
+        """The maker of the masks, as DICOM objects state it."""
         parts = self.origin or {}
         hashes = sorted(parts.get("weights_sha256", {}).values())
         serial = hashes[0][:16] if hashes else "0"
         return Maker(str(parts.get("bundle", "c3s3-seg")), serial, dated=not self.deterministic)
 
     def mask_of(self, case: str) -> Path:
-        """Where the mask of a case goes."""
+        """Return the path of the mask of a case."""
         return mask_path(self.out, case, self.suffix)
 
     def request(self) -> dict[str, Any]:
-        """What was asked for, as JSON: a case that was finished under another request is not finished."""
+        """Return the request as JSON: a case that was finished under another request is not finished."""
         asked: dict[str, Any] = dump(self)
-        asked["truth"] = self.truth is not None  # which truth it was is known by its hash
-        # Which series it was is known by the hash of the scan, too; a set has no order of its own.
+        asked["truth"] = self.truth is not None  # the hash of a truth tells which one it was
+        # The hash of the scan also tells which series it was; a set has no order of its own.
         asked["reading"] = {"repair": sorted(asked["reading"]["repair"])}
         return {f.name: asked[f.name] for f in fields(self) if f.name not in NOT_IN_THE_OUTPUT}
 
 
 @dataclass(frozen=True)
 class Kept:
-    """What an earlier run made of a case, where reports can be added to it without the network.
+    """The results of an earlier run for a case to which reports can be added without the network.
 
     Parameters
     ----------
     row
-        What was found.
+        The recorded result.
     mask
-        Name of its mask in the output folder.
+        Name of the mask in the output folder.
     mask_sha256, scan_sha256
-        Of the mask, and of the scan that was segmented.
+        Hashes of the mask, and of the scan that was segmented.
     outputs
-        Files that stay as they are -> sha256: the mask, unless it is wanted in another format, and maps.
+        Files that stay as they are -> sha256: the mask, unless requested in another format, and maps.
     """
 
     row: PredictionRow
@@ -114,18 +115,18 @@ class Kept:
 
 @dataclass(frozen=True)
 class CaseTask:
-    """One case that is to be done.
+    """One case that is to be processed.
 
     Parameters
     ----------
     case
-        Its name and where its scan is.
+        Name of the case and location of its scan.
     truth
         The mask to score against.
     attempt
-        How often it was begun before; a case that has seen its process die is done alone.
+        Number of earlier attempts; a case whose process died is processed alone.
     kept
-        The mask that is there and stays, where only reports are to be made; None: the case is segmented.
+        The existing results that stay, if only reports are to be made; None: the case is segmented.
     """
 
     case: Case
@@ -135,23 +136,23 @@ class CaseTask:
 
     @property
     def place(self) -> str:
-        """Where the scan is, whatever the current folder."""
+        """The absolute path of the scan."""
         return os.path.abspath(self.case.path)
 
 
 @dataclass(frozen=True)
 class Model:
-    """How to open the predictor, in this process or in another one.
+    """A description of how to open the predictor, in this process or in another one.
 
     Parameters
     ----------
     bundle
         Folder of the bundle.
     backend, settings, ensemble
-        As `c3s3_seg.open_predictor` takes them. No number of threads: the runtime's own choice in one
-        process, a fair share of the processors in each of several workers.
+        Same as in `c3s3_seg.open_predictor`. Without a number of threads, the runtime chooses in one
+        process, and each of several workers gets a fair share of the processors.
     deterministic
-        One thread unless told otherwise, and only algorithms that give the same bits twice.
+        Whether to use only algorithms that give the same bits twice, and one thread if no number is given.
     """
 
     bundle: Path
@@ -161,18 +162,19 @@ class Model:
     deterministic: bool = False
 
     def with_threads(self, threads: int) -> Model:
-        """The same on so many threads."""
+        """Return the same model with this number of threads."""
         return replace(self, backend=replace(self.backend, threads=threads))
 
     def among(self, processes: int) -> Model:
-        """The same in one of so many processes on this machine: each may take its share of the memory.
+        """Return the model for one of several processes on this machine, with its share of the resources.
 
-        The process that starts them takes a little of it, too.
+        The share of the memory is that of what the process leaves that starts these processes. A number of
+        threads is kept if one is given; otherwise it is 1 for a deterministic model, else a fair share.
 
         Raises
         ------
         InputError
-            If nothing is left for them.
+            If no memory is left for the processes.
         """
         memory_bytes = self.settings.memory_bytes
         if memory_bytes is not None:
@@ -182,21 +184,23 @@ class Model:
                     f"{processes} workers and the process that starts them do not fit into the --max-memory"
                 )
                 raise InputError(what, todo="Allow more, or give no --workers")
+        fair = 1 if self.deterministic else max(1, available_processors() // processes)
         processes *= self.settings.processes
-        return replace(self, settings=replace(self.settings, memory_bytes=memory_bytes, processes=processes))
+        settings = replace(self.settings, memory_bytes=memory_bytes, processes=processes)
+        return replace(self.with_threads(self.backend.threads or fair), settings=settings)
 
     def open(self, bundle: ModelBundle | None = None) -> tuple[Predictor, dict[str, Any]]:
-        """The loaded predictor, and what the masks will have been made with.
+        """Return the loaded predictor and the provenance of its masks.
 
         Parameters
         ----------
         bundle
-            The model's, where it was loaded just now.
+            The model's bundle if it was just loaded; None: it is loaded here.
 
         Raises
         ------
         C3S3Error
-            If the bundle is not whole, or the runtime cannot be had.
+            If the bundle is incomplete or damaged, or the runtime is unavailable.
         """
         bundle = bundle or ModelBundle.load(self.bundle)
         model = self.with_threads(1) if self.deterministic and self.backend.threads is None else self
@@ -211,37 +215,37 @@ class Model:
 
 
 def sendable(value: Any) -> Any:
-    """For `json.dumps(default=...)`: paths as they are, be they Unicode or not; sets in a fixed order."""
+    """Return a value for `json.dumps(default=...)`: paths unchanged, Unicode or not; sets sorted."""
     return sorted(value) if isinstance(value, frozenset) else os.fspath(value)
 
 
 @dataclass(frozen=True)
 class BatchPlan:
-    """How to go about many cases.
+    """The way in which many cases are processed.
 
     Parameters
     ----------
     workers
-        Processes that each load the model once, at most one for each case. 0: this process does the work, and
-        starts no other.
+        Number of processes that each load the model once, at most one for each case. 0: this process does the
+        work, and starts no other.
     shard
-        Only each n-th case, so that several machines can share a folder.
+        Selection of every n-th case, so that several machines can share a folder.
     limit
-        At most this many cases that are not finished yet.
+        Largest number of unfinished cases to process.
     retry_failed
         Whether cases that failed before are tried again although neither scan nor settings changed.
     cluster
-        `local`, or the address of a Dask scheduler: the cases are done there.
+        `local`, or the address of the Dask scheduler on which the cases are processed.
     command
         The command line, for the provenance.
     case_timeout_s
-        Seconds that a case may take; None: as long as it wants. A limit takes at least one worker, and on a
-        cluster a process beside each of its workers: what runs in a library ends with its process only.
+        Seconds that a case may take; None: no limit. A limit needs at least one worker, and on a cluster
+        a process beside each of its workers: a call into a library ends only with its process.
 
     Raises
     ------
     InputError
-        If the limit is no positive number.
+        If `case_timeout_s` is not a positive, finite number.
     """
 
     workers: int = 0
@@ -258,7 +262,7 @@ class BatchPlan:
 
 
 def _hashes(bundle: ModelBundle, members: list[tuple[ModelBundle, Network]]) -> dict[str, str]:
-    """File -> sha256, of weights and graphs; a linked bundle's file by its folder's name too."""
+    """Return file -> sha256 of weights and graphs; linked bundles' files include their folder's name."""
     names = {home.folder: "" if home is bundle else f"../{home.folder.name}/" for home, _ in members}
     return {
         names[home.folder] + file: home.manifest.files[file]
@@ -269,25 +273,25 @@ def _hashes(bundle: ModelBundle, members: list[tuple[ModelBundle, Network]]) -> 
 
 
 def _task_sha256(bundle: ModelBundle, members: list[tuple[ModelBundle, Network]]) -> str:
-    """Of the manifest's labels, grid, domain and networks: they decide the masks as the weights do."""
+    """Return the hash of labels, grid, domain and networks, which decide the masks as the weights do."""
     parts = [dump(bundle.task), *(dump(network) for _, network in members)]
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
 def refuse_other_model(wanted: Mapping[str, Any], found: Mapping[str, Any], where: Path | str) -> None:
-    """Refuse what another process has opened, unless it is the model that the run is recorded with.
+    """Raise if another process has opened another model than the one that the run is recorded with.
 
     Parameters
     ----------
     wanted, found
-        As `origin` gives them.
+        Provenance of both, as returned by `origin`.
     where
-        Of whom that is said.
+        The place that the error names.
 
     Raises
     ------
     InputError
-        If weights or labels are others: the folder of the bundle was written anew, or is another one there.
+        If weights or labels differ: the folder of the bundle was written anew, or is another one there.
     """
     if any(wanted.get(key) != found.get(key) for key in ("bundle", "weights_sha256", "task_sha256")):
         what = "the model that a worker has opened is not the one that this run began with"
@@ -296,7 +300,7 @@ def refuse_other_model(wanted: Mapping[str, Any], found: Mapping[str, Any], wher
 
 
 def origin(bundle: ModelBundle, predictor: Predictor) -> dict[str, Any]:
-    """What will have produced the masks: for the JSON of each case."""
+    """Return the provenance of the masks, for the JSON of each case."""
     members = bundle.members() if len(predictor.backends) > 1 else [(bundle, bundle.networks[0])]
     return {
         "bundle": bundle.task.name,

@@ -1,4 +1,4 @@
-"""What a batch would do, without doing it: `predict --dry-run`."""
+"""List the cases that a batch would process, without processing them: `predict --dry-run`."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from pathlib import Path
 from c3s3_seg.batch.gather import take_over
 from c3s3_seg.batch.inputs import collect
 from c3s3_seg.batch.job import BatchPlan, Job
-from c3s3_seg.batch.journal import copied, journal_path
+from c3s3_seg.batch.journal import JournalRecord, copied, journal_path
+from c3s3_seg.batch.resume import is_retried
 from c3s3_seg.io import Skipped
 from c3s3_seg.system.files import check_folder
 
@@ -23,15 +24,15 @@ class ListedCase:
     Parameters
     ----------
     name
-        Of the case.
+        Name of the case.
     scan, truth, mask
-        Where they are, or will be.
+        Paths of these files, existing or to be written.
     state
         `new`, `unfinished`, `failed before`, `passed over before` or `done`, as the journal of the output
-        folder says. Whether the files of a case that is done are still the same is looked at when the batch
-        runs.
+        folder states.
     to_do
-        Whether it would be segmented.
+        Whether the case would be segmented, as far as the journal tells: whether files and settings are
+        still the same is checked only when the batch runs.
     """
 
     name: str
@@ -45,25 +46,26 @@ class ListedCase:
 def list_cases(
     inputs: Iterable[Path], job: Job, plan: BatchPlan
 ) -> tuple[list[ListedCase], tuple[Skipped, ...]]:
-    """The cases of a batch in their order, and what is passed over; nothing is written, no scan is read.
+    """Return the cases of a batch in order and the inputs passed over; write nothing and read no scan.
 
     Parameters
     ----------
     inputs, job, plan
-        As for `predict_cases`.
+        Same as in `predict_cases`.
 
     Raises
     ------
     C3S3Error
-        If there is no case, no truth where one was asked for, or the journal of the output folder is damaged.
+        If there is no case, no truth where one is requested, or the journal of the output folder is damaged.
     """
     check_folder(job.out)
     found = collect(inputs, job, plan)
-    known = _states(job.out, plan, [task.case.name for task in found.tasks])
+    known = _records(job.out, plan, [task.case.name for task in found.tasks])
     listed, left = [], plan.limit
     for task in found.tasks:
-        state = known.get(task.case.name, "new")
-        to_do = state in ("new", "unfinished") or (state == "failed before" and plan.retry_failed)
+        record = known.get(task.case.name)
+        state = "new" if record is None else _STATES[record.state]
+        to_do = record is None or record.state == "begun" or is_retried(record, plan)
         if to_do and left is not None:
             to_do, left = left > 0, max(0, left - 1)
         truth = None if task.truth is None else str(task.truth)
@@ -72,8 +74,8 @@ def list_cases(
     return listed, found.skipped
 
 
-def _states(out: Path, plan: BatchPlan, cases: list[str]) -> dict[str, str]:
-    """As the run would find them: with what shards, or the whole folder, have recorded since."""
+def _records(out: Path, plan: BatchPlan, cases: list[str]) -> dict[str, JournalRecord]:
+    """Return the records as the run would find them, with later records of shards or the whole folder."""
     with copied(journal_path(out, plan.shard)) as journal:
         take_over(journal, out, plan.shard, cases)
-        return {record.outcome.case: _STATES[record.state] for record in journal.records()}
+        return {record.outcome.case: record for record in journal.records()}

@@ -1,4 +1,4 @@
-"""What of a batch is still to be done: finished cases are known by their hashes, not by their names."""
+"""Find the cases that a batch still has to process; finished ones are known by hashes, not by names."""
 
 from __future__ import annotations
 
@@ -30,24 +30,24 @@ from c3s3_seg.io.formats import mask_path
 from c3s3_seg.io.hashes import input_sha256
 from c3s3_seg.system.choices import MaskFormat
 
-REPORT = "report"  # the page of all cases; a shard's has its number behind it
+REPORT = "report"  # name of the page of all cases; a shard's page ends with its number
 _OF_REPORT = re.compile(rf"{REPORT}(\.\d+-of-\d+)?", re.IGNORECASE)
 
 
 @dataclass
 class Sorted:
-    """The cases of a run, sorted.
+    """The cases of a run, sorted by what is to be done.
 
     Parameters
     ----------
     todo
-        Cases to be done, in their order.
+        Cases to be processed, in their order.
     kept
         Outcomes of earlier runs that still hold, failures included.
     refused
-        Cases that must not be touched.
+        Outcomes of cases that must not be touched.
     redone
-        Reason -> number of finished cases that are done again for it.
+        Reason -> number of finished cases that are processed again for this reason.
     added
         Reason -> number of finished cases that get reports, scores or another format without the network.
     left
@@ -63,7 +63,7 @@ class Sorted:
 
     @property
     def note(self) -> str:
-        """What has to be said before the first case."""
+        """The note to be shown before the first case."""
         parts = []
         if self.kept:
             failed = sum(o.failure is not None for o in self.kept)
@@ -91,16 +91,16 @@ class Sorted:
 
 @dataclass(frozen=True)
 class Request:
-    """What this run asks for.
+    """The request of this run.
 
     Parameters
     ----------
     job, maps
-        What is written for a case.
+        Options and maps that decide the files of a case.
     plan
-        How to go about it.
+        The way in which the cases are processed.
     settings
-        Weights, settings and what is asked for, as `changes.setting_of` makes them.
+        Weights, settings and request, as returned by `changes.setting_of`.
     """
 
     job: Job
@@ -110,20 +110,20 @@ class Request:
 
     @cached_property
     def setting(self) -> str:
-        """Hash of the weights and settings."""
+        """The hash of the weights and settings."""
         return setting_sha256(self.settings)
 
 
 @dataclass(frozen=True)
 class Decision:
-    """Why a case is to be done, and what of it stays.
+    """The reason to process a case, and the results that stay.
 
     Parameters
     ----------
     reason
-        As a clause.
+        The reason as a clause.
     kept
-        What stays, where the network need not run; None: all is made anew.
+        Results that stay if the network need not run; None: all is made again.
     """
 
     reason: str
@@ -131,16 +131,16 @@ class Decision:
 
 
 def sort_out(tasks: Sequence[CaseTask], journal: Journal, request: Request) -> Sorted:
-    """Compare each case with the journal and with the files that are there.
+    """Compare each case with the journal and with the existing files.
 
     Parameters
     ----------
     tasks
         All cases of the run.
     journal
-        What earlier runs recorded.
+        Journal with the records of earlier runs.
     request
-        What this run asks for.
+        The request of this run.
     """
     plan = request.plan
     result = Sorted()
@@ -155,7 +155,7 @@ def sort_out(tasks: Sequence[CaseTask], journal: Journal, request: Request) -> S
             result.refused.append(refused(task, error))
             continue
         if decision is None and record is not None:
-            if record.outcome.scan != task.place:  # it has moved; it is the same scan
+            if record.outcome.scan != task.place:  # the same scan, which has moved
                 record = replace(record, outcome=replace(record.outcome, scan=task.place))
                 journal.adopt(record)
             result.kept.append(record.outcome)
@@ -171,7 +171,7 @@ def sort_out(tasks: Sequence[CaseTask], journal: Journal, request: Request) -> S
 
 
 def refused(task: CaseTask, error: C3S3Error | OSError) -> Outcome:
-    """The outcome of a case that must not be touched, or whose places cannot even be looked at."""
+    """Return the outcome of a case that must not be touched, or whose paths cannot be inspected."""
     if isinstance(error, OSError):
         error = InputError(error.strerror or str(error), where=task.case.path)
     return Outcome(task.case.name, task.place, refusal=Refusal.of(error, "begin"))
@@ -180,7 +180,7 @@ def refused(task: CaseTask, error: C3S3Error | OSError) -> Outcome:
 def _decision(
     task: CaseTask, record: JournalRecord | None, request: Request, journal: Journal
 ) -> Decision | None:
-    """Why the case is to be done; None if it need not be. Raises if it must not be."""
+    """Return why the case is to be processed; None if it need not be. Raise if it must not be."""
     if RESERVED.fullmatch(task.case.name):
         what = f"a case called '{task.case.name}' would take the place of the folder's own provenance.json"
         raise InputError(what, where=task.case.path, todo="Rename the scan")
@@ -198,12 +198,12 @@ def _decision(
 
 
 def refuse_taken(task: CaseTask, record: JournalRecord | None, request: Request, journal: Journal) -> None:
-    """Refuse a case whose places are taken; what an earlier run wrote of it is no answer to this, and goes.
+    """Raise if a path of the case is taken; an earlier run's files, no answer to this request, are removed.
 
     Raises
     ------
     InputError
-        If a place is taken, see `check_places`.
+        If a path is taken, see `check_places`.
     """
     names = file_names(request.job, task.case.name, request.maps)
     known = record.outcome.outputs if record is not None else {}
@@ -220,10 +220,15 @@ def refuse_taken(task: CaseTask, record: JournalRecord | None, request: Request,
         raise
 
 
-def _failed_before(task: CaseTask, record: JournalRecord, setting: str, plan: BatchPlan) -> str | None:
+def is_retried(record: JournalRecord, plan: BatchPlan) -> bool:
+    """Return whether a case that failed or was passed over is tried again with the same scan and settings."""
     refusal = record.outcome.refusal
-    again = plan.retry_failed and record.state == "failed"
-    if again or refusal is None or not refusal.final or record.setting != setting:
+    asked = plan.retry_failed and record.state == "failed"
+    return record.state in ("failed", "skipped") and (asked or refusal is None or not refusal.final)
+
+
+def _failed_before(task: CaseTask, record: JournalRecord, setting: str, plan: BatchPlan) -> str | None:
+    if is_retried(record, plan) or record.setting != setting:
         return "it is tried again"
     with suppress(C3S3Error):
         if (
@@ -237,7 +242,7 @@ def _failed_before(task: CaseTask, record: JournalRecord, setting: str, plan: Ba
 def _done_before(
     task: CaseTask, record: JournalRecord, request: Request, journal: Journal
 ) -> Decision | None:
-    """A case that has a mask: keep it, add to it, or make it anew. One to which was added may be begun."""
+    """Decide whether a mask is kept, added to or made again; after an addition it may be `begun`."""
     missing = _missing_outputs(record.outcome, request.job.out)
     inputs = input_sha256(task.case.path, task.truth, task.case.paths)
     known = record.outcome.inputs
@@ -259,12 +264,12 @@ def _done_before(
 
 
 def _are_additions(found: tuple[Change, ...] | None) -> bool:
-    """Whether the network is not needed for what has changed."""
+    """Return whether the changes are known and need no network."""
     return found is not None and all(is_addition(change) for change in found)
 
 
 def _missing_outputs(outcome: Outcome, out: Path) -> set[str]:
-    """Files that are missing or not finished; one that is there and is another one belongs to somebody."""
+    """Return the files that are missing or not finished; raise if a file has been changed since."""
     missing = set()
     for name, known in outcome.outputs.items():
         check_unchanged(out / name, known)
@@ -285,13 +290,13 @@ def _changes(record: JournalRecord, request: Request, journal: Journal) -> tuple
 def _kept(
     record: JournalRecord, request: Request, found: tuple[Change, ...] | None, missing: set[str]
 ) -> Kept | None:
-    """What stays of a case, if the network is not needed for what has changed; else None."""
+    """Return the results of a case that stay, if the changes need no network; else None."""
     row, job, case = record.outcome.row, request.job, record.outcome.case
     if row is None or not _are_additions(found):
         return None
     outputs = record.outcome.outputs
     before = next((change.before for change in found or () if change.key == FORMAT_KEY), job.suffix)
-    if before not in get_args(MaskFormat) or before == "rtstruct":  # contours are not the voxels
+    if before not in get_args(MaskFormat) or before == "rtstruct":  # contours do not give the exact voxels
         return None
     mask, wanted = mask_path(job.out, case, before).name, set(file_names(job, case, request.maps))
     maps = {name for name in outputs if name.partition("/")[0] in FOLDERS}

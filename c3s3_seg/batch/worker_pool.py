@@ -1,7 +1,7 @@
-"""Several processes with a model each. One that dies is replaced; if that is impossible, the others go on.
+"""A pool of processes with a model each. A dead one is replaced; if that is impossible, the others continue.
 
-A case that was in a process when it died is tried once more, alone in its process: if that dies too, the case
-is the cause, and fails with the reason of the death.
+A case that was in a process when it died is tried once more, alone in its process: if that one dies too, the
+case is the cause, and fails with the reason of the death.
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ from c3s3_seg.system.schema import parse
 
 AHEAD = 3  # cases that a worker has at a time: one is read, one is in the network, one is written
 TRIES = 2
-OPEN_S = 120.0  # what a worker may take to open the model, where cases have a limit: seconds, as measured
-LOOK_S = 1.0  # how often it is looked whether a worker that says nothing is alive
-STILLBORN = 3  # workers that die one after the other before they can do anything
+OPEN_S = 120.0  # seconds that a worker may take to open the model if cases have a limit; from measurements
+LOOK_S = 1.0  # seconds between checks whether a silent worker is alive
+STILLBORN = 3  # workers in a row that die before they are ready; no more are started then
 FEWER = "Give fewer --workers, or none"
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 HINTS = {
@@ -45,45 +45,44 @@ HINTS = {
 def worker_engine(
     model: Model, job: Job, count: int, held: tuple[int, ...], limit_s: float | None = None
 ) -> Engine:
-    """Start workers and wait for the first one's model.
+    """Start workers and wait until the first one has opened its model.
 
     Parameters
     ----------
     model, job
-        What each worker opens and does.
+        The model that each worker opens, and the options for its cases.
     count
-        How many, from 1.
+        Number of workers, from 1.
     held
         File descriptors of the folder's lock: workers inherit it, so that no second run can begin
         while one of them could still write.
     limit_s
-        Seconds that a case may take; None: as long as it wants.
+        Seconds that a case may take; None: no limit.
 
     Raises
     ------
     C3S3Error
         If the model cannot be opened.
     """
-    threads = model.backend.threads or (1 if model.deterministic else max(1, available_processors() // count))
-    pool = Pool(model.with_threads(threads).among(count), job, count, held, limit_s)
+    pool = Pool(model.among(count), job, count, held, limit_s)
     return Engine(pool.run, pool.origin, str(model.bundle), pool.close)
 
 
 class Pool:
-    """Worker processes and the cases they have.
+    """The worker processes and the cases that they have.
 
     Parameters
     ----------
     model, job, count, held, limit_s
-        As in `worker_engine`.
+        Same as in `worker_engine`.
     """
 
     def __init__(
         self, model: Model, job: Job, count: int, held: tuple[int, ...], limit_s: float | None = None
     ) -> None:
         self._model, self._job, self._held, self._limit_s = model, job, held, limit_s
-        # Workers that fill the machine hide each other's waiting; threads within them would only get in the
-        # network's way (0.064 against 0.059 s a case with two of them on two processors).
+        # Workers that fill the machine hide each other's waiting; threads within them would only slow down
+        # the network (0.064 against 0.059 s per case with two workers on two processors).
         self._overlap = count < available_processors()
         self._selector = selectors.DefaultSelector()
         self._workers: list[BatchWorker] = []
@@ -100,7 +99,7 @@ class Pool:
             raise
 
     def run(self, tasks: Iterable[CaseTask]) -> Iterator[Outcome]:
-        """Do the cases; outcomes come as they are finished."""
+        """Process the cases; yield outcomes as they are finished."""
         fresh = iter(tasks)
         again: deque[CaseTask] = deque()
         more = True
@@ -121,7 +120,7 @@ class Pool:
             again.extend(waiting)
 
     def close(self) -> None:
-        """End all workers: those that are idle by themselves, the others and those that still start now."""
+        """End all workers: idle ones end by themselves, busy and starting ones are terminated now."""
         for worker in self._workers:
             if worker.tasks or not worker.ready:
                 worker.process.terminate()
@@ -138,12 +137,12 @@ class Pool:
         self._selector.close()
 
     def _replace(self) -> None:
-        """Start one for one that is gone; where the system has no room for it, those that are there go on.
+        """Start a worker for one that is gone; if the system has no room for it, the others continue.
 
         Raises
         ------
         InputError
-            If there is none.
+            If there are no others.
         """
         try:
             self._start()
@@ -171,7 +170,7 @@ class Pool:
         self._selector.register(process.stdout, selectors.EVENT_READ, worker)  # type: ignore[arg-type]
 
     def _feed(self, worker: BatchWorker, fresh: Iterator[CaseTask], again: deque[CaseTask]) -> bool:
-        """Give a worker what it can take; False once there is nothing fresh."""
+        """Give a worker the cases that it can take; return False once there are no fresh cases."""
         if not worker.ready:
             return True
         if again and not worker.tasks:
@@ -186,7 +185,7 @@ class Pool:
         return True
 
     def _listen(self) -> tuple[list[Outcome], list[tuple[CaseTask, Refusal]]]:
-        """Wait for answers; what died is replaced, and its cases are given back with the reason."""
+        """Wait for answers; replace workers that died, and return their cases with the reason."""
         outcomes: list[Outcome] = []
         orphans: list[tuple[CaseTask, Refusal]] = []
         for worker in self._workers:
@@ -194,7 +193,7 @@ class Pool:
         self._selector.select(LOOK_S)
         for worker in list(self._workers):
             worker.flush()
-            # Dead first, then its last answers: a process of its own may keep the pipe open for longer.
+            # First check for death, then read the last answers: a child of the worker may keep the pipe open.
             dead = worker.process.poll() is not None
             for line in worker.lines():
                 outcomes += self._receive(worker, json.loads(line))
@@ -203,7 +202,7 @@ class Pool:
         return outcomes, orphans
 
     def _watch_stdin(self, worker: BatchWorker) -> None:
-        """Whether its pipe takes more is asked as long as there is more."""
+        """Watch whether the worker's pipe takes more, as long as there is more to send."""
         stdin = worker.process.stdin
         watched = stdin in self._selector.get_map()
         if worker.unsent and not watched:
@@ -222,11 +221,11 @@ class Pool:
             return []
         outcome = parse(Outcome, message["outcome"], "worker")
         worker.tasks = deque(task for task in worker.tasks if task.case.name != outcome.case)
-        worker.since = time.monotonic()  # cases come out in their order: the next one is the first now
+        worker.since = time.monotonic()  # cases come out in order: the next one is the first now
         return [outcome]
 
     def _greet(self, worker: BatchWorker, origin: dict[str, Any]) -> None:
-        """A worker has opened its model; another one than that of the first makes no masks of this run."""
+        """Accept a worker that has opened its model; kill it if the model is not that of the first one."""
         self.origin = self.origin or origin
         try:
             refuse_other_model(self.origin, origin, self._model.bundle)
@@ -237,9 +236,9 @@ class Pool:
         worker.ready, self._stillborn = True, 0
 
     def _end_late(self) -> tuple[list[Outcome], list[CaseTask]]:
-        """End what takes longer than a case may; gives the cases that failed, and those that only waited.
+        """End cases that exceed the time limit; return their outcomes, and the cases that only waited.
 
-        What runs in a library cannot be interrupted, so the process goes, and another one is started.
+        A call into a library cannot be interrupted, so the process is killed, and another one is started.
         """
         late: list[Outcome] = []
         waiting: list[CaseTask] = []
@@ -248,7 +247,7 @@ class Pool:
             if time.monotonic() - worker.since <= limit_s or (worker.ready and not worker.tasks):
                 continue
             worker.process.kill()
-            if worker.ready:  # one that is not is buried as stillborn
+            if worker.ready:  # a worker that is not ready is buried as stillborn
                 self._remove(worker)
                 self._replace()
                 first, *others = worker.tasks
@@ -257,7 +256,7 @@ class Pool:
         return late, waiting
 
     def _remove(self, worker: BatchWorker) -> str:
-        """Take leave of a process that is dead; gives the reason of its death."""
+        """Remove a worker whose process is dead; return the reason of its death."""
         worker.unsent.clear()
         self._watch_stdin(worker)
         self._selector.unregister(worker.process.stdout)  # type: ignore[arg-type]
@@ -273,7 +272,7 @@ class Pool:
         self._stillborn = 0 if worker.ready else self._stillborn + 1
         if self._stillborn < STILLBORN:
             self._replace()
-        elif not any(other.ready for other in self._workers):  # else those do the rest
+        elif not any(other.ready for other in self._workers):  # else the ready ones do the rest
             if worker.refusal is not None:
                 raise worker.refusal.error()
             raise InputError(f"no worker can be started: {reason}", todo=FEWER)
@@ -298,7 +297,7 @@ def _refusal(task: CaseTask, reason: str, todo: str) -> Refusal:
 
 
 def reason_of_death(code: int, tail: str) -> str:
-    """What an exit status and the last words on stderr say, in one line."""
+    """Return the reason from an exit status and the last words on stderr, in one line."""
     if code < 0:
         number = -code
         name = signal.Signals(number).name if number in set(signal.Signals) else "unknown"
@@ -308,7 +307,7 @@ def reason_of_death(code: int, tail: str) -> str:
 
 
 def _tail(errors: IO[bytes]) -> str:
-    """The last line that says something."""
+    """Return the last line that is not blank, cut to 300 characters."""
     size = errors.seek(0, os.SEEK_END)
     errors.seek(max(0, size - 4000))
     lines = [line.strip() for line in errors.read().decode(errors="replace").splitlines() if line.strip()]

@@ -1,4 +1,4 @@
-"""The models that are there, each with what it needs and how good it was: `c3s3-seg models`."""
+"""List the available models, each with its requirements and its scores: `c3s3-seg models`."""
 
 from __future__ import annotations
 
@@ -17,32 +17,32 @@ Range = tuple[float, float]
 
 @dataclass(frozen=True)
 class ModelSummary:
-    """One model.
+    """The summary of a model.
 
     Parameters
     ----------
     name
-        What `--model` takes: of a shipped model its name, of another its folder.
+        Value for `--model`: the name of a shipped model, or the folder of another one.
     modality, labels
-        What it segments.
+        Modality of its scans, and names of the labels that it segments.
     grid_mm
-        Spacing (i, j, k) of the grid on which the network works.
+        Spacing (x, y, z) of the model's grid.
     spacing_mm, fov_mm
-        Smallest and largest spacing and field of view (i, j, k) of the training scans; None where the domain
+        Smallest and largest spacing and field of view (x, y, z) of the training scans; None if the domain
         was not measured.
     networks
-        How many there are, those of a linked bundle left out.
+        Number of networks, without those of a linked bundle.
     linked
-        The linked bundle, or None.
+        Name of the linked bundle, or None.
     dice, hd95_vox, cases
-        Means of the primary network over labels and cases of validation, and the number of cases; None where
-        the bundle does not know. 95HD is in voxels of the scans' own grids, as training measures it; a
+        Means of the primary network over labels and validation cases, and the number of cases; None if the
+        bundle does not record them. 95HD is in voxels of the scans' own grids, as training measures it; a
         missed organ makes it infinite.
     scores_of
-        The model that these were measured with, where this one was trained on the validation cases
-        too: that one was trained in the same way without them. None: this one.
+        Name of the model with these scores, if this model was also trained on the validation cases: that
+        model was trained in the same way without them. None: the scores are of this model.
     size_bytes
-        Of its files.
+        Size of its files, manifest included.
     """
 
     name: str
@@ -61,14 +61,14 @@ class ModelSummary:
 
 
 def find_models(folders: Iterable[Path] = ()) -> list[str]:
-    """What `--model` takes: the shipped models, then each bundle at or below the folders.
+    """Return the values for `--model`: the shipped models, then each bundle at or below the folders.
 
-    A manifest of another program is passed over: one without weights beside it or a task in it.
+    A manifest without weights beside it, or a task and networks in it, is of another program and skipped.
 
     Raises
     ------
     InputError
-        If one of them is no folder.
+        If one of `folders` is not a folder.
     """
     found = shipped_bundles()
     for folder in folders:
@@ -81,7 +81,7 @@ def find_models(folders: Iterable[Path] = ()) -> list[str]:
 
 
 def _is_ours(manifest: Path) -> bool:
-    """Whether a bundle was meant: other programs have files of this name too."""
+    """Return whether a manifest is that of a bundle: other programs have files of this name too."""
     if any(manifest.parent.glob("*.safetensors")):
         return True
     try:
@@ -92,17 +92,17 @@ def _is_ours(manifest: Path) -> bool:
 
 
 def _as_folder(place: Path) -> str:
-    """Its path, so that it is not taken for the shipped model of the same name."""
+    """Return the path of a folder, with `./` if it is also the name of a shipped model."""
     return os.path.join(".", place) if str(place) in shipped_bundles() else str(place)
 
 
 def summarize(name: str) -> ModelSummary:
-    """What is to be known of a model.
+    """Return the summary of a model.
 
     Raises
     ------
     InputError
-        If its bundle is damaged.
+        If there is no such model, or its bundle is damaged.
     """
     bundle = ModelBundle.find(name)
     task, domain = bundle.task, bundle.task.domain
@@ -120,14 +120,14 @@ def summarize(name: str) -> ModelSummary:
         bundle.manifest.linked_bundle,
         _number(score.get("dice")),
         _number(score.get("hd95_vox")),
-        score.get("validation", bundle.manifest.training.get("cases", {}).get("validation")),
+        _count(score.get("validation", bundle.manifest.training.get("cases", {}).get("validation"))),
         score.get("of"),
         sum((bundle.folder / file).stat().st_size for file in files),
     )
 
 
 def _validation(bundle: ModelBundle) -> dict[str, Any]:
-    """The record of the primary network: in the bundle's own tiles if that was measured, else of training."""
+    """Return the primary network's record: with the bundle's own tiles if measured, else of training."""
     training = bundle.manifest.training
     found = (training.get(f"validation_{of}") for of in ("default", "kept", "last"))
     records: list[dict[str, Any]] = next(filter(None, found), [])
@@ -135,11 +135,16 @@ def _validation(bundle: ModelBundle) -> dict[str, Any]:
     return dict((own or records or [{}])[0])
 
 
+def _count(value: Any) -> int | None:
+    """Return a number of cases from JSON; None for any other value, such as a table of that name."""
+    return value if isinstance(value, int) else None
+
+
 def _number(value: Any) -> float | None:
-    """A score as JSON has it: `schema.plain` writes infinity as "inf", and what is no number as null."""
+    """Return a score from JSON, to which `schema.plain` writes infinity as "inf" and NaN as null."""
     if value in ("inf", "-inf"):
         return float(value)
     try:
         return float(value) if isinstance(value, int | float) else None
-    except OverflowError:  # a whole number of hundreds of digits is no score
+    except OverflowError:  # an integer with hundreds of digits is not a score
         return None

@@ -1,4 +1,4 @@
-"""Where studies come from beside the listener: a folder that is looked at, and a PACS that is asked."""
+"""Sources of studies besides the listener: a folder that is watched, and a PACS that is polled."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from datetime import UTC, date, datetime, timedelta
 from itertools import groupby
 from pathlib import Path
 
-from c3s3_seg.errors import C3S3Error, InputError, public
+from c3s3_seg.errors import C3S3Error, InputError, StorageError, public
 from c3s3_seg.io.cases import walk_files
 from c3s3_seg.io.detect import PREFIX_END, begins_as_dicom
 from c3s3_seg.io.pacs.client import DimseServer
@@ -38,77 +38,77 @@ LOGGER = logging.getLogger(__name__)
 
 
 class NoRoomError(InputError):
-    """A file had no room in the spool."""
+    """A file that had no room in the spool."""
 
 
 class HeldUpError(InputError):
-    """A file of an entry cannot be taken now: without it a part of a study would be taken for all of it."""
+    """A file of an entry that cannot be taken now: without it a partial study would pass for a whole one."""
 
 
 @dataclass
 class Patience:
-    """What failed is tried again after waits that grow, so that it does not hold up the others.
+    """Growing waits before failed items are retried, so that they do not hold up other items.
 
     Parameters
     ----------
     first_s
-        The first wait.
+        Half of the first wait; each further wait is twice as long, up to an hour.
     clock
-        Of the service.
+        Clock of the service.
     """
 
     first_s: float
     clock: Clock
-    _failed: dict[str, tuple[int, float]] = field(default_factory=dict)  # what -> times, when it is due
+    _failed: dict[str, tuple[int, float]] = field(default_factory=dict)  # item -> failures, due time
 
     def is_due(self, what: str) -> bool:
-        """Whether it may be tried."""
+        """Return whether an item may be tried."""
         wait = self._failed.get(what, (0, 0.0))[1] - self.clock()
-        return not 0 < wait <= LONGEST_S  # longer than any: the clock was set back
+        return not 0 < wait <= LONGEST_S  # longer than any wait: the clock was set back
 
     def failed(self, what: str) -> None:
-        """It failed once more."""
+        """Record one more failure of an item."""
         times = self._failed.get(what, (0, 0.0))[0] + 1
         self._failed[what] = times, self.clock() + min(LONGEST_S, self.first_s * 2.0 ** min(times, 30))
 
     def succeeded(self, what: str) -> None:
-        """It did not."""
+        """Forget the failures of an item."""
         self._failed.pop(what, None)
 
 
 @dataclass
 class FolderSource:
-    """A watched folder: looked at again and again, which works on network mounts too.
+    """A watched folder: inspected at intervals, which works on network mounts too.
 
-    Its entries are files or folders; one is taken once nothing in it has changed for a while, and again if
-    something changes later. Nothing in the folder is ever written, moved or removed.
+    Its entries are files or folders. An entry is taken once nothing in it has changed for a while, and again
+    if something changes later. Nothing in the folder is ever written, moved or removed.
 
     Parameters
     ----------
     settings, object_bytes
-        Which folder; the largest file.
+        Settings of the folder; size of the largest file.
     intake, clock
-        Of the service.
+        Intake and clock of the service.
     """
 
     settings: WatchSettings
     object_bytes: int
     intake: Intake
     clock: Clock
-    _seen: dict[str, tuple[str, float]] = field(default_factory=dict)  # entry -> signature, since when
+    _seen: dict[str, tuple[str, float]] = field(default_factory=dict)  # entry -> signature, first seen
     _half: dict[str, Sending] = field(default_factory=dict)  # entries of which a file could not be read
 
     def __post_init__(self) -> None:
-        """Nothing has failed yet."""
+        """Start without failures."""
         self._patience = Patience(self.settings.every_s, self.clock)
 
     @property
     def name(self) -> str:
-        """For messages and metrics."""
+        """The name in messages and metrics."""
         return f"watch {key_of(str(self.settings.folder))[:8]}"
 
     def look(self) -> int:
-        """Take what has settled; gives the number of files.
+        """Take the entries that have settled; return the number of files.
 
         Raises
         ------
@@ -125,7 +125,7 @@ class FolderSource:
             if signature != before:
                 self._seen[key] = (signature, self.clock())
                 continue
-            settled = not 0 <= self.clock() - since < self.settings.settle_s  # it may be set back meanwhile
+            settled = not 0 <= self.clock() - since < self.settings.settle_s  # clock may be set back
             known = memory.remembered("watched", key) == signature
             if settled and not known and self._patience.is_due(key):
                 taken += self._take_whole(entry, key, signature)
@@ -140,17 +140,19 @@ class FolderSource:
         sender = self._half.pop(key, None) or Sending()
         try:
             taken = self._take(entry, sender)
-        except (NoRoomError, HeldUpError) as error:  # others of the folder may be taken
-            LOGGER.warning("%s: %s", self.name, error.what)
+        except StorageError:  # no entry could be taken
+            raise
+        except InputError as error:  # other entries may still be taken
+            LOGGER.warning("%s: %s", self.name, public(error.what))
             self._patience.failed(key)
             if isinstance(error, HeldUpError):
-                self._half[key] = sender  # what was taken of it is not to be taken for all of it
+                self._half[key] = sender  # keeps the partial study incomplete
             return 0
         finally:
             if key not in self._half:
                 self.intake.parted(sender)
         self._patience.succeeded(key)
-        if signature != UNREADABLE and _signature(entry) == signature:  # else it is taken once more
+        if signature != UNREADABLE and _signature(entry) == signature:  # else it is taken again
             self.intake.memory.remember("watched", key, signature)
         return taken
 
@@ -161,7 +163,7 @@ class FolderSource:
             content = self._read(path)
             try:
                 found = identity(content)
-            except InputError:  # no DICOM file: others of the entry may be good
+            except InputError:  # no DICOM file: other files of the entry may be
                 self.intake.metrics.failed("not DICOM")
                 continue
             if not self.intake.take(found, content, sender):
@@ -170,7 +172,7 @@ class FolderSource:
         return taken
 
     def _read(self, path: Path) -> bytes:
-        """A file; empty where it has gone or is too large, which is no DICOM file then."""
+        """Read a file; return b"", which is no DICOM file, if the file has gone or is too large."""
         try:
             return read_regular(path, self.object_bytes)
         except InputError as error:
@@ -181,7 +183,7 @@ class FolderSource:
             return b""
 
     def _check(self, entry: Path) -> None:
-        """Raise HeldUpError unless all files can be read, and those of DICOM are small enough."""
+        """Raise HeldUpError if a file cannot be read, or a DICOM file is too large."""
         try:
             for path in _regular(entry):
                 with os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
@@ -206,13 +208,13 @@ def _entries(folder: Path) -> list[Path]:
 
 
 def _regular(entry: Path) -> Iterator[Path]:
-    """The files of an entry; links are not followed."""
+    """Yield the regular files of an entry; links are not followed."""
     paths = walk_files(entry) if entry.is_dir() else [entry]
     yield from (path for path in paths if not path.is_symlink() and path.is_file())
 
 
 def _signature(entry: Path) -> str:
-    """What changes when a file of it comes, goes, grows or is written; or that it cannot be looked at."""
+    """Return a hash of an entry's paths, sizes and times; UNREADABLE if they cannot be inspected."""
     digest = hashlib.sha256()
     try:
         for path in _regular(entry):
@@ -226,19 +228,19 @@ def _signature(entry: Path) -> str:
 
 @dataclass
 class PacsSource:
-    """A PACS that is asked for new series of some modalities, which are fetched one by one.
+    """A PACS that is polled for new series of some modalities, which are fetched one by one.
 
-    A series is taken once two polls in succession have seen the same number of objects in it, and again if
+    A series is taken once two successive polls have found the same number of objects in it, and again if
     the number changes.
 
     Parameters
     ----------
     settings, limits
-        Which PACS; what a series may take.
+        Settings of the PACS; limits for a series.
     folder
-        Where series are fetched to, before they go to the spool.
+        Folder into which series are fetched before they go to the spool.
     intake, clock
-        Of the service.
+        Intake and clock of the service.
     """
 
     settings: PollSettings
@@ -248,16 +250,16 @@ class PacsSource:
     clock: Clock
 
     def __post_init__(self) -> None:
-        """Nothing has failed yet."""
+        """Start without failures."""
         self._patience = Patience(self.settings.every_s, self.clock)
 
     @property
     def name(self) -> str:
-        """For messages and metrics."""
+        """The name in messages and metrics."""
         return f"poll {self.settings.server}"
 
     def look(self) -> int:
-        """Ask, and fetch what is new; gives the number of files.
+        """Query the PACS and fetch new series; return the number of files.
 
         Raises
         ------
@@ -269,19 +271,19 @@ class PacsSource:
             raise InputError(NO_SPACE)
         memory, server = self.intake.memory, self.settings.server
         today = datetime.fromtimestamp(self.clock(), UTC).date()
-        window = (self._since(today), today + timedelta(days=1))  # its clock may be in another time zone
+        window = (self._since(today), today + timedelta(days=1))  # the PACS may be in another time zone
         found = series_of_days(
             self.settings.node, self.settings.caller, window, [m.upper() for m in self.settings.modalities]
         )
         taken = 0
         for study, several in groupby(found, key=lambda series: series.study):
-            with self.intake.sending(key_of(study)):  # it is complete once its last series was fetched
+            with self.intake.sending(key_of(study)):  # incomplete until its last series is fetched
                 taken += sum(self._look_at(series) for series in several)
         memory.remember("polls", server, today.isoformat())
         return taken
 
     def _look_at(self, series: FoundSeries) -> int:
-        """Fetch a series if it is time to; gives the number of files."""
+        """Fetch a series if it is due; return the number of files."""
         memory, server, key = self.intake.memory, self.settings.server, key_of(series.series)
         seen, had = before = memory.polled(server, key)
         wanted = series.count == seen and series.count != had and self._patience.is_due(key)
@@ -293,7 +295,7 @@ class PacsSource:
         return files
 
     def _try(self, series: FoundSeries, key: str) -> int:
-        """Fetch a series; 0 if it failed, which does not hold up the others."""
+        """Fetch a series; return the number of files, 0 after an error, so that other series continue."""
         try:
             files = self._fetch(series)
         except C3S3Error as error:

@@ -1,7 +1,7 @@
-"""The received files: `spool/<study>/<series>/<instance>.dcm`, each name a hash of its UID.
+"""The spool of received files: `spool/<study>/<series>/<instance>.dcm`, each name a hash of its UID.
 
-No name of a file says whose it is. A file is written aside, synced and renamed; a worker gets a folder of
-hard links to what was there when it began, so nothing changes under it.
+No file name reveals the patient. A file is written aside, synced and renamed; a worker gets a folder of
+hard links to the files present when it began, so its input does not change.
 """
 
 from __future__ import annotations
@@ -18,32 +18,32 @@ from pathlib import Path
 
 from c3s3_seg.errors import C3S3Error, InputError
 from c3s3_seg.io.pacs.identity import Identity, identity
-from c3s3_seg.system.files import make_folder, sync, write_whole
+from c3s3_seg.system.files import make_folder, sync, unwritten, write_whole
 from c3s3_seg.system.reading import sha256
 
 KEY_LENGTH = 32
 
 
 def key_of(uid: str) -> str:
-    """What stands for a UID, or for the name of an entry, which need not be Unicode, in names and logs."""
+    """Return the hash for a UID, or for an entry's name (maybe not Unicode), in file names and logs."""
     return hashlib.sha256(uid.encode("utf-8", "surrogateescape")).hexdigest()[:KEY_LENGTH]
 
 
 def is_key(name: str) -> bool:
-    """Whether a name is what `key_of` gives: others in our folders are somebody else's."""
+    """Return whether a name has the form of `key_of`; other names are not of this package."""
     return re.fullmatch(rf"[0-9a-f]{{{KEY_LENGTH}}}", name) is not None
 
 
 @dataclass(frozen=True)
 class Room:
-    """What the spool may take.
+    """The limits of the spool.
 
     Parameters
     ----------
     free_bytes
-        Space on the disk below which nothing is taken.
+        Free disk space below which nothing is taken.
     spool_bytes, study_bytes, files
-        Size of all, size of a study, its number of files.
+        Size of all files, size of a study, number of its files.
     """
 
     free_bytes: int
@@ -59,11 +59,11 @@ class SeriesFiles:
     Parameters
     ----------
     digest
-        Hash of their names and contents.
+        Hash of the files' names and contents.
     count
-        How many.
+        Number of files.
     may_be_scan
-        Whether they are slices of CT, MR or PET.
+        Whether the first file is a slice of CT, MR or PET, or unreadable.
     """
 
     digest: str
@@ -71,7 +71,7 @@ class SeriesFiles:
     may_be_scan: bool
 
 
-Contents = dict[str, SeriesFiles]  # by the hash of the series UID
+Contents = dict[str, SeriesFiles]  # hash of the series UID -> its files
 
 
 class Spool:
@@ -80,9 +80,9 @@ class Spool:
     Parameters
     ----------
     folder
-        Made if it is not there.
+        State folder, in which `spool` and `work` are created.
     room
-        What it may take.
+        Limits of the spool.
     """
 
     def __init__(self, folder: Path, room: Room) -> None:
@@ -96,28 +96,28 @@ class Spool:
             self._sizes[study] = _sweep(self.folder / study)
 
     def studies(self) -> list[str]:
-        """Keys of the studies that have files."""
+        """Return the keys of the studies in the spool, sorted."""
         return sorted(
             p.name for p in self.folder.iterdir() if is_key(p.name) and p.is_dir() and not p.is_symlink()
         )
 
     @property
     def size_bytes(self) -> int:
-        """Of all files."""
+        """The size of all files."""
         with self._turn:
             return sum(size for _, size in self._sizes.values())
 
     def free_bytes(self) -> int:
-        """Left on the disk."""
+        """Return the free space on the disk."""
         return shutil.disk_usage(self.folder).free
 
     @property
     def is_disk_full(self) -> bool:
-        """Whether less space is left than is to stay free."""
+        """Whether less disk space is free than must stay free."""
         return self.free_bytes() < self.room.free_bytes
 
     def holds(self, found: Identity, content: bytes) -> bool:
-        """Whether the very same file is there."""
+        """Return whether the identical file is in the spool."""
         place = self._place(found)
         try:
             return place.stat().st_size == len(content) and place.read_bytes() == content
@@ -125,7 +125,7 @@ class Spool:
             return False
 
     def has_room(self, found: Identity, size: int) -> bool:
-        """Whether a file of this size may be put."""
+        """Return whether the limits allow a file of this size."""
         files, bytes_ = self._sizes.get(key_of(found.study), (0, 0))
         if files >= self.room.files or bytes_ + size > self.room.study_bytes:
             return False
@@ -134,30 +134,33 @@ class Spool:
         )
 
     def put(self, found: Identity, content: bytes) -> None:
-        """Write a file, in whole or not at all; it is on the disk afterwards.
+        """Write a file as a whole or not at all, and sync it to the disk.
 
         Raises
         ------
         InputError
-            If it cannot be written.
+            If the file cannot be written.
         """
         place, study = self._place(found), key_of(found.study)
         make_folder(place.parent)
         before = place.stat().st_size if place.exists() else None
         write_whole(place, content)
-        for folder in (place.parent, place.parent.parent, self.folder):
-            sync(folder)
+        try:
+            for folder in (place.parent, place.parent.parent, self.folder):
+                sync(folder)
+        except OSError as error:
+            raise unwritten(f"cannot be written ({error.strerror})", place, error) from error
         with self._turn:
             files, bytes_ = self._sizes.get(study, (0, 0))
             self._sizes[study] = (files + (before is None), bytes_ + len(content) - (before or 0))
 
     def snapshot(self, study: str) -> tuple[Path, Contents]:
-        """A folder with all files of a study as they are now, and what they are.
+        """Link the present files of a study into a folder; return the folder and its contents.
 
         Raises
         ------
         InputError
-            If there is none, or the folder cannot be made.
+            If the study has no files, or the folder cannot be created.
         """
         place = self.work / study
         shutil.rmtree(place, ignore_errors=True)
@@ -174,7 +177,7 @@ class Spool:
         return place, contents
 
     def drop_snapshot(self, study: str) -> None:
-        """Remove the folder of links."""
+        """Remove the folder of links of a study."""
         shutil.rmtree(self.work / study, ignore_errors=True)
 
     def remove(self, study: str) -> None:
@@ -189,7 +192,7 @@ class Spool:
 
 
 def _files(study: Path) -> Iterator[Path]:
-    """The whole files of a study: ours, no links."""
+    """Yield the complete files of a study, without links."""
     with suppress(FileNotFoundError):
         for series in sorted(study.iterdir()):
             if series.is_dir() and not series.is_symlink():
@@ -197,7 +200,7 @@ def _files(study: Path) -> Iterator[Path]:
 
 
 def _sweep(study: Path) -> tuple[int, int]:
-    """Remove what a killed service left half written; gives number and size of the rest."""
+    """Remove files that a killed service left half written; return number and size of the others."""
     for left in study.glob("*/.*.part"):
         left.unlink(missing_ok=True)
     sizes = [path.stat().st_size for path in _files(study)]
@@ -216,5 +219,5 @@ def _series(paths: list[Path]) -> SeriesFiles:
     try:
         scan = identity(paths[0].read_bytes()).may_be_scan
     except (C3S3Error, OSError):
-        scan = True  # whoever reads it will say what is wrong with it
+        scan = True  # reading the series will report what is wrong with it
     return SeriesFiles(hashlib.sha256(lines.encode()).hexdigest(), len(paths), scan)

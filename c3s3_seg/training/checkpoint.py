@@ -1,4 +1,4 @@
-"""The whole state of a run in one safetensors file: nets, EMA, momentum, random state. No pickle."""
+"""Checkpoints: nets, EMA, momentum and random state of a run in one safetensors file, without pickle."""
 
 from __future__ import annotations
 
@@ -28,20 +28,20 @@ ANEW = "Start the run again without --resume"
 
 @dataclass(frozen=True)
 class State:
-    """Between two iterations.
+    """The state of a run between two iterations.
 
     Parameters
     ----------
     iteration
-        The next one to run. With the seed it is the sampler's whole state.
+        Number of the next iteration. With the seed, it is the sampler's whole state.
     config
-        The run's configuration; another one cannot resume it.
+        Configuration of the run; a resumed run may change only the keys `MAY_CHANGE` of `run.py`.
     tensors
-        Everything else, by name.
+        All other state, by name.
     history
-        The validation records so far.
+        Records so far (validations, warnings and the like).
     seconds
-        Wall clock spent in training, over all its processes.
+        Wall-clock time spent in training, over all starts of the run.
     """
 
     iteration: int
@@ -54,9 +54,9 @@ class State:
 @closed
 @dataclass(frozen=True)
 class CheckpointFacts:
-    """What is written beside the tensors: all else of a `State`, and the names and the hash of the tensors.
+    """The metadata beside the tensors: all other fields of a `State`, the tensors' names and their hash.
 
-    `sha256` is "" in a checkpoint that was written before there was one.
+    `sha256` is "" in a checkpoint that was written before the hash existed.
     """
 
     iteration: Annotated[int, Ge(0), Le(2**53)]
@@ -68,7 +68,7 @@ class CheckpointFacts:
 
 
 def write(run: Path, state: State) -> None:
-    """Replace the checkpoint; on a full disk the one before stays as it was."""
+    """Replace the checkpoint; on a full disk the previous one stays unchanged."""
     from safetensors.torch import save
 
     facts = ("iteration", "config", "history", "seconds")
@@ -79,12 +79,12 @@ def write(run: Path, state: State) -> None:
 
 
 def read(run: Path) -> State:
-    """The newest checkpoint of a run.
+    """Read the newest checkpoint of a run.
 
     Raises
     ------
     InputError
-        If there is none, it cannot be read, or something in it is missing or has changed.
+        If there is no checkpoint, or it cannot be read, is incomplete or was changed.
     """
     from safetensors import SafetensorError, safe_open
 
@@ -112,7 +112,7 @@ def read(run: Path) -> State:
 
 
 def _sha256(tensors: Tensors) -> str:
-    """Of names, types, shapes and values, in the order of the names."""
+    """Return the hash of names, dtypes, shapes and values, in the order of the names."""
     found = hashlib.sha256()
     for name, tensor in sorted(tensors.items()):
         found.update(f"{name} {tensor.dtype} {list(tensor.shape)}\n".encode())
@@ -122,12 +122,12 @@ def _sha256(tensors: Tensors) -> str:
 
 @contextmanager
 def restoring(run: Path) -> Iterator[None]:
-    """What does not fit while a run takes over its checkpoint, as an error of ours.
+    """Turn errors from a checkpoint that does not fit the run into `InputError`, except memory errors.
 
     Raises
     ------
     InputError
-        Where a tensor is missing, or has another shape.
+        If a tensor is missing, or has another shape.
     """
     try:
         yield
@@ -139,14 +139,14 @@ def restoring(run: Path) -> Iterator[None]:
 
 
 def under(prefix: str, tensors: Tensors) -> Tensors:
-    """The tensors whose names begin with `prefix.`, without it."""
+    """Return the tensors whose names begin with `prefix.`, without this prefix."""
     return {
         name.removeprefix(f"{prefix}."): t for name, t in tensors.items() if name.startswith(f"{prefix}.")
     }
 
 
 def optimiser_tensors(optimiser: torch.optim.Optimizer) -> Tensors:
-    """Momentum and the like, by parameter number and name. Learning rates are functions of the iteration."""
+    """Return momentum and the like as `NUMBER.NAME` of the parameter; the iteration gives learning rates."""
     state = optimiser.state_dict()["state"]
     return {
         f"{number}.{name}": value
@@ -157,19 +157,20 @@ def optimiser_tensors(optimiser: torch.optim.Optimizer) -> Tensors:
 
 
 def restore_optimiser(optimiser: torch.optim.Optimizer, tensors: Tensors) -> None:
-    """The inverse of `optimiser_tensors`.
+    """Restore an optimiser from the tensors of `optimiser_tensors`.
 
     Raises
     ------
-    ValueError
-        If a tensor is of no parameter, or has another shape: torch would find out in the first step.
+    KeyError, ValueError
+        If a tensor belongs to no parameter, or has another shape: torch would fail in the first step only.
     """
     whole = optimiser.state_dict()
-    shapes = [parameter.shape for group in optimiser.param_groups for parameter in group["params"]]
+    parameters = [parameter for group in optimiser.param_groups for parameter in group["params"]]
+    shapes = {str(number): parameter.shape for number, parameter in enumerate(parameters)}
     entries: dict[int, dict[str, Tensor]] = {}
     for name, tensor in tensors.items():
         number, key = name.split(".", 1)
-        wanted = torch.Size() if key == "step" else shapes[int(number)]
+        wanted = torch.Size() if key == "step" and number in shapes else shapes[number]
         if tensor.shape != wanted:
             raise ValueError(f"'{name}' has the shape {list(tensor.shape)}, wanted {list(wanted)}")
         entries.setdefault(int(number), {})[key] = tensor

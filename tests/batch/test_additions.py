@@ -256,3 +256,27 @@ def test_a_full_disk_costs_no_mask(scan: Path, tmp_path: Path, monkeypatch: pyte
     told, _ = predict(scan, out, preview=True)
     assert steps(told) == {"load", "report"}
     assert verify(out).holds
+
+
+def test_a_full_disk_costs_no_report_of_an_earlier_run(
+    scan: Path, truth: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The picture and the JSON went, and with the JSON the mask: the network ran again."""
+    out = tmp_path / "out"
+    predict(scan, out, preview=True)
+    before = files(out)
+
+    def full(*_: object) -> None:
+        raise StorageError("cannot be written (No space left on device)", where=out / "x.json")
+
+    for name in ("output._draw", "additions.write_whole"):
+        with monkeypatch.context() as patched:
+            patched.setattr(f"c3s3_seg.batch.{name}", full)
+            with pytest.raises(StorageError):
+                predict(scan, out, preview=True, truth=truth)
+        if name == "additions.write_whole":  # the picture now shows the truth: it does not fit the old JSON
+            del before["x.png"]
+        assert files(out) == before
+    told, _ = predict(scan, out, preview=True, truth=truth)
+    assert steps(told) == {"load", "report"}
+    assert verify(out).holds

@@ -224,7 +224,7 @@ def test_a_local_worker_leaves_ctrl_c_to_the_process_that_started_it() -> None:
 def test_a_worker_in_another_folder_finds_scan_and_truth(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from c3s3_seg.batch.cluster import _sent
+    from c3s3_seg.batch.cluster import _sent, _setup
 
     monkeypatch.chdir(tmp_path)
     task = CaseTask(Case("a", Path("scans/a.nii.gz")), Path("truths/a.nii.gz"))
@@ -232,6 +232,9 @@ def test_a_worker_in_another_folder_finds_scan_and_truth(
     assert there.case.path == tmp_path / "scans" / "a.nii.gz"
     assert there.truth == tmp_path / "truths" / "a.nii.gz"
     assert parse(CaseTask, json.loads(_sent(replace(task, truth=None))), "test").truth is None
+    setup = json.loads(_setup(Model(Path("runs/bundle")), Job(Path("out")), None))
+    assert setup["model"]["bundle"] == str(tmp_path / "runs" / "bundle")
+    assert setup["job"]["out"] == str(tmp_path / "out")
 
 
 def test_a_machine_with_another_model_makes_no_masks_of_the_run(

@@ -4,6 +4,7 @@ import errno
 import os
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from helpers.batches import MODEL, Told, masks
@@ -11,9 +12,10 @@ from helpers.batches import MODEL, Told, masks
 from c3s3_seg.batch import BatchPlan, Job, predict_cases, verify
 from c3s3_seg.batch.job import CaseTask
 from c3s3_seg.batch.listing import list_cases
-from c3s3_seg.errors import InputError
+from c3s3_seg.errors import InputError, MemoryLimitError
+from c3s3_seg.geometry.volume import Volume
 from c3s3_seg.inference import Settings
-from c3s3_seg.io import Case
+from c3s3_seg.io import Case, read_case
 from c3s3_seg.system.shard import Shard
 
 
@@ -102,6 +104,30 @@ def test_failed_cases_wait_for_a_reason(small_scans: Path, tmp_path: Path) -> No
     told, result = run(small_scans, out)
     assert told.done == ["case-2"]
     assert not result.failures
+
+
+def test_a_list_says_which_failed_cases_are_tried_again(
+    small_scans: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of the two that failed, only a broken scan waits for --retry-failed; the list had both wait."""
+    out, broken, large = tmp_path / "out", small_scans / "case-2.nii.gz", small_scans / "case-1.nii.gz"
+    broken.write_bytes(broken.read_bytes()[:-20])
+
+    def read(case: Case, *_: object, **how: Any) -> Volume:
+        if case.path == large:
+            raise MemoryLimitError("the memory does not suffice", where=large)
+        return read_case(case, *_, **how)
+
+    with monkeypatch.context() as patched:
+        patched.setattr("c3s3_seg.batch.case.read_case", read)
+        _, result = run(small_scans, out)
+    assert {f.case for f in result.failures} == {"case-1", "case-2"}
+    listed, _ = list_cases([small_scans], Job(out), BatchPlan())
+    assert {case.name for case in listed if case.to_do} == {"case-1"}
+    told, _ = run(small_scans, out)
+    assert told.done == ["case-1"]
+    listed, _ = list_cases([small_scans], Job(out), BatchPlan(retry_failed=True))
+    assert {case.name for case in listed if case.to_do} == {"case-2"}
 
 
 def test_shards_and_then_the_whole(small_scans: Path, tmp_path: Path) -> None:

@@ -236,6 +236,18 @@ def test_the_memory_is_that_of_all_workers(tmp_path: Path) -> None:
     assert MODEL.among(3).settings.memory_bytes is None
 
 
+def test_the_threads_are_those_of_all_workers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A deterministic model had one thread in workers, and several on a local cluster."""
+    from c3s3_seg.batch.cluster import _placed
+
+    monkeypatch.setattr("c3s3_seg.batch.job.available_processors", lambda: 8)
+    free = replace(MODEL, backend=replace(MODEL.backend, threads=None))
+    for model, threads in ((free, 4), (free.with_threads(3), 3), (replace(free, deterministic=True), 1)):
+        assert model.among(2).backend.threads == threads
+        assert _placed(model, "local", 2).backend.threads == threads
+        assert _placed(model, "tcp://h:1", 2) == model
+
+
 def test_each_worker_keeps_to_its_share(small_scans: Path, tmp_path: Path) -> None:
     """800 MB suffice for one process of OpenVINO, and not for three."""
     out, job = tmp_path / "out", Job(tmp_path / "out", allow_out_of_domain=True)

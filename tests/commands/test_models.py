@@ -141,6 +141,8 @@ def test_a_network_that_missed_everything_is_listed_by_its_own_name(tmp_path: Pa
     odd = {"candidate": "vnet-b", "dice": 10**400, "hd95_vox": "x"}
     unknown = rewritten(tmp_path / "odd", validation_kept=[odd])
     assert (summarize(str(unknown)).dice, summarize(str(unknown)).hd95_vox) == (None, None)
+    table = {"candidate": "vnet-b", "validation": {"cases": 8}}
+    assert summarize(str(rewritten(tmp_path / "table", validation_kept=[table]))).cases is None
 
 
 def test_half_a_surrogate_pair_is_no_series(tmp_path: Path) -> None:

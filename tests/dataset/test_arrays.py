@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 from c3s3_seg.cli import app
 from c3s3_seg.dataset import DataSet
 from c3s3_seg.dataset.labels import Labels
-from c3s3_seg.dataset.prepare.arrays import NO_IMAGE, SLICES, UNLISTED
+from c3s3_seg.dataset.prepare.arrays import NO_IMAGE, SLICES, UNLISTED, find_arrays
 from c3s3_seg.dataset.prepare.assemble import PrepareSettings, find
 from c3s3_seg.dataset.prepare.discover import Search
 from c3s3_seg.dataset.prepare.inventory import Inventory
@@ -49,7 +49,7 @@ def test_any_name_in_any_folder(tmp_path: Path) -> None:
     assert result.refused == ()
     assert set(result.patients) == {"Case 7", "x", "a", "b"}
     assert result.masks == 3
-    assert "4 HDF5 files hold no geometry: voxels of 1 x 1 x 1 mm" in result.assumed[0]
+    assert "4 HDF5 files without geometry: voxels of 1 x 1 x 1 mm" in result.assumed[0]
     data = DataSet.load(tmp_path / "data")
     scan, mask = scan_and_mask(0)
     assert np.array_equal(load(data.scan("Case 7")).array, scan.array.astype(np.float32) / 7)
@@ -67,6 +67,15 @@ def test_lists_say_what_each_is_for_and_slices_are_passed_over(tmp_path: Path) -
         1,
         2,
     ]  # two frames of one; the others alone
+
+
+def test_only_files_that_are_taken_have_an_assumed_geometry(tmp_path: Path) -> None:
+    """The number counted files that no list names, and none of which was read."""
+    for n in range(3):
+        hdf5(tmp_path / f"case{n}.h5", n)
+    (tmp_path / "train.list").write_text("case0\n")
+    (found,) = find_arrays(tmp_path, sorted(tmp_path.iterdir()), lambda _: False).assumed
+    assert found.startswith("1 HDF5 file without geometry: ")
 
 
 def test_a_val_list_is_for_validation(tmp_path: Path) -> None:

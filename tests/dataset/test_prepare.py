@@ -175,6 +175,21 @@ def test_a_source_that_is_gone_is_said(archive: Path, tmp_path: Path) -> None:
     assert (out / "imagesTr" / f"{case}.nii.gz").exists()
 
 
+def test_an_index_stays_if_copies_leave_too_few_patients_for_the_validation(tmp_path: Path) -> None:
+    """The run ended with the index of the earlier one set aside: the data set was no data set any more."""
+    source, out = tmp_path / "source", tmp_path / "data"
+    for n, name in enumerate("abc"):
+        image_case(source, n, f"images/{name}", f"masks/{name}_seg")
+    for kind in ("images/{}", "masks/{}_seg"):  # two patients are one, which is found when all are converted
+        shutil.copy(source / f"{kind.format('b')}.nii.gz", source / f"{kind.format('c')}.nii.gz")
+    prepare(source, out, PrepareSettings(modality="CT", validation=1))
+    index = (out / "dataset.json").read_bytes()
+    with pytest.raises(InputError, match="validation"):
+        prepare(source, out, PrepareSettings(modality="CT", validation=2))
+    assert (out / "dataset.json").read_bytes() == index
+    assert not (out / ".prepare").exists()
+
+
 def test_image_files_keep_their_names_and_a_changed_one_is_made_again(tmp_path: Path) -> None:
     source, out = tmp_path / "source", tmp_path / "data"
     for n, name in enumerate("abc"):

@@ -271,6 +271,20 @@ def test_the_same_mask_is_the_same_instance_and_another_is_not(files: list[Path]
     assert a == b != c
 
 
+def test_labels_of_other_names_or_codes_are_another_instance(files: list[Path], tmp_path: Path) -> None:
+    """A bundle whose labels were renamed wrote other content under the UIDs of the earlier objects."""
+    mask, first = drawn(load(files[0].parent)), SEGMENTS[0]
+    renamed = (replace(first, name="chamber"), *SEGMENTS[1:])
+    recoded = (replace(first, code=("80891009", "SCT", "Heart")), *SEGMENTS[1:])
+    for write in (write_seg, write_rtstruct):
+        uids = set()
+        for segments in (SEGMENTS, renamed, recoded, SEGMENTS[:1]):
+            write(mask, tmp_path / "a.dcm", segments, MAKER)
+            made = pydicom.dcmread(tmp_path / "a.dcm")
+            uids |= {made.SOPInstanceUID, made.SeriesInstanceUID}
+        assert len(uids) == 8
+
+
 def test_an_empty_mask_is_written(files: list[Path], tmp_path: Path) -> None:
     scan = load(files[0].parent)
     write_seg(

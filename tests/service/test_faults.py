@@ -13,7 +13,7 @@ import pytest
 from helpers.service import Bench, results, study
 
 from c3s3_seg.errors import InputError
-from c3s3_seg.io.pacs.identity import identity
+from c3s3_seg.io.pacs.identity import Identity, identity
 from c3s3_seg.service import sources
 from c3s3_seg.service.segment import SegmentTask
 from c3s3_seg.service.spool import key_of
@@ -45,6 +45,28 @@ def test_what_failed_in_a_watched_folder_waits_for_no_clock(tmp_path: Path) -> N
     bench.wait(20)
     bench.clock.sleep(-2 * DAY_S)
     assert bench.sources[0]._patience.is_due(next(iter(bench.sources[0]._seen)))
+
+
+def test_an_entry_that_cannot_be_written_holds_up_no_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As where its folder in the spool may not be written to; on a full disk no entry is tried."""
+    bench = Bench(tmp_path)
+    study(tmp_path / "watch" / "one", 1)
+    study(tmp_path / "watch" / "two", 2)
+    put, refused = bench.service.spool.put, set()
+
+    def fails(found: Identity, content: bytes) -> None:
+        if found.study in (refused or {found.study}):
+            refused.add(found.study)
+            raise InputError("cannot be written (Permission denied)")
+        put(found, content)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(bench.service.spool, "put", fails)
+        assert len(bench.wait(100, 5)) == 1
+    assert len(bench.wait(1000, 10)) == 2
+    assert bench.counts() == {"done": 2}
 
 
 def test_files_that_came_again_in_part_are_removed_with_the_dead_study(tmp_path: Path) -> None:

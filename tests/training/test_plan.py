@@ -252,7 +252,7 @@ def test_the_levels_after_a_slow_one_are_taken_in_proportion(
     monkeypatch.setattr(fit, "WORTH_S", 1e9)  # as if the first level had taken all the time
     why = reasons(toy_data, Constraints(3600))
     assert len(seen) == 1
-    assert "steps take in proportion to crops and filters" in why["run.iterations"]
+    assert "steps take time and memory in proportion to crops and filters" in why["run.iterations"]
 
 
 @pytest.mark.parametrize(("overrides", "expected"), [((), "auto"), (("run.precision=bfloat16",), "bfloat16")])

@@ -142,6 +142,8 @@ def test_another_configuration_takes_in_proportion(toy_config: Path) -> None:
     found = scaled(TIMING, before, narrow)
     assert (found.warm_s, found.full_s, found.validate_s) == (0.5, 1.5, 1.0)
     assert "in proportion" in found.assumed[0]
+    assert found.peak_bytes == TIMING.peak_bytes  # a part of it is that of the libraries
+    assert scaled(TIMING, narrow, before).peak_bytes == 2 * TIMING.peak_bytes
 
 
 def test_what_is_assumed_is_stated_as_scaled(toy_config: Path) -> None:

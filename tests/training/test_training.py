@@ -345,12 +345,18 @@ def test_every_record_of_a_run_is_read_again(toy_config: Path, tmp_path: Path) -
 
 
 @pytest.mark.parametrize(
-    "name", ["optim.main.0.momentum_buffer", "optim.main.9999.momentum_buffer", "best.vnet.a", "first.vnet.a"]
-)
-def test_tensors_that_fit_nowhere_are_refused(toy_config: Path, tmp_path: Path, name: str) -> None:
+    ("name", "shape"),
+    [
+        ("optim.main.0.momentum_buffer", [3]), ("optim.main.9999.momentum_buffer", [3]),
+        ("optim.main.9999.step", []), ("optim.main.-1.step", []), ("best.vnet.a", [3]), ("first.vnet.a", [3]),
+    ],
+)  # fmt: skip
+def test_tensors_that_fit_nowhere_are_refused(
+    toy_config: Path, tmp_path: Path, name: str, shape: list[int]
+) -> None:
     run = Run(load_config(toy_config), tmp_path)
     run.save()
-    rewritten(tmp_path / checkpoint.FILE, lambda _, tensors: tensors.update({name: torch.zeros(3)}))
+    rewritten(tmp_path / checkpoint.FILE, lambda _, tensors: tensors.update({name: torch.zeros(shape)}))
     with pytest.raises(InputError, match="the checkpoint does not fit this run"):
         run.restore()
 

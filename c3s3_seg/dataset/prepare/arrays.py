@@ -1,4 +1,4 @@
-"""HDF5 files with the arrays `image` and `label` as scans, and the lists that say what they are for.
+"""Read HDF5 files with the arrays `image` and `label`, and the lists that assign them to splits.
 
 left atrium    CASE/mri_norm2.h5, train.list, test.list: the benchmark of UA-MT and its successors
 Pancreas-CT    CASE_norm.h5, train.list, test.list: the same for the pancreas
@@ -43,7 +43,7 @@ UNLISTED = "HDF5 files that no list names"
 
 @dataclass
 class Arrays:
-    """What was found in HDF5 files."""
+    """The scans and refusals found in HDF5 files."""
 
     pairs: list[ScanMaskPair] = field(default_factory=list)
     refused: list[RefusedFile] = field(default_factory=list)
@@ -53,7 +53,7 @@ class Arrays:
 
 @dataclass(frozen=True)
 class _File:
-    """A file with a volume: the case's name, what a list may call it, and what is known of its origin."""
+    """A file with a volume: the case, further names in lists, and the spacing and modality if known."""
 
     path: Path
     case: str
@@ -63,26 +63,26 @@ class _File:
 
 
 def is_array_file(path: Path) -> bool:
-    """Whether a name is that of an HDF5 file."""
+    """Return whether a name is that of an HDF5 file."""
     return path.suffix.lower() in HDF5_SUFFIXES
 
 
 def find_arrays(root: Path, files: Sequence[Path], leaves_out: Callable[[Path], bool]) -> Arrays:
-    """The scans in HDF5 files, with their masks, and for what they are.
+    """Return the scans in HDF5 files, with their masks and splits.
 
     Parameters
     ----------
     root
-        The source.
+        Folder of the source.
     files
-        All files in it: those in HDF5, and `train.list`, `val.list` and `test.list`.
+        All files in the source, among them HDF5, `train.list`, `val.list` and `test.list`.
     leaves_out
-        Whether a file is to be passed over. A list may name it all the same.
+        Called to decide whether a file is passed over; a list may still name such a file.
 
     Raises
     ------
     InputError
-        If a list names a case that is not there or a path out of its folder, or two lists name one case.
+        If a list names a missing case or a path out of its folder, or two lists name one case.
     """
     found = Arrays()
     shapes: dict[Path, Mapping[str, tuple[int, ...]]] = {}
@@ -104,8 +104,8 @@ def find_arrays(root: Path, files: Sequence[Path], leaves_out: Callable[[Path], 
             todo = "Copy the list into the folder"
             raise InputError("is a link to a file outside of the folder", where=path, todo=todo)
     splits = _splits(lists, cases)
-    taken = [file for file in cases if not leaves_out(file.path)]
-    for file in taken:
+    unknown = 0  # files of no benchmark
+    for file in (file for file in cases if not leaves_out(file.path)):
         if splits is not None and file.path not in splits:
             found.passed[UNLISTED] += 1
         elif splits is not None and not is_inside(root, file.path):
@@ -113,17 +113,17 @@ def find_arrays(root: Path, files: Sequence[Path], leaves_out: Callable[[Path], 
             found.refused.append(RefusedFile(place_of(file.path, root), reason))
         else:
             _take(file, root, shapes[file.path], (splits or {}).get(file.path, ""), found)
-    unknown = sum(not file.modality for file in taken)  # of no benchmark
+            unknown += not file.modality
     if unknown:
         found.assumed = (
-            f"{unknown} HDF5 files hold no geometry: voxels of 1 x 1 x 1 mm and axes towards the patient's"
-            " left, back and head are assumed, so distances in mm and ml may be wrong",
+            f"{quantity(unknown, 'HDF5 file')} without geometry: voxels of 1 x 1 x 1 mm and axes towards the"
+            " patient's left, back and head are assumed, so distances in mm and ml may be wrong",
         )
     return found
 
 
 def _name(paths: Sequence[Path]) -> list[_File]:
-    """The case in each file: the file's name, or its folder's where many files have one name."""
+    """Name the case in each file after the file, or after its folder if several files share a name."""
     often = Counter(path.name.casefold() for path in paths)
     files = []
     for path in paths:
@@ -140,7 +140,7 @@ def _name(paths: Sequence[Path]) -> list[_File]:
 
 
 def _splits(lists: Sequence[Path], cases: Sequence[_File]) -> dict[Path, Split] | None:
-    """What each file is for; with a train.list, a file that no list names is not in it."""
+    """Return the split of each file, with a train.list of listed files alone; None without lists."""
     if not lists:
         return None
     where: dict[str, list[Path]] = defaultdict(list)
@@ -166,7 +166,7 @@ def _splits(lists: Sequence[Path], cases: Sequence[_File]) -> dict[Path, Split] 
 
 
 def _aliases(line: str) -> list[str]:
-    """What a line of a list may mean: `CASE`, `CASE_norm.h5`, `folder/CASE.h5`, `CASE/mri_norm2.h5`."""
+    """Return the names a line may mean: `CASE`, `CASE_norm.h5`, `folder/CASE.h5`, `CASE/mri_norm2.h5`."""
     parts = [part for part in line.split("/") if part != "."]
     last = parts[-1]
     stem = last.rpartition(".")[0] if last.lower().endswith(HDF5_SUFFIXES) else last
@@ -174,12 +174,12 @@ def _aliases(line: str) -> list[str]:
 
 
 def _lines(path: Path) -> Iterator[str]:
-    """The names in a list, once each.
+    """Yield the names in a list, once each.
 
     Raises
     ------
     InputError
-        If it cannot be read, or names a path out of its folder.
+        If the list cannot be read, or a name is unprintable or a path out of the folder.
     """
     text = read_regular(path, LIST_BYTES).decode("utf-8-sig", "replace")
     for name in dict.fromkeys(line.strip().replace("\\", "/") for line in text.splitlines()):
@@ -199,7 +199,7 @@ def _take(
     label = replace(image, key="label")
     reason = None
     values: tuple[int, ...] | None = None
-    if "label" not in shapes:  # of the benchmarks each has one; elsewhere it is a scan without a mask
+    if "label" not in shapes:  # each benchmark file has one; any other is a scan without a mask
         reason = "there is no array 'label' in this file." if file.modality else None
     elif shapes["label"] != shapes["image"]:
         reason = f"its array 'label' has the shape {shapes['label']}, and 'image' {shapes['image']}."

@@ -1,7 +1,7 @@
-"""From a folder of scans and masks to a data set: found, paired, split by patient, written, recorded.
+"""Build a data set from a folder of scans and masks: find, pair, split by patient, write, record.
 
-The index is written last, and set aside before anything that it speaks of is changed: where there is one,
-all that it names is whole. A run that was killed is taken up by the records that it has left.
+The index is written last, and set aside before any file that it names is changed: if there is an index, all
+its files are whole. A run that was killed is resumed from the records that it left.
 """
 
 from __future__ import annotations
@@ -39,44 +39,44 @@ from c3s3_seg.system.process_pool import Died, each
 from c3s3_seg.system.progress import Progress, silent
 from c3s3_seg.version import __version__
 
-FORMAT = "2"  # of what is written: another one is written anew
+FORMAT = "2"  # version of the written files: those of another version are written anew
 HELD_OUT = "scans that are left out, as their patients are for validation or test"
 
 
 @dataclass(frozen=True)
 class PreparedDataSet:
-    """What became of the folder.
+    """The result of a run of `prepare`.
 
     Parameters
     ----------
     found
-        Scans that were found, those that were refused later included.
+        Number of scans found, including those refused later.
     data
-        The data set, as it was written or would be; without cases where nothing is usable.
+        The data set, as written or planned; without cases if nothing is usable.
     patients
         Case -> pseudonym.
     refused
-        What was not taken, with its reason. For the terminal alone: places may name patients.
+        Files that were not taken, with a reason. For the terminal alone: places may name patients.
     passed
-        Reason -> how many were passed over.
+        Reason -> number of files passed over.
     masks
-        How many of the cases have one.
+        Number of cases with a mask.
     kept
-        Cases that were there already, made from the same.
+        Number of cases that were there already, made from the same source.
     again
-        Cases whose source had changed since.
+        Cases of an earlier run that were converted again, as source, settings or files had changed.
     gone
-        Cases of an earlier run whose source is no longer there: left out of the index.
+        Cases of an earlier run whose source no longer exists; they are left out of the index.
     assumed
-        What was taken for granted: sentences without their full stop.
+        Assumptions: sentences without their full stop.
     patients_by
-        What a patient was known by -> how many scans were found, of how many patients.
+        Rule that identified patients -> (number of scans found, number of patients).
     overlaps
-        Cases with structures that overlap, see the notes of each.
+        Cases with overlapping structures, see the notes of each.
     empty
-        Labelled cases whose mask holds nothing but background.
+        Labelled and validation cases whose mask holds nothing but background.
     corrected, uncorrected
-        Cases whose mask is the correction of a prediction of this program; those whose mask is a prediction.
+        Cases whose mask is the correction of a prediction of this program, or such a prediction.
     """
 
     found: int
@@ -99,31 +99,31 @@ class PreparedDataSet:
 def prepare(
     source: Path, out: Path, settings: PrepareSettings, progress: Progress = silent, *, dry: bool = False
 ) -> PreparedDataSet:
-    """Make a data set.
+    """Build a data set.
 
     Parameters
     ----------
     source
-        The folder to look through.
+        Folder to search.
     out
-        The data set's folder; what an earlier run has made of the same is kept.
+        Folder of the data set; unchanged results of an earlier run are kept.
     settings
-        What is wanted.
+        Settings of the run.
     progress
-        Is told what is at work.
+        Called with the current step or case.
     dry
-        Only say what would be done; the voxels of scans are not read, and nothing is written.
+        Whether only to report the plan: no case is converted, and nothing is written.
 
     Returns
     -------
     PreparedDataSet
-        Scans that cannot be used are in its refusals; the others go on.
+        Result of the run; its refusals hold the scans that cannot be used, the others are processed.
 
     Raises
     ------
     InputError
-        If there is no such folder, one lies in the other, masks do not agree in their labels, scans are of
-        several modalities, somebody else writes into `out`, or it holds another data set.
+        If there is no such folder, one lies in the other, masks do not agree in their labels, scans have
+        several modalities, another process writes into `out`, or `out` holds another data set.
     """
     _check_folders(source, out)
     if not dry:
@@ -162,7 +162,7 @@ def _check_folders(source: Path, out: Path) -> None:
 
 
 def _check_out(out: Path) -> None:
-    """Before an hour of reading: could the data set be written, and only where it should be?"""
+    """Check, before an hour of reading, that `out` is writable and its sub-folders are no links."""
     check_folder(out)
     for name in (STATE, IMAGES, MASKS, *TEST_FOLDERS.values()):
         if (out / name).is_symlink():
@@ -171,7 +171,7 @@ def _check_out(out: Path) -> None:
 
 
 def _planned(plan: PreparePlan, before: PreparedDataSet) -> PreparedDataSet:
-    """The result of a dry run: the data set as it would be, if every case can be read."""
+    """Return the result of a dry run: the data set as it would be, if every case can be read."""
     passed = _passed(before, len(plan.cases) - len(plan.wanted))
     patients = {plan.cases[n]: plan.patients[n] for n in plan.wanted}
     masks = sum(plan.pairs[n].mask is not None for n in plan.wanted)
@@ -246,7 +246,7 @@ def _job(
 
 
 def _meaning(labels: Labels, mask: Part | None) -> list[Any]:
-    """What of the labels a mask's file depends on: names and values of a drawing; the values of an image."""
+    """Return the labels that a mask's file depends on: names and values of drawings, values of images."""
     if mask is None:
         return []
     if mask.kind == "structures":  # where two overlap, the order counts
@@ -261,7 +261,7 @@ def _finish(
     settings: PrepareSettings,
     before: PreparedDataSet,
 ) -> PreparedDataSet:
-    """Split by what was really made, write the index, and take away what is not in it."""
+    """Split the cases that were converted, write the index, and remove files that are not in it."""
     pairs = dict(zip(plan.cases, plan.pairs, strict=True))
     same = one_patient(made, copies)
     records = {
@@ -275,7 +275,11 @@ def _finish(
     ]
     patients = dict(zip(plan.cases, plan.patients, strict=True))
     drawn = frozenset(same.get(p, p) for p in (patients[case] for case in plan.splits.validation))
-    splits = assign(members, settings.validation, settings.seed, drawn)
+    try:
+        splits = assign(members, settings.validation, settings.seed, drawn)
+    except InputError:  # fewer cases could be converted than were planned
+        put_back(before.data.folder)
+        raise
     taken = {*splits.cases, *splits.test}
     idle = len(plan.cases) - len(plan.wanted) + len(records) - len(taken)
     records = {case: record for case, record in records.items() if case in taken}
@@ -292,7 +296,7 @@ def _finish(
 
 
 def _result(plan: PreparePlan, made: Mapping[str, Made], written: PreparedDataSet) -> PreparedDataSet:
-    """What is to be said of the data set as it is written."""
+    """Return the result that describes the data set as written."""
     splits, records = written.data.splits, written.data.records
     pairs = dict(zip(plan.cases, plan.pairs, strict=True))
     again = (case for case in sorted(records) if case in plan.earlier.records and not made[case].kept)
@@ -315,7 +319,7 @@ def _is_from(pair: ScanMaskPair, record: CaseRecord, origin: MaskOrigin) -> bool
 
 
 def _preparation(result: PreparedDataSet, settings: PrepareSettings) -> dict[str, Any]:
-    """What the index says of the run. Refusals are counted and not named: a place may name a patient."""
+    """Return the run's entry in the index. Refusals are only counted, as a place may name a patient."""
     return {
         "program": f"c3s3-seg {__version__}",
         "validation": settings.validation,

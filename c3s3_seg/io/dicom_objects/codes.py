@@ -1,36 +1,37 @@
-"""What DICOM calls a label, the program that drew it, a series and an object: its UID.
+"""The DICOM names of a label, of the program that drew it, of a series, and of an object: its UID.
 
-Imports nothing of ours.
+Imports nothing of this package.
 """
 
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 
 OWN_SCHEME = "99C3S3"  # PS3.16, 8: private schemes begin with 99
 LONGEST_CODE = 16  # PS3.5, 6.2, SH
-# Of the labels in their order: Okabe and Ito, which are told apart with any colour vision, as red, green and
-# blue; and the same colours in CIELab, as DICOM SEG has them.
+# Colours of the labels in their order, by Okabe and Ito, which differ for any colour vision: as red, green
+# and blue; and the same colours in CIELab, as DICOM SEG stores them.
 LABEL_COLOURS = ((230, 159, 0), (0, 158, 115), (240, 228, 66), (204, 121, 167), (213, 94, 0))
 LABEL_CIELAB = ((71, 16, 75), (58, -46, 13), (89, -13, 75), (61, 39, -11), (54, 43, 63))
 
 
 @dataclass(frozen=True)
 class Segment:
-    """One label of a mask as DICOM names it.
+    """A label of a mask with its DICOM code.
 
     Parameters
     ----------
     name
-        As in the bundle.
+        Name as in the bundle.
     value
-        In the mask.
+        Value in the mask.
     code
-        Value, scheme and meaning; SNOMED CT is the scheme SCT. None: a private code is made of the name.
+        Value, scheme and meaning; SNOMED CT is the scheme SCT. None: a private code is made from the name.
     modifier
-        Of the code: which part it is, where the part has no code of its own.
+        Modifier of the code, which names the part, if the part has no code of its own.
     """
 
     name: str
@@ -40,7 +41,7 @@ class Segment:
 
     @property
     def coded(self) -> tuple[str, str, str]:
-        """The code, or the private one: of a name too long for a CodeValue its beginning and a hash."""
+        """The code, or the private one: the name, or its beginning and a hash if too long for a CodeValue."""
         value = self.name
         if len(value) > LONGEST_CODE:
             value = f"{value[: LONGEST_CODE - 7]}-{sha256(value.encode()).hexdigest()[:6]}"
@@ -48,20 +49,25 @@ class Segment:
 
     @property
     def words(self) -> tuple[str, ...]:
-        """All texts of it that an object holds."""
+        """All texts of the segment that a DICOM object holds."""
         return (self.name, *self.coded, *(self.modifier or ()))
+
+
+def identity(segments: Sequence[Segment]) -> str:
+    """Return a text of the values, names and codes of labels, for the UIDs of an object with these labels."""
+    return repr([(segment.value, segment.words) for segment in segments])
 
 
 @dataclass(frozen=True)
 class Maker:
-    """What made the mask, for the equipment module.
+    """The program and the model that made a mask, for the equipment module.
 
     Parameters
     ----------
     name, serial
         The bundle's name and the hash of its weights.
     dated
-        Whether objects say when they were made. Without, a second run writes the same bytes.
+        Whether objects state when they were made. If not, a second run writes the same bytes.
     """
 
     name: str = "c3s3-seg"
@@ -71,13 +77,13 @@ class Maker:
 
 @dataclass(frozen=True)
 class Kind:
-    """A kind of series that we make: its place among those of a scan, and the word for it."""
+    """A kind of series that this package makes: its place among those of a scan, and the word for it."""
 
     place: int
     word: str
 
     def number(self, scan: object) -> int:
-        """Series number: far from those of the scanner, another for each scan and kind, always the same."""
+        """Return the series number: far from the scanner's, one for each scan and kind, always the same."""
         try:
             of_scan = int(str(scan or 0)) % 1000
         except ValueError:
@@ -85,7 +91,7 @@ class Kind:
         return 90_000 + 10 * of_scan + self.place
 
     def description(self, maker: Maker) -> str:
-        """Series description, of at most 64 characters (PS3.5, 6.2, LO); lists show the first twenty."""
+        """Return the series description: at most 64 characters (PS3.5, 6.2, LO); lists show the first 20."""
         end = f": {self.word} (c3s3-seg)"
         return maker.name[: 64 - len(end)] + end
 
@@ -97,14 +103,14 @@ CONTOURS, PICTURE = Kind(3, "contours"), Kind(4, "picture")
 class Uid(str):
     """A DICOM UID: numbers with dots between them, at most 64 characters (PS3.5, 9.1).
 
-    A UID that becomes part of a path or is sent to a server is parsed into this type: `.`, `..`, an empty
-    component, a wildcard or a separator is none. Leading zeros, which the standard forbids and old files
-    have, are let through: they do no harm.
+    A UID that becomes part of a path or is sent to a server is parsed into this type, which refuses `.`,
+    `..`, an empty component, a wildcard or a separator. Leading zeros, which the standard forbids and old
+    files have, are accepted: they do no harm.
 
     Raises
     ------
     ValueError
-        If it is not that. The text is not repeated: what stands in the place of a UID may be a name.
+        If the text is not a UID. The message does not repeat the text, which may be a name.
     """
 
     __slots__ = ()
@@ -118,6 +124,6 @@ class Uid(str):
 
     @classmethod
     def is_valid(cls, text: object) -> bool:
-        """Whether a value of a header is a UID."""
+        """Return whether a value of a header is a UID."""
         text = str(text)
         return len(text) <= 64 and cls._FORM.fullmatch(text) is not None

@@ -1,4 +1,4 @@
-"""What RTSTRUCT and secondary captures share: patient and study of the slices, and who made it when."""
+"""Attributes that RTSTRUCT and secondary captures share: patient and study of the slices, maker and dates."""
 
 from __future__ import annotations
 
@@ -15,22 +15,22 @@ from pydicom.uid import UID, ExplicitVRLittleEndian, generate_uid
 from pydicom.valuerep import CUSTOMIZABLE_CHARSET_VR
 
 from c3s3_seg.io.dicom.header import Slice
-from c3s3_seg.io.dicom_objects.codes import Kind, Maker, Segment
+from c3s3_seg.io.dicom_objects.codes import Kind, Maker, Segment, identity
 from c3s3_seg.io.dicom_objects.references import Origin
 from c3s3_seg.version import __version__
 
-# Of patient and study, what an object made from its images repeats (PS3.3, C.7.1.1 and C.7.2.1).
+# Attributes of patient and study that an object made from images repeats (PS3.3, C.7.1.1 and C.7.2.1).
 REPEATED = (
     "PatientName", "PatientID", "IssuerOfPatientID", "PatientBirthDate", "PatientSex", "StudyInstanceUID",
     "StudyDate", "StudyTime", "StudyID", "StudyDescription", "AccessionNumber", "ReferringPhysicianName",
     "SpecificCharacterSet",
 )  # fmt: skip
-# When it was made; and when its content was, which has to be there.
+# When the object was made; and when its content was made, which is required.
 WHEN_MADE = ("InstanceCreationDate", "InstanceCreationTime", "SeriesDate", "SeriesTime")
 WHEN_CONTENT = ("ContentDate", "ContentTime")
 UNDATED = "19700101"
 UTF_8 = "ISO_IR 192"  # PS3.3, C.12.1.1.2
-SEXES = ("M", "F", "O")  # PS3.3, C.7.1.1; type 2: blank, which is unknown, is allowed, and no other word
+SEXES = ("M", "F", "O")  # PS3.3, C.7.1.1; type 2: blank (unknown) is allowed, any other word is not
 OFFSET = re.compile(r"[+-](0[0-9]|1[0-4])[0-5][0-9]")
 TYPE_2 = (
     "PatientName", "PatientID", "PatientBirthDate", "PatientSex", "StudyDate", "StudyTime", "StudyID",
@@ -46,26 +46,27 @@ def derived(
     content: str,
     segments: Sequence[Segment] = (),
 ) -> FileDataset:
-    """The data set of an object that is made from the slices of a scan, without what its kind has of its own.
+    """Return the data set of an object made from the slices of a scan, without attributes only its kind has.
 
     Parameters
     ----------
     source
         The slices: patient and study are those of the first.
     maker
-        What made it.
+        Program and model that made the object.
     sop_class
-        Its UID.
+        SOP class UID of the object.
     kind
-        Of the series: its number and description.
+        Kind of the series, for its number and description.
     content
-        The UIDs follow from it, the slices and the maker: the same content is the same instance.
+        Text that stands for the content. The UIDs follow from this text, the slices and the maker: the same
+        content is the same instance.
     segments
-        The labels whose names it will hold.
+        Labels whose names the object will hold.
     """
     first = source.header(source.slices[0])
     texts = stored_texts(first)
-    seed = [str(first.SOPInstanceUID), maker.name, maker.serial, content]
+    seed = [str(first.SOPInstanceUID), maker.name, maker.serial, content, identity(segments)]
     meta = FileMetaDataset()
     meta.MediaStorageSOPClassUID = sop_class
     meta.MediaStorageSOPInstanceUID = generate_uid(entropy_srcs=[*seed, "instance"])
@@ -90,19 +91,20 @@ def derived(
 
 
 def date(data: Any, offset: object, maker: Maker) -> None:
-    """Write when an object was made.
+    """Write the dates and times at which an object was made.
 
-    All dates and times of an object are of one time zone (PS3.3, C.12.1.1.8), also those of the study: it is
-    that of the slices where they say theirs, else that of this machine, unsaid.
+    All dates and times of an object are in one time zone (PS3.3, C.12.1.1.8), also those of the study: in
+    that of the slices if they state it, else in that of this machine, which is not stated.
 
     Parameters
     ----------
     data
-        The object, with the date of its study; what else it has of these attributes is replaced.
+        The object, with the date of its study; its other dates and times are replaced.
     offset
         TimezoneOffsetFromUTC of the slices.
     maker
-        Without dates, the time of the content is that of the study, and the others are left out.
+        If not `dated`, the content has the date of the study (19700101 if there is none) and the time 000000,
+        and the others are left out.
     """
     for keyword in (*WHEN_MADE, *WHEN_CONTENT, "TimezoneOffsetFromUTC"):
         data.pop(keyword, None)
@@ -115,7 +117,7 @@ def date(data: Any, offset: object, maker: Maker) -> None:
     else:
         day, hour = str(data.get("StudyDate") or ""), "000000"
         day = day if len(day) == 8 and day.isascii() and day.isdigit() else UNDATED
-        # highdicom names itself as equipment that contributed, and when.
+        # highdicom adds itself as contributing equipment, with the time.
         for item in data.get("ContributingEquipmentSequence") or ():
             item.pop("ContributionDateTime", None)
     for keyword in (*WHEN_MADE, *WHEN_CONTENT) if maker.dated else WHEN_CONTENT:
@@ -123,17 +125,17 @@ def date(data: Any, offset: object, maker: Maker) -> None:
 
 
 def stored_texts(header: Any) -> dict[int, bytes]:
-    """The texts of a header as its file has them, which pydicom no longer knows once it has decoded them.
+    """Return the texts of a header as the bytes in its file, which pydicom drops once it has decoded them.
 
     Parameters
     ----------
     header
-        The data set of a file; elements that were looked at before are left out.
+        The data set of a file; elements that were accessed before are left out.
 
     Returns
     -------
     dict
-        Tag -> bytes, without the padding. Only of the data set itself, not of its sequences.
+        Tag -> bytes, without the padding. Only texts of the data set itself, not of its sequences.
     """
     found = {}
     for tag in header.keys():  # noqa: SIM118 - a data set iterates over its elements, and decodes them
@@ -150,19 +152,19 @@ def set_character_set(
 ) -> None:
     """Choose the character set of an object (PS3.3, C.12.1.1.2): that of its slices, or UTF-8.
 
-    The texts of its slices are bytes in their character set, and pass as they are: some files say UTF-8 of a
-    name in Latin-1, which would lose its letters by being decoded. Only where our own words need UTF-8 and
-    the slices have another character set are all texts written anew: what that cannot hold would become `?`,
-    and two labels one.
+    The texts of its slices are copied as bytes in their character set: some files state UTF-8 for a name in
+    Latin-1, which would lose letters if it were decoded. All texts are encoded anew only if words of this
+    package need UTF-8 and the slices have another character set: in that set, letters that it lacks would
+    become `?`, and two labels could become one.
 
     Parameters
     ----------
     data
         The object, with the SpecificCharacterSet of its slices and their texts as pydicom decoded them.
     texts
-        Those of the texts that come from the slices: tag -> bytes, of `stored_texts`.
+        Texts that come from the slices: tag -> bytes, from `stored_texts`.
     maker, segments
-        Whose names it holds.
+        Maker and labels whose names the object holds.
     """
     words = (maker.name, *(word for segment in segments for word in segment.words))
     if all(word.isascii() for word in words) or data.get("SpecificCharacterSet") == UTF_8:
@@ -173,7 +175,7 @@ def set_character_set(
 
 
 def item_of(**attributes: Any) -> Dataset:
-    """An item of a sequence."""
+    """Return a sequence item with these attributes."""
     item = Dataset()
     for keyword, value in attributes.items():
         setattr(item, keyword, value)
@@ -181,7 +183,7 @@ def item_of(**attributes: Any) -> Dataset:
 
 
 def reference(source: Origin, item: Slice) -> Dataset:
-    """The item of a sequence that refers to a slice, or to a frame."""
+    """Return a sequence item that refers to a slice, or to a frame."""
     header = source.header(item)
     image = item_of(ReferencedSOPClassUID=header.SOPClassUID, ReferencedSOPInstanceUID=header.SOPInstanceUID)
     if item.frame is not None:

@@ -1,8 +1,8 @@
-"""A mask -> DICOM SEG, by highdicom, on the slices that the scan was read from.
+"""Write a mask as DICOM SEG, with highdicom, on the slices that the scan was read from.
 
 highdicom maps plane n of the mask to source image n and does not sort, so the slices come from
-`references.origin` in the order of their positions. What was written is read back and compared,
-frame by frame with the slice that it names, before it is put in its place.
+`references.origin` in the order of their positions. The encoded file is read back, and each frame is
+compared with the slice at its position, before the file is put in its place.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from pydicom.valuerep import format_number_as_ds
 
 from c3s3_seg.errors import InputError
 from c3s3_seg.geometry.volume import Array, Volume
-from c3s3_seg.io.dicom_objects.codes import LABEL_CIELAB, LABEL_MAP, SEGMENTATION, Maker, Segment
+from c3s3_seg.io.dicom_objects.codes import LABEL_CIELAB, LABEL_MAP, SEGMENTATION, Maker, Segment, identity
 from c3s3_seg.io.dicom_objects.common import SEXES, TYPE_2, date, set_character_set, stored_texts
 from c3s3_seg.io.dicom_objects.references import Origin, origin
 from c3s3_seg.system.files import write_whole
@@ -49,15 +49,16 @@ def write_seg(
     segments
         The labels; each becomes a segment, numbered from 1 in this order.
     maker
-        What made it.
+        Program and model that made the mask.
     labelmap
-        One frame a slice with all labels, RLE-compressed (PS3.3, A.51, since 2023), in place of a bit
-        for each segment. Many servers do not take it yet.
+        Whether to write one frame per slice with all labels, RLE-compressed (PS3.3, A.51, since 2023),
+        instead of a bit for each segment. Many servers do not accept it yet.
 
     Raises
     ------
     InputError
-        If the scan is no DICOM series, its slices have no UIDs, or the file cannot be written.
+        If the scan is not a DICOM series, its slices have no UIDs or unusable headers, or the file cannot be
+        written or differs when it is read back.
     """
     with origin(mask.source) as source:
         numbered = np.zeros((len(source.slices), *source.size[::-1]), dtype=np.uint8)
@@ -68,11 +69,11 @@ def write_seg(
         try:
             data = _encode(source, numbered, segments, maker or Maker(), labelmap)
             if labelmap:
-                # highdicom would take GDCM's encoder, which ends the program on frames of 35 x 51 pixels.
+                # highdicom would use GDCM's encoder, which ends the program on frames of 35 x 51 pixels.
                 data.compress(RLELossless, encoding_plugin="pydicom", generate_instance_uid=False)
         except (InputError, MemoryError):
             raise
-        except Exception as error:  # highdicom refuses values that the standard does not know; none is named
+        except Exception as error:  # highdicom refuses values outside the standard; they are not repeated
             raise InputError(
                 f"the headers of the series cannot be carried into a DICOM SEG ({type(error).__name__})",
                 where=mask.source.path,
@@ -94,8 +95,9 @@ def _encode(
     kind = LABEL_MAP if labelmap else SEGMENTATION
     kinds = highdicom.seg.SegmentationTypeValues
     patient = _set_aside(images)
-    # The same mask of the same slices by the same model is the same instance.
-    seed = [images[0].SOPInstanceUID, maker.name, maker.serial, str(labelmap), hash_of(planes)]
+    # The same mask of the same slices by the same model, with the same labels, is the same instance.
+    content = [str(labelmap), hash_of(planes), identity(segments)]
+    seed = [images[0].SOPInstanceUID, maker.name, maker.serial, *content]
     made = highdicom.seg.Segmentation(
         source_images=images,
         pixel_array=planes,
@@ -115,7 +117,7 @@ def _encode(
         transfer_syntax_uid=ExplicitVRLittleEndian,
         omit_empty_frames=bool(planes.any()),
     )
-    # What highdicom copies, it copies as the same element.
+    # An attribute that highdicom copies is the same element in both data sets.
     copied = {tag for tag in texts if tag in made and made.get_item(tag) is images[0].get_item(tag)}
     for element in patient:
         made[element.tag] = element
@@ -127,13 +129,13 @@ def _encode(
 
 
 def _name_dimensions(made: Any, uid: str) -> None:
-    """Replace the random UID of the order of the frames: the same instance has the same bytes."""
+    """Replace the random UID of the order of the frames, so that the same instance has the same bytes."""
     for item in (*made.DimensionOrganizationSequence, *made.DimensionIndexSequence):
         item.DimensionOrganizationUID = uid
 
 
 def _described(segments: tuple[Segment, ...], maker: Maker) -> list[Any]:
-    """The segments as highdicom wants them: code, colour, and what drew them."""
+    """Return the segments as highdicom requires them: code, colour, and the algorithm."""
     import highdicom
 
     family = highdicom.sr.CodedConcept("123110", "DCM", "Artificial Intelligence")
@@ -159,9 +161,9 @@ def _described(segments: tuple[Segment, ...], maker: Maker) -> list[Any]:
 
 
 def _set_aside(images: list[Any]) -> list[Any]:
-    """Patient and study of the first image, which are blank in all of them from now on.
+    """Return patient and study of the first image, and blank them in all images.
 
-    highdicom quotes a name of one part in a warning, and a name of seven in a log; it does not know all
+    highdicom quotes a name of one part in a warning, and a name of seven in a log; it does not support all
     character sets (ISO 2022 IR 87 beside the default one), and refuses dates that old files have.
     """
     first = images[0]
@@ -174,16 +176,16 @@ def _set_aside(images: list[Any]) -> list[Any]:
 
 
 def hash_of(planes: Array) -> str:
-    """The sha256 of an array."""
+    """Return the sha256 of an array."""
     import hashlib
 
     return hashlib.sha256(np.ascontiguousarray(planes).data).hexdigest()
 
 
 def _images(source: Origin, planes: Array) -> tuple[list[Any], Array]:
-    """What highdicom takes for source images, and the planes in their order."""
+    """Return the source images for highdicom, and the planes in the order of these images."""
     for header in source.headers.values():
-        for keyword in TYPE_2:  # unknown is allowed; highdicom wants it said
+        for keyword in TYPE_2:  # a blank value is allowed, but highdicom requires the attribute
             if keyword not in header:
                 setattr(header, keyword, "")
         if header.get("PatientSex") not in SEXES:
@@ -210,7 +212,7 @@ def _images(source: Origin, planes: Array) -> tuple[list[Any], Array]:
 def _share_geometry(source: Origin) -> None:
     """Give all headers the directions and the spacing of the stack, from which they differ by rounding.
 
-    highdicom wants them to be the same; the files are not touched.
+    highdicom requires the same values in all of them; the files are not changed.
     """
     common = {
         "ImageOrientationPatient": source.stack.turn[:, :2].T.ravel(),
@@ -223,9 +225,10 @@ def _share_geometry(source: Origin) -> None:
 
 
 def _set_steps(source: Origin, measures: Any) -> None:
-    """Give a header the distance of its slices as they lie, which the SEG repeats (PS3.3, C.7.6.16.2.1).
+    """Give a header the true distance of its slices, which the SEG repeats (PS3.3, C.7.6.16.2.1).
 
-    In headers of scans it may be the gap between slices, negative, of an earlier reconstruction or missing.
+    In headers of scans the distance may be the gap between slices, negative, that of an earlier
+    reconstruction, or missing. An invalid thickness becomes the mean step.
     """
     step = format_number_as_ds(source.stack.step_mm)
     measures.pop("SpacingBetweenSlices", None)
@@ -240,7 +243,7 @@ def _set_steps(source: Origin, measures: Any) -> None:
 
 
 def _prove(content: bytes, source: Origin, planes: Array, path: Path) -> None:
-    """Read the file back: each frame must hold the mask of the slice that it lies at, and none be missing."""
+    """Read the file back and check that each frame holds the mask at its position, and none is missing."""
     back = dcmread(BytesIO(content))
     pixels = back.pixel_array.reshape(-1, *planes.shape[1:])
     seen = np.zeros_like(planes)

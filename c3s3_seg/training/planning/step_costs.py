@@ -1,4 +1,4 @@
-"""What is known of a run's steps, as it comes, and what is assumed of the rest."""
+"""Collect the measured cost of a run's steps as it arrives, and assume the rest."""
 
 from __future__ import annotations
 
@@ -11,42 +11,42 @@ from typing import Any
 from c3s3_seg.training.config import TrainConfig, warm_up
 from c3s3_seg.training.planning.trial import READ, STEPS
 
-# Of a step of the warm-up, per voxel of its crops and filter of its nets: both nets of 16 filters on two
-# crops of 64 x 64 x 48 take 3.7 s on two cores with AVX2 (benchmarks/training-log.md).
+# Seconds of a warm-up step per unit of `cost`: both nets of 16 filters on two crops of 64 x 64 x 48 take
+# 3.7 s on two cores with AVX2 (benchmarks/training-log.md).
 VOXEL_S = 6e-7
-# How much longer a step of the method itself takes than one of the warm-up.
+# Ratio of the time of a step of the method itself to that of a warm-up step.
 LONGER = {"c3s3": 2.3, "mcf": 1.9, "bcp": 1.4, "sdcl": 1.3}
-LOAD_S = 1.0  # of a case
-WHOLE = 4  # crops that a scan is as large as
+LOAD_S = 1.0  # seconds to read a case
+WHOLE = 4  # assumed size of a scan, in crops
 
 
 @dataclass(frozen=True)
 class Timing:
-    """What was measured.
+    """The measured cost of a run's steps and cases.
 
     Parameters
     ----------
     warm_s, full_s
-        Of a step of the warm-up, and of the method's own.
+        Seconds of a warm-up step, and of a step of the method itself.
     validate_s
-        Of one case by all nets.
+        Seconds to validate one case with all nets.
     load_s, case_bytes
-        Of reading a case to learn from, and of keeping it.
+        Seconds to read a training case, and bytes to keep it in memory.
     peak_bytes
-        Of the process (its peak resident size) or of the GPU, with `READ` cases of each kind; inf where the
-        system ended it.
+        Peak resident size of the process or, if larger, peak GPU memory, with `READ` cases of each kind; inf
+        if the system ended the process.
     waited
-        Share of the steps' time, over all threads, in which they were ready and other programs had the
-        processors: 0 to 1. 0 where the system does not say.
+        Share of the steps' time, over all threads, in which they were ready but other programs had the
+        processors: 0 to 1. 0 if the system does not report it.
     precision, precision_why
-        What `run.precision` became, and why; empty where that was not known in time.
+        Precision that `run.precision` became, and the reason; empty if unknown in time.
     assumed
-        What was not measured for want of time, in words, with fields of this class in place of numbers, so
-        that the numbers stay true in a timing that is scaled.
+        Values not measured for lack of time, in words, with fields of this class in place of numbers, so
+        that the numbers stay true in a scaled timing.
     guessed
         Whether no step at all was finished.
     validation_bytes
-        Of keeping a validation case, as it is on disk.
+        Bytes to keep a validation case in memory, as it is on disk.
     """
 
     warm_s: float
@@ -64,26 +64,26 @@ class Timing:
 
     @property
     def assumptions(self) -> tuple[str, ...]:
-        """What was assumed, in words and numbers."""
+        """The assumptions, in words and numbers."""
         return tuple(words.format_map(vars(self)) for words in self.assumed)
 
     def needs_bytes(self, cases: int, validation: int = 0) -> float:
-        """With all cases in memory: those to learn from, and those for validation."""
+        """Return the bytes that a run needs with all training and validation cases in memory."""
         more = self.case_bytes * max(0, cases - READ) + self.validation_bytes * max(0, validation - 1)
         return self.peak_bytes + more
 
     def mean_s(self, share: float) -> float:
-        """Of a step, where `share` of them are the warm-up's."""
+        """Return the mean seconds of a step if `share` of the steps are the warm-up's."""
         return share * self.warm_s + (1 - share) * self.full_s
 
 
 class Pieces:
-    """What a trial has said so far.
+    """The measurements that a trial has sent so far.
 
     Parameters
     ----------
     config
-        Of the trial.
+        Configuration of the trial.
     """
 
     def __init__(self, config: TrainConfig) -> None:
@@ -94,12 +94,12 @@ class Pieces:
         self._said_s = time.monotonic()
 
     def take(self, name: str, value: Any) -> None:
-        """One more piece.
+        """Add one measurement.
 
         Raises
         ------
         C3S3Error
-            What the trial failed with.
+            If the trial failed: its error.
         """
         if name == "failed":
             raise value
@@ -109,7 +109,7 @@ class Pieces:
 
     @property
     def words(self) -> str:
-        """How far it is."""
+        """The progress of the trial, in words."""
         if "loaded" not in self._found:
             return "starting a process to time steps in"
         steps = len(self._found.get("full_s", []))
@@ -118,7 +118,7 @@ class Pieces:
         return f"timing steps in {self._found['precision'][0].name}: {steps} of {STEPS + 1}"
 
     def timing(self) -> Timing:
-        """All that is known, and what has to be assumed."""
+        """Return the measured values, and assumptions for the others; inf if the trial died."""
         if self.died:
             return Timing(inf, inf, inf, 0.0, 0, inf)
         assumed: list[str] = []
@@ -146,7 +146,7 @@ class Pieces:
         return default
 
     def _steps_s(self, assumed: list[str]) -> tuple[float, float]:
-        """Of the warm-up and of the method itself; where that is the same, one number twice."""
+        """Return the seconds of a step in the warm-up and after it; equal if there is no warm-up."""
         config, going_s = self.config, time.monotonic() - self._said_s
         warm, full = (_typical(self._found.get(name, [])) for name in ("warm_s", "full_s"))
         longer = LONGER.get(config.method, 1.0) if warm_up(config) else 1.0
@@ -162,7 +162,7 @@ class Pieces:
         return (full / longer if warm is None else warm), full
 
     def _validate_s(self, warm_s: float, assumed: list[str]) -> float:
-        """Assumed: a forward pass is a third of a step, and goes over all of a scan."""
+        """Return seconds to validate a case; assumed: a third of a step per forward pass over all of it."""
         if "validate_s" in self._found:
             return float(self._found["validate_s"][-1])
         crops = prod(self.config.task.patch) * _crops(self.config)
@@ -173,7 +173,7 @@ class Pieces:
 
 
 def _typical(seconds: list[float]) -> float | None:
-    """The median without the first, which also loads what it needs, where there are others."""
+    """Return the median, without the first step (slower, as it loads what it needs) if there are others."""
     return median(seconds[1:] or seconds) if seconds else None
 
 
@@ -182,16 +182,19 @@ def _crops(config: TrainConfig) -> int:
 
 
 def cost(config: TrainConfig) -> float:
-    """Voxels of the crops of a first step, times half the filters of its nets."""
+    """Return the voxels of the crops of a first step, times half the filters of its nets."""
     filters = sum(network.filters for network in config.networks.trained(config.method).values())
     return _crops(config) * prod(config.task.patch) * filters / 2
 
 
 def scaled(timing: Timing, before: TrainConfig, config: TrainConfig) -> Timing:
-    """What another configuration takes, in proportion to what one was timed to take."""
+    """Return the timing of `config`, scaled in proportion to the timing of `before`.
+
+    The peak memory is scaled upwards only, since a part of it is that of the libraries.
+    """
     ratio = cost(config) / cost(before)
-    # A step that was guessed by the size of crops and networks needs no second sentence that it was.
-    measured = "steps take in proportion to crops and filters of others that were timed"
+    # A step already guessed from the size of crops and networks needs no second sentence about it.
+    measured = "steps take time and memory in proportion to crops and filters of others that were timed"
     words = () if timing.guessed else (measured,)
     finer = prod(before.task.recipe.spacing_mm) / prod(config.task.recipe.spacing_mm)
     return replace(
@@ -200,5 +203,6 @@ def scaled(timing: Timing, before: TrainConfig, config: TrainConfig) -> Timing:
         full_s=ratio * timing.full_s,
         validate_s=ratio * timing.validate_s,
         case_bytes=int(finer * timing.case_bytes),
+        peak_bytes=max(1.0, ratio) * timing.peak_bytes,
         assumed=(*timing.assumed, *words),
     )
