@@ -22,10 +22,10 @@ from c3s3_seg.system.choices import Intensities
 from c3s3_seg.system.schema import Rule, closed
 
 RISING = Rule(lambda ends: ends[0] <= ends[1], "the smaller number first")
-Positive = Annotated[float, Gt(0)]
+Length = Annotated[float, Gt(0), Le(1e5)]  # mm
 NotNegative = Annotated[float, Ge(0)]
 Count = Annotated[int, Gt(0), Le(2**31)]
-Range = Annotated[tuple[Positive, Positive], RISING]
+Range = Annotated[tuple[Length, Length], RISING]
 Counts = Annotated[tuple[Count, Count], RISING]
 Volumes = Annotated[tuple[NotNegative, NotNegative], RISING]
 Floats = NDArray[np.float64]

@@ -16,7 +16,7 @@ import json
 import math
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ from c3s3_seg.bundle.domain import Domain
 from c3s3_seg.bundle.manifest import Calibration, Manifest, Network, Task, check_patch, differ
 from c3s3_seg.errors import ConfigError, InputError, shown
 from c3s3_seg.system.files import make_folder, write_whole
+from c3s3_seg.system.lock import hold
 from c3s3_seg.system.names import PlainName, plain_name
 from c3s3_seg.system.ownership import check_set, replacing, restoring
 from c3s3_seg.system.reading import read_json, read_known, sha256
@@ -37,10 +38,19 @@ WEIGHTS = Path(__file__).parents[1] / "weights"
 
 @dataclass(frozen=True)
 class ModelBundle:
-    """A verified bundle folder."""
+    """A verified bundle folder.
+
+    Parameters
+    ----------
+    folder, manifest
+        Folder of the bundle, and the content of its manifest.
+    loaded_sha256
+        sha256 of the manifest's file as it was loaded; "" if the bundle was not loaded from its folder.
+    """
 
     folder: Path
     manifest: Manifest
+    loaded_sha256: str = field(default="", compare=False, repr=False)
 
     @classmethod
     def load(cls, folder: Path) -> ModelBundle:
@@ -55,6 +65,7 @@ class ModelBundle:
         path = folder / MANIFEST
         if not _is_file(path):
             raise InputError(f"there is no {MANIFEST} here", where=folder, todo=_known_bundles())
+        loaded_sha256 = sha256(path)
         data = read_json(path)
         _check_finite(data, path)
         manifest = parse(Manifest, data, path)
@@ -62,7 +73,7 @@ class ModelBundle:
         for name, expected in manifest.files.items():
             _verify(folder, name, expected)
         _check_networks(folder, manifest)
-        return cls(folder, manifest)
+        return cls(folder, manifest, loaded_sha256)
 
     @classmethod
     def find(cls, name: str | Path) -> ModelBundle:
@@ -117,7 +128,14 @@ class ModelBundle:
             return empty.add(files)
 
     def add(self, files: Mapping[str, bytes], parity: Mapping[str, Any] | None = None) -> ModelBundle:
-        """Write more files into the bundle, then the manifest with their hashes and their parity."""
+        """Write more files into the bundle, then the manifest with their hashes and their parity.
+
+        Raises
+        ------
+        InputError
+            If another process writes into the bundle, or has changed its manifest since it was loaded; or if
+            a file cannot be written: all files are then as before.
+        """
         check_set(self.folder, files, MANIFEST)
         hashes = dict(self.manifest.files)
         hashes |= {
@@ -126,17 +144,24 @@ class ModelBundle:
         }
         parities = {**self.manifest.parity, **(parity or {})}
         manifest = replace(self.manifest, files=dict(sorted(hashes.items())), parity=parities)
-        with restoring(self.folder / name for name in (MANIFEST, *files)):
+        text = json.dumps(dump(manifest), indent=1).encode()
+        with hold(self.folder), restoring(self.folder / name for name in (MANIFEST, *files)):
+            self._refuse_changed()
             for name, content in files.items():
                 write_whole(self.folder / name, content)
-            write_whole(self.folder / MANIFEST, json.dumps(dump(manifest), indent=1).encode())
-        return ModelBundle(self.folder, manifest)
+            write_whole(self.folder / MANIFEST, text)
+        return ModelBundle(self.folder, manifest, hashlib.sha256(text).hexdigest())
+
+    def _refuse_changed(self) -> None:
+        if self.loaded_sha256 and sha256(self.folder / MANIFEST) != self.loaded_sha256:
+            what = "another command has changed the bundle since this one loaded it"
+            raise InputError(what, where=self.folder / MANIFEST, todo="Give the command again")
 
     def calibrated(self, domain: Domain | None = None, uncertainty: Calibration | None = None) -> ModelBundle:
         """Write the domain and the uncertainty limit into the manifest; None keeps the present value."""
         task = replace(self.manifest.task, domain=domain or self.manifest.task.domain)
         manifest = replace(self.manifest, task=task, uncertainty=uncertainty or self.manifest.uncertainty)
-        return ModelBundle(self.folder, manifest).add({})
+        return ModelBundle(self.folder, manifest, self.loaded_sha256).add({})
 
     @property
     def task(self) -> Task:

@@ -18,7 +18,7 @@ from c3s3_seg.geometry.volume import Volume
 from c3s3_seg.inference.backends.execute import Backend, run
 from c3s3_seg.inference.predictor import Predictor
 from c3s3_seg.inference.settings import Settings
-from c3s3_seg.inference.tiling import Tiling, softmax
+from c3s3_seg.inference.tiling import Shape, Tiling, softmax
 from c3s3_seg.io import load
 from c3s3_seg.metrics.surface_distance import surface_distances
 from c3s3_seg.phantom import simulate
@@ -140,10 +140,20 @@ class ProbabilityBackend:
         Name of the runtime.
     batch
         N if the file fixes it: each patch is then repeated N times.
+    largest_tile
+        Largest sides (x, y, z) of a patch, see `Backend`; None: no limit.
     """
 
-    def __init__(self, run: Callable[[FloatArray], FloatArray], name: str, batch: int | None = None) -> None:
+    def __init__(
+        self,
+        run: Callable[[FloatArray], FloatArray],
+        name: str,
+        batch: int | None = None,
+        largest_tile: Shape | None = None,
+    ) -> None:
         self._run, self.name, self._batch = run, name, batch
+        if largest_tile is not None:
+            self.largest_tile = largest_tile
 
     def __call__(self, patches: FloatArray) -> FloatArray:
         """Run the file as a `Backend`.
@@ -170,7 +180,8 @@ def check_scans(bundle: ModelBundle, given: Sequence[Path]) -> tuple[list[Volume
     folder is available; else a phantom.
     """
     if given:
-        return [load(path) for path in given], f"{len(given)} given scan(s)"
+        rule = bundle.task.series_rule
+        return [load(path, rule=rule) for path in given], f"{len(given)} given scan(s)"
     training_record = bundle.manifest.training
     cases: dict[str, object] = next(iter(training_record.get("validation_cases", {}).values()), {})
     folder = Path(training_record.get("config", {}).get("data", {}).get("folder", ""))

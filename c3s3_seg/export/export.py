@@ -31,7 +31,7 @@ from c3s3_seg.inference.tiling import FloatArray
 from c3s3_seg.system.choices import ExportTarget
 from c3s3_seg.system.files import check_folder, check_output_file, make_own_folder, write_whole
 from c3s3_seg.system.ownership import check_set, replacing
-from c3s3_seg.system.schema import dump
+from c3s3_seg.system.schema import dump, plain
 
 FACTS = "export.json"
 # Files that a format writes; a name that begins with a dot follows the stem.
@@ -93,9 +93,12 @@ def export_in_bundle(bundle: ModelBundle, scans: Sequence[Volume]) -> tuple[Mode
 
     Raises
     ------
+    InputError
+        If there is no scan, or the bundle cannot be written to.
     RefusedError
         If a graph does not agree; the bundle is left unchanged.
     """
+    _check_scans(scans)
     check_output(bundle, "onnx", GraphSpec(), None)
     graphs: dict[str, bytes] = {}
     parities: dict[str, Parity] = {}
@@ -136,11 +139,15 @@ def export_folder(
     MissingError
         If a library of the format is not installed, or there is no GPU for an engine.
     """
-    if not scans:
-        raise InputError("there is no scan to compare on", todo="Give one with --check")
+    _check_scans(scans)
     check_output(bundle, target, spec, out)
     with _folder(out):
         return _export(bundle, target, spec, out, scans)
+
+
+def _check_scans(scans: Sequence[Volume]) -> None:
+    if not scans:
+        raise InputError("there is no scan to compare on", todo="Give one with --check")
 
 
 def _export(
@@ -165,7 +172,7 @@ def _export(
     }
     with replacing(out, files, FACTS):
         _write(out, files)
-        _write(out, {FACTS: json.dumps(record, indent=1).encode()})
+        _write(out, {FACTS: json.dumps(plain(record), indent=1, allow_nan=False).encode()})
     return out / built.network, parity
 
 

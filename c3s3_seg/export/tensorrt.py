@@ -50,4 +50,4 @@ def _takes(profile: ShapeProfile) -> str:
 
 def _open(path: Path) -> Backend:
     backend = TensorRtBackend(path.read_bytes())
-    return ProbabilityBackend(backend, backend.name)
+    return ProbabilityBackend(backend, backend.name, largest_tile=backend.largest_tile)

@@ -9,7 +9,7 @@ from pathlib import Path
 from c3s3_seg.bundle import ModelBundle
 from c3s3_seg.errors import InputError
 from c3s3_seg.inference.backends.runtimes import OpenVinoBackend
-from c3s3_seg.inference.backends.select import BackendRequest, open_backend
+from c3s3_seg.inference.backends.select import BackendRequest, open_backend, uses_gpu
 from c3s3_seg.inference.device.cuda_graphs import Recordings
 from c3s3_seg.inference.memory import costs_of
 from c3s3_seg.inference.prediction import Prediction
@@ -63,7 +63,8 @@ def open_predictor(
     networks = [network for _, network in members]
     request = backend if isinstance(backend, BackendRequest) else BackendRequest(backend)
     has_graphs = all(home.has(network.graph) for home, network in members)
-    request, best, remarks = with_profile(request, settings.profile, networks[0], has_graphs)
+    on_gpu = settings.profile is not None and uses_gpu(bundle, networks[0], request)
+    request, best, remarks = with_profile(request, settings.profile, networks[0], has_graphs, on_gpu)
     if request.runtime == "auto" and not has_graphs and importlib.util.find_spec("torch"):
         request = replace(request, runtime="torch")  # one runtime for all: the record names one
     recordings = Recordings()

@@ -164,17 +164,17 @@ def _drop(folder: Path, names: Iterable[str], index: str) -> None:
 
 @contextmanager
 def restoring(paths: Iterable[Path]) -> Iterator[None]:
-    """Restore the old content of these files if the block fails."""
+    """Restore the old content of these files if the block fails; unchanged files are not touched."""
     before = {path: path.read_bytes() if _is_regular(path) else None for path in paths}
     try:
         yield
     except BaseException:
-        for path in before:
+        for path in (path for path, content in before.items() if content is None):  # first: it makes room
             with suppress(OSError):
                 path.unlink(missing_ok=True)
         for path, content in before.items():
-            with suppress(C3S3Error):
-                if content is not None:
+            with suppress(C3S3Error, OSError):
+                if content is not None and not (_is_regular(path) and path.read_bytes() == content):
                     write_whole(path, content)
         raise
 

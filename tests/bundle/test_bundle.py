@@ -22,10 +22,11 @@ from c3s3_seg.bundle import (
 from c3s3_seg.bundle.catalogue import find_models
 from c3s3_seg.bundle.domain import Domain
 from c3s3_seg.bundle.preprocessing import Intensity, Recipe
-from c3s3_seg.errors import ConfigError, InputError
+from c3s3_seg.errors import ConfigError, InputError, StorageError
 from c3s3_seg.io.reading import SeriesRule
 from c3s3_seg.models import WANTED
 from c3s3_seg.system.files import write_whole
+from c3s3_seg.system.lock import hold
 from c3s3_seg.system.schema import dump, parse
 
 TASK = Task(
@@ -266,7 +267,7 @@ def label(name: str, value: object) -> dict[str, object]:
         ("task.series", ["lge", "colour=red", "modality=", {"modality": "MR"}, 7, "type~" + "x" * 500]),
         ("task.domain.scans", [0, -1, True, "3", 10**400]),
         ("task.domain.spacing_mm.1", [[0, 1], [-1, 1], [2, 1], [NAN, 1], [1, INF], [1], ["1", 2], [True, 2]]),
-        ("task.domain.fov_mm.2", [[0, 1], [5, 1], [1, NAN]]),
+        ("task.domain.fov_mm.2", [[0, 1], [5, 1], [1, NAN], [30, 1e300]]),
         ("task.domain.shape.0", [[0, 5], [9, 5], [1, 2.5], [10**400, 10**400]]),
         ("task.domain.quantiles", [[], [0.0] * 18, [0.0] * 20, [*range(18), 0], [NAN] * 19]),
         ("task.domain.spread", [-1, NAN, INF]),
@@ -486,3 +487,37 @@ def test_what_is_added_replaces_no_file_of_others_and_fails_as_one(bundle: Model
     (bundle.folder / "model.onnx").unlink()
     bundle.add({"model.onnx": b"ours"}).add({"model.onnx": b"ours again"})
     ModelBundle.load(bundle.folder)
+
+
+def test_two_commands_that_change_a_bundle_do_not_undo_each_other(bundle: ModelBundle) -> None:
+    """The second one wrote the manifest that it had loaded: hashes of files that were replaced since."""
+    slow, fast = ModelBundle.load(bundle.folder), ModelBundle.load(bundle.folder)
+    fast = fast.add({"model.onnx": b"graph"})
+    limit = Calibration(2.0, 4.0, 0.5, 0.9, 8, "eight scans")
+    for change in (lambda: slow.calibrated(uncertainty=limit), lambda: slow.add({"model.onnx": b"other"})):
+        with pytest.raises(InputError, match="another command has changed the bundle since"):
+            change()
+    assert ModelBundle.load(bundle.folder).manifest == fast.manifest
+    again = fast.calibrated(uncertainty=limit).add({"model.onnx": b"new graph"})
+    assert ModelBundle.load(bundle.folder).manifest == again.manifest
+    with hold(bundle.folder), pytest.raises(InputError, match="another run writes into this folder"):
+        again.add({"model.onnx": b"graph"})
+    assert not (bundle.folder / ".c3s3-seg.lock").exists()
+
+
+def test_a_change_that_fails_leaves_unchanged_files_alone(
+    bundle: ModelBundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a full disk nothing could be written back, and the files were removed before that was tried."""
+    bundle = bundle.add({"model.onnx": b"graph"})
+    before = files_of(bundle.folder)
+
+    def full(path: Path, content: bytes) -> None:
+        raise StorageError("cannot be written (No space left on device)", where=path)
+
+    with monkeypatch.context() as patched:
+        patched.setattr("c3s3_seg.bundle.store.write_whole", full)
+        patched.setattr("c3s3_seg.system.ownership.write_whole", full)
+        with pytest.raises(StorageError):
+            bundle.add({"model.onnx": b"new graph", "README.md": b"new card"})
+    assert files_of(bundle.folder) == before

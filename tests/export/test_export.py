@@ -1,4 +1,4 @@
-"""torch -> ONNX: the graph reads the bundle's weights, and one that differs is not written."""
+"""torch -> ONNX: the graph reads the bundle's weights, and a graph that differs from torch is not written."""
 
 import shutil
 from pathlib import Path
@@ -23,7 +23,7 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture(scope="module")
 def mixed(two_nets: ModelBundle, tmp_path_factory: pytest.TempPathFactory) -> ModelBundle:
-    """A VNet in half precision, and a ResVNet with filters enough to have weights in 8 bits."""
+    """Return a bundle of a VNet in half precision and a ResVNet with enough filters for 8-bit weights."""
     torch.manual_seed(0)
     first, second = two_nets.networks[0], Network("secondary", "resvnet", 4)
     net = build("resvnet", channels=1, classes=3, filters=4)
@@ -44,7 +44,7 @@ def fresh(mixed: ModelBundle, tmp_path: Path) -> ModelBundle:
 
 @pytest.fixture(scope="module")
 def graphs(mixed: ModelBundle) -> dict[str, bytes]:
-    """Traced once for all tests: seconds each."""
+    """Return the graphs by name, traced once for all tests: each takes seconds."""
     return {network.graph: onnx_graph(mixed, network) for network in mixed.networks}
 
 
@@ -61,15 +61,20 @@ def test_half_precision_and_eight_bits_are_exported_and_agree(
     for network in again.networks:
         path = again.folder / network.graph
         onnx.checker.check_model(str(path), full_check=True)
-        assert path.stat().st_size < 100_000  # the weights stay where they are
+        assert path.stat().st_size < 100_000  # the weights stay in the bundle's file
         assert again.manifest.parity[network.graph]["patches"] == 8
     card = (again.folder / "README.md").read_text()
     assert card.count("## Parity with torch") == 1
     assert "| secondary.onnx | openvino | 8 |" in card
 
 
+def test_a_bundle_is_not_exported_without_a_scan_to_compare_on(fresh: ModelBundle) -> None:
+    with pytest.raises(InputError, match="there is no scan to compare on"):
+        export_in_bundle(fresh, [])
+
+
 def test_what_somebody_wrote_behind_the_parity_stays_on_the_card() -> None:
-    """It was cut off with the section of the earlier export."""
+    """Text behind the section of the earlier export was removed with that section."""
     scan = ScanParity(0.0, 0, 8, 1, 1.0, 0.0, 0.0, 1.0, 1.0)
     parities = {"model.onnx": Parity("float32", "openvino", 1, 8, 0.0, 0, (scan,))}
     first = in_bundle_card("# atrium\n\nResearch use only.\n", parities)

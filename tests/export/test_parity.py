@@ -1,4 +1,4 @@
-"""The parity gate: each limit says no, and planted faults are found."""
+"""The parity check of exports: each limit refuses, and planted faults are found."""
 
 import math
 from dataclasses import replace
@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from helpers import studies
 
 from c3s3_seg.bundle import ModelBundle
 from c3s3_seg.errors import InputError
@@ -75,7 +76,7 @@ def test_a_scan_in_which_nothing_was_found_is_mentioned() -> None:
 
 @pytest.fixture
 def small(noise: Volume) -> Volume:
-    """One patch is enough here."""
+    """Return a scan smaller than a patch: one patch is enough for these tests."""
     return Geometry.build((30, 28, 26)).volume(noise.array[:30, :28, :26])
 
 
@@ -127,7 +128,7 @@ def test_probabilities_pass_as_logits_whatever_the_batch() -> None:
 
 @pytest.mark.parametrize("factor", [2.0, 0.5, np.nan])
 def test_what_does_not_add_up_to_1_is_no_probability(factor: float) -> None:
-    """Twice each probability: the sum of an ensemble in place of its mean has the same softmax."""
+    """Doubled probabilities, as from the sum of an ensemble instead of its mean, are refused."""
     half = np.full((1, 2, 2, 2, 2), 0.5, dtype=np.float32)
     patches = np.zeros((1, 1, 2, 2, 2), dtype=np.float32)
     assert ProbabilityBackend(lambda _: half, "x")(patches).shape == half.shape
@@ -155,3 +156,21 @@ def test_a_scan_that_is_given_is_taken(two_nets: ModelBundle, toy_data: Path) ->
     scans, what = check_scans(two_nets, [toy_data / "imagesTr" / "ball-0.nii.gz"])
     assert what == "1 given scan(s)"
     assert scans[0].array.shape == (40, 36, 34)
+
+
+def test_of_a_given_study_the_scan_of_the_modality_is_taken(two_nets: ModelBundle, tmp_path: Path) -> None:
+    """The export refused a study that `predict` segments, as it holds a CT and an MR scan."""
+    for number, modality in enumerate(("MR", "CT"), 1):
+        studies.series(studies.small(), tmp_path / "study" / modality, "p1", number, Modality=modality)
+    task = replace(two_nets.task, modality="MR")
+    bundle = replace(two_nets, manifest=replace(two_nets.manifest, task=task))
+    (scan,), _ = check_scans(bundle, [tmp_path / "study"])
+    assert scan.source.modality == "MR"
+
+
+def test_the_largest_tile_of_an_engine_is_that_of_its_probabilities(two_nets: ModelBundle) -> None:
+    """Without it the whole volume was given to an engine that takes sides of at most 192."""
+    even = lambda patches: np.full((len(patches), 2, *patches.shape[2:]), 0.5, np.float32)  # noqa: E731
+    limited = ProbabilityBackend(even, "x", largest_tile=(32, 32, 32))
+    assert limited.largest_tile == (32, 32, 32)
+    assert not hasattr(ProbabilityBackend(even, "x"), "largest_tile")

@@ -8,6 +8,7 @@ import pytest
 from c3s3_seg.bundle import ModelBundle
 from c3s3_seg.errors import ConfigError, InputError
 from c3s3_seg.inference import Settings, open_predictor
+from c3s3_seg.inference.backends import select
 from c3s3_seg.inference.backends.select import BackendRequest
 from c3s3_seg.inference.tuning import profile
 from c3s3_seg.inference.tuning.profile import (
@@ -37,6 +38,7 @@ def test_where_it_is(tmp_path: Path) -> None:
     assert profile_path({}) is None
     assert existing_profile({}) is None
     assert existing_profile({"HOME": str(tmp_path)}) is None
+    assert existing_profile({"HOME": "/" + "x" * 300}) is None  # as of a home that may not be read
     with pytest.raises(InputError, match="names a profile that is not there"):
         existing_profile(named)
     (tmp_path / "p.json").touch()
@@ -75,8 +77,22 @@ def test_it_holds_for_its_machine_and_its_networks_only(
     monkeypatch.setattr(Machine, "here", classmethod(lambda cls: Machine("another", 64)))
     _, _, remarks = with_profile(BackendRequest(), path, bundle.networks[0])
     assert remarks["profile"]["why"] == "it was made on another machine"
-    write_profile(path, bundle.networks[0], BEST)  # begun anew: the old entries were another machine's
+    write_profile(path, bundle.networks[0], BEST)  # replaces the entries of the other machine
     assert set(read_profile(path).networks) == {"vnet-3"}
+
+
+def test_a_profile_of_the_processor_does_not_decide_for_a_gpu(
+    bundle: ModelBundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, network = tmp_path / "profile.json", bundle.networks[0]
+    write_profile(path, network, BEST)
+    request, best, remarks = with_profile(BackendRequest(), path, network, on_gpu=True)
+    assert (request, best, remarks["profile"]["why"]) == (BackendRequest(), None, "a GPU is used")
+    assert not select.uses_gpu(bundle, network, BackendRequest())
+    monkeypatch.setattr(select, "cuda_devices", lambda: 1)
+    assert select.uses_gpu(bundle, network, BackendRequest())
+    assert not select.uses_gpu(bundle, network, BackendRequest(device="cpu"))
+    assert not select.uses_gpu(bundle, network, BackendRequest("onnx"))
 
 
 @pytest.mark.parametrize(
@@ -101,7 +117,7 @@ def test_what_is_no_profile_is_refused(change: dict[str, object], tmp_path: Path
     path.write_text(json.dumps(data))
     with pytest.raises(ConfigError, match="wanted a finite number"):
         read_profile(path)
-    write_profile(path, ModelBundle.find("phantom").networks[0], BEST)  # a broken one is begun anew
+    write_profile(path, ModelBundle.find("phantom").networks[0], BEST)  # replaces a broken file
     assert read_profile(path).networks["vnet-3"] == BEST
 
 
@@ -113,7 +129,7 @@ def test_a_profile_that_never_ends_is_not_read(tmp_path: Path) -> None:
 
 
 def test_it_does_not_decide_what_cannot_be_had(bundle: ModelBundle, tmp_path: Path) -> None:
-    """Without a graph, or in another precision, the choice stays open as it is without a profile."""
+    """Without a graph, or in another precision, the choice stays open, as it does without a profile."""
     path = tmp_path / "profile.json"
     write_profile(path, bundle.networks[0], BEST)
     half = BackendRequest(precision="bfloat16")

@@ -124,6 +124,14 @@ def candidates(bundle: ModelBundle, network: Network, device: str) -> Iterator[t
             yield runtime, place
 
 
+def uses_gpu(bundle: ModelBundle, network: Network, request: BackendRequest) -> bool:
+    """Return whether a request that leaves runtime and device open begins with a runtime on a GPU."""
+    if request.runtime != "auto" or request.device != "auto":
+        return False
+    _, device = next(candidates(bundle, network, request.device), ("", "cpu"))
+    return is_cuda(device)
+
+
 def describe(backend: Backend) -> dict[str, str]:
     """Return where and how a backend runs, for the JSON of a case."""
     return {

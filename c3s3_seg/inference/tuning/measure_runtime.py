@@ -11,7 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import median
 
@@ -164,7 +164,7 @@ def main(words: list[str]) -> None:
     follow_parent()
     folder, runtime, threads, x, y, z = words
     bundle = ModelBundle.load(Path(folder))
-    request = replace(BackendRequest(), runtime=runtime, threads=int(threads) or None)  # type: ignore[arg-type]
+    request = BackendRequest(runtime, "cpu", threads=int(threads) or None)  # type: ignore[arg-type]
     sys.stdout.write(json.dumps(asdict(measure(bundle, request, (int(x), int(y), int(z))))) + "\n")
 
 

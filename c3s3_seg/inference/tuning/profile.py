@@ -121,7 +121,7 @@ def existing_profile(environ: Mapping[str, str]) -> Path | None:
         If the variable names a file that is not there.
     """
     path = profile_path(environ)
-    if path is None or path.is_file():
+    if path is None or os.path.isfile(path):  # unlike `Path.is_file`, False in a folder that others own
         return path
     if environ.get(VARIABLE):
         todo = f"Write it with: c3s3-seg benchmark --write-profile; or unset {VARIABLE}"
@@ -152,7 +152,8 @@ def write_profile(path: Path, network: Network, best: Best) -> Profile:
     """Add an entry to a profile; replace the profile if it is broken or of another machine."""
     here = Machine.here()
     try:
-        old = read_profile(path).networks if path.is_file() and read_profile(path).machine == here else {}
+        known = read_profile(path) if os.path.isfile(path) else None
+        old = known.networks if known is not None and known.machine == here else {}
     except ConfigError:
         old = {}
     profile = Profile(here, {**old, kind(network): best})
@@ -162,7 +163,7 @@ def write_profile(path: Path, network: Network, best: Best) -> Profile:
 
 
 def with_profile(
-    request: BackendRequest, path: Path | None, network: Network, has_graph: bool = True
+    request: BackendRequest, path: Path | None, network: Network, has_graph: bool = True, on_gpu: bool = False
 ) -> tuple[BackendRequest, Best | None, Remarks]:
     """Let a profile decide the runtime and the threads that were left open.
 
@@ -176,6 +177,8 @@ def with_profile(
         Network that is to run.
     has_graph
         Whether this network, and all that run with it, have an ONNX graph.
+    on_gpu
+        Whether a GPU would be used, of which a profile of the processor knows nothing.
 
     Returns
     -------
@@ -192,7 +195,7 @@ def with_profile(
     profile = read_profile(path)
     best = profile.best(network)
     digest = hashlib.sha256(read_regular(path)).hexdigest()
-    why = _unused(request, profile, best, has_graph)
+    why = "a GPU is used" if on_gpu else _unused(request, profile, best, has_graph)
     if best is None or why:
         return request, None, {"profile": {"sha256": digest, "used": False, "why": why}}
     threads = best.threads if request.threads is None else request.threads
