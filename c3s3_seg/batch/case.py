@@ -26,6 +26,7 @@ from c3s3_seg.inference.predictor import Predictor
 from c3s3_seg.io import Case, load_mask, read_case
 from c3s3_seg.io.formats import check_format
 from c3s3_seg.io.hashes import Watch, input_sha256
+from c3s3_seg.io.image.files import image_suffix
 from c3s3_seg.report.rows import PredictionRow
 from c3s3_seg.system.progress import Progress, silent
 
@@ -164,7 +165,8 @@ def _load(task: CaseTask, job: Job, model: ModelTask) -> Loaded:
 
 
 def _truth(path: Path, scan: Volume) -> Volume:
-    truth = load_mask(path, hashed=True)
+    # A drawing in DICOM may leave out empty slices, or have no voxels: it is read on the grid of its scan.
+    truth = load_mask(path, grid=None if image_suffix(path) else scan.geometry, hashed=True)
     if not truth.geometry.matches(scan.geometry):
         what = f"the truth is on another grid: found {truth.geometry}; the scan has {scan.geometry}"
         raise GeometryError(what, where=path, todo="Give a truth on the scan's grid, or leave --truth out")

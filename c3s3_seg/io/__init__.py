@@ -116,7 +116,7 @@ def read_case(case: Case, reading: Reading, *, hashed: bool = False) -> Volume:
     """Read the scan of a case; if the files of its DICOM series are known, read only these files."""
     if not case.files:
         return read(case.path, reading, hashed=hashed)
-    if not case.path.exists():
+    if not os.path.exists(case.path):
         raise InputError("there is no such file or folder", where=case.path)
     from c3s3_seg.io.dicom.load import load_files
     from c3s3_seg.io.hashes import Watch

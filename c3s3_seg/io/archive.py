@@ -52,7 +52,7 @@ def unpacked(path: Path, digest: _Hash | None = None) -> Iterator[Path]:
         An error raised in the `with` block about a file in the folder is raised for the archive instead.
     """
     sweep_unpacked()
-    with _held_folder() as folder:
+    with _held_folder(path) as folder:
         try:
             with tempfile.TemporaryFile() as copy:
                 _copy(path, copy, digest)
@@ -77,18 +77,24 @@ def unpacked(path: Path, digest: _Hash | None = None) -> Iterator[Path]:
 
 
 @contextmanager
-def _held_folder() -> Iterator[Path]:
+def _held_folder(path: Path) -> Iterator[Path]:
     """Yield a temporary folder beside a locked file; the kernel frees the lock when this process ends.
 
     A process id in the name would not do: process ids differ between containers that share the folder.
     """
     with ExitStack() as stack:
-        name = stack.enter_context(tempfile.TemporaryDirectory(prefix=PREFIX))
-        handle = os.open(Path(name) / HELD, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-        stack.callback(os.close, handle)
-        fcntl.flock(handle, fcntl.LOCK_EX)
-        folder = Path(name) / "files"
-        folder.mkdir(mode=0o700)
+        try:
+            name = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix=PREFIX)))
+            handle = os.open(name / "new", os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+            stack.callback(os.close, handle)
+            fcntl.flock(handle, fcntl.LOCK_EX)
+            os.rename(name / "new", name / HELD)  # a sweep of another process never sees it without its lock
+            folder = name / "files"
+            folder.mkdir(mode=0o700)
+        except OSError as error:
+            what = f"the archive cannot be unpacked: no temporary folder was made: {error.strerror or error}"
+            todo = "Set TMPDIR to a folder that has room and may be written to"
+            raise InputError(what, where=path, todo=todo) from error
         yield folder
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
@@ -46,7 +47,7 @@ class Case:
     @property
     def root(self) -> Path:
         """The folder that contains the files, directly or in sub-folders."""
-        return self.path.parent if self.path.is_file() else self.path
+        return self.path.parent if os.path.isfile(self.path) else self.path
 
     @property
     def paths(self) -> tuple[Path, ...]:
@@ -99,7 +100,7 @@ def match_truth(cases: Sequence[Case], truth: str | Path) -> dict[str, Path]:
         If `truth` is missing, no case has a truth, one has several, or one file is given for several cases.
     """
     truth = Path(truth)
-    if truth.is_file():
+    if os.path.isfile(truth):
         if len(cases) != 1:
             one_study = len({case.path for case in cases}) == 1
             raise InputError(
@@ -111,7 +112,7 @@ def match_truth(cases: Sequence[Case], truth: str | Path) -> dict[str, Path]:
     by_stem: dict[str, list[Path]] = {}
     real = RealPaths()
     for path in visible(truth):
-        if image_suffix(path) and path.is_file():
+        if image_suffix(path) and may_be_file(path):
             by_stem.setdefault(image_stem(path), []).append(path)
     stems = Counter(stem_of(case.path) for case in cases)
     pairs = {}
@@ -174,11 +175,17 @@ def _leads_up(path: Path) -> bool:
     """Return whether a link leads to a folder that contains the link, or back to itself (a loop)."""
     try:
         target = path.resolve(strict=True)
-    except FileNotFoundError:
-        return False  # a missing scan must fail as a case, not be dropped
-    except (OSError, RuntimeError):
+    except RuntimeError:  # a loop, up to Python 3.12
         return True
+    except OSError as error:
+        return error.errno == errno.ELOOP  # a scan that is out of reach must fail as a case, not be dropped
     return target in path.parent.resolve().parents or target == path.parent.resolve()
+
+
+def may_be_file(path: Path) -> bool:
+    """Return whether a path is a file, or a link that cannot be followed; not a folder, pipe or device."""
+    # Unlike the methods of Path, these do not raise where a folder on the way may not be entered.
+    return os.path.isfile(path) or not os.path.exists(path)
 
 
 def walk_files(folder: Path) -> Iterator[Path]:
@@ -195,7 +202,7 @@ def walk_files(folder: Path) -> Iterator[Path]:
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         paths = (Path(root) / name for name in sorted(files) if not name.startswith("."))
         # Opening a pipe would block for ever. A dangling link is kept: it may stand for a missing slice.
-        yield from (path for path in paths if path.is_file() or not path.exists())
+        yield from filter(may_be_file, paths)
 
 
 def refuse_depth(place: Path, folder: Path) -> None:
@@ -230,7 +237,7 @@ class RealPaths:
 def stem_of(path: Path) -> str:
     """Return the name of a scan: its file name without suffix, or the name of its folder."""
     name = image_stem(path) if image_suffix(path) else path.name
-    if image_suffix(path) is None and path.is_file():
+    if image_suffix(path) is None and os.path.isfile(path):
         name = path.stem or path.name
     return name if name not in ("", "..") else os.path.basename(os.path.realpath(path))
 

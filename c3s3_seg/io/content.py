@@ -10,9 +10,9 @@ import stat
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
+from io import FileIO
 from pathlib import Path
 from types import TracebackType
-from typing import BinaryIO, cast
 
 from c3s3_seg.errors import InputError
 from c3s3_seg.io.limits import AGAIN, check_dense, check_size, times
@@ -134,9 +134,9 @@ class Opened:
         self._file.close()
 
     @property
-    def raw(self) -> BinaryIO:
+    def raw(self) -> FileIO:
         """The open file, for a library that reads from a file object."""
-        return cast("BinaryIO", self._file)
+        return self._file
 
     def begin(self, count: int) -> bytes:
         """Return the first `count` bytes, or all bytes of a shorter file."""

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from c3s3_seg.errors import C3S3Error, InputError
-from c3s3_seg.io.cases import walk_files
+from c3s3_seg.io.cases import visible, walk_files
 from c3s3_seg.io.content import CHANGED, WAIT
 from c3s3_seg.io.detect import is_dicom, is_dicomdir
 from c3s3_seg.io.image.files import image_stem, image_suffix
@@ -161,14 +161,14 @@ def input_sha256(scan: Path, truth: Path | None, files: Sequence[Path] = ()) -> 
 
 def scan_files(path: Path) -> list[Path]:
     """Return the files that a scan is, or may be, read from, sorted; rather too many than too few."""
-    if path.is_dir():
+    if os.path.isdir(path):
         return [file for file in walk_files(path) if is_dicom(file)]
     if path.suffix.lower() in DETACHED:
         return _with_data_file(path)
     if is_dicom(path):
         if is_dicomdir(path):  # it lists files in folders below its own
             return sorted({path, *(file for file in walk_files(path.parent) if is_dicom(file))})
-        return sorted(p for p in path.parent.iterdir() if is_dicom(p) and not p.name.startswith("."))
+        return sorted({path, *filter(is_dicom, visible(path.parent))})
     return [path]
 
 

@@ -54,14 +54,14 @@ def find_masks(path: Path) -> list[Case]:
     InputError
         If `path` does not exist or holds no mask, or there are two masks for one case.
     """
-    if not path.exists():
+    if not os.path.exists(path):
         raise InputError("there is no such file or folder", where=path)
     if not path.is_dir():
         return [Case(_stem(_mask(path)), path)]
     files = _visible(path)
     found = [Case(_stem(file), file) for file in files if _is_mask(file)]
     if not found:
-        found = [case for folder in files if folder.is_dir() for case in _in_folder(folder)]
+        found = [case for folder in files if os.path.isdir(folder) for case in _in_folder(folder)]
     if not found:
         _refuse_folder(path)
     return _without_doubles(found, path)
@@ -199,7 +199,7 @@ def _mask(path: Path) -> Path:
 
 def _is_mask(path: Path) -> bool:
     if image_suffix(path):
-        return not path.is_dir()
+        return not os.path.isdir(path)
     if not is_dicom(path):
         return False
     # Imported here because it imports pydicom, which takes as long as a case.

@@ -126,12 +126,12 @@ class _Finder:
 
     def look_at(self, path: Path) -> None:
         """Add the scans at a path that was given."""
-        if path.is_file():
+        if os.path.isfile(path):
             if image_suffix(path) is None and not is_dicom(path) and not is_zip(path):
                 what = f"this is not a scan; wanted {', '.join(IMAGE_SUFFIXES)} or DICOM"
                 raise NoScanError(what, where=path)
             self.add(path)
-        elif path.exists() and not path.is_dir():
+        elif os.path.exists(path) and not os.path.isdir(path):
             raise NoScanError("this is a pipe or a device; wanted an image file or a folder", where=path)
         else:
             self._look_into(path)
@@ -139,7 +139,7 @@ class _Finder:
     def _look_into(self, folder: Path) -> None:
         self._given = folder
         entries = visible(folder)
-        images = [p for p in entries if image_suffix(p) and not p.is_dir()]
+        images = [p for p in entries if image_suffix(p) and not os.path.isdir(p)]
         known = set(images)
         if any(is_dicom(p) for p in entries if p not in known):
             if images:
@@ -153,7 +153,7 @@ class _Finder:
             return
         scans, rest = self._among(entries, images)
         if not scans:
-            _refuse_empty(folder, [p for p in entries if p.is_dir()])
+            _refuse_empty(folder, [p for p in entries if os.path.isdir(p)])
         if self.numbered and not images and len(scans) > 1 and _is_one_study(scans):
             scans = [folder]
         self._add_all(scans)
@@ -178,10 +178,10 @@ class _Finder:
         return scans, [path for path in entries if not found[path] and not self._is_known(path)]
 
     def _at(self, path: Path) -> list[Path]:
-        """Return the archive or the studies at or below a path; a dangling link fails as a case."""
-        if is_zip(path) or not path.exists():
+        """Return the archive or the studies at or below a path; a link that cannot be followed is a case."""
+        if is_zip(path) or not os.path.exists(path):
             return [path]
-        return self._studies(path) if path.is_dir() else []
+        return self._studies(path) if os.path.isdir(path) else []
 
     def _studies(self, folder: Path) -> list[Path]:
         """Return the folders with DICOM studies at or below a folder; for a single study, the folder."""
@@ -190,8 +190,8 @@ class _Finder:
             self.skipped.append(Skipped(str(folder), f"the same folder as {known}"))
             return []
         try:
-            if self.numbered:
-                return [folder] if any(_dicom_files(folder)) else []
+            if self.numbered and any(_dicom_files(folder)):
+                return [folder]
             entries = visible(folder)
             if any(is_dicom(path) for path in entries):
                 return [folder]
@@ -199,21 +199,22 @@ class _Finder:
             return [folder]
         refuse_depth(folder, self._given)
         below, rest = self._among(entries, ())
-        if len(below) == 1 or (below and _is_one_study(below)):
+        # A single archive is not read as a part of the folder that it lies in.
+        if (len(below) == 1 and os.path.isdir(below[0])) or (below and _is_one_study(below)):
             return [folder]
         if below:
             self._skip(folder, rest)
         return below
 
     def _is_known(self, path: Path) -> bool:
-        return path.is_dir() and self._folders.get(self._real.path(path)) != path
+        return os.path.isdir(path) and self._folders.get(self._real.path(path)) != path
 
     def _skip(self, folder: Path, rest: Sequence[Path]) -> None:
-        files = sum(not path.is_dir() for path in rest)
+        files = sum(not os.path.isdir(path) for path in rest)
         if files:
             self.skipped.append(Skipped(str(folder), f"other files than scans ({files})"))
         for path in rest:
-            if path.is_dir():
+            if os.path.isdir(path):
                 self.skipped.append(Skipped(str(path), _without_study(path)))
 
 
@@ -228,7 +229,7 @@ def _is_one_study(places: Sequence[Path]) -> bool:
     """Return whether the first files of all places state the same study, as far as they state one."""
     from c3s3_seg.io.dicom.header import study_of
 
-    if not all(place.is_dir() for place in places):
+    if not all(map(os.path.isdir, places)):
         return False
     first = [map(study_of, islice(_dicom_files(place), FIRST)) for place in places]
     return len({next(filter(None, studies), "") for studies in first} - {""}) == 1
@@ -240,7 +241,9 @@ def _dicom_files(place: Path) -> Iterator[Path]:
 
 def _refuse_empty(folder: Path, below: Sequence[Path]) -> NoReturn:
     """Raise an error with the kinds of scans searched for, or that image files lie one level below."""
-    found = [place for place in below if any(image_suffix(p) and not p.is_dir() for p in visible(place))]
+    found = [
+        place for place in below if any(image_suffix(p) and not os.path.isdir(p) for p in visible(place))
+    ]
     if found:
         what = f"found no scan here, but image files one level below, in {len(found)} of its sub-folders"
         raise NoScanError(what, where=folder, todo=f"Give the sub-folders themselves ({folder}/*/)")

@@ -100,10 +100,10 @@ def series_files(path: Path, series: str) -> tuple[Path, ...]:
 
 def _scans(place: Path, reading: Reading, skipped: list[Skipped], *, single: bool) -> Iterator[FoundScan]:
     """Yield the scans at one place. A place that cannot be inspected is a scan that fails when read."""
-    if image_suffix(place) and reading.series is not None and not single and place.exists():
+    if image_suffix(place) and reading.series is not None and not single and os.path.exists(place):
         skipped.append(Skipped(str(place), "an image file, which has no series to choose from"))
         return
-    if image_suffix(place) or is_zip(place) or not place.exists():
+    if image_suffix(place) or is_zip(place) or not os.path.exists(place):
         yield FoundScan(place)
         return
     from c3s3_seg.io.dicom.load import find_series

@@ -1,4 +1,4 @@
-"""`predict --truth`: what is no truth is refused before anything is predicted; a miss stays a miss."""
+"""Tests of `predict --truth`: unusable truths are refused before any prediction; a miss stays a miss."""
 
 from pathlib import Path
 
@@ -11,12 +11,16 @@ from c3s3_seg.batch import BatchPlan, Job, predict_cases
 from c3s3_seg.batch.result import BatchResult
 from c3s3_seg.errors import InputError
 from c3s3_seg.io import load, save
+from c3s3_seg.io.dicom.write_series import save_series
+from c3s3_seg.io.dicom_objects.codes import Segment
+from c3s3_seg.io.dicom_objects.rtstruct_write import write_rtstruct
+from c3s3_seg.io.dicom_objects.seg_write import write_seg
 
 CASES = 5
 
 
 def truths(scans: Path, *values: int) -> Path:
-    """The blob of each scan as a truth of this value; 0: it is empty. The last value is repeated."""
+    """Write the blob of each scan as a truth with a value, 0 for an empty one; the last value is repeated."""
     folder = scans.parent / "truths"
     folder.mkdir(exist_ok=True)
     for n in range(CASES):
@@ -60,7 +64,7 @@ def test_a_truth_of_another_label_is_a_miss_and_stays(small_scans: Path, tmp_pat
     assert result.failures == ()
     first, other, empty = (row.scores[0].score for row in result.rows)
     assert first.flat()["truth_ml"] > 0
-    # Where the model finds anything in these, there is nothing to be right about.
+    # These truths hold no voxel of the label, so any voxel that the model finds is wrong.
     for row, score in zip(result.rows[1:], (other, empty), strict=True):
         assert score.flat()["truth_ml"] == 0
         assert score.dice == (0 if row.volumes_ml[0][1] else 1)
@@ -81,3 +85,23 @@ def test_a_truth_that_cannot_be_read_is_its_own_case(small_scans: Path, tmp_path
     result = run(small_scans, folder, tmp_path / "out", limit=2)
     assert [failure.case for failure in result.failures] == ["case-0"]
     assert [row.case for row in result.rows] == ["case-1"]
+
+
+@pytest.mark.parametrize("kind", ["seg", "rtstruct"])
+def test_a_drawing_in_dicom_is_the_truth_of_its_scan_and_is_known_again(
+    small_scans: Path, tmp_path: Path, kind: str
+) -> None:
+    """One without empty slices was refused, contours too, and any other was compared again in each run."""
+    scan, study, truth = load(small_scans / "case-0.nii.gz"), tmp_path / "study", tmp_path / "truth.dcm"
+    save_series(
+        scan.geometry.volume(scan.array.round().astype(np.uint16)), study, description="", seed_uid="a"
+    )
+    there = load(study)
+    mask = there.geometry.volume((there.array > 200).astype(np.uint8), there.source)
+    (write_seg if kind == "seg" else write_rtstruct)(mask, truth, (Segment("blob", 1),))
+    first = run(study, truth, tmp_path / "out")
+    assert first.failures == ()
+    assert first.rows[0].scores[0].score.dice > 0.5
+    assert run(study, truth, tmp_path / "out").kept == 1
+    (write_seg if kind == "seg" else write_rtstruct)(mask, truth, (Segment("another", 1),))
+    assert run(study, truth, tmp_path / "out").kept == 0

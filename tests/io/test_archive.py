@@ -1,5 +1,6 @@
-"""Zip files and DICOMDIR: read like folders, unless they hold a trap."""
+"""Tests of zip files and DICOMDIR: they are read like folders; harmful or damaged ones are refused."""
 
+import fcntl
 import os
 import shutil
 import stat
@@ -10,6 +11,7 @@ import zipfile
 from pathlib import Path
 
 import numpy as np
+import pydicom
 import pytest
 from helpers.dicom_files import edit, values
 from pydicom.fileset import FileSet
@@ -127,7 +129,7 @@ def test_damage_in_any_kind_of_packing_is_refused(oblique: Volume, tmp_path: Pat
             back = load(path)
         except InputError as error:
             refused += error.where == path
-        else:  # some bytes are times and permissions
+        else:  # the changed byte was only part of a time or a permission
             assert np.array_equal(back.array, oblique.array)
     assert refused > 15
 
@@ -188,6 +190,25 @@ def test_an_index_that_leads_out_is_refused(files: list[Path], tmp_path: Path) -
         load(index)
 
 
+@pytest.mark.parametrize(
+    ("name", "message"), [("A" * 300, "and it is not there"), ("A\0B", "outside of its folder")]
+)
+def test_an_index_with_a_name_that_no_file_has_is_refused(
+    files: list[Path], tmp_path: Path, name: str, message: str
+) -> None:
+    """The error of the operating system was raised in place of one that names the index."""
+    index = medium(files, tmp_path / "cd")
+
+    def rename(data: pydicom.Dataset) -> None:
+        for record in data.DirectoryRecordSequence:
+            if "ReferencedFileID" in record:  # as bytes, since pydicom writes no such name
+                record.add_new("ReferencedFileID", "UN", name.encode())
+
+    edit(index, rename)
+    with pytest.raises(InputError, match=rf"DICOMDIR: the index .*{message}"):
+        load(index)
+
+
 def test_a_name_in_lower_case_is_no_way_out_either(files: list[Path], tmp_path: Path) -> None:
     index = medium(files, tmp_path / "cd")
     first = next(p for p in sorted(index.parent.rglob("*")) if p.is_file() and p.name != "DICOMDIR")
@@ -235,7 +256,7 @@ def test_what_a_killed_run_has_unpacked_is_swept(files: list[Path], tmp_path: Pa
         dead.wait()
         assert len(list(temporary.iterdir())) == 2
         with unpacked(archive):
-            assert len(list(temporary.iterdir())) == 2  # ours and that of the one that lives
+            assert len(list(temporary.iterdir())) == 2  # the folder of this process and that of the live one
         assert len(list(temporary.iterdir())) == 1
         assert alive.poll() is None
     finally:
@@ -245,8 +266,36 @@ def test_what_a_killed_run_has_unpacked_is_swept(files: list[Path], tmp_path: Pa
     assert not list(temporary.iterdir())
 
 
+def test_without_a_temporary_folder_the_archive_is_named(
+    files: list[Path], tmp_path: Path, temporary: Path
+) -> None:
+    """The error of the operating system was raised, which a batch calls a defect of the program."""
+    archive = zipped(files, tmp_path / "study.zip")
+    assert tempfile.gettempdir() == str(temporary)  # `tempfile` now knows the folder
+    temporary.rmdir()
+    with pytest.raises(InputError, match=r"study\.zip: .*no temporary folder was made.* Set TMPDIR"):
+        load(archive)
+
+
+def test_a_folder_that_is_being_made_is_not_swept(
+    files: list[Path], tmp_path: Path, temporary: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another run swept the folder between the creation of its lock file and the lock."""
+    flock = fcntl.flock
+
+    def late(handle: int, how: int) -> None:
+        if how == fcntl.LOCK_EX:
+            sweep_unpacked()
+        flock(handle, how)
+
+    monkeypatch.setattr(fcntl, "flock", late)
+    with unpacked(zipped(files, tmp_path / "study.zip")) as folder:
+        assert folder.parent.parent == temporary
+        assert (folder.parent / HELD).is_file()
+
+
 def test_nothing_else_is_swept(files: list[Path], tmp_path: Path, temporary: Path) -> None:
-    """Folders of other names, without our file, that others may write to, and what links lead to."""
+    """Folders with other names, without the marker file, writable by others or reached by links stay."""
     victim = tmp_path / "victim"
     victim.mkdir()
     (victim / HELD).touch()

@@ -1,4 +1,4 @@
-"""Which scans are in a folder, under which names, and which truth belongs to them."""
+"""Tests of which scans are found in a folder, under which names, and which truth belongs to each."""
 
 import os
 import re
@@ -164,6 +164,14 @@ def test_truth_is_found_by_name(tmp_path: Path) -> None:
     }
 
 
+def test_a_truth_behind_a_link_that_cannot_be_followed_is_the_truth(tmp_path: Path) -> None:
+    """It was passed over, so that its case was predicted without a score and without an error."""
+    touch(*(tmp_path / "scans" / f"{n}.nii.gz" for n in "abc"), tmp_path / "truths" / "a.nii.gz")
+    (tmp_path / "truths" / "b.nii.gz").symlink_to("x" * 300)
+    (tmp_path / "truths" / "c.nii.gz").symlink_to("c.nii.gz")  # a loop leads nowhere
+    assert sorted(match_truth(find_cases([tmp_path / "scans"]), tmp_path / "truths")) == ["a", "b"]
+
+
 def test_a_segmentation_of_3d_slicer_is_the_truth_of_its_scan(tmp_path: Path) -> None:
     scans, truths = tmp_path / "scans", tmp_path / "truths"
     touch(*(scans / n for n in ("x.nrrd", "y.nii.gz", "z.mha")))
@@ -182,14 +190,14 @@ def test_a_segmentation_of_3d_slicer_as_a_prediction_has_the_truth_of_its_scan(t
     touch(mine / "x.seg.nrrd", mine / "y.seg.nrrd", truths / "x_gt.nii.gz", truths / "y.seg.nrrd")
     pairs = match_truth(find_cases([mine]), truths)
     assert pairs == {"x.seg": truths / "x_gt.nii.gz", "y.seg": truths / "y.seg.nrrd"}
-    touch(mine / "x.nrrd")  # whose truth it then is
+    touch(mine / "x.nrrd")  # x_gt.nii.gz is then the truth of this scan
     pairs = match_truth(find_cases([mine]), truths)
     assert pairs == {"x": truths / "x_gt.nii.gz", "y.seg": truths / "y.seg.nrrd"}
 
 
 @pytest.mark.slow
 def test_ten_thousand_files_are_found_and_matched_in_a_moment(tmp_path: Path) -> None:
-    """Each step was quadratic, and took minutes; with the limits here a busy machine has time to spare."""
+    """Each step once took quadratic time, that is minutes; the limits leave room for a busy machine."""
     scans, truths = tmp_path / "scans", tmp_path / "truths"
     scans.mkdir()
     truths.mkdir()
@@ -259,7 +267,7 @@ def test_a_pipe_is_called_a_pipe_and_not_a_folder(tmp_path: Path) -> None:
     "look", [lambda path: find_cases([path]), lambda path: [*walk_files(path)], outgoing]
 )
 def test_folders_that_are_nested_too_deep_are_refused(tmp_path: Path, look: Callable[[Path], object]) -> None:
-    """Python lets a function call itself a thousand times."""
+    """Python limits recursion to about a thousand calls, so very deep folders are refused."""
     deep = tmp_path / "a"
     series(deep / Path(*["d"] * 60))
     assert look(deep)

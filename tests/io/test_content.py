@@ -1,4 +1,4 @@
-"""Bytes of a file: proven, bounded, hashed and used are the same ones."""
+"""Tests that the bytes of a file that are checked, bounded and hashed are the ones that are used."""
 
 import gzip
 import hashlib
@@ -26,7 +26,7 @@ def need(size: int) -> Need:
 
 
 def header(shape: tuple[int, int, int], kind: str) -> bytes:
-    """The first 352 bytes of a NIfTI file of int16 or uint8 voxels."""
+    """Return the first 352 bytes of a NIfTI file with int16 or uint8 voxels."""
     head = bytearray(352)
     head[0:4] = (348).to_bytes(4, "little")
     head[40:56] = np.array([3, *shape, 1, 1, 1, 1], "<i2").tobytes()
@@ -40,7 +40,7 @@ def header(shape: tuple[int, int, int], kind: str) -> bytes:
 
 
 def zeros_gz(head: bytes, count: int) -> bytes:
-    """A gzip file of a head and of zeros; the zeros are a member that is there many times."""
+    """Return a gzip file of `head` and `count` zeros; the zeros are one gzip member, repeated many times."""
     block = 1 << 26
     zeros = gzip.compress(bytes(min(block, count)), 9)
     rest = count % block if count > block else 0
@@ -97,7 +97,7 @@ def test_a_sparse_file_that_goes_on_for_ever_is_not_read(tmp_path: Path, name: s
 
 @pytest.mark.slow
 def test_two_gigabytes_of_zeros_in_two_megabytes_are_refused_at_once(tmp_path: Path) -> None:
-    """In a process that may take no more than 1 GB: refused by the header, before a byte is allocated."""
+    """The file is refused by its header, before the voxels are allocated: the peak stays below 500 MB."""
     bomb = tmp_path / "bomb.nii.gz"
     bomb.write_bytes(zeros_gz(header((1000, 1000, 1000), "i2"), 2_000_000_000))
     assert bomb.stat().st_size < 2_500_000
@@ -185,7 +185,7 @@ def test_a_file_is_read_once_and_not_while_it_grows(tmp_path: Path) -> None:
 
 
 def test_voxels_that_start_far_behind_their_header(tmp_path: Path) -> None:
-    """What is before the voxels is unpacked as well: 816 KB would have taken 800 MB, a mask's too."""
+    """Bytes before the voxels are unpacked as well: 816 KB would have taken 800 MB, also for a mask."""
     head = bytearray(header((4, 5, 6), "u1"))
     for start, more in ((352 + (1 << 26) + 4096, 0), (4096, 120)):
         struct.pack_into("<f", head, 108, float(start))
@@ -210,7 +210,7 @@ def test_a_header_behind_an_extra_field_of_64_kib(tmp_path: Path) -> None:
     scan = Geometry.build((5, 4, 3)).volume(np.arange(60, dtype=np.int16).reshape(5, 4, 3))
     save(scan, tmp_path / "scan.nii")
     packed = gzip.compress((tmp_path / "scan.nii").read_bytes())
-    flags = bytes([packed[3] | 4])  # RFC 1952, 2.3: FEXTRA; its length stands behind the header of ten bytes
+    flags = bytes([packed[3] | 4])  # RFC 1952, 2.3: FEXTRA; its length follows the header of ten bytes
     noise = np.random.default_rng(0).bytes(0xFFFF)
     path = tmp_path / "scan.nii.gz"
     path.write_bytes(packed[:3] + flags + packed[4:10] + b"\xff\xff" + noise + packed[10:])

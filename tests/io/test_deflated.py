@@ -1,4 +1,4 @@
-"""Deflated DICOM files: where only a header is read, nothing behind it is unpacked."""
+"""Tests of deflated DICOM files: where only the header is needed, the data after it are not unpacked."""
 
 import resource
 import zlib
@@ -20,7 +20,7 @@ MR, LARGE = "1.2.840.10008.5.1.4.1.1.4", 256 << 20
 
 
 def bomb(padding: int) -> bytes:
-    """A slice whose pixels are zeros without end, behind a header (group 0002) of at least that length."""
+    """Return a slice with `LARGE` zero bytes as pixels, after a group 0002 of at least `padding` bytes."""
     meta = FileMetaDataset()
     meta.MediaStorageSOPClassUID, meta.MediaStorageSOPInstanceUID = MR, "1.2.3.4"
     meta.FileMetaInformationVersion = bytes(padding)
@@ -38,7 +38,7 @@ def bomb(padding: int) -> bytes:
         plain[: plain.index(b"\xe0\x7f\x10\x00")] + b"\xe0\x7f\x10\x00OW\0\0" + LARGE.to_bytes(4, "little")
     )
     packer = zlib.compressobj(9, wbits=-zlib.MAX_WBITS)
-    head = packer.compress(plain) + packer.flush(zlib.Z_FULL_FLUSH)  # what follows does not refer to it
+    head = packer.compress(plain) + packer.flush(zlib.Z_FULL_FLUSH)  # the blocks after it do not refer to it
     block = packer.compress(bytes(1 << 20)) + packer.flush(zlib.Z_FULL_FLUSH)
     return content[:start] + head + block * (LARGE >> 20) + packer.flush()
 
@@ -55,7 +55,7 @@ def test_the_header_is_read_and_the_rest_is_not_unpacked(
     assert header_of(path).Rows == 4
     assert study_of(path) == "1.2.3"
     assert len(collect([path]).files) == 1
-    found = look_at(path, "bomb.dcm")  # its pixels are wanted: all of them
+    found = look_at(path, "bomb.dcm")  # needs all pixels, so it unpacks the file up to MAX_INFLATED
     assert isinstance(found, Broken)
     with pytest.raises(ValueError, match="small part"):
         whole_of(path)

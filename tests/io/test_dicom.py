@@ -1,4 +1,4 @@
-"""A DICOM series in and out: its place in mm against other readers, and a refusal for every fault."""
+"""Tests of DICOM series, read and written: places in mm against other readers; every fault is refused."""
 
 import os
 import shutil
@@ -27,10 +27,11 @@ from c3s3_seg.errors import GeometryError, InputError
 from c3s3_seg.geometry.volume import Geometry, Volume
 from c3s3_seg.io import load
 from c3s3_seg.io.dicom.write_series import save_series
+from c3s3_seg.io.hashes import scan_files
 
 
 def add(data: np.ndarray | float) -> Edit:
-    """Add to the stored pixels."""
+    """Return an edit that adds `data` to the stored pixels."""
 
     def change(item: pydicom.Dataset) -> None:
         item.PixelData = (item.pixel_array + data).astype("<u2").tobytes()
@@ -40,12 +41,12 @@ def add(data: np.ndarray | float) -> Edit:
 
 @pytest.fixture
 def files(oblique: Volume, tmp_path: Path) -> list[Path]:
-    """The oblique phantom as a series of 12 files, 2.5 mm apart."""
+    """Write the oblique phantom as a series of 12 files, 2.5 mm apart, and return their paths."""
     return save_series(oblique, tmp_path / "series", description="phantom", seed_uid="a")
 
 
 def highdicom_affine(paths: list[Path]) -> tuple[np.ndarray, np.ndarray]:
-    """The array (i, j, k) and the affine as highdicom has them, its axes turned into ours."""
+    """Return the array (i, j, k) and the affine that highdicom reads, its axes in this package's order."""
     highdicom = pytest.importorskip("highdicom")
     seen = highdicom.get_volume_from_series([pydicom.dcmread(p) for p in paths])
     # highdicom's axes are slice, row, column.
@@ -54,7 +55,7 @@ def highdicom_affine(paths: list[Path]) -> tuple[np.ndarray, np.ndarray]:
 
 
 def check_same_places(found: Volume, wanted: Volume) -> None:
-    """Every voxel of `wanted` has its value at its position in `found`, whatever the order of the slices."""
+    """Check that each voxel of `wanted` has its value at its position in `found`, in any slice order."""
     index = np.indices(wanted.geometry.shape).reshape(3, -1).T
     there = found.geometry.to_index(wanted.geometry.to_mm(index))
     assert np.abs(there - np.round(there)).max() < 1e-3
@@ -168,6 +169,23 @@ def test_one_file_stands_for_its_series(oblique: Volume, files: list[Path]) -> N
         load(files[4])
 
 
+def test_a_hidden_file_stands_for_its_series(oblique: Volume, files: list[Path]) -> None:
+    """It was left out of its own series, which ended a run over many scans."""
+    hidden = files[3].rename(files[3].with_name(".hidden.dcm"))
+    assert np.array_equal(load(hidden).array, oblique.array)
+    assert hidden in scan_files(hidden)
+
+
+def test_one_file_beside_a_lost_slice_is_refused(files: list[Path]) -> None:
+    """A last slice behind a lost link was passed over if a file and not the folder was given."""
+    files[-1].unlink()
+    for target in ("nowhere", "x" * 300):
+        files[-1].symlink_to(target)
+        with pytest.raises(InputError, match=r"IM_0012\.dcm' is damaged: it cannot be read"):
+            load(files[0])
+        files[-1].unlink()
+
+
 def test_slope_and_intercept_of_each_slice(oblique: Volume, files: list[Path]) -> None:
     for n, path in enumerate(files):
         edit(path, values(RescaleSlope=str(1 + n / 4), RescaleIntercept=str(-1000 - n)))
@@ -244,7 +262,7 @@ def test_slices_that_are_each_a_series_are_called_so(files: list[Path]) -> None:
         edit(path, values(SeriesInstanceUID=generate_uid(), StudyInstanceUID=generate_uid()))
     with pytest.raises(InputError, match=r"no volume, but 12 slices of one size.*one SeriesInstanceUID"):
         load(files[0].parent)
-    for path in files[4:]:  # a few may be views that were planned one by one
+    for path in files[4:]:  # a few single images may be views that were planned one by one
         path.unlink()
     with pytest.raises(InputError, match=r"found 0 series that are volumes.* 4: MR, 1 slice"):
         load(files[0].parent)
@@ -587,7 +605,7 @@ def test_a_file_without_preamble_is_read(oblique: Volume, files: list[Path]) -> 
 def test_a_compression_without_decoder_is_named(files: list[Path]) -> None:
     def change(data: pydicom.Dataset) -> None:
         data.PixelData = encapsulate([b"\xff\x0a"])
-        data.file_meta.TransferSyntaxUID = "1.2.840.10008.1.2.4.100"  # a film
+        data.file_meta.TransferSyntaxUID = "1.2.840.10008.1.2.4.100"  # a video
 
     edit(files[2], change)
     with pytest.raises(InputError, match=r"IM_0003.dcm' is compressed as MPEG2.*Export it uncompressed"):
@@ -640,7 +658,7 @@ def test_real_oblique_mr_is_where_highdicom_sees_it(shared_data: Path) -> None:
 def check_against_highdicom(found: Volume, folder: Path) -> None:
     paths = [p for p in sorted(folder.iterdir()) if p.name not in ("LICENSE", "DIRFILE")]
     array, affine = highdicom_affine(paths)
-    if np.linalg.norm(affine[:3, 3] - found.geometry.origin_mm) > 1:  # its slices run the other way
+    if np.linalg.norm(affine[:3, 3] - found.geometry.origin_mm) > 1:  # reversed order of the slices
         affine[:3, 3] += affine[:3, 2] * (array.shape[2] - 1)
         affine[:3, 2] *= -1
         array = array[:, :, ::-1]
@@ -675,7 +693,7 @@ def test_real_study_of_two_series(shared_data: Path) -> None:
 
 @pytest.mark.parametrize(("wide_mm", "refused"), [(2.51, False), (2.54, True)])
 def test_steps_that_grow_by_little_add_up(tmp_path: Path, wide_mm: float, refused: bool) -> None:
-    """From the middle on each step is longer, by less than what rounding explains."""
+    """From the middle on, each step is longer by so little that it passes alone; the sum decides."""
     grid = Geometry.build((4, 4, 140), (1.0, 1.0, 2.5))
     array = np.arange(4 * 4 * 140).reshape(grid.shape)
     files = save_series(grid.volume(array), tmp_path / "s", description="", seed_uid="s")

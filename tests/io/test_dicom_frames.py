@@ -1,4 +1,4 @@
-"""Enhanced multi-frame files: read like the classic series they were made from."""
+"""Tests of enhanced multi-frame files: they are read like the classic series that they were made from."""
 
 import copy
 from pathlib import Path
@@ -20,7 +20,7 @@ from c3s3_seg.io.dicom.write_series import save_series
 
 @pytest.fixture
 def enhanced(oblique: Volume, tmp_path: Path) -> Path:
-    """The oblique phantom as one file, converted by highdicom, its frames out of order."""
+    """Write the oblique phantom as one file, converted by highdicom with its frames out of order."""
     legacy = pytest.importorskip("highdicom.legacy")
     files = save_series(oblique, tmp_path / "classic", description="", seed_uid="a")
     order = [n * 5 % 12 for n in range(12)]
@@ -43,7 +43,7 @@ def test_one_file_of_frames_is_the_classic_series(oblique: Volume, enhanced: Pat
 def test_plain_frames_are_read_in_place(
     oblique: Volume, enhanced: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A decoder would hold the whole file, which may have more than it is allowed."""
+    """A decoder would hold the whole file, which may be larger than the decoder's memory limit."""
     monkeypatch.delattr(PixelDecoder, "pixels")
     assert np.array_equal(load(enhanced).array, oblique.array)
 
@@ -118,7 +118,7 @@ def grouped(frame: pydicom.Dataset, path: tuple[str, ...], keyword: str, value: 
     setattr(frame, keyword, value)
 
 
-# Of each attribute that frames have of their own: what stands at the top of the file, and two frames' values.
+# For each attribute that frames may have themselves: the value at the top of the file, those of two frames.
 OWN_VALUES = {
     "PixelSpacing": (["1", "1"], [["0.5", "0.5"], ["0.25", "0.25"]]),
     "ImagePositionPatient": (["0", "0", "0"], [["1", "2", "3"], ["4", "5", "6"]]),
@@ -151,7 +151,7 @@ def test_a_value_at_the_top_of_the_file_is_not_that_of_the_frames(
     data.SOPClassUID, data.NumberOfFrames = EnhancedMRImageStorage, 3
     setattr(data, ours, top)
     each = [pydicom.Dataset() for _ in range(3)]
-    for frame, value in zip(each, own, strict=False):  # the third frame has none of its own
+    for frame, value in zip(each, own, strict=False):  # the third frame has no value of its own
         grouped(frame, path, theirs, value)
     data.PerFrameFunctionalGroupsSequence = each
     seen = frames(Slice(tmp_path, "a.dcm", data))

@@ -1,4 +1,4 @@
-"""Slices that say what they are by modality and place; objects of other kinds among slices."""
+"""Tests of slices that are known by their modality and place, and of other objects among slices."""
 
 import shutil
 from pathlib import Path
@@ -28,7 +28,7 @@ PRIVATE = "1.2.3.4.5"
 
 @pytest.fixture
 def files(oblique: Volume, tmp_path: Path) -> list[Path]:
-    """The oblique phantom as a CT series of 12 files."""
+    """Write the oblique phantom as a CT series of 12 files and return their paths."""
     made = save_series(oblique, tmp_path / "series", description="phantom", seed_uid="a")
     for path in made:
         edit(path, values(SOPClassUID=CTImageStorage, Modality="CT"))
@@ -127,7 +127,7 @@ def other(data: pydicom.Dataset, uid: str, **attributes: object) -> None:
         (SecondaryCaptureImageStorage, {"PhotometricInterpretation": "RGB", "SamplesPerPixel": 3}),
         (SecondaryCaptureImageStorage, {"Rows": 8, "PixelData": bytes(320)}),  # of another size
         (SecondaryCaptureImageStorage, {"ImageOrientationPatient": [1, 0, 0, 0, 0, -1]}),
-        (SecondaryCaptureImageStorage, {}),  # where a slice lies already
+        (SecondaryCaptureImageStorage, {}),  # at the place of a slice
         (PRIVATE, {"Modality": "OT"}),
     ],
 )
@@ -145,7 +145,7 @@ def test_one_object_of_another_kind_is_left_out(
 
 
 def test_a_slice_that_is_left_out_leaves_a_gap_that_is_refused(files: list[Path]) -> None:
-    """A slice of the stack is never lost without a word: what is taken for another kind leaves its place."""
+    """A slice of the stack is never lost silently: if it is taken for another kind, it leaves a gap."""
     edit(files[5], values(SOPClassUID=SecondaryCaptureImageStorage, Modality="OT"))
     with pytest.raises(InputError, match=r"slices are missing \(1\)"):
         load(files[0].parent)
@@ -160,7 +160,7 @@ def test_a_volume_of_two_slices_beside_an_object(oblique: Volume, files: list[Pa
 
 
 def test_an_enhanced_file_with_a_blank_class_in_its_header(oblique: Volume, files: list[Path]) -> None:
-    """Its class is in the meta information, so that its frames are looked for."""
+    """The class is in the meta information, so the file is still inspected for frames."""
     for path in files[1:]:
         path.unlink()
     edit(files[0], values(NumberOfFrames=12))

@@ -1,4 +1,4 @@
-"""Pixels of every transfer syntax are the same numbers; padding is no value; a bad decoder harms nobody."""
+"""Tests of pixels: same values in each transfer syntax, padding is no value, bad decoders are contained."""
 
 import os
 import signal
@@ -36,7 +36,7 @@ from c3s3_seg.io.dicom.write_series import save_series
 
 @pytest.fixture
 def oblique() -> Volume:
-    """Larger than the shared one: JPEG 2000 wants 32 pixels a side."""
+    """Return a phantom larger than the shared one: JPEG 2000 needs 32 pixels a side."""
     i, j, k = np.indices((40, 36, 12))
     grid = Geometry.build(i.shape, (0.7, 0.9, 2.5), (-31.5, 12.25, 80.0), rotation(12, -20, 30))
     return grid.volume((i + 40 * j + 1440 * (k % 4)).astype(np.int16))
@@ -72,7 +72,7 @@ def test_htj2k_by_openjph_is_the_same(oblique: Volume, files: list[Path], syntax
         if signed:
             data.PixelRepresentation = 1
             pixels = pixels.astype(np.int16) - np.int16(3000)
-        # PS3.5, 10.18: RPCL order with a TLM marker for the second of the two.
+        # PS3.5, 10.18: the second of the two syntaxes has RPCL order with a TLM marker.
         coded = imagecodecs.htj2k_encode(pixels, reversible=True, tlm=syntax == HTJ2KLosslessRPCL)
         assert b"OpenJPH" in coded[:200]
         data.PixelData = encapsulate([coded])
@@ -147,7 +147,7 @@ def test_a_range_of_padding(oblique: Volume, files: list[Path]) -> None:
 
 @pytest.mark.parametrize("above", [0, 0xF000], ids=["zeros", "the sign"])
 def test_padding_among_12_bits(oblique: Volume, files: list[Path], above: int) -> None:
-    """A negative padding value stands in 12 bits with or without its sign in the four above them."""
+    """A negative padding value is stored in 12 bits, with or without its sign in the upper four bits."""
     for n, path in enumerate(files):
         stored = np.clip(oblique.array[:, :, n].T.astype(np.int16) - 1900, -1900, 2047)
         stored[:, :3] = -2000
@@ -177,7 +177,7 @@ def compressed(files: list[Path]) -> Path:
 def test_a_decoder_that_fails_takes_nothing_down(
     files: list[Path], fault: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    """The child really crashes, hangs or runs out of memory: its decoder is replaced by one that does."""
+    """The decoder in the child is replaced by one that really crashes, hangs or runs out of memory."""
     path = compressed(files)
     act = {
         "crash": "import os, signal; os.kill(os.getpid(), signal.SIGSEGV)",
@@ -255,7 +255,7 @@ print(load(sys.argv[1]).array.shape, len(steps) >= 4)
 
 @pytest.mark.slow
 def test_a_program_that_was_stopped_has_not_waited(files: list[Path]) -> None:
-    """Parent and child stand still for longer than any limit, as under a batch system or on a laptop."""
+    """Parent and child are stopped for longer than any limit, as a batch system or a laptop may do."""
     compressed(files)
     command = [sys.executable, "-c", STOPPED, str(files[0].parent)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
@@ -287,8 +287,8 @@ def test_garbage_in_a_compressed_frame_is_refused(files: list[Path]) -> None:
 
 @pytest.mark.parametrize("uid", ["1.2.840.113619.5.2", "1.2.840.10008.1.2.4.110"], ids=["GE", "JPEG XL"])
 def test_a_transfer_syntax_that_is_not_known_is_named(files: list[Path], uid: str) -> None:
-    """A maker's own, or one that is newer than pydicom: the file is not damaged."""
-    known = b"1.2.840.10008.1.2.4.100"  # which is written, and as long as the longer one
+    """The syntax is a manufacturer's own or newer than pydicom; the file is not called damaged."""
+    known = b"1.2.840.10008.1.2.4.100"  # pydicom writes this one; it is as long as the longer of the two
     data = pydicom.dcmread(files[0])
     data.PixelData, data.file_meta.TransferSyntaxUID = encapsulate([b"\xff\x0a"]), UID(known.decode())
     data.save_as(files[0])
@@ -318,7 +318,7 @@ def test_jpeg_of_12_bits_without_its_decoder_is_named(
 
 
 def test_values_beyond_the_bits_of_the_header_are_refused(oblique: Volume, files: list[Path]) -> None:
-    """A JPEG 2000 stream of 16 bits, where the header says 12: a mask of 12 bits would wrap the values."""
+    """The JPEG 2000 stream has 16 bits, the header states fewer: a bit mask would wrap the values."""
     for path in files:
         edit(path, values(PixelData=np.full((36, 40), 4000, np.uint16).tobytes()))
     path = compressed(files)
@@ -388,7 +388,7 @@ def test_a_whole_file_with_an_odd_header_is_not_called_damaged(
     [(0.9, "is damaged: its pixels cannot be decoded"), (2, "it holds 5760 bytes of pixels, and 36 x 40")],
 )
 def test_pixels_are_as_many_as_the_header_says(files: list[Path], part: float, message: str) -> None:
-    """What follows them in the file is none of them, and a second frame is not left out in silence."""
+    """Bytes after the pixels are not taken for pixels, and a second frame is not left out silently."""
 
     def change(data: pydicom.Dataset) -> None:
         size = len(data.PixelData)
@@ -404,7 +404,7 @@ def test_pixels_are_as_many_as_the_header_says(files: list[Path], part: float, m
 def test_a_scale_of_unknown_type_is_a_scale(
     files: list[Path], oblique: Volume, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Some programs write attributes as UN that they do not know: the bytes are of a text all the same."""
+    """Some programs write attributes that they do not know as UN; the bytes are still those of a text."""
 
     def change(data: pydicom.Dataset) -> None:
         data.add_new("RescaleSlope", "UN", b"2 ")
@@ -472,7 +472,7 @@ def test_two_slices_that_only_float32_calls_equal_are_two(files: list[Path], tmp
 def test_a_slice_without_a_scale_among_slices_with_one(
     oblique: Volume, tmp_path: Path, left_out: str
 ) -> None:
-    """It would be read as stored among neighbours that are not; where it says the same, it is taken."""
+    """The slice would stay unscaled among scaled ones; if their scale changes nothing, it is accepted."""
     files = save_series(oblique, tmp_path / "a", description="", seed_uid="scale")
     for file in files:
         edit(file, values(RescaleSlope="1", RescaleIntercept="0"))
@@ -487,7 +487,7 @@ def test_a_slice_without_a_scale_among_slices_with_one(
 @pytest.mark.parametrize("padding", [0, 4000])
 @pytest.mark.parametrize("side", [100, 160])
 def test_explicit_types_that_are_called_implicit(tmp_path: Path, side: int, padding: int) -> None:
-    """As a length the letters OW are 22351: more than the pixels, with what follows them, or less."""
+    """Read as a length, the letters OW are 22351, which may be more or less than the bytes that follow."""
     grid = Geometry.build((side, side, 3))
     array = np.arange(side * side * 3).reshape(grid.shape) % 60_000
     for path in save_series(grid.volume(array), tmp_path / "s", description="", seed_uid="s"):
@@ -497,5 +497,5 @@ def test_explicit_types_that_are_called_implicit(tmp_path: Path, side: int, padd
         more = b"\xfc\xff\xfc\xffOB\0\0" + padding.to_bytes(4, "little") + bytes(padding) if padding else b""
         path.write_bytes(raw.replace(explicit, implicit) + more)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # pydicom says what it found
+        warnings.simplefilter("ignore")  # pydicom warns about the wrong syntax
         assert np.array_equal(load(tmp_path / "s").array, array)

@@ -1,4 +1,4 @@
-"""What differs from slice to slice within rounding is read with a note; by more, it is refused."""
+"""Tests of slices that differ: within rounding they are read with a note, by more they are refused."""
 
 from pathlib import Path
 
@@ -22,7 +22,7 @@ def files(oblique: Volume, tmp_path: Path) -> list[Path]:
 
 @pytest.fixture
 def wide(tmp_path: Path) -> list[Path]:
-    """Five slices of 500 x 3 pixels of 0.5 mm, 2 mm apart: their far edge moves by much."""
+    """Write five slices of 500 x 3 pixels of 0.5 mm, 2 mm apart: small errors move their far edge a lot."""
     grid = Geometry.build((500, 3, 5), (0.5, 0.5, 2.0), (-125, 0, 0))
     array = np.arange(7500, dtype=np.int16).reshape(500, 3, 5)
     return save_series(grid.volume(array), tmp_path / "wide", description="", seed_uid="w")
@@ -34,7 +34,7 @@ def test_orientations_off_by_rounding_are_read(oblique: Volume, files: list[Path
         edit(path, values(ImageOrientationPatient=[f"{v:.8f}" for v in cosines + (n % 2) * off]))
     back = load(files[0].parent)
     assert np.array_equal(back.array, oblique.array)
-    # 20 x 16 voxels: half of the difference, at the far edge, in the smallest voxel of 0.7 mm.
+    # The far edge of 20 x 16 voxels moves by half of the difference: less than 0.01 mm.
     assert back.geometry.matches(oblique.geometry, 0.01)
     assert back.geometry.is_orthogonal
     (note,) = back.source.notes
@@ -44,7 +44,7 @@ def test_orientations_off_by_rounding_are_read(oblique: Volume, files: list[Path
 @pytest.mark.parametrize(("off", "goes"), [(3e-4, True), (6e-4, False)])
 @pytest.mark.parametrize("axis", [1, 2])
 def test_what_counts_is_the_far_edge(wide: list[Path], off: float, goes: bool, axis: int) -> None:
-    """499 pixels times half of the difference: 0.075 and 0.15 voxels; along the normal a quarter of that."""
+    """499 pixels times half of the difference are 0.075 and 0.15 voxels; along the normal, a quarter."""
     edit(wide[2], values(ImageOrientationPatient=[1, *[off if n == axis else 0 for n in (1, 2)], 0, 1, 0]))
     if goes or axis == 2:
         assert "ImageOrientationPatient" in load(wide[0].parent).source.notes[0]
@@ -61,7 +61,7 @@ def test_four_times_the_difference_along_the_normal_is_refused(wide: list[Path])
 
 @pytest.mark.parametrize(("spacing", "goes"), [("0.50015", True), ("0.5003", False)])
 def test_pixel_spacings_off_by_rounding(wide: list[Path], spacing: str, goes: bool) -> None:
-    edit(wide[2], values(PixelSpacing=["0.5", spacing]))  # rows first: this is the one along i
+    edit(wide[2], values(PixelSpacing=["0.5", spacing]))  # the row distance is first: this one is along i
     if goes:
         assert "PixelSpacing by up to 0.00015" in load(wide[0].parent).source.notes[0]
     else:
@@ -117,7 +117,7 @@ def test_a_high_bit_of_15_with_12_bits_stored(oblique: Volume, files: list[Path]
     assert back.source.notes == (note,)
     back = load(stored(files, low - 2048, PixelRepresentation=1))  # the sign fills the upper bits
     assert np.array_equal(back.array, low - 2048)
-    back = load(stored(files, (low - 2048) & 0x0FFF, PixelRepresentation=1))  # or does not
+    back = load(stored(files, (low - 2048) & 0x0FFF, PixelRepresentation=1))  # the upper bits are zero
     assert np.array_equal(back.array, low - 2048)
     assert np.array_equal(load(stored(files, low * 0, PixelRepresentation=0)).array, low * 0)
 
@@ -138,7 +138,7 @@ def test_values_in_the_upper_bits_are_refused_with_what_was_found(
 
 
 def test_what_differs_within_rounding_goes_into_dicom_and_back(oblique: Volume, files: list[Path]) -> None:
-    """highdicom takes no slices of two orientations, and none may be left without its mask."""
+    """highdicom accepts no slices of two orientations, and no slice may be left without its mask."""
     cosines, off = oblique.geometry.direction[:, :2].T.ravel(), 2e-4 * np.array([1, 0, 0, 0, 0, 1])
     for n, path in enumerate(files):
         edit(

@@ -1,4 +1,4 @@
-"""DICOM SEG out: another program reads the same voxels at the same places, and the standard is kept."""
+"""Tests of written DICOM SEG: another program reads the same voxels at the same places; files are valid."""
 
 import shutil
 from dataclasses import replace
@@ -77,7 +77,7 @@ def test_each_frame_refers_to_the_slice_it_lies_on(files: list[Path], tmp_path: 
 
 
 def written(folder: Path, mask: Volume, maker: Maker = MAKER) -> dict[str, pydicom.FileDataset]:
-    """One object of each kind."""
+    """Write one object of each kind and return them by file stem."""
     folder.mkdir()
     write_seg(mask, folder / "seg.dcm", SEGMENTS, maker)
     write_seg(mask, folder / "labelmap.dcm", SEGMENTS, maker, labelmap=True)
@@ -87,7 +87,7 @@ def written(folder: Path, mask: Volume, maker: Maker = MAKER) -> dict[str, pydic
 
 
 def test_series_are_told_apart(files: list[Path], tmp_path: Path) -> None:
-    """By description and by number, as the list of a viewer shows them."""
+    """A viewer lists series by description and by number, so both must differ."""
     made = written(tmp_path / "one", drawn(load(files[0].parent)))
     assert {name: data.SeriesDescription for name, data in made.items()} == {
         "capture": "left-atrium: picture (c3s3-seg)",
@@ -108,7 +108,7 @@ def test_series_are_told_apart(files: list[Path], tmp_path: Path) -> None:
 
 
 def test_objects_say_when_they_were_made(files: list[Path], tmp_path: Path) -> None:
-    """In the time zone of the scan; dates of the study stay as they are."""
+    """Creation times are in the time zone of the scan; the dates of the study stay unchanged."""
     for path in files:
         edit(path, values(StudyDate="20200102", StudyTime="235959", TimezoneOffsetFromUTC="+1400"))
     mask = drawn(load(files[0].parent))
@@ -168,7 +168,7 @@ def test_without_dates_a_second_run_writes_the_same_bytes(files: list[Path], tmp
 
 
 def test_parts_of_the_hippocampus_have_codes_and_colours(files: list[Path], tmp_path: Path) -> None:
-    """The shipped bundle's: the hippocampus, and which part; in the colours of pictures and pages."""
+    """The shipped bundle's codes name the hippocampus and its part; colours are those of pictures, pages."""
     segments = bundle_segments(ModelBundle.find("hippocampus").task)
     scan = load(files[0].parent)
     mask = scan.geometry.volume(np.minimum(drawn(scan).array, 2), scan.source)
@@ -207,7 +207,7 @@ def test_labelmap_on_request(files: list[Path], tmp_path: Path) -> None:
 def test_labels_of_any_script_keep_their_names(
     files: list[Path], tmp_path: Path, character_set: str | None
 ) -> None:
-    """In the character set of the slices two of them would be `??`; the patient's name is written anew."""
+    """In the slices' character set, both labels would be `??`; the patient's name is encoded anew."""
     patient = "Phantom^S" if character_set is None else "Müller^Jörg"
     for path in files:
         edit(path, values(SpecificCharacterSet=character_set or "", PatientName=patient))
@@ -229,7 +229,7 @@ def test_labels_of_any_script_keep_their_names(
 def test_texts_that_are_not_of_their_character_set_pass_unchanged(
     files: list[Path], tmp_path: Path, label: str
 ) -> None:
-    """Latin-1 in files that say UTF-8: decoded, each umlaut would come out as U+FFFD."""
+    """The files state UTF-8 but hold Latin-1: when decoded, each umlaut would become U+FFFD."""
     texts = {
         "PatientName": "Müller^Jörg",
         "PatientID": "Nr. 1 ü",
@@ -254,7 +254,7 @@ def test_texts_that_are_not_of_their_character_set_pass_unchanged(
 
 
 def test_private_codes_of_long_names_differ() -> None:
-    """Of one scheme a value has one meaning (PS3.3, 8.1)."""
+    """Within one coding scheme, a code value has one meaning (PS3.3, 8.1)."""
     codes = [Segment(f"left_ventricle_{side}", 1).coded for side in ("myocardium", "blood_pool")]
     assert len({value for value, *_ in codes}) == 2
     assert all(len(value) <= 16 for value, *_ in codes)
@@ -272,7 +272,7 @@ def test_the_same_mask_is_the_same_instance_and_another_is_not(files: list[Path]
 
 
 def test_labels_of_other_names_or_codes_are_another_instance(files: list[Path], tmp_path: Path) -> None:
-    """A bundle whose labels were renamed wrote other content under the UIDs of the earlier objects."""
+    """A bundle with renamed labels used to write other content under the UIDs of the earlier objects."""
     mask, first = drawn(load(files[0].parent)), SEGMENTS[0]
     renamed = (replace(first, name="chamber"), *SEGMENTS[1:])
     recoded = (replace(first, code=("80891009", "SCT", "Heart")), *SEGMENTS[1:])
@@ -302,7 +302,7 @@ def test_a_mask_of_a_repaired_scan_goes_back_to_the_slices(files: list[Path], tm
         edit(path, values(ImagePositionPatient=[f"{v:.6f}" for v in where]))
     files[5].unlink()
     scan = load(files[0].parent, repair=("tilt", "gaps"))
-    # What is at each place of the repaired grid, in the mask of the slices that were never tilted.
+    # The mask on the repaired grid has the value that the untilted slices' mask has at the same place.
     ball = np.linalg.norm(
         scan.geometry.to_mm(np.moveaxis(np.indices(scan.array.shape), 0, -1))
         - whole.geometry.to_mm((18, 20, 6)),
@@ -319,7 +319,7 @@ def test_a_mask_of_a_repaired_scan_goes_back_to_the_slices(files: list[Path], tm
         places = origin + np.stack([columns, rows], 1) @ spacing.T
         assert np.linalg.norm(places - whole.geometry.to_mm((18, 20, 6)), axis=1).max() < 8 + 1.5
         seen += len(rows)
-    lost = np.pi * (8**2 - 2.5**2) / (0.7 * 0.9)  # on the slice that is missing
+    lost = np.pi * (8**2 - 2.5**2) / (0.7 * 0.9)  # voxels on the missing slice
     assert seen == pytest.approx(4 / 3 * np.pi * 8**3 / (0.7 * 0.9 * 2.5) - lost, rel=0.03)
 
 
@@ -339,7 +339,7 @@ def as_enhanced(files: list[Path], path: Path) -> Path:
 def test_the_distance_of_slices_is_that_of_their_places(
     files: list[Path], tmp_path: Path, apart: str | None, thick: str | None, enhanced: bool
 ) -> None:
-    """Headers say the gap, a negative number or nothing: what they say is not repeated."""
+    """Headers state the gap, a negative number or nothing; the stated distance is not copied."""
     path = [as_enhanced(files, tmp_path / "enhanced.dcm")] if enhanced else files
 
     def change(data: pydicom.Dataset) -> None:

@@ -1,4 +1,4 @@
-"""DICOM SEG in: what we wrote comes back to the voxel, and what cannot be placed for certain is refused."""
+"""Tests of reading DICOM SEG: own files come back to the voxel; frames of uncertain place are refused."""
 
 from pathlib import Path
 
@@ -28,7 +28,7 @@ def mask(files: list[Path]) -> Volume:
 def test_another_frame_of_reference_is_refused(
     mask: Volume, tmp_path: Path, frame: str, refused: bool
 ) -> None:
-    """Frames on the very voxels of the scan, measured from another origin."""
+    """The frames lie exactly on the voxels of the scan, but are measured from another origin."""
     assert mask.geometry.frame_uid
     write_seg(mask, tmp_path / "a.dcm", SEGMENTS, MAKER)
     edit(tmp_path / "a.dcm", values(FrameOfReferenceUID=frame))
@@ -72,7 +72,7 @@ def test_other_segments_are_left_out_and_values_may_be_shared(mask: Volume, tmp_
 
 
 def test_frames_in_another_order_and_orientation_go_to_their_places(mask: Volume, tmp_path: Path) -> None:
-    """As other programs write them: last slice first, rows upside down, an odd number of bits a frame."""
+    """Other programs write the last slice first, rows upside down and frames of an odd number of bits."""
     write_seg(mask, tmp_path / "a.dcm", SEGMENTS, MAKER)
 
     def turn(data: pydicom.Dataset) -> None:
@@ -97,7 +97,7 @@ def test_frames_in_another_order_and_orientation_go_to_their_places(mask: Volume
 
 
 def test_what_highdicom_and_rle_make_of_a_crop_of_the_slices(mask: Volume, tmp_path: Path) -> None:
-    """A SEG of some of the slices alone, whose frames have 37 x 35 = 1295 pixels, no multiple of 8 bits."""
+    """The SEG covers a crop; its frames have 37 x 35 = 1295 pixels, which is no multiple of 8 bits."""
     grid = Geometry.build((37, 35, 9), (0.7, 0.9, 2.5), (-31.5, 12.25, 80.0))
     save_series(grid.volume(np.zeros(grid.shape, np.uint16)), tmp_path / "s", description="", seed_uid="b")
     small = grid.volume(mask.array[:37, :35, 2:11].copy(), load(tmp_path / "s").source)
@@ -177,10 +177,10 @@ def test_a_damaged_compressed_frame_is_refused(mask: Volume, tmp_path: Path) -> 
 def test_a_seg_that_meets_the_voxels_at_its_corners_alone_is_refused(
     mask: Volume, tmp_path: Path, keyword: str
 ) -> None:
-    """Its frames are one voxel longer, or turned by one voxel from the first column to the last."""
+    """The frames are one voxel longer, or turn by one voxel from the first column to the last."""
     along, down = mask.geometry.direction[:, :2].T
     spacing_mm = mask.geometry.spacing_mm
-    step = 38 / 37  # of 38 columns over 39 voxels
+    step = 38 / 37  # 38 columns extend over 39 voxels
     turned = along + down * spacing_mm[1] / spacing_mm[0] / 37
     spacing = {"PixelSpacing": [spacing_mm[1], spacing_mm[0] * step]}
     if keyword == "ImageOrientationPatient":
@@ -209,7 +209,7 @@ def test_a_seg_that_meets_the_voxels_at_its_corners_alone_is_refused(
 
 @pytest.mark.parametrize("labelmap", [False, True])
 def test_a_segment_that_is_not_named_is_refused(mask: Volume, tmp_path: Path, labelmap: bool) -> None:
-    """It was background, without a word."""
+    """Such a segment used to become background silently."""
 
     def unnamed(data: pydicom.Dataset) -> None:
         data.SegmentSequence = [item for item in data.SegmentSequence if item.SegmentNumber != 2]
@@ -285,7 +285,7 @@ def lying(group: str, **attributes: object) -> Edit:
 def test_what_is_wrong_is_refused_with_the_scan_and_without(
     mask: Volume, tmp_path: Path, change: Edit, message: str, with_scan: bool
 ) -> None:
-    """Each made a mask of a wrong shape, size or name without a word, in one of the two ways or in both."""
+    """Each fault used to give a mask of wrong shape, size or name silently, in one or both of the ways."""
     write_seg(mask, tmp_path / "a.dcm", SEGMENTS, MAKER)
     edit(tmp_path / "a.dcm", change)
     with pytest.raises(C3S3Error, match=message):
@@ -303,7 +303,7 @@ def test_what_is_wrong_is_refused_with_the_scan_and_without(
 def test_pixels_of_another_layout_are_refused(
     mask: Volume, tmp_path: Path, bits: int, samples: int, written: str, message: str
 ) -> None:
-    """They were read as if there were nothing between them: voxels of other places."""
+    """Such pixels used to be read as if they were contiguous, which gave voxels of other places."""
 
     def change(data: pydicom.Dataset) -> None:
         data.decompress()
@@ -332,7 +332,7 @@ def test_a_frame_that_is_there_twice_is_taken_once(mask: Volume, tmp_path: Path)
 
 
 def test_thick_frames_on_a_thin_scan_are_refused_without_a_stated_distance(tmp_path: Path) -> None:
-    """Frames of 5 mm that touch each other were every fifth slice of 1 mm: a fifth of the volume."""
+    """Touching frames of 5 mm used to become every fifth slice of 1 mm: a fifth of the volume."""
     grid = Geometry.build((20, 18, 30), (0.7, 0.9, 1.0), (0, 0, 0))
     save_series(grid.volume(np.zeros(grid.shape, np.uint16)), tmp_path / "s", description="", seed_uid="c")
     scan = load(tmp_path / "s")
@@ -340,7 +340,7 @@ def test_thick_frames_on_a_thin_scan_are_refused_without_a_stated_distance(tmp_p
     array[5:10, 5:10, 5:26:5] = 1
     write_seg(scan.geometry.volume(array, scan.source), tmp_path / "a.dcm", SEGMENTS, MAKER)
     edit(tmp_path / "a.dcm", unstated)
-    assert np.array_equal(read(tmp_path / "a.dcm", grid).array, array)  # of 1 mm by their thickness
+    assert np.array_equal(read(tmp_path / "a.dcm", grid).array, array)  # the stated thickness is 1 mm
     edit(tmp_path / "a.dcm", lying("PixelMeasuresSequence", SliceThickness=5))
     with pytest.raises(GeometryError, match="frame 1 of this DICOM SEG does not lie on the voxels"):
         read(tmp_path / "a.dcm", grid)

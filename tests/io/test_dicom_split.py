@@ -1,4 +1,4 @@
-"""Several volumes in one series: told apart, listed, chosen; and what is no volume of the stack left out."""
+"""Tests of several volumes in one series: separated, listed and chosen; other objects are left out."""
 
 import re
 import struct
@@ -12,14 +12,15 @@ from pydicom.uid import ImplicitVRLittleEndian, generate_uid
 
 from c3s3_seg.errors import InputError
 from c3s3_seg.geometry.volume import Geometry, Volume
-from c3s3_seg.io import SeriesRule, load
+from c3s3_seg.io import Reading, SeriesRule, load, read_case
 from c3s3_seg.io.dicom.write_series import save_series
+from c3s3_seg.io.studies import find_scans
 
 Change = dict[str, object]
 
 
 def phases(volume: Volume, folder: Path, changes: list[Change]) -> list[Volume]:
-    """One series with a volume for each of the changes, shifted by 1 in value from the last."""
+    """Write one series with a volume for each change, each volume 1 higher in value than the previous."""
     volumes = []
     for n, change in enumerate(changes):
         shifted = volume.geometry.volume(volume.array.astype(np.uint16) + n)
@@ -41,7 +42,7 @@ def phases(volume: Volume, folder: Path, changes: list[Change]) -> list[Volume]:
 def test_slices_of_two_echoes_between_each_other_are_noted(
     oblique: Volume, tmp_path: Path, first: Change, second: Change, noted: str
 ) -> None:
-    """No two lie at one place and the steps are even: nothing else tells that it is no one volume."""
+    """No two slices share a place and the steps are even: only the attributes reveal two volumes."""
     for k, path in enumerate(save_series(oblique, tmp_path / "s", description="", seed_uid="a")):
         edit(path, values(**(first, second)[k % 2]))
     wanted = (f"the slices differ in {noted}: they may be of two volumes, one between the other",)
@@ -111,7 +112,7 @@ def test_phases_are_split_listed_and_chosen(
 def test_b_values_that_only_the_maker_writes(
     oblique: Volume, tmp_path: Path, tag: int, vr: str, owner: str, numbers: tuple[object, object], way: str
 ) -> None:
-    """Implicit VR names no type, and a server that does not know a tag calls its type unknown (UN)."""
+    """Implicit VR states no type, and a server that does not know a tag marks its type as unknown (UN)."""
     phases(oblique, tmp_path / "s", [{}, {}])
     for path in sorted((tmp_path / "s").rglob("*.dcm")):
         data = pydicom.dcmread(path)
@@ -196,3 +197,48 @@ def test_a_mosaic_is_refused(oblique: Volume, tmp_path: Path) -> None:
         edit(path, values(ImageType=["ORIGINAL", "PRIMARY", "M", "ND", "MOSAIC"]))
     with pytest.raises(InputError, match=r"is a mosaic.*dcm2niix"):
         load(tmp_path / "s")
+
+
+TYPES = (["ORIGINAL", "PRIMARY", "M", "NORM"], ["DERIVED", "SECONDARY", "M", "NORM"])
+
+
+@pytest.mark.parametrize(
+    ("changes", "labels"),
+    [
+        (
+            [{"ImageType": kind} for kind in TYPES],
+            ["type DERIVED SECONDARY M NORM", "type ORIGINAL PRIMARY M NORM"],
+        ),
+        (
+            [{"EchoTime": echo, "AcquisitionTime": time} for echo in "12" for time in ("101010", "101020")],
+            ["TE 1, time 1", "TE 1, time 2", "TE 2, time 1", "TE 2, time 2"],
+        ),
+        (
+            [
+                {"ImageType": ["ORIGINAL", "PRIMARY", part], "AcquisitionTime": t}
+                for part in "MP"
+                for t in ("101010", "101020")
+            ],
+            ["type M, time 1", "type M, time 2", "type P, time 1", "type P, time 2"],
+        ),
+    ],
+    ids=["types", "echoes and times", "types and times"],
+)
+def test_every_part_of_a_series_is_a_case_with_its_own_voxels(
+    oblique: Volume, tmp_path: Path, changes: list[Change], labels: list[str]
+) -> None:
+    """Two parts got one key: one case was missing, and the other could be read from the wrong part."""
+    phases(oblique, tmp_path / "parts", changes)
+    (tmp_path / "s").mkdir()
+    for path in (tmp_path / "parts").rglob("*.dcm"):
+        path.rename(tmp_path / "s" / f"{path.parent.name}_{path.name}")
+    cases = find_scans([tmp_path / "s"], Reading()).cases
+    assert [case.series.partition("#")[2] for case in cases] == labels
+    read = [int(read_case(case, Reading()).array[0, 0, 0]) - int(oblique.array[0, 0, 0]) for case in cases]
+    assert sorted(read) == list(range(len(changes)))
+    for number, value in enumerate(read, 1):
+        back = load(tmp_path / "s", series=number)
+        assert (int(back.array[0, 0, 0]) - int(oblique.array[0, 0, 0]), back.source.series) == (
+            value,
+            cases[number - 1].series,
+        )

@@ -1,4 +1,4 @@
-"""`load_mask` takes DICOM SEG and RTSTRUCT, as `evaluate` gives them, and names the file that will not do."""
+"""Tests that `load_mask` reads DICOM SEG and RTSTRUCT as `evaluate` passes them and names unusable files."""
 
 import warnings
 from pathlib import Path
@@ -68,7 +68,7 @@ def test_numbers_that_are_no_values_give_way_to_the_order(mask: Volume, tmp_path
 
 @pytest.mark.parametrize("kind", ["seg", "labelmap"])
 def test_a_seg_has_a_grid_of_its_own(mask: Volume, tmp_path: Path, kind: str) -> None:
-    """From its first frame to its last: every voxel is at its place on it, gaps included."""
+    """The grid extends from the first frame to the last, gaps included; every voxel is at its place."""
     mask.array[:, :, 6] = 0  # a slice without a frame, between others
     path = written(mask, tmp_path / "a.dcm", kind)
     back = load_mask(path, values={"left_atrium": 1, "wall": 3})
@@ -121,7 +121,7 @@ def test_a_wrong_distance_of_slices_gives_way_to_their_places(
 def test_a_gap_between_slices_is_not_their_distance(
     mask: Volume, tmp_path: Path, stated: str, thick: str, step: float
 ) -> None:
-    """Ten slices of 0.25 mm were made of each: a tenth of the volume, and surfaces between all of them."""
+    """Each slice used to become ten slices of 0.25 mm: a tenth of the volume, with surfaces between all."""
 
     def change(data: pydicom.Dataset) -> None:
         stating(stated)(data)
@@ -139,7 +139,7 @@ def test_a_gap_between_slices_is_not_their_distance(
 
 
 def test_rounded_places_are_no_other_slices(mask: Volume, tmp_path: Path) -> None:
-    """Steps of 2/3 mm, written with two digits: 200 of them are 133.33 mm, not 199 or 202 steps."""
+    """Steps of 2/3 mm are written with two digits: 133.33 mm are 200 steps, not 199 or 202."""
     path = written(mask, tmp_path / "a.dcm", "seg")
 
     def far(data) -> None:  # type: ignore[no-untyped-def]

@@ -1,4 +1,4 @@
-"""What identifies a scan: the hash of exactly what was read."""
+"""Tests of the hash that identifies a scan: it covers exactly the bytes that were read."""
 
 import hashlib
 import os
@@ -88,7 +88,7 @@ def small(seed: int = 0) -> Volume:
 
 
 def detached(folder: Path, volume: Volume, name: str) -> Path:
-    """A header, and its voxels in a file of another name."""
+    """Write a header, and its voxels in a file of another name; return the path of the header."""
     folder.mkdir(exist_ok=True)
     (folder / "voxels.bin").write_bytes(volume.array.astype("<i2").tobytes(order="F"))
     size = " ".join(map(str, volume.array.shape))
@@ -105,7 +105,7 @@ def detached(folder: Path, volume: Volume, name: str) -> Path:
 
 
 def kinds(folder: Path, volume: Volume) -> list[Path]:
-    """The same scan in everything that scans come in."""
+    """Write the same scan in each supported form and return the paths."""
     paths = [folder / f"a.{suffix}" for suffix in ("nii", "nii.gz", "nrrd", "mha")]
     for path in paths:
         save(volume, path)
@@ -154,7 +154,7 @@ def test_a_medium_is_all_that_lies_below_its_index(tmp_path: Path) -> None:
 def rewrite(path: Path) -> None:
     content, times = path.read_bytes(), path.stat()
     path.write_bytes(bytes([content[0] ^ 1]) + content[1:])
-    os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))  # as if nothing had happened
+    os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))  # restore the times, as if nothing had happened
 
 
 def replace_by_a_copy(path: Path) -> None:
@@ -179,7 +179,7 @@ def test_a_scan_that_changes_while_it_is_read_is_noticed(
     series = tmp_path / "series"
     dicom(series / "a", b"1")
     dicom(series / "sub" / "b", b"2")
-    if old:  # a file system that has ticked since: then times alone tell
+    if old:  # the file system's clock has advanced since: times alone suffice
         monkeypatch.setattr(hashes, "YOUNG_NS", -1)
         time.sleep(0.05)
     watch = Watch(series)

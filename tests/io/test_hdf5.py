@@ -1,5 +1,6 @@
-"""HDF5 in: the arrays as they are, with the spacing that was stated, and nothing through a link."""
+"""Tests of reading HDF5: arrays come unchanged, with the stated spacing, and no link is followed."""
 
+import io
 import os
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import pytest
 
 from c3s3_seg.errors import C3S3Error, InputError, MemoryLimitError
 from c3s3_seg.io import limits
+from c3s3_seg.io.content import Opened
 from c3s3_seg.io.image import hdf5
 from c3s3_seg.io.image.hdf5 import array_shapes, load_hdf5
 
@@ -108,7 +110,7 @@ def test_a_pipe_is_refused(tmp_path: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("value", [0x00, 0x7F, 0xFF])
 def test_a_damaged_header_is_never_more_than_one_line(tmp_path: Path, value: int) -> None:
-    """h5py raises what its authors did not foresee either (an OverflowError, for one)."""
+    """h5py also raises errors that its authors did not foresee, such as an OverflowError."""
     path = tmp_path / "a.h5"
     with h5py.File(path, "w") as file:
         file.create_dataset("image", data=np.arange(8 * 6 * 4).reshape(8, 6, 4), compression="gzip")
@@ -124,7 +126,7 @@ def test_a_damaged_header_is_never_more_than_one_line(tmp_path: Path, value: int
 
 
 def test_arrays_in_other_files_are_not_read(path: Path) -> None:
-    """Virtual and external arrays are no links, and would read whatever file they name."""
+    """Virtual and external arrays are not links, but would read any file that they name."""
     layout = h5py.VirtualLayout((2, 2, 2), "f8")
     layout[:] = h5py.VirtualSource(str(path.parent / "other.h5"), "image", (2, 2, 2))
     (path.parent / "raw").write_bytes(bytes(64))
@@ -135,6 +137,20 @@ def test_arrays_in_other_files_are_not_read(path: Path) -> None:
     for name in ("virtual", "raw", "soft"):
         with pytest.raises(InputError, match=f"its array '{name}' is a link, or lies in another file"):
             load_hdf5(path, name, SPACING)
+
+
+def test_a_read_that_returns_too_little_is_continued(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Linux reads up to 2 GiB at once; the rest of a larger array was zeros without an error."""
+
+    class Short(io.FileIO):
+        def readinto(self, into: object) -> int:
+            return super().readinto(memoryview(into)[:1000])  # type: ignore[call-overload,no-any-return]
+
+    array = np.random.default_rng(0).integers(1, 255, (20, 30, 40), np.uint8)
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        file["image"] = array
+    monkeypatch.setattr(Opened, "raw", property(lambda opened: Short(opened.path)))
+    assert np.array_equal(load_hdf5(tmp_path / "a.h5", "image", SPACING).array, array)
 
 
 def test_half_precision_becomes_single(path: Path) -> None:

@@ -1,4 +1,4 @@
-"""NIfTI, NRRD and MHA: the right volume at the right place, or a refusal that says why."""
+"""Tests of NIfTI, NRRD and MHA: the right volume at the right place, or a refusal with the reason."""
 
 import gzip
 import os
@@ -14,9 +14,9 @@ import pytest
 import SimpleITK
 from conftest import rotation
 
-from c3s3_seg.errors import GeometryError, InputError
+from c3s3_seg.errors import GeometryError, InputError, MemoryLimitError
 from c3s3_seg.geometry.volume import Geometry, Volume
-from c3s3_seg.io import load, load_mask, save
+from c3s3_seg.io import limits, load, load_mask, save
 from c3s3_seg.io.image import save as save_module
 
 DOORS = [".nii", ".nii.gz", ".nrrd", ".mha"]
@@ -26,7 +26,7 @@ FLIP = np.diag([-1.0, -1.0, 1.0, 1.0])
 def nifti(
     path: Path, array: np.ndarray, *, qcode: int = 1, scode: int = 1, kind: type = nib.Nifti1Image
 ) -> Path:
-    """A NIfTI file by nibabel, 1 mm, RAS axes, origin (10, 20, 30) RAS."""
+    """Write a NIfTI file with nibabel: 1 mm, RAS axes, origin (10, 20, 30) RAS."""
     affine = np.eye(4)
     affine[:3, 3] = 10, 20, 30
     image = kind(array, affine)
@@ -163,7 +163,7 @@ def test_truncated_nifti_is_refused(oblique: Volume, tmp_path: Path, name: str, 
 
 @pytest.mark.parametrize("at", [0.3, 0.6, 0.9])
 def test_one_flipped_byte_in_a_gzip_is_refused(tmp_path: Path, at: float) -> None:
-    # Stored blocks, so that a flip changes a voxel and nothing else: only the checksum can tell.
+    # The blocks are stored uncompressed, so a flip changes only a voxel and only the checksum reveals it.
     plain = nifti(tmp_path / "a.nii", ramp("<f4")).read_bytes()
     raw = bytearray(gzip.compress(plain, compresslevel=0))
     raw[int(len(raw) * at)] ^= 1
@@ -512,7 +512,7 @@ def test_axes_that_are_named_otherwise_are_noted(oblique: Volume, tmp_path: Path
     save(oblique, path)
     assert oblique.geometry.letters == "LPS"
     raw = path.read_bytes()
-    assert b"AnatomicalOrientation = RAI" in raw  # the sides that LPS axes come from
+    assert b"AnatomicalOrientation = RAI" in raw  # MetaImage names the sides from which LPS axes come
     for said in (b"???", b"RAI", b""):
         path.write_bytes(raw.replace(b"AnatomicalOrientation = RAI", b"AnatomicalOrientation = " + said))
         assert load(path).source.notes == ()
@@ -627,6 +627,17 @@ def test_a_bad_write_never_reaches_its_name(
         save(oblique, path)
     assert path.read_text() == "what was here before"
     assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_a_lack_of_memory_at_the_end_names_the_file(
+    oblique: Volume, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It named the temporary file, which was gone by then."""
+    monkeypatch.setattr(limits, "SMALL", 0)
+    monkeypatch.setattr(limits, "free_bytes", lambda: 0)
+    with pytest.raises(MemoryLimitError, match=rf"^{tmp_path}/a\.nii\.gz: the memory did not suffice.* Give"):
+        save(oblique, tmp_path / "a.nii.gz")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_full_disk_leaves_no_half_file(tmp_path: Path) -> None:
@@ -812,7 +823,7 @@ def test_more_nrrd_headers_that_cannot_be(tmp_path: Path, old: bytes, new: bytes
 
 
 def test_layers_of_3d_slicer_are_called_so(tmp_path: Path) -> None:
-    """Segments that overlap: a mask has one value a voxel."""
+    """Layers hold segments that overlap, but a mask has one value per voxel."""
     image = SimpleITK.GetImageFromArray(np.zeros((6, 5, 4, 2), np.uint8), isVector=True)
     for key, value in {"ID": "S", "LabelValue": "1", "Layer": "1", "Name": "la"}.items():
         image.SetMetaData(f"Segment0_{key}", value)
@@ -838,7 +849,7 @@ def test_meta_headers_that_other_programs_read_otherwise(tmp_path: Path, more: b
 
 
 def itk(path: Path, io: str) -> tuple[np.ndarray, np.ndarray]:
-    """Voxels (i, j, k) and affine as SimpleITK reads them: the oracle for our own reader."""
+    """Return voxels (i, j, k) and affine as SimpleITK reads them: the reference for this package's reader."""
     image = SimpleITK.ReadImage(str(path), imageIO=io)
     affine = np.eye(4)
     affine[:3, :3] = np.array(image.GetDirection()).reshape(3, 3) * image.GetSpacing()
@@ -968,7 +979,7 @@ def test_a_header_is_not_its_own_data_file(tmp_path: Path) -> None:
 
 
 def test_a_long_scan_that_is_hardly_turned_is_written(tmp_path: Path) -> None:
-    """Its quaternion in float32 moves the far end by 0.22 mm."""
+    """The quaternion of this scan, rounded to float32, moves the far end by 0.22 mm."""
     grid = Geometry.build(
         (600, 2, 1100), (0.8, 0.8, 0.8), (-250.0, -250.0, -1000.0), rotation(0.668, 1.002, 0.01)
     )
@@ -990,7 +1001,7 @@ def test_a_long_scan_that_is_hardly_turned_is_written(tmp_path: Path) -> None:
 def test_a_header_of_blanks_takes_no_time(
     tmp_path: Path, name: str, begin: bytes, blanks: bytes, end: bytes
 ) -> None:
-    """The square of their number: 100,000 of them would take half a minute or more of the processor."""
+    """In quadratic time, 100,000 blanks would take half a minute or more of the processor."""
     (tmp_path / name).write_bytes(begin + blanks * 100_000 + end)
     start = time.process_time()
     with pytest.raises(InputError, match=r"wanted (numbers|plain binary)|sizes are"):

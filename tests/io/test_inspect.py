@@ -1,6 +1,7 @@
-"""The table of series: what is a volume, what is refused, and why."""
+"""Tests of the table of series: which are volumes, which are refused, and why."""
 
 import json
+import re
 import zipfile
 from pathlib import Path
 
@@ -18,7 +19,7 @@ from c3s3_seg.io.reading import Reading
 
 @pytest.fixture
 def study(oblique: Volume, tmp_path: Path) -> Path:
-    """A good series, one with a gap, one with a damaged slice, and a single image."""
+    """Write a good series, one with a gap, one with a damaged slice and a single image; return the folder."""
     made = {n: save_series(oblique, tmp_path / "study" / n, description=n, seed_uid=n) for n in "abcd"}
     for number, files in enumerate(made.values(), 1):
         for path in files:
@@ -94,7 +95,7 @@ def test_a_remark_that_series_share_is_printed_once(oblique: Volume, tmp_path: P
 
 
 def test_an_archive_is_called_by_its_name(oblique: Volume, tmp_path: Path) -> None:
-    """Not by the folder that it was unpacked to, which is gone."""
+    """Messages do not name the folder that the archive was unpacked to, which no longer exists."""
     files = save_series(oblique, tmp_path / "series", description="", seed_uid="a")
     for name, held in (("scan.zip", files[0]), ("none.zip", tmp_path / "text")):
         (tmp_path / "text").write_text("no DICOM")
@@ -114,6 +115,20 @@ def test_headers_alone_say_the_grid_that_a_repair_gives(oblique: Volume, tmp_pat
     (whole,), (header,) = inspect(tmp_path, wanted), inspect(tmp_path, wanted, pixels=False)
     assert header.spacing_mm == whole.spacing_mm == "0.7 x 0.9 x 2.5"
     assert header.remarks == ("10 slices would be resampled to 12 (gaps)",)
+
+
+def test_a_damaged_lookup_table_is_the_fault_of_its_series_alone(oblique: Volume, tmp_path: Path) -> None:
+    """The parser's own error was raised, and no other series was listed."""
+    for number, name in enumerate("ab", 1):
+        for path in save_series(oblique, tmp_path / name, description="", seed_uid=name):
+            edit(path, values(SeriesNumber=str(number)))
+    path = tmp_path / "a" / "IM_0003.dcm"
+    raw = path.read_bytes()
+    at = raw.index(b"\xe0\x7f\x10\x00")
+    path.write_bytes(raw[:at] + b"\x28\x00\x00\x30SQ\0\0\x04\0\0\0abcd" + raw[at:])
+    damaged, whole = inspect(tmp_path)
+    assert (damaged.verdict, whole.verdict) == ("refused", "volume")
+    assert re.search(r"IM_0003\.dcm' is damaged: its ModalityLUTSequence cannot be read", damaged.remarks[0])
 
 
 def test_headers_alone_say_what_is_odd_about_the_slices(oblique: Volume, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Repairs on request: a damaged scan comes back where and as it was; nothing is mended unasked."""
+"""Tests of repairs on request: a damaged scan is restored in place and value; none is repaired unasked."""
 
 from pathlib import Path
 from typing import Literal
@@ -18,7 +18,7 @@ NIB_FLIP = np.diag([-1.0, -1.0, 1.0, 1.0])
 
 @pytest.fixture
 def ramp() -> Volume:
-    """Linear in mm along all patient axes, on an oblique grid: linear interpolation is exact."""
+    """Return a volume that is linear in mm along all patient axes: linear interpolation is exact."""
     from conftest import rotation
 
     grid = Geometry.build((24, 20, 12), (0.7, 0.9, 2.5), (-31.5, 12.25, 80.0), rotation(12, -20, 30))
@@ -45,7 +45,7 @@ def test_missing_slices_are_interpolated_only_on_request(ramp: Volume, tmp_path:
 def test_a_repair_that_takes_too_much_memory_is_refused(
     ramp: Volume, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fault: Literal["tilt", "gaps"]
 ) -> None:
-    """By the positions that a file claims, a few small slices may become more than there is memory for."""
+    """The positions stated in the files can make a few small slices a volume larger than the memory."""
     files = save_series(ramp, tmp_path / "s", description="", seed_uid="a")
     for k, path in enumerate(files):
         place = (2000.0 * k, 0, k) if fault == "tilt" else (0, 0, k if k < 11 else 100)
@@ -68,7 +68,7 @@ def test_uneven_slices_are_resampled_on_request(ramp: Volume, tmp_path: Path) ->
     back = load(tmp_path / "s", repair=("gaps",))
     assert back.geometry.is_orthogonal
     assert np.isclose(back.geometry.spacing_mm[2] * (back.geometry.shape[2] - 1), 26.56, atol=1e-3)
-    # Each plane is what linear interpolation between its neighbours gives.
+    # Each plane equals the linear interpolation between its neighbours.
     for k in range(back.geometry.shape[2]):
         height = k * back.geometry.spacing_mm[2]
         wanted = np.interp(height, heights, ramp.array[5, 7].astype(float))
@@ -82,7 +82,7 @@ def test_tilt_is_straightened_on_request(ramp: Volume, tmp_path: Path) -> None:
     for k, path in enumerate(files):
         where = grid.to_mm((0, 0, k)) + k * 0.41 * grid.direction[:, 1] - k * 0.2 * grid.direction[:, 0]
         edit(path, values(ImagePositionPatient=[f"{v:.6f}" for v in where]))
-        # The same field of values, seen by the shifted slice.
+        # The shifted slice samples the same field of values.
         index = (inverse @ [*where, 1])[:3]
         i, j = np.indices(grid.shape[:2])
         seen = 1000 + 8 * (i + index[0]) + 12 * (j + index[1]) + 20 * index[2]
@@ -96,7 +96,7 @@ def test_tilt_is_straightened_on_request(ramp: Volume, tmp_path: Path) -> None:
     assert back.geometry.is_orthogonal
     assert back.source.notes[0].startswith("repaired on request (tilt)")
     assert "10.3 degrees" in back.source.notes[0]
-    # Inside, every voxel has the value that the field has at its place.
+    # In the interior, every voxel has the value that the field has at the voxel's place.
     middle = np.array([[12, 10, k] for k in range(12)])
     there = (back.geometry.to_mm(middle) - grid.origin_mm) @ np.linalg.inv(grid.affine[:3, :3]).T
     wanted = 1000 + there @ [8, 12, 20]

@@ -1,4 +1,4 @@
-"""RTSTRUCT out: the contours enclose the mask's voxels and no others; decimal strings are valid."""
+"""Tests of written RTSTRUCT: contours enclose the mask's voxels and no others; decimal strings are valid."""
 
 from pathlib import Path
 

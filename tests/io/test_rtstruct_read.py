@@ -1,4 +1,4 @@
-"""RTSTRUCT in: our own contours come back to the voxel; holes, slits and what cannot be placed."""
+"""Tests of reading RTSTRUCT: own contours come back to the voxel; holes, slits, contours without a place."""
 
 import copy
 import time
@@ -28,7 +28,7 @@ from c3s3_seg.io.dicom_objects.segmentation import look_at_drawing
 
 @pytest.fixture
 def mask(files: list[Path]) -> Volume:
-    """Two labels, a hole, voxels that touch at a corner, and voxels on the border of the scan."""
+    """Return a mask of two labels with a hole, voxels that touch at a corner and voxels on the border."""
     mask = drawn(load(files[0].parent))
     mask.array[10:14, 18:21, 5:9] = 0
     mask.array[30, 30, 4], mask.array[31, 31, 4] = 1, 1
@@ -57,10 +57,10 @@ def test_it_says_what_it_was_drawn_on(mask: Volume, written: Path, files: list[P
 
 
 def test_a_slice_without_a_contour_between_others_is_noted(mask: Volume, written: Path) -> None:
-    """It may have been forgotten, or the region may be of two parts: nothing is interpolated."""
+    """The contour may have been forgotten, or the region may have two parts: nothing is interpolated."""
 
     def change(data: pydicom.Dataset) -> None:
-        del data.ROIContourSequence[1].ContourSequence[3]  # of this region there is one a slice
+        del data.ROIContourSequence[1].ContourSequence[3]  # this region has one contour per slice
 
     edit(written, change)
     back = read(written, mask.geometry)
@@ -102,7 +102,7 @@ def contour(data: pydicom.Dataset, number: int = 2) -> pydicom.Dataset:
 
 
 def shift(part: float):  # type: ignore[no-untyped-def]
-    """All contours, along the normal, by a part of the step of 2.5 mm."""
+    """Return an edit that moves all contours along the normal by a part of the step of 2.5 mm."""
 
     def change(data: pydicom.Dataset) -> None:
         images = [
@@ -132,7 +132,7 @@ def same_region(data: pydicom.Dataset) -> None:
 
 
 def every_second(data: pydicom.Dataset) -> None:
-    contours = list(data.ROIContourSequence[1].ContourSequence)  # of this region there is one a slice
+    contours = list(data.ROIContourSequence[1].ContourSequence)  # this region has one contour per slice
     data.ROIContourSequence[1].ContourSequence = contours[::2]
 
 
@@ -179,20 +179,20 @@ def square(box: Square, *, back: bool = False, start: int = 0) -> np.ndarray:
 
 
 def voxels(*boxes: Square) -> np.ndarray:
-    """(20, 20): the voxel centres within any of the squares."""
+    """Return a (20, 20) bool array of the voxel centres within any of the squares."""
     i, j = np.indices((20, 20))
     none = np.zeros((20, 20), bool)
     return np.any([none, *((i > b[0]) & (i < b[2]) & (j > b[1]) & (j < b[3]) for b in boxes)], axis=0)
 
 
 OUTER, INNER, ISLE = (1.5, 1.5, 15.5, 15.5), (4.5, 4.5, 12.5, 12.5), (6.5, 6.5, 9.5, 9.5)
-CORNER = (10.5, 10.5, 18.5, 18.5)  # crosses the outer one
+CORNER = (10.5, 10.5, 18.5, 18.5)  # crosses OUTER
 DENSE = np.array([[1.5 + n / 2, 1.5] for n in range(28)] + [[15.5, 1.5], [15.5, 15.5], [1.5, 15.5]])
 KEYHOLE = np.vstack(
     [square(OUTER), square(OUTER)[:1], square(INNER, back=True), square(INNER, back=True)[:1]]
 )
 SAME_WAY = np.vstack([square(OUTER), square(OUTER)[:1], square(INNER), square(INNER)[:1]])
-# One line that goes along two squares: they overlap, and the line crosses itself.
+# One line that runs along two overlapping squares, so it crosses itself.
 LOOPS = np.array(
     [[1.5, 1.5], [10.5, 1.5], [10.5, 10.5], [5.5, 10.5], [5.5, 5.5], [15.5, 5.5], [15.5, 15.5], [1.5, 15.5]]
 )
@@ -250,9 +250,9 @@ def test_closed_planar_contours(
 @pytest.mark.parametrize(
     ("polygons", "message"),
     [
-        ([square(OUTER), square((2.0, 2.0, 15.0, 15.0))], "so near to its line"),  # or a thin wall
+        ([square(OUTER), square((2.0, 2.0, 15.0, 15.0))], "so near to its line"),  # may be a thin wall
         ([square(OUTER), square((1.5, 1.5, 15.5, 9.5))], "so near to its line"),
-        ([square(OUTER), square((4.5, 4.5, 16.0, 8.5))], "within which .* voxels lie"),  # or a hole
+        ([square(OUTER), square((4.5, 4.5, 16.0, 8.5))], "within which .* voxels lie"),  # may be a hole
         ([square(OUTER), square(CORNER), square((8.5, 8.5, 12.5, 12.5))], "crosses by way of another"),
     ],
 )  # fmt: skip
@@ -287,7 +287,7 @@ NO_WALL = "region 'wall': it has no contours"
 
 
 def boxes(grid: Geometry, *drawn: Square, kind: str = "CLOSED_PLANAR"):  # type: ignore[no-untyped-def]
-    """The first region as these squares, on slices 3 and 4."""
+    """Return an edit: the first region becomes these squares on slices 3 and 4, the second is emptied."""
 
     def change(data: pydicom.Dataset) -> None:
         contours = []
@@ -423,7 +423,7 @@ def test_a_contour_without_points_is_noted(mask: Volume, written: Path) -> None:
 
 @pytest.mark.parametrize("name", ["left_atrium", "wall"])
 def test_two_regions_of_one_number(mask: Volume, written: Path, name: str) -> None:
-    """Under two names a contour would go to the last of them; an item that is there twice does no harm."""
+    """With two names, a contour would get the last of them; an item that is repeated does no harm."""
 
     def change(data: pydicom.Dataset) -> None:
         regions = data.StructureSetROISequence
@@ -441,7 +441,7 @@ def test_two_regions_of_one_number(mask: Volume, written: Path, name: str) -> No
 
 
 def test_a_contour_of_more_than_64_kib(tmp_path: Path) -> None:
-    """It is written in implicit VR; in the explicit VR of others it is UN, and is read all the same."""
+    """The contour is written in implicit VR; others' explicit VR makes it UN, and it is still read."""
     grid = Geometry.build((96, 96, 2), (0.731, 0.731, 2.5), (-131.53, 112.25, 80.0))
     save_series(
         grid.volume(np.zeros(grid.shape, int)), tmp_path / "series", description="comb", seed_uid="comb"
@@ -467,7 +467,7 @@ def test_a_contour_of_more_than_64_kib(tmp_path: Path) -> None:
 
 
 def test_a_contour_that_runs_far_away_takes_no_memory(mask: Volume, written: Path) -> None:
-    """What lies between two points is compared in steps of a quarter of a voxel."""
+    """Lines between two points are compared in steps of a quarter of a voxel, so length is limited."""
 
     def change(data: pydicom.Dataset) -> None:
         far = mask.geometry.to_mm([[-1e7, -1e7, 6], [1e7, -1e7, 6], [1e7, 1e7, 6], [-1e7, 1e7, 6]])
@@ -494,7 +494,7 @@ def test_contours_over_each_other_are_compared_up_to_a_limit(
 
 
 def test_contours_of_many_points_are_compared_up_to_a_limit() -> None:
-    """Two that run to and fro over each other: 4000 points took minutes, 40,000 hours."""
+    """With two contours that run to and fro over each other, 4000 points took minutes, 40,000 hours."""
     random = np.random.default_rng(0)
     first, second = (random.random((20_000, 2)) * 60 + 10 * n for n in range(2))
     with pytest.raises(TooManyPairs, match="more points than can be compared"):
@@ -504,7 +504,7 @@ def test_contours_of_many_points_are_compared_up_to_a_limit() -> None:
 
 
 def test_a_contour_of_many_points_that_overlaps_itself_takes_no_time() -> None:
-    """Each edge was compared with all others to find a slit: 40,000 took two minutes."""
+    """Each edge used to be compared with all others to find a slit: 40,000 edges took two minutes."""
     angle = np.linspace(0, 4 * np.pi, 40_000)
     spiral = np.stack([64 + 30 * np.cos(angle) + angle, 64 + 30 * np.sin(angle)], axis=1)
     start = time.process_time()

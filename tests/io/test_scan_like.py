@@ -1,4 +1,4 @@
-"""A scan where a mask is wanted is known by its voxels; masks with many labels, small or ragged ones pass."""
+"""Tests that a scan in place of a mask is known by its voxels; many, small or ragged labels pass."""
 
 from pathlib import Path
 
@@ -19,7 +19,7 @@ SHAPE = (40, 36, 32)
 
 
 def bodies(count: int, shape: tuple[int, int, int] = SHAPE, ragged: float = 0.0) -> np.ndarray:
-    """A mask of so many labels that fill the volume, each voxel nearest to its label's centre."""
+    """Return a mask of `count` labels that fill the volume, each voxel nearest to its label's centre."""
     random = np.random.default_rng(0)
     centres = random.uniform(0, shape, (count, 3))
     places = np.indices(shape).reshape(3, -1).T + random.normal(0, ragged, (np.prod(shape), 3))
@@ -72,12 +72,12 @@ def test_masks_with_many_labels_pass() -> None:
     assert scan_words(bodies(104).astype(np.float32)) is None
     assert scan_words(bodies(104, (12, 10, 8))) is None  # about 9 voxels each
     shell = np.linalg.norm(np.indices(SHAPE) - np.array(SHAPE)[:, None, None, None] / 2, axis=0)
-    assert scan_words(bodies(300) * ((shell > 10) & (shell < 13))) is None  # a cortex
+    assert scan_words(bodies(300) * ((shell > 10) & (shell < 13))) is None  # a shell, like a cortex
 
 
 def test_masks_of_small_and_ragged_labels_pass() -> None:
     lone = np.zeros(SHAPE, np.uint8)
-    lone.reshape(-1)[:208] = np.repeat(np.arange(1, 105), 2)  # two voxels each, one after the other
+    lone.reshape(-1)[:208] = np.repeat(np.arange(1, 105), 2)  # two adjacent voxels per label
     assert scan_words(lone) is None
     speckle = np.random.default_rng(2).integers(0, 6, SHAPE)
     assert scan_words(speckle) is None
@@ -110,7 +110,7 @@ def test_the_file_and_the_reason_are_named(tmp_path: Path) -> None:
     save(grid.volume(bodies(104)), tmp_path / "m.nii.gz")
     refuse_scan(tmp_path / "m.nii.gz")
     (tmp_path / "broken.nii.gz").write_bytes(b"nothing")
-    refuse_scan(tmp_path / "broken.nii.gz")  # its case fails with its reason
+    refuse_scan(tmp_path / "broken.nii.gz")  # its case fails later, with the reason
 
 
 def test_a_dicom_image_is_a_scan_by_its_modality(tmp_path: Path, oblique: Volume) -> None:

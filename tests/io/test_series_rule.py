@@ -1,9 +1,10 @@
-"""The rule of `--series`: its grammar, what it takes, how it is refused, and that it travels."""
+"""Tests of the rule of `--series`: its grammar, the series it selects, its refusals and its serialisation."""
 
 import json
 from dataclasses import asdict
 from pathlib import Path
 
+import numpy as np
 import pytest
 from helpers.command import run
 from helpers.dicom_files import edit, values
@@ -77,7 +78,7 @@ def test_numbers_and_uids_are_no_rules() -> None:
 
 def test_a_rule_travels_as_its_text() -> None:
     reading = Reading(SeriesRule("modality=MR"), rule=SeriesRule("type=ORIGINAL"))
-    assert dump(reading)["series"] == "modality=MR"  # as a manifest has it
+    assert dump(reading)["series"] == "modality=MR"  # the form in a manifest
     sent = json.loads(json.dumps(asdict(reading), default=sorted))
     assert parse(Reading, sent, "a worker") == reading
     assert parse(Reading, {"rule": "modality=MR"}, "a manifest").rule == SeriesRule("modality=MR")
@@ -114,3 +115,13 @@ def test_inspect_says_which_series_a_rule_takes_and_why_not_the_others(study: Pa
     wrong = run("inspect", study, "--series", "colour=red")
     assert wrong.returncode == 2
     assert "allowed: description, modality, sequence, type" in " ".join(wrong.stderr.split())
+
+
+def test_a_protocol_is_compared_in_its_character_set(oblique: Volume, tmp_path: Path) -> None:
+    """Its name was read as Latin-1, so that a rule took the series that it excludes."""
+    for path in save_series(oblique, tmp_path / "s", description="", seed_uid="a"):
+        edit(path, values(SpecificCharacterSet="ISO_IR 192", ProtocolName="Schädel", SequenceName="tfl"))
+    for rule in ("sequence~Schädel", "sequence=schädel,sequence=tfl"):
+        assert np.array_equal(load(tmp_path / "s", series=rule).array, oblique.array)
+    with pytest.raises(InputError, match="found 0 series that fit the rule"):
+        load(tmp_path / "s", series="sequence!~Schädel")

@@ -1,8 +1,9 @@
-"""Which series of which studies are cases, under which names, and what is passed over and why."""
+"""Tests of which series of which studies are cases, under which names, and which are passed over and why."""
 
 import os
 import re
 import shutil
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -32,7 +33,7 @@ def reasons(scans: Scans, root: Path) -> list[str]:
 
 @pytest.fixture
 def archive(tmp_path: Path) -> Path:
-    """p1 flat, p2 nested, each with two volumes, a localizer and a report; p3 with one volume."""
+    """Write p1, flat, and p2, nested, each of two volumes, a localizer and a report, and p3 of one volume."""
     for name in ("p1", "p2"):
         whole_study(tmp_path / "archive" / name, name, small(5), flat=name == "p1")
     series(small(), tmp_path / "archive" / "p3", "p3", 7)
@@ -94,7 +95,7 @@ def test_one_truth_is_for_one_series(archive: Path, tmp_path: Path) -> None:
         match_truth(found(archive / "p1").cases, tmp_path / "truth.nii.gz")
     chosen = found(archive / "p1", wanted="2").cases
     assert match_truth(chosen, tmp_path / "truth.nii.gz") == {"p1_s2": tmp_path / "truth.nii.gz"}
-    for name in ("p1", "p2_s3"):  # that of the folder, where one series of it is done, or that of the series
+    for name in ("p1", "p2_s3"):  # the folder's name, if one of its series is processed, or the series' name
         (tmp_path / "truths").mkdir(exist_ok=True)
         save(small(), tmp_path / "truths" / f"{name}.nii.gz")
     assert set(match_truth(chosen, tmp_path / "truths")) == {"p1_s2"}
@@ -222,6 +223,54 @@ def test_a_link_to_what_is_listed_is_named(tmp_path: Path) -> None:
         f"b.nii.gz: the same scan as {root}/a.nii.gz",
         f"p3: the same scan as {root}/p1",
     ]
+
+
+@pytest.mark.parametrize("wanted", [None, "1"])
+@pytest.mark.parametrize("deep", ["", "day"])
+def test_the_only_archive_in_a_sub_folder_is_a_case(tmp_path: Path, wanted: str | None, deep: str) -> None:
+    """The folder of the archive was read as a study, so that its scan was missing without an error."""
+    root = tmp_path / "archive"
+    for name in ("a", "b"):
+        files = series(small(), tmp_path / name, name, 1)
+        (root / name / deep).mkdir(parents=True)
+        with zipfile.ZipFile(root / name / deep / "study.zip", "w") as packed:
+            for path in files:
+                packed.write(path, path.name)
+    (root / "a" / "notes.txt").touch()
+    series(small(), root / "c", "c", 1)
+    scans = found(root, wanted=wanted)
+    assert [case.path for case in scans.cases] == [
+        root / "a" / deep / "study.zip",
+        root / "b" / deep / "study.zip",
+        root / "c",
+    ]
+    for case in scans.cases:
+        assert np.array_equal(read_case(case, Reading(parse_series(wanted))).array, small().array)
+    assert reasons(scans, root) == ["a: other files than scans (1)"]
+
+
+def test_a_scan_behind_a_link_that_cannot_be_followed_is_a_case_that_fails(tmp_path: Path) -> None:
+    """Such a link was passed over without a word, and within a study it ended the whole run."""
+    root = tmp_path / "archive"
+    series(small(), root / "p1", "p1", 1)
+    series(small(), root / "p2", "p2", 1)
+    unreachable(root / "p1" / "S1_IM_0009.dcm")
+    unreachable(root / "x.nii.gz")
+    unreachable(root / "y")
+    scans = found(root)
+    assert names(scans) == ["p1", "p2", "x", "y"]
+    assert scans.skipped == ()
+    for case in scans.cases:
+        if case.name != "p2":
+            with pytest.raises(InputError):
+                read_case(case, Reading(), hashed=True)
+
+
+def unreachable(link: Path) -> None:
+    """Create a link that fails for another reason than a missing target, whoever runs the test."""
+    link.symlink_to(link.name[-1] * 300)
+    with pytest.raises(OSError, match="File name too long"):
+        link.stat()
 
 
 def test_links_that_go_round_in_circles_end(tmp_path: Path) -> None:

@@ -36,12 +36,12 @@ def _inside(root: Path, parts: list[str], index: Path) -> Path:
     path = root.joinpath(*parts)
     named = FileName("/".join(parts), "not shown here")
     # PS3.10, 8.2: a file ID is a list of names below the index. Some media were copied in lower case.
-    plain = all(part not in ("", ".", "..") and not set("/\\:") & set(part) for part in parts)
+    plain = all(part not in ("", ".", "..") and not set("/\\:\0") & set(part) for part in parts)
     for there in (path, root.joinpath(*(part.lower() for part in parts))):
         # Unlike `resolve`, `realpath` does not raise on a loop of links.
         if not plain or not Path(os.path.realpath(there)).is_relative_to(os.path.realpath(root)):
             raise InputError(f"the index names a file outside of its folder ('{named}')", where=index)
-        if there.is_file():
+        if os.path.isfile(there):  # unlike Path.is_file, it does not raise for a name that is too long
             return there
     raise InputError(
         f"the index names '{named}', and it is not there",

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from c3s3_seg.errors import InputError, listed
 from c3s3_seg.geometry.volume import Geometry, Source, Volume
-from c3s3_seg.io.cases import walk_files
+from c3s3_seg.io.cases import may_be_file, visible, walk_files
 from c3s3_seg.io.detect import is_dicomdir
 from c3s3_seg.io.dicom.grid import Stack, stack
 from c3s3_seg.io.dicom.header import FRAME_CLASSES, Slice
@@ -146,8 +146,8 @@ def _series_of(path: Path, reading: Reading) -> tuple[Found, Reading]:
 
 
 def _beside(path: Path) -> list[Path]:
-    """Return the files in the folder of a file, without hidden ones."""
-    return [p for p in sorted(path.parent.iterdir()) if p.is_file() and not p.name.startswith(".")]
+    """Return a file and those in its folder, without hidden ones; it may itself be hidden."""
+    return sorted({path, *filter(may_be_file, visible(path.parent))})
 
 
 def build(series: Series, notes: tuple[str, ...], path: Path, reading: Reading) -> Volume:
@@ -204,7 +204,7 @@ def _check_kind(slices: tuple[Slice, ...], root: Path) -> None:
         color = item.text("PhotometricInterpretation")
         if item.number("SamplesPerPixel", 1) != 1 or color not in ("MONOCHROME1", "MONOCHROME2"):
             raise InputError(f"'{item.name}' is not a grey image: found '{color}'", where=root)
-        if len(item.data.get("ModalityLUTSequence") or ()):  # an empty sequence states nothing
+        if _has_table(item, root):
             raise InputError(
                 f"'{item.name}' has a lookup table in place of a slope",
                 where=root,
@@ -216,6 +216,18 @@ def _check_kind(slices: tuple[Slice, ...], root: Path) -> None:
                 where=root,
                 todo="Convert it to NIfTI first, for instance with dcm2niix",
             )
+
+
+def _has_table(item: Slice, root: Path) -> bool:
+    """Return whether a slice has a lookup table for its values; an empty sequence states nothing."""
+    try:
+        return len(item.data.get("ModalityLUTSequence") or ()) > 0
+    except Exception as error:  # pydicom parses a sequence on first access, and raises errors of any type
+        raise InputError(
+            f"the file '{item.name}' is damaged: its ModalityLUTSequence cannot be read",
+            where=root,
+            todo="Copy or export the series again",
+        ) from error
 
 
 def _check_one(slices: tuple[Slice, ...], root: Path) -> tuple[str, ...]:

@@ -6,6 +6,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from pydicom.multival import MultiValue
+
 from c3s3_seg.errors import FileName, InputError, listed, quantity
 from c3s3_seg.io.cases import walk_files
 from c3s3_seg.io.detect import DICOM_SUFFIXES
@@ -53,16 +55,13 @@ class Series:
     @property
     def description(self) -> str:
         """The SeriesDescription: free text for the user who requests it, never for logs."""
-        try:  # by pydicom, which knows the character set
-            return str(self.slices[0].data.get("SeriesDescription") or "").strip()
-        except Exception:  # pydicom raises errors of any type
-            return ""
+        return "\\".join(_decoded(self.slices[0], "SeriesDescription"))
 
     @property
     def attributes(self) -> SeriesAttributes:
         """The attributes that a rule is compared with."""
         first = self.slices[0]
-        names = [value for keyword in SEQUENCE for value in first.text(keyword).split("\\") if value]
+        names = [value for keyword in SEQUENCE for value in _decoded(first, keyword) if value]
         kinds = [value for value in first.text("ImageType").split("\\") if value]
         return SeriesAttributes(self.description, first.text("Modality"), tuple(names), tuple(kinds))
 
@@ -103,6 +102,16 @@ class Series:
         count = quantity(len(self.slices), "slice") if frames == 1 else quantity(frames, "frame")
         size = f"{first.text('Columns')} x {first.text('Rows')}"
         return f"{self.modality}, {count}, {size}" + (f", {self.part}" if self.part else "")
+
+
+def _decoded(item: Slice, keyword: str) -> list[str]:
+    """Return the values of an attribute as text, by pydicom, which knows the character set."""
+    try:
+        value = item.data.get(keyword)
+        values = value if isinstance(value, MultiValue) else [value or ""]
+        return [str(one).strip() for one in values]
+    except Exception:  # pydicom raises errors of any type
+        return item.text(keyword).split("\\")
 
 
 @dataclass(frozen=True)

@@ -82,8 +82,10 @@ def _phases(slices: Sequence[Slice]) -> list[Part]:
             for n, place in enumerate(places):
                 groups[tuple(values_of[key][n] for key in keys)].append((place, slices[n]))
             if _good(list(groups.values())):
-                order = enumerate(sorted(groups.items(), key=_order), 1)
-                return [(_label(keys, told, n), tuple(s for _, s in group)) for n, (told, group) in order]
+                order = sorted(groups.items(), key=_order)
+                labels = _labels(keys, [values for values, _ in order])
+                stacks = [tuple(s for _, s in group) for _, group in order]
+                return list(zip(labels, stacks, strict=True))
     return _ranked(places, slices) or whole
 
 
@@ -151,12 +153,26 @@ def _order(entry: tuple[tuple[str, ...], object]) -> list[tuple[float, str]]:
     return [(_number(value), value) for value in entry[0]]
 
 
-def _label(keys: Sequence[str | int], values: Sequence[str], number: int) -> str:
-    words = [f"{PHASES[k]} {_short(v)}" for k, v in zip(keys, values, strict=True) if PHASES[k]]
-    return ", ".join(words) or f"time {number}"
+def _labels(keys: Sequence[str | int], groups: Sequence[Sequence[str]]) -> list[str]:
+    """Return a label for each group of values, each different, as a series is chosen by its label."""
+    shown = [(n, PHASES[key]) for n, key in enumerate(keys) if PHASES[key]]
+    short = [", ".join(f"{name} {_short(values[n])}" for n, name in shown) for values in groups]
+    long = [", ".join(f"{name} {_long(values[n])}" for n, name in shown) for values in groups]
+    labels = short if len(set(short)) == len(set(long)) else long
+    seen: Counter[str] = Counter()
+    unique = []
+    for label in labels:
+        seen[label] += 1
+        time = f"time {seen[label]}" if labels.count(label) > 1 else ""
+        unique.append(", ".join(filter(None, (label, time))))
+    return unique
 
 
 def _short(value: str) -> str:
     """Shorten a value for a label: `ORIGINAL\\PRIMARY\\M\\FFE` -> `M FFE`; numbers are kept."""
     words = value.split("\\")
     return " ".join(words[2:] if len(words) > 2 and not _number(words[0]) < float("inf") else words) or "-"
+
+
+def _long(value: str) -> str:
+    return value.replace("\\", " ") or "-"

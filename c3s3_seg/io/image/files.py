@@ -14,10 +14,12 @@ import numpy as np
 from c3s3_seg.errors import GeometryError, InputError, MemoryLimitError, shown
 from c3s3_seg.geometry.orthonormalize import nearest_rotation
 from c3s3_seg.geometry.volume import Array, Geometry, Source, Volume
+from c3s3_seg.io.content import CHANGED, WAIT
 from c3s3_seg.io.detect import is_dicom
 from c3s3_seg.io.image.nifti import Parts, read_nifti
 from c3s3_seg.io.image.nrrd_mha import read_nrrd_or_meta
 from c3s3_seg.io.limits import SPACING_RANGE_MM
+from c3s3_seg.system.reading import sha256
 
 
 class Reader(Protocol):
@@ -119,7 +121,8 @@ def load_mask(
     grid
         The grid of the scan that the mask belongs to. An RTSTRUCT needs it.
     hashed
-        Whether to set `source.sha256`, the hash of the bytes that were read; ignored for DICOM.
+        Whether to set `source.sha256`, the hash of the bytes that were read; for DICOM, of the file,
+        which must not change meanwhile.
     values
         For DICOM: name of a segment or a region -> its value; None: its number.
 
@@ -136,9 +139,7 @@ def load_mask(
         If the mask is not on `grid`.
     """
     if is_dicom(Path(path)):
-        from c3s3_seg.io.dicom_objects.segmentation import load_drawn_mask
-
-        return load_drawn_mask(Path(path), grid, values)
+        return _drawn(Path(path), grid, values, hashed=hashed)
     volume = as_labels(load_image(path, hashed=hashed))
     if grid is not None and not volume.geometry.matches(grid):
         raise GeometryError(
@@ -147,6 +148,16 @@ def load_mask(
             todo="Resample the mask to the scan, or give the scan that it was drawn on",
         )
     return Volume(volume.array, grid or volume.geometry, volume.source)
+
+
+def _drawn(path: Path, grid: Geometry | None, values: Mapping[str, int] | None, *, hashed: bool) -> Volume:
+    from c3s3_seg.io.dicom_objects.segmentation import load_drawn_mask
+
+    known = sha256(path) if hashed else None
+    mask = load_drawn_mask(path, grid, values)
+    if known is not None and sha256(path) != known:
+        raise InputError(CHANGED, where=path, todo=WAIT)
+    return replace(mask, source=replace(mask.source, sha256=known))
 
 
 def as_labels(volume: Volume) -> Volume:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from io import BufferedReader
 from pathlib import Path
 from typing import Any
 
@@ -87,7 +88,8 @@ def _opened(path: Path) -> Iterator[Any]:
     h5py = _h5py()
     try:
         # One handle from the first check to the last voxel, so that the file cannot be swapped in between.
-        with Opened(path) as opened, h5py.File(opened.raw, "r") as file:
+        # The system reads up to 2 GiB at once, and h5py takes the rest as zeros; a buffered reader reads on.
+        with Opened(path) as opened, BufferedReader(opened.raw) as whole, h5py.File(whole, "r") as file:
             yield file
     except (C3S3Error, MemoryError):
         raise

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from c3s3_seg.errors import GeometryError, InputError, StorageError
+from c3s3_seg.errors import GeometryError, InputError, MemoryLimitError, StorageError
 from c3s3_seg.geometry.volume import Array, Geometry, Volume
 from c3s3_seg.io.image.files import check_finite, image_suffix, load_image
 from c3s3_seg.system.files import OF_THE_STORAGE, lack_of_room, sync
@@ -40,6 +40,8 @@ def save(volume: Volume, path: str | Path, *, note: str = "") -> None:
         If the disk is full, or the folder accepts no file for another reason that the next file has too.
     InputError
         If the file cannot be written in full for any reason; then `path` is as it was before.
+    MemoryLimitError
+        If the memory does not suffice to read the file back; `path` is then as it was before.
     GeometryError
         If the grid has no right angles.
     """
@@ -63,6 +65,8 @@ def save(volume: Volume, path: str | Path, *, note: str = "") -> None:
         sync(path.parent)
     except InputError as error:
         raise _unwritten(path, error.what, array.nbytes) from error
+    except MemoryLimitError as error:  # it names the temporary file
+        raise MemoryLimitError(error.what, where=path, todo=error.todo) from error
     except OSError as error:
         if error.errno not in OF_THE_STORAGE:  # such as a too long name, not shared by the next file
             what = f"the file could not be written: {error.strerror or error}"
