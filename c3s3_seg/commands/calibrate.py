@@ -50,14 +50,16 @@ def calibrate(
     check_data(found.task, index, "Give the data set that the bundle was trained on")
     with Status() as status:
         domain = measure_domain(found.task, index, splits, status)
-        why = _without_limit(found, splits)
-        limit = None if why else _limit(found, index, splits, bad_mm, status)
-    found.calibrated(domain, limit.calibration if limit else None)
+    found = found.calibrated(domain)  # first: the search for a limit may fail, and the domain is good without
     say(f"{found.folder}: domain of {domain.scans} training scans.")
-    if limit is None:
+    why = _without_limit(found, splits)
+    if why:
         say(f"No uncertainty limit: {why}.")
         return
+    with Status() as status:
+        limit = _limit(found, index, splits, bad_mm, status)
     measured = limit.calibration
+    found.calibrated(uncertainty=measured)
     say(
         f"Uncertainty limit {measured.threshold_mm:.2f} mm (95HD between the networks), from {measured.cases}"
         f" scans: AUROC {measured.auroc:.2f}, Spearman {measured.spearman:.2f} for a 95HD above"

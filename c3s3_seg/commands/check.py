@@ -41,12 +41,13 @@ def check(
         make_folder(out)
     with Bar() as bar:
         found = check_data_set(dataset, workers=workers, progress=bar)
-        if out is not None:
-            remove_ours(out / PAGE)  # a page of an earlier run would show other findings
+    _report(found, as_json)  # first: a full disk must not cost the findings
+    if out is not None:
+        remove_ours(out / PAGE)  # a page of an earlier run would show other findings
+        with Bar() as bar:
             _write(found, out, html=html, bar=bar)
-    _report(found, as_json)
-    if out is not None and not as_json:
-        say(f"Written to {out}: {FACTS}{f', {PAGE}' if html else ''}.")
+        if not as_json:
+            say(f"Written to {out}: {FACTS}{f', {PAGE}' if html else ''}.")
     if found.has_errors:
         raise typer.Exit(1)
 

@@ -160,13 +160,13 @@ def _code(modality: str) -> str:
         If the text can be no modality.
     """
     from c3s3_seg.bundle.manifest import MODALITY
-    from c3s3_seg.dataset.layouts import MODALITIES
+    from c3s3_seg.dataset.index import SPELLINGS
     from c3s3_seg.errors import InputError
 
     word = modality.strip().upper()
     if MODALITY.fullmatch(word) is None:
         raise InputError(f"--modality is '{modality}'; wanted a DICOM modality such as MR, CT or PT")
-    return MODALITIES.get(word, word)
+    return SPELLINGS.get(word, word)
 
 
 def _rule(modality: str, series: str | None) -> SeriesRule | None:

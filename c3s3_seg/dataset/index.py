@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -36,6 +37,9 @@ INDEX = "dataset.json"
 IMAGES, MASKS = "imagesTr", "labelsTr"
 SPLITS = ("labelled", "unlabelled", "validation", "test")
 TEST_FOLDERS = {IMAGES: "imagesTs", MASKS: "labelsTs"}
+BACKGROUND = "background"  # the name of the value 0 among the labels
+SPELLINGS = {"MRI": "MR", "MRT": "MR", "PET": "PT"}  # other spellings of DICOM's codes
+CODES = ("CT", "MR", "PT", "NM", "US", "XA", "MG", "DX", "CR")
 
 
 @closed
@@ -136,7 +140,8 @@ class DataSet:
     folder
         Folder with the index, `imagesTr` and `labelsTr`.
     name, modality
-        Name and modality of the data set; the modality as in DICOM (MR, CT), empty if unknown.
+        Name and modality of the data set; the modality as in DICOM (MR, CT), see `modality_code`; empty if
+        unknown.
     labels
         Foreground labels: name -> value in the masks.
     splits
@@ -180,7 +185,7 @@ class DataSet:
         return cls(
             folder,
             head.name,
-            channel(data, "modality", path),
+            modality_code(channel(data, "modality", path)),
             parse_labels(data.get("labels", {}), path),
             splits,
             records,
@@ -193,7 +198,7 @@ class DataSet:
         head: dict[str, Any] = {
             "name": self.name,
             "modality": self.modality,
-            "labels": {"background": 0, **self.labels},
+            "labels": {BACKGROUND: 0, **self.labels},
         }
         records = {name: dump(record) for name, record in self.records.items()}
         if self.patient_of:
@@ -296,6 +301,12 @@ def channel(data: Mapping[str, Any], key: str, path: Path) -> str:
     if isinstance(found, dict):
         return next(iter(parse(_Texts, {key: found}, path)[key].values()), "")
     return parse(dict[str, str], {key: found}, path)[key]
+
+
+def modality_code(text: str) -> str:
+    """Return the DICOM code of a modality (`mri`, `{'0': 'MRI'}` -> MR); without one, the text unchanged."""
+    words = [SPELLINGS.get(word, word) for word in re.findall("[A-Z]+", text.upper())]
+    return next((word for word in words if word in CODES), text)
 
 
 def parse_labels(found: Any, path: Path) -> dict[str, int]:

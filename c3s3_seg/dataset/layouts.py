@@ -18,7 +18,19 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from c3s3_seg.dataset.index import IMAGES, INDEX, MASKS, DataSet, channel, is_inside, parse_labels, read_index
+from c3s3_seg.bundle.manifest import MODALITY
+from c3s3_seg.dataset.index import (
+    CODES,
+    IMAGES,
+    INDEX,
+    MASKS,
+    DataSet,
+    channel,
+    is_inside,
+    modality_code,
+    parse_labels,
+    read_index,
+)
 from c3s3_seg.dataset.patients import GIVEN, patients_of
 from c3s3_seg.dataset.prepare.arrays import is_array_file
 from c3s3_seg.dataset.prepare.discover import (
@@ -43,8 +55,6 @@ from c3s3_seg.system.names import PlainName, printable
 from c3s3_seg.system.progress import Progress, silent
 from c3s3_seg.system.reading import sha256
 from c3s3_seg.system.schema import parse
-
-MODALITIES = {"MR": "MR", "MRI": "MR", "CT": "CT", "PET": "PT", "PT": "PT"}
 
 Found = list[tuple[Scan, Part | None]]  # a scan, and the mask that the layout assigns to it
 
@@ -158,12 +168,14 @@ def _lone_masks(root: Path, found: Found) -> int:
 
 def _modality(root: Path, index: Mapping[str, Any], key: str) -> str:
     """Return the DICOM modality of the single channel; empty if unknown."""
-    return MODALITIES.get(channel(index, key, root / INDEX).strip().upper(), "")
+    code = modality_code(channel(index, key, root / INDEX))
+    return code if code in CODES else ""
 
 
 def _ours(root: Path, index: Mapping[str, Any]) -> Found:
     data = DataSet.load(root)
-    modality = _modality(root, index, "modality")
+    # `prepare` itself writes codes that are not in CODES, as the headers and --modality have them.
+    modality = data.modality if MODALITY.fullmatch(data.modality) else ""
     known = patients_of(data, ())
     found: Found = []
     kinds: tuple[Split, ...] = ("labelled", "unlabelled", "validation", "test")

@@ -10,14 +10,13 @@ from typing import TYPE_CHECKING
 from c3s3_seg.bundle import ModelBundle, Task
 from c3s3_seg.dataset import INDEX, DataSet
 from c3s3_seg.dataset.check.case_faults import values_in
+from c3s3_seg.dataset.index import CODES, modality_code
 from c3s3_seg.errors import InputError
 from c3s3_seg.training.config import TrainConfig
 
 if TYPE_CHECKING:  # `cases` needs torch, which `calibrate` does without
     from c3s3_seg.training.cases import TrainingCase, ValidationCase
 
-SPELLINGS = {"MRI": "MR", "MRT": "MR", "PET": "PT"}  # other spellings of DICOM's codes
-CODES = ("CT", "MR", "PT", "NM", "US", "XA", "MG", "DX", "CR")
 AIR_HU = -500  # only scans in Hounsfield units have values below this
 
 
@@ -49,7 +48,7 @@ def check_data(task: Task, data: DataSet, todo: str) -> None:
     InputError
         If the modality differs, or a label has another name or value than in the index.
     """
-    found, wanted = modality(data.modality), modality(task.modality)
+    found, wanted = modality_code(data.modality), modality_code(task.modality)
     if found != wanted and {found, wanted} <= set(CODES):
         what = f"the data's modality is {found}, and task.modality is {wanted}"
         other = "Give the data of that task, or correct either"
@@ -67,7 +66,7 @@ def check_task(ours: Task, bundle: ModelBundle) -> None:
         If modality, labels or recipe differ.
     """
     theirs = bundle.task
-    if modality(ours.modality) != modality(theirs.modality):
+    if modality_code(ours.modality) != modality_code(theirs.modality):
         what = f"task.modality: the bundle has {theirs.modality}, the configuration {ours.modality}"
         raise InputError(what, where=bundle.folder, todo="Take a bundle of the same modality")
     todo = "Copy task.labels and task.recipe from the bundle's manifest.json into the configuration"
@@ -77,12 +76,6 @@ def check_task(ours: Task, bundle: ModelBundle) -> None:
     if ours.recipe != theirs.recipe:
         what = f"task.recipe: the bundle has {theirs.recipe}, the configuration {ours.recipe}"
         raise InputError(what, where=bundle.folder, todo=todo)
-
-
-def modality(text: str) -> str:
-    """Return the DICOM code of a modality (`mri`, `{'0': 'MRI'}` -> MR); without one, the text unchanged."""
-    words = [SPELLINGS.get(word, word) for word in re.findall("[A-Z]+", text.upper())]
-    return next((word for word in words if word in CODES), text)
 
 
 def _check_labels(task: Task, data: DataSet, todo: str) -> None:
@@ -155,8 +148,8 @@ def _left_out(config: TrainConfig, data: DataSet, there: set[int]) -> list[str]:
 
 def _intensities(config: TrainConfig, data: DataSet, trained_on: Sequence[TrainingCase]) -> list[str]:
     """Warn, if the index states no modality, of odd intensities: only Hounsfield units reach down to air."""
-    wanted, lowest = modality(config.task.modality), median(case.lowest for case in trained_on)
-    if modality(data.modality) in CODES:
+    wanted, lowest = modality_code(config.task.modality), median(case.lowest for case in trained_on)
+    if modality_code(data.modality) in CODES:
         return []
     if wanted == "MR" and lowest < AIR_HU:
         return [f"the scans reach down to {lowest:.0f}, as CT does, and task.modality is MR"]

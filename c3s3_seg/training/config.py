@@ -136,6 +136,9 @@ def _check(config: TrainConfig, where: str) -> None:
     _check_norms(config, where)
     _check_teacher(config, where)
     _check_axes(config.augment, where)
+    if config.optimiser.nesterov and not config.optimiser.momentum:
+        what = "optimiser.momentum = 0 with optimiser.nesterov = true: wanted a momentum above 0"
+        raise ConfigError(what, where=where, todo="Set optimiser.nesterov = false for SGD without momentum")
     low, high = config.augment.scale
     if low > high:
         raise ConfigError(

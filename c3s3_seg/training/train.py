@@ -111,7 +111,7 @@ def train(
             run.note_cases(splits)
             results = _learn(run, data, splits, logger)
             if group.leads:
-                write_bundle(run, data, splits, results)
+                write_bundle(run, data, splits, results, logger.warned)
             wait()
         return ModelBundle.load(folder / "bundle")
 

@@ -1,4 +1,4 @@
-"""HDF5 files of any name in any folder as scans, and the lists beside them."""
+"""Tests of HDF5 files of any name in any folder as scans, and of the lists beside them."""
 
 from pathlib import Path
 
@@ -27,7 +27,7 @@ def splits(found: Inventory) -> dict[str, str]:
 
 
 def acdc(root: Path) -> Path:
-    """As the benchmark has it: volumes, slices of them, and lists."""
+    """Write files as in the benchmark (volumes, slices of them and lists) and return the folder."""
     for n, frame in ((1, 1), (1, 12), (2, 1), (2, 8), (3, 1)):
         hdf5(root / "data" / f"patient{n:03}_frame{frame:02}.h5", 10 * n + frame)
         path = root / "data" / "slices" / f"patient{n:03}_frame{frame:02}_slice_1.h5"
@@ -66,11 +66,11 @@ def test_lists_say_what_each_is_for_and_slices_are_passed_over(tmp_path: Path) -
     assert [patients for _, patients in found.patients_by.values()] == [
         1,
         2,
-    ]  # two frames of one; the others alone
+    ]  # two frames of one patient; each other scan is the only one of its patient
 
 
 def test_only_files_that_are_taken_have_an_assumed_geometry(tmp_path: Path) -> None:
-    """The number counted files that no list names, and none of which was read."""
+    """The number used to include files that no list names and that were not read."""
     for n in range(3):
         hdf5(tmp_path / f"case{n}.h5", n)
     (tmp_path / "train.list").write_text("case0\n")
@@ -87,7 +87,7 @@ def test_a_val_list_is_for_validation(tmp_path: Path) -> None:
     data = DataSet.load(tmp_path / "data")
     assert data.splits.validation == ("patient002_frame08",)
     assert data.splits.test == ("patient003_frame01",)
-    assert data.splits.labelled == ("patient001_frame01", "patient001_frame12")  # the other frame of 2 is not
+    assert data.splits.labelled == ("patient001_frame01", "patient001_frame12")  # not the other frame of 2
 
 
 def test_a_listed_case_that_is_not_there(tmp_path: Path) -> None:
@@ -165,7 +165,7 @@ def test_what_cannot_be_used_is_a_row(tmp_path: Path) -> None:
 
 
 def test_an_array_larger_than_any_scan_is_not_read(tmp_path: Path) -> None:
-    """Never written, it takes no room in the file."""
+    """The array was never written, so it takes no room in the file."""
     with h5py.File(tmp_path / "bomb.h5", "w") as file:
         file.create_dataset("image", shape=(1 << 12, 1 << 12, 1 << 12), dtype=np.float64, chunks=True)
     assert array_shapes(tmp_path / "bomb.h5", ("image", "label")) == {"image": (4096, 4096, 4096)}

@@ -1,4 +1,4 @@
-"""What is unlike the others, and what is only unlike enough."""
+"""Tests of cases that differ from the others, and of cases that differ too little to be reported."""
 
 from dataclasses import replace
 
@@ -50,7 +50,7 @@ def test_nothing_is_odd() -> None:
 
 
 def test_ten_thick_slices_are_not_small() -> None:
-    """Slices of 10 mm are halved twice, so that 4 are enough."""
+    """The networks halve an axis of 10 mm slices twice, so 4 slices are enough."""
     for slices, expected in ((10, set()), (3, {"small"})):
         group = [
             change(case, shape=(64, 64, slices), spacing_mm=np.array([1.7, 1.7, 10])) for case in cases(12)
@@ -78,7 +78,7 @@ def test_an_odd_one_is_found_and_all_alike_are_not_one(what: dict[str, object], 
     everyone = {
         name for severity, name, _ in found([change(case, **what) for case in group]) if severity == "warning"
     }
-    assert everyone <= {"small", "label-missing", "image-is-mask"}  # which are faults even if all have them
+    assert everyone <= {"small", "label-missing", "image-is-mask"}  # faults even if all cases have them
 
 
 @pytest.mark.parametrize(
@@ -136,7 +136,7 @@ def test_a_label_that_few_have_is_only_noted() -> None:
 
 
 def test_values_without_names_need_not_be_in_every_mask() -> None:
-    """Where the index names no label, each mask has those that it holds; what one alone has is noted."""
+    """If the index names no label, each mask may hold its own; a label in one mask alone is noted."""
     group = cases(4, "1")
     assert group[0].mask is not None
     rare = replace(group[0].mask, volumes_ml={"1": 10.0, "2": 1.0}, second={"1": (0, None), "2": (0, None)})

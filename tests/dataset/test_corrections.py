@@ -1,4 +1,4 @@
-"""Predictions and what a person made of them become a data set: predict, correct, prepare."""
+"""Tests of predictions and their corrections by a person as a data set: predict, correct, prepare."""
 
 import json
 import shutil
@@ -19,7 +19,7 @@ SEEDS = (31_101, 31_102, 31_103, 31_104)
 
 @pytest.fixture(scope="module")
 def predicted(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Four scans and all that `predict` writes of them."""
+    """Return a folder with four scans and all files that `predict` writes for them."""
     folder = tmp_path_factory.mktemp("predicted")
     (folder / "scans").mkdir()
     for seed in SEEDS:
@@ -31,7 +31,7 @@ def predicted(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def edited(path: Path) -> Volume:
-    """The mask without its lower half, as a person may have drawn it."""
+    """Return the mask without its lower half, as a person may have drawn it."""
     mask = load_mask(path)
     array = mask.array.copy()
     array[:, :, : array.shape[2] // 2] = 0
@@ -40,7 +40,7 @@ def edited(path: Path) -> Volume:
 
 @pytest.fixture
 def archive(predicted: Path, tmp_path: Path) -> Path:
-    """One mask corrected beside the prediction, as 3D Slicer names it; one in place; two left."""
+    """Copy the folder; one mask is corrected beside its prediction, as 3D Slicer names it, one in place."""
     folder = tmp_path / "archive"
     shutil.copytree(predicted, folder)
     out = folder / "out"
@@ -83,11 +83,11 @@ def test_uncorrected_predictions_can_be_left_out(archive: Path, tmp_path: Path) 
     told = json.loads(ended.stdout)
     assert (told["with_masks"], told["unlabelled"]["cases"]) == (2, 2)
     assert told["uncorrected"] == []
-    assert told["passed_over"]["predictions that were not corrected"] == 3  # one of them was corrected beside
+    assert told["passed_over"]["predictions that were not corrected"] == 3  # one has its correction beside it
 
 
 def test_a_correction_as_dicom_seg(tmp_path: Path) -> None:
-    """The prediction is a DICOM SEG of a series; so is the correction, which another program wrote."""
+    """Prediction and correction are DICOM SEG objects of a series; another program wrote the correction."""
     scans, out = tmp_path / "all" / "scans", tmp_path / "all" / "out"
     seeds = (31_105, 31_106)
     for seed in seeds:
@@ -112,7 +112,7 @@ def test_a_correction_as_dicom_seg(tmp_path: Path) -> None:
 
 
 def test_a_json_of_others_says_nothing(tmp_path: Path) -> None:
-    """Only a file that is there, below the same folder, and named by a JSON of ours, counts."""
+    """A file counts only if it exists below the same folder and a JSON of this package names it."""
     from c3s3_seg.dataset.prepare.predictions import find_predictions
 
     (tmp_path / "a.nii").write_bytes(b"x")

@@ -1,4 +1,4 @@
-"""Cubes, turns and moves against what they must be."""
+"""Tests of cubes, turns and moves against known results."""
 
 import numpy as np
 import pytest
@@ -43,7 +43,7 @@ def test_a_move_is_found_whatever_is_outside(shift: tuple[int, int, int]) -> Non
     i, j, k = (8 - s for s in shift)
     there = Cube(world[i : i + 14, j : j + 14, k : k + 14].copy(), np.ones((14,) * 3, bool))
     there.inside[:2] = False
-    there.values[:2] = 1e3  # not known, so not looked at
+    there.values[:2] = 1e3  # marked as unknown, so not compared
     move, best, now = moved(here, there, 3)
     assert tuple(move) == shift
     assert best == pytest.approx(1, abs=1e-3)

@@ -1,4 +1,4 @@
-"""What is found in a folder in disorder, and what is refused with a reason."""
+"""Tests of scans and masks that are found in an unordered folder, and of files refused with a reason."""
 
 from pathlib import Path
 
@@ -16,7 +16,7 @@ from c3s3_seg.io.reading import SeriesRule
 
 
 def masks(found: Inventory) -> dict[str, str]:
-    """Place of each scan, without what is said of a series -> that of its mask."""
+    """Return the place of each scan, without the series, mapped to that of its mask ("" without a mask)."""
     return {p.scan.part.place.partition(":")[0]: p.mask.part.place if p.mask else "" for p in found.pairs}
 
 
@@ -42,7 +42,7 @@ def test_dicom_with_masks_of_every_kind(tmp_path: Path) -> None:
 
 def test_image_files_by_name_by_folder_and_by_grid(tmp_path: Path) -> None:
     image_case(tmp_path, 0, "images/a", "masks/a")
-    image_case(tmp_path, 1, "b/ct", "b/drawn")  # by the grid: its name says nothing
+    image_case(tmp_path, 1, "b/ct", "b/drawn")  # paired by the grid, not by the name
     image_case(tmp_path, 2, "c", "c_seg")
     image_case(tmp_path, 3, "d_0000")
     found = discover(tmp_path, Search(workers=2))
@@ -231,7 +231,7 @@ def test_a_pattern_that_matches_nothing_is_no_patient(tmp_path: Path) -> None:
 
 
 def test_derivatives_of_bids_belong_to_the_scan_that_they_are_named_after(tmp_path: Path) -> None:
-    """All on one grid: two sessions, two sequences of the second."""
+    """All scans lie on one grid; there are two sessions, with two sequences in the second."""
     scan, mask = scan_and_mask(0)
     names = ("sub-01_ses-1_T1w", "sub-01_ses-2_T1w", "sub-01_ses-2_T2w", "sub-02_T1w")
     for name in names:

@@ -1,4 +1,4 @@
-"""The data doctor: each planted fault is found and nothing else; clean data are found clean."""
+"""Tests of the data doctor: each planted fault is found and nothing else; clean data are reported clean."""
 
 import json
 import shutil
@@ -48,7 +48,7 @@ def test_a_clean_set_is_clean_and_every_case_is_looked_at(clean: Path) -> None:
     assert [case.mask is None for case in found.cases] == [case.kind == "unlabelled" for case in found.cases]
 
 
-# Up to three faults in as many cases of one set, none of a kind that hides another: a check takes a second.
+# One set holds up to three faults in as many cases, none hiding another, because a check takes a second.
 SPOTS = (CASE, LABELLED[4], LABELLED[5])
 TOGETHER = [PLANTS[first::11] for first in range(11)]
 
@@ -72,7 +72,7 @@ def test_two_processes_find_the_same(clean: Path, tmp_path: Path) -> None:
     for plant, case in plants:
         plant.do(folder, case)
     together = check_data_set(folder, workers=2)
-    # What one process finds: each of them is planted alone or with others above.
+    # One process finds the same: the test above plants each of these faults, alone or with others.
     assert serious(together.findings) == {plant.finding(case) for plant, case in plants}
     assert [case.name for case in together.cases] == LABELLED + UNLABELLED + VALIDATION
 
@@ -94,7 +94,7 @@ def test_a_bad_mask_of_an_unlabelled_case_is_a_warning(clean: Path, tmp_path: Pa
 
 
 def test_axes_that_run_otherwise_are_no_fault(clean: Path, tmp_path: Path) -> None:
-    """Array and header turned together show the same patient."""
+    """If array and header are turned together, they show the same patient."""
     import SimpleITK
 
     folder = copy_of(clean, tmp_path / "set")
@@ -117,7 +117,7 @@ def test_axes_that_run_otherwise_are_no_fault(clean: Path, tmp_path: Path) -> No
 def test_what_nobody_thought_of_is_a_finding_of_its_case(
     toy_data: Path, monkeypatch: pytest.MonkeyPatch, part: str, error: Exception
 ) -> None:
-    """A file that may not be read; a step that fails."""
+    """The file may not be read for its hash, or a step raises an unforeseen error: the check still ends."""
 
     def fail(*_: object) -> None:
         raise error
@@ -128,13 +128,28 @@ def test_what_nobody_thought_of_is_a_finding_of_its_case(
     assert [finding.check for finding in case.findings] == ["unreadable"] * (part == "_summarize")
 
 
+def test_a_scan_that_is_nearly_all_background_is_a_warning(toy_data: Path, tmp_path: Path) -> None:
+    """An organ cut out of its scan: nothing said that a bundle trained on it would have no domain."""
+    folder = Path(shutil.copytree(toy_data, tmp_path / "set"))
+    path = folder / "imagesTr" / "ball-1.nii.gz"
+    scan = load(path)
+    inside = scan.array[16:22, 14:20, 14:20].copy()
+    scan.array[:] = 0
+    scan.array[16:22, 14:20, 14:20] = inside  # 0.4 % of the voxels
+    save(scan, path)
+    for modality, expected in (("MR", [("ball-1",)]), ("CT", [])):
+        edit_index(folder, lambda index, modality=modality: index.update(modality=modality))
+        found = check_data_set(folder).findings
+        assert [f.cases for f in found if f.check == "one-value"] == expected
+
+
 def test_without_an_index_nothing_is_examined(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="prepare"):
         check_data_set(tmp_path)
 
 
 def test_few_cases_are_not_compared(clean: Path, tmp_path: Path) -> None:
-    """One labelled and one validation case, turned or not: nobody can know."""
+    """With one labelled and one validation case, nobody can know which of them is turned."""
     folder = copy_of(clean, tmp_path / "set")
     PLANTS[11].do(folder)
     few = {"labelled": [CASE], "unlabelled": [], "validation": VALIDATION[:1]}
@@ -146,7 +161,7 @@ def test_few_cases_are_not_compared(clean: Path, tmp_path: Path) -> None:
 
 
 def sample(source: Path, folder: Path, step: int, also: tuple[str, ...]) -> DataSet:
-    """Every sixth case, say, of each part of a data set, and these."""
+    """Write a data set of every `step`-th case of each part, and of the cases `also`, and return it."""
     data = DataSet.load(source)
     parts = {
         part: [name for n, name in enumerate(getattr(data.splits, part)) if n % step == 0 or name in also]
@@ -163,7 +178,7 @@ def sample(source: Path, folder: Path, step: int, also: tuple[str, ...]) -> Data
     return DataSet.load(folder)
 
 
-# The public atria hold one scan twice, cropped otherwise; both are trained on.
+# The public atria hold one scan twice, cropped differently; both are training cases.
 TWICE = ("0RZDK210BSMWAA6467LU", "CMPXO4J23G58J53Q98SZ")
 
 

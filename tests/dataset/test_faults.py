@@ -1,4 +1,4 @@
-"""What makes a case unfit to learn from, and that training refuses it."""
+"""Tests of the faults that make a case unfit for training, and that training refuses such a case."""
 
 from pathlib import Path
 
@@ -30,7 +30,7 @@ def noise() -> Array:
 def test_a_good_case_has_no_fault() -> None:
     assert scan_defect(GRID.volume(noise())) is None
     assert mask_defect(mask(1, 3), {"a": 1, "b": 3}) is None
-    assert mask_defect(mask(5), {}) is None  # where no label is named, any may be there
+    assert mask_defect(mask(5), {}) is None  # without named labels, any value is allowed
     assert mask_defect(mask(), {"a": 1}, required=False) is None
 
 
@@ -133,7 +133,7 @@ def test_training_takes_a_validation_case_without_the_organ_but_no_unknown_value
 
 
 def test_a_scan_in_place_of_a_mask_is_called_one_whatever_the_labels(tmp_path: Path) -> None:
-    """Where no label is named any value may be there, and all intensities would be taken for labels."""
+    """Without named labels any value is allowed, so all intensities would be taken for labels."""
     from c3s3_seg.training.cases import read_case, read_validation
 
     values = np.random.default_rng(0).integers(0, 255, GRID.shape)

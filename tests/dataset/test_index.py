@@ -1,4 +1,4 @@
-"""The index of a data set: read, written, refused."""
+"""Tests of the index of a data set: reading, writing and refusals."""
 
 import json
 import os
@@ -160,3 +160,18 @@ def test_an_index_that_is_none_is_one_line(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / INDEX)
     with pytest.raises(InputError, match="wanted a regular file"):
         DataSet.load(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("written", "expected"),
+    [
+        ("ct", "CT"),
+        ({"0": "MRI"}, "MR"),
+        (" PET ", "PT"),
+        ("OT", "OT"),
+        ("something of ours", "something of ours"),
+    ],
+)
+def test_a_modality_is_read_as_dicom_spells_it(tmp_path: Path, written: object, expected: str) -> None:
+    """A plan took `ct` for a modality without Hounsfield units, and wrote `MRI` into the bundle."""
+    assert DataSet.load(write(tmp_path, {"modality": written})).modality == expected

@@ -1,4 +1,4 @@
-"""Labels: parsed, agreed on, refused."""
+"""Tests of labels: parsing, agreement between masks, and refusals."""
 
 from pathlib import Path
 
@@ -82,9 +82,18 @@ def test_what_they_do_not_agree_on(masks: list[Mask], message: str) -> None:
 
 
 def test_a_label_given_on_the_command_line_is_a_plain_name() -> None:
-    """Of several names of one value the first is the label's; the others are what a drawing says."""
+    """If a value has several names, the first is the label's; the others are names in drawings."""
     settings = PrepareSettings(labels=Labels.parse("../x=1"))
     with pytest.raises(InputError, match=r"the label '\.\./x': wanted a plain file name"):
         labels_of(Inventory(()), settings)
     several = PrepareSettings(labels=Labels.parse("lung=1,Lung/left=1"))
     assert labels_of(Inventory(()), several).named == {"lung": 1}
+
+
+@pytest.mark.parametrize("name", ["Background", "background", "BACKGROUND"])
+def test_a_label_called_as_the_background_is_refused(name: str) -> None:
+    """The index was written after the whole conversion, and nothing could read it."""
+    with pytest.raises(InputError, match=f"a label has the name '{name}'.*--labels"):
+        labels_of(Inventory((), labels={name: 1, "organ": 2}), PrepareSettings())
+    remedy = PrepareSettings(labels=Labels.parse("organ=2"))
+    assert labels_of(Inventory((), labels={name: 1, "organ": 2}), remedy).named == {"organ": 2}

@@ -1,4 +1,4 @@
-"""Folders in order: the Decathlon's, nnU-Net's, our own, and the benchmarks' HDF5 files."""
+"""Tests of known folder layouts: the Decathlon's, nnU-Net's, this package's and the benchmarks' HDF5."""
 
 import json
 from pathlib import Path
@@ -108,12 +108,30 @@ def test_our_own_keeps_its_splits(tmp_path: Path) -> None:
     assert cases(found) == {"a": (1, 2), "b": None, "c": (1, 2)}
 
 
+@pytest.mark.parametrize(("written", "expected"), [("NM", "NM"), ("OT", "OT"), ("mri", "MR"), ("?", "")])
+def test_our_own_keeps_its_modality(tmp_path: Path, written: str, expected: str) -> None:
+    """Codes that `prepare` had written itself, from DICOM or --modality, were lost."""
+    image_case(tmp_path, 0, "imagesTr/a", "labelsTr/a")
+    index(tmp_path, labelled=["a"], labels={"liver": 1, "lump": 2}, modality=written)
+    assert [pair.scan.modality for pair in read(tmp_path).pairs] == [expected]
+
+
+@pytest.mark.parametrize(("written", "expected"), [("US", "US"), ("FLAIR", ""), ("noNorm", "")])
+def test_a_channel_of_another_layout_is_a_modality_if_dicom_has_it(
+    decathlon: Path, written: str, expected: str
+) -> None:
+    """Their channels may have any name, as nnU-Net's have."""
+    content = json.loads((decathlon / "dataset.json").read_text())
+    index(decathlon, **{**content, "modality": {"0": written}})
+    assert {pair.scan.modality for pair in read(decathlon).pairs} == {expected}
+
+
 def origins(found: Inventory) -> dict[str, tuple[str, str]]:
     return {p.scan.stem: (p.origin, p.note) for p in found.pairs}
 
 
 def test_predictions_in_a_layout_are_known(decathlon: Path) -> None:
-    """As in a folder in no order: by the JSON that `predict` writes beside a mask."""
+    """Predictions are known, as in an unordered folder, by the JSON that `predict` writes beside a mask."""
     masks = decathlon / "labelsTr"
     for name, digest in (("liver_1", sha256(masks / "liver_1.nii.gz")), ("liver_2", "0" * 64)):
         content = {"c3s3_seg": "1", "files_sha256": {f"{name}.nii.gz": digest}}
@@ -333,7 +351,7 @@ def test_names_of_our_own_index_are_plain(tmp_path: Path, key: str, name: str) -
     ],
 )
 def test_two_files_of_one_case_of_nnunet(tmp_path: Path, extra: str, message: str) -> None:
-    """The last one would have been taken, without a word."""
+    """Without the refusal, the last file would be taken silently."""
     folder = nnunet(tmp_path)
     save(load_mask(folder / "labelsTr" / "a.nii.gz"), folder / extra)
     with pytest.raises(InputError, match=message):
@@ -367,7 +385,7 @@ def test_a_file_that_is_listed_twice(decathlon: Path, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["../../x", "", "a\nb"])
 def test_a_label_is_called_as_a_file_can_be(decathlon: Path, name: str) -> None:
-    """`train` would refuse it, after `prepare` and `plan` have done their work."""
+    """Otherwise `train` would refuse the label, after `prepare` and `plan` have done their work."""
     pairs = [{"image": "imagesTr/liver_1.nii.gz", "label": "labelsTr/liver_1.nii.gz"}]
     labels = {"0": "anything/else", "1": "liver", "2": name}
     index(decathlon, labels=labels, training=pairs)

@@ -1,4 +1,4 @@
-"""What the index and the names of files tell: leaks, strays, counts."""
+"""Tests of findings from the index and the file names alone: leaks, stray files, counts."""
 
 import json
 from pathlib import Path
@@ -60,7 +60,7 @@ def test_visits_of_one_patient_on_both_sides() -> None:
     names = {f"p{n:02}_v{v}": "labelled" for n in range(6) for v in (1, 2)}
     assert checks(names) == []
     assert checks({**names, "p03_v2": "validation"}) == [("name-patient", ("p03_v1", "p03_v2"))]
-    known = {name: record(name) for name in names}  # the records say that they are different people
+    known = {name: record(name) for name in names}  # the records state different patients
     assert check_names({**names, "p03_v2": "validation"}, known) == []
 
 
@@ -105,7 +105,7 @@ def test_counts_and_files(tmp_path: Path) -> None:
     data = DataSet(tmp_path, splits=Splits(("a", "b"), (), ("c",)))
     found = {(f.severity, f.check, f.cases) for f in check_files(data)}
     assert found == {
-        ("error", "no-file", ("b",)),  # its mask
+        ("error", "no-file", ("b",)),  # its mask is missing
         ("error", "no-file", ("c",)),
         ("warning", "few-cases", ()),
         ("warning", "unlisted", ("x",)),
@@ -120,7 +120,7 @@ def test_counts_and_files(tmp_path: Path) -> None:
 
 
 def leaking(folder: Path, **more: object) -> DataSet:
-    """Two frames of one patient on both sides, with nothing in the index that says so."""
+    """Write a data set with frames of one patient on both sides, which the index does not state."""
     index = {"labels": {"x": 1}, "labelled": ["patient001_frame01", "patient002_frame01"]}
     index |= {"validation": ["patient001_frame12"], **more}
     (folder / "dataset.json").write_text(json.dumps(index))
@@ -162,7 +162,7 @@ def test_a_patient_of_the_test_is_not_learnt_from(tmp_path: Path) -> None:
     data = leaking(tmp_path, validation=[], test=["patient002_frame12"])
     with pytest.raises(InputError, match=r"in training and test: patient002_frame01, patient002_frame12"):
         refuse_leaks(data, data.splits)
-    # `check` says what `train` refuses.
+    # `check` reports the leak that `train` refuses.
     (leak,) = [f for f in check_files(data) if f.check == "name-patient"]
     assert (leak.severity, leak.cases) == ("error", ("patient002_frame01", "patient002_frame12"))
     missing = [f.found for f in check_files(data) if f.cases == ("patient002_frame12",)]

@@ -1,4 +1,4 @@
-"""Volumes, pieces and cut sides of masks whose answer is known."""
+"""Tests of volumes, pieces and cut sides of masks for which the result is known."""
 
 import numpy as np
 import pytest
@@ -24,7 +24,7 @@ def test_a_second_piece_and_where_it_is() -> None:
     array = np.zeros((20, 20, 20))
     array[2:12, 2:12, 2:12] = 1
     array[15:17, 15:17, 15:17] = 1
-    array[12, 12, 12] = 1  # touches the box by its corner: no piece of its own
+    array[12, 12, 12] = 1  # touches the box at a corner, so it is no separate piece
     share, at = measure_mask(mask(array), {"a": 1}).second["a"]
     assert share == pytest.approx(8 / 1001)
     assert at is not None

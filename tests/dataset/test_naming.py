@@ -1,4 +1,4 @@
-"""Names and pseudonyms: what was known keeps its own, and nothing is taken twice."""
+"""Tests of names and pseudonyms: known cases and patients keep theirs, and no name is given twice."""
 
 from pathlib import Path
 
@@ -46,7 +46,7 @@ def test_known_by_place_or_by_content() -> None:
     assert names([dicom(), dicom()], "new d", earlier) == ["case-0005", "case-0004"]
     assert names([image("a/x.nii")], "changed", earlier) == ["x"]
     assert names([image("moved/q.nii")], "f", earlier) == ["z"]
-    assert names([image("b/x.nii")], "new", earlier) == ["b_x"]  # x may come back
+    assert names([image("b/x.nii")], "new", earlier) == ["b_x"]  # the scan of case x may come back
 
 
 def test_pseudonyms() -> None:
@@ -57,6 +57,18 @@ def test_pseudonyms() -> None:
     known = Earlier({"case-1": record("", "", "p-0002"), "case-4": record("", "", "p-0004")})
     grown = [dicom("ID 0"), *scans[1:]]
     assert name_patients(grown, cases, known) == ["p-0005", "p-0002", "p-0006", "p-0007", "p-0004"]
+
+
+def test_stated_patients_hold_and_new_scans_follow_them() -> None:
+    """A new scan of a patient, all of whose scans were stated as another's, was a patient of its own."""
+    scans, cases = [dicom("A"), dicom("B"), dicom("A"), dicom("C")], ["a", "b", "new", "c"]
+    records = {"a": record("", "", "p-0001"), "b": record("", "", "p-0002"), "c": record("", "", "p-0003")}
+    joined = Earlier(records, patient_of={"a": "x", "b": "x"})
+    assert name_patients(scans, cases, joined) == ["x", "x", "x", "p-0003"]
+    apart = Earlier({**records, "new": record("", "", "p-0001")}, patient_of={"a": "p-0009"})
+    assert name_patients(scans, cases, apart) == ["p-0009", "p-0002", "p-0001", "p-0003"]
+    named = name_patients([*scans, dicom("D")], [*cases, "d"], apart)
+    assert named[-1] == "p-0010"  # p-0009 is taken
 
 
 def test_what_a_killed_run_has_left(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""The doctor's page and its JSON: whole, closed, the same bytes again; and the verb around them."""
+"""Tests of the doctor's page and its JSON: complete, self-contained, reproducible; and of the command."""
 
 import json
 import os
@@ -20,7 +20,7 @@ from c3s3_seg.io import load_mask, save
 
 @pytest.fixture(scope="module")
 def sick(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Unknown values and a missing mask."""
+    """Return a data set with unknown values in a mask and with a missing mask."""
     folder = tmp_path_factory.mktemp("page")
     sick = copy_of(clean_set(folder / "clean"), folder / "sick")
     PLANTS[1].do(sick)
@@ -42,7 +42,7 @@ def test_the_page_is_closed_and_shows_each_finding(found: DataSetCheck, tmp_path
     assert text == (tmp_path / "b.html").read_text()
     assert not re.findall(r"(?:src|href)=\"(?!data:|#)", text)
     assert "default-src 'none'" in text
-    assert "plotly" not in text.split("<script>")[0]  # nothing turns, so its 2 MB stay out
+    assert "plotly" not in text.split("<script>")[0]  # no 3D view, so its 2 MB are left out
     assert told == [f"picture of {CASE}"]
     assert text.count("data:image/webp") == 1
     for finding in found.findings:
@@ -93,7 +93,7 @@ def test_the_verb_in_json_and_on_bad_input(sick: Path, tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_names_of_a_data_set_are_text_on_the_page_and_on_the_terminal(sick: Path, tmp_path: Path) -> None:
-    """Labels, the data set, its cases and stray files may be called anything."""
+    """Labels, the data set, its cases and stray files may have any name."""
     evil = '<script>alert(1)</script>"onload="x\x1b]0;title\x07\u202e'
     folder = copy_of(sick.parent / "clean", tmp_path / "set")
     index = json.loads((folder / "dataset.json").read_text())
@@ -105,7 +105,7 @@ def test_names_of_a_data_set_are_text_on_the_page_and_on_the_terminal(sick: Path
     label = '<script>alert(1)<b>"onload="x'
     index |= {"name": evil, "labels": {label: 1, f"2{label}": 2, "3": 3}}
     index["labelled"] = [case if name == CASE else name for name in index["labelled"]]
-    (folder / "dataset.json").unlink()  # the copy shares its files
+    (folder / "dataset.json").unlink()  # the copy shares its files with the original
     (folder / "dataset.json").write_text(json.dumps(index))
     mask = load_mask(mask_of(folder, case))
     broken = mask.array.copy()
@@ -116,7 +116,7 @@ def test_names_of_a_data_set_are_text_on_the_page_and_on_the_terminal(sick: Path
     page = (tmp_path / "out" / "check.html").read_text()
     assert "&lt;script&gt;alert(1)" in page
     assert 'alt="Three planes of &lt;img src=x' in page
-    shown = page.replace(page[page.index("<script>") : page.index("</script>")], "")  # the page's own
+    shown = page.replace(page[page.index("<script>") : page.index("</script>")], "")  # without its own script
     assert "<script>alert" not in shown
     assert '"onload="' not in shown
     assert "<img src=x" not in shown
@@ -131,3 +131,17 @@ def test_a_place_that_cannot_be_written_is_refused_before_a_case_is_read(sick: P
     assert isinstance(answer.exception, InputError)
     assert "is a folder" in str(answer.exception)
     assert not (tmp_path / "out" / "check.json").exists()
+
+
+def test_findings_are_told_before_a_file_is_written(
+    toy_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A full disk, or a picture that failed, ended the command before it had printed a finding."""
+
+    def fail(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("c3s3_seg.dataset.check.html.write_check_json", fail)
+    answer = CliRunner().invoke(app, ["check", str(toy_data), "-o", str(tmp_path / "out")])
+    assert isinstance(answer.exception, OSError)
+    assert "few-cases" in answer.stdout

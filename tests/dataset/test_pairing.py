@@ -1,4 +1,4 @@
-"""Which mask belongs to which scan: every way in which it may be known, and every doubt is a refusal."""
+"""Tests of which mask belongs to which scan: each way to know it, and each doubt, which is a refusal."""
 
 import time
 from pathlib import Path, PurePath
@@ -85,8 +85,8 @@ def test_grids_are_looked_up_by_what_they_cover() -> None:
     turned = np.diag([-1.0, 1, 1, 1])
     turned[:3, 3] = GRID.to_mm((7, 0, 0))
     moved = GRID.affine.copy()
-    moved[:3, 3] += 0.006  # along each axis; what counts is a hundredth of a millimetre
-    edge = Geometry.build((2, 2, 2), origin_mm=(0.5, 0.5, 0.5))  # its middle is on the edge of a millimetre
+    moved[:3, 3] += 0.006  # along each axis, hence by more than the tolerance of 0.01 mm
+    edge = Geometry.build((2, 2, 2), origin_mm=(0.5, 0.5, 0.5))  # its middle is at a whole millimetre
     nearly = Geometry.build((2, 2, 2), origin_mm=(0.499, 0.5, 0.501))
     grids = Grids([GRID, None, OTHER, GRID, edge])
     found = {n for group in grids.same(Geometry(GRID.shape, turned)) for n in grids.members[group]}
@@ -109,7 +109,7 @@ def test_thousands_are_paired_in_a_moment(one_grid: bool) -> None:
     assert time.process_time() - started < 20
     assert sum(p.mask is not None for p in pairs) == count - one_grid
     assert all(p.mask is None or p.mask.trail == p.scan.trail or p.note for p in pairs)
-    assert len(refused) == one_grid  # among scans on one grid nothing says whose it is
+    assert len(refused) == one_grid  # if all scans share a grid, its scan is unknown
 
 
 @pytest.mark.parametrize("ending", ["_T1w_dseg", "_dseg"])

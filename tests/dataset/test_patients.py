@@ -1,4 +1,4 @@
-"""Which scans are of one patient, by paths and names: what is joined, and what must stay apart."""
+"""Tests of which scans are of one patient, by paths and names: which are joined and which stay apart."""
 
 from collections.abc import Iterator
 from itertools import product

@@ -1,4 +1,4 @@
-"""From a folder to a data set: to the voxel, by patient, resumable, and without a word of who it is."""
+"""Tests of `prepare`, from a folder to a data set: exact to the voxel, by patient, resumable, anonymous."""
 
 import gzip
 import json
@@ -29,6 +29,7 @@ from c3s3_seg.bundle import Label, Task
 from c3s3_seg.bundle.preprocessing import Recipe
 from c3s3_seg.cli import app
 from c3s3_seg.dataset import DataSet
+from c3s3_seg.dataset.check.index_checks import check_files
 from c3s3_seg.dataset.labels import Labels
 from c3s3_seg.dataset.prepare import pipeline
 from c3s3_seg.dataset.prepare.assemble import PrepareSettings, find
@@ -47,7 +48,7 @@ TASK = Task("toy", "CT", (Label("organ", 1), Label("lump", 2)), Recipe((3.0, 3.0
 
 @pytest.fixture(scope="module")
 def whole_archive(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Seven series of five patients: SEG, RTSTRUCT and none; the patients' names are their folders'."""
+    """Write seven series of five patients, with SEG, RTSTRUCT or no mask; folders are named by patient."""
     folder = tmp_path_factory.mktemp("whole") / "archive"
     for seed, (name, truth) in enumerate(
         [
@@ -61,7 +62,7 @@ def whole_archive(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def archive(whole_archive: Path, tmp_path: Path) -> Path:
-    """A copy that a test may change."""
+    """Return a copy of the archive that a test may change."""
     return Path(shutil.copytree(whole_archive, tmp_path / "archive"))
 
 
@@ -78,7 +79,7 @@ def stamps(folder: Path) -> dict[str, int]:
 
 
 def places(data: DataSet, source: Path) -> dict[str, Path]:
-    """Case -> the series it was made of, found by its voxels."""
+    """Return a mapping from each case to the series that it was made from, found by its voxels."""
     series = {p.parent for p in source.rglob("IM_0001.dcm")}
     arrays = {folder: load(folder).array for folder in series}
     return {
@@ -176,11 +177,11 @@ def test_a_source_that_is_gone_is_said(archive: Path, tmp_path: Path) -> None:
 
 
 def test_an_index_stays_if_copies_leave_too_few_patients_for_the_validation(tmp_path: Path) -> None:
-    """The run ended with the index of the earlier one set aside: the data set was no data set any more."""
+    """The run used to end with the earlier index moved away, so that the folder was no data set any more."""
     source, out = tmp_path / "source", tmp_path / "data"
     for n, name in enumerate("abc"):
         image_case(source, n, f"images/{name}", f"masks/{name}_seg")
-    for kind in ("images/{}", "masks/{}_seg"):  # two patients are one, which is found when all are converted
+    for kind in ("images/{}", "masks/{}_seg"):  # two patients are one, which is found after conversion
         shutil.copy(source / f"{kind.format('b')}.nii.gz", source / f"{kind.format('c')}.nii.gz")
     prepare(source, out, PrepareSettings(modality="CT", validation=1))
     index = (out / "dataset.json").read_bytes()
@@ -216,7 +217,7 @@ def test_image_files_keep_their_names_and_a_changed_one_is_made_again(tmp_path: 
 
 @pytest.mark.slow
 def test_kill_at_any_moment_and_resume(archive: Path, tmp_path: Path) -> None:
-    """Killed three times, at random moments; nothing half-written is in an index or under a name."""
+    """The run is killed three times at random moments; no index and no name holds a half-written file."""
     whole, out = tmp_path / "whole", tmp_path / "data"
     prepare(archive, whole, PrepareSettings(name="x"))
     draw = random.Random(4)
@@ -293,7 +294,7 @@ def test_the_same_scan_twice_is_one_case(tmp_path: Path) -> None:
 
 
 def test_a_series_and_its_converted_file_are_one_scan_of_one_patient(tmp_path: Path) -> None:
-    """DICOM says MILLER, the NIfTI file's name x1: what else there is of MILLER must not be in training."""
+    """DICOM states MILLER, the NIfTI file's name x1: other scans of MILLER must count as the same patient."""
     source = tmp_path / "source"
     study(source / "dicom/first", 1, "none", patient="MILLER")
     study(source / "dicom/second", 2, "none", patient="MILLER")
@@ -320,7 +321,7 @@ def test_labels_that_are_named(archive: Path, tmp_path: Path) -> None:
     assert np.unique(load_mask(data.mask(case)).array).tolist() == [0, 7]
     assert "1 other segments of the DICOM SEG were left out" in data.records[case].notes
     other = prepare(archive, tmp_path / "data", PrepareSettings(labels=Labels.parse("liver=1")))
-    assert len(other.again) == 5  # those with masks
+    assert len(other.again) == 5  # the cases with masks
     none = prepare(archive, tmp_path / "other", PrepareSettings(labels=Labels.parse("spleen=1")))
     assert len(none.refused) == 5
     assert "named 'spleen'; it holds 'liver', 'tumour'" in none.refused[0].reason
@@ -345,7 +346,7 @@ def test_other_labels_are_asked_of_masks_that_are_there_already(tmp_path: Path) 
 
 
 def test_a_mask_drawn_on_a_converted_series_goes_back_to_its_slices(tmp_path: Path) -> None:
-    """As converters do it: rows from the bottom up, and the first axis to the left."""
+    """Converters store rows from the bottom up and the first axis to the left."""
     mask = study(tmp_path / "source" / "p" / "ct", 0)
     mask[3:5, 2:4, 1] = 2
     grid = load(tmp_path / "source" / "p" / "ct").geometry
@@ -455,7 +456,7 @@ def test_hdf5_with_a_test_list(tmp_path: Path) -> None:
 
 
 def test_a_case_that_leaves_the_test_leaves_its_folder(tmp_path: Path) -> None:
-    """And one that comes into it: else a test on the whole folder is one on a case that was trained on."""
+    """A case that enters moves too: else a test on the whole folder would include a training case."""
     source, out = tmp_path / "la", tmp_path / "data"
     for n in range(5):
         hdf5(source / f"CASE{n}" / "mri_norm2.h5", n)
@@ -541,14 +542,14 @@ def test_exit_codes_and_the_table(archive: Path, tmp_path: Path) -> None:
     for wrong, message in (
         ("lge=x", "there is no key 'lge'"),
         ("3", "wanted a rule such as modality=MR"),
-        ("", "is ''; wanted the number"),  # a variable that is not set is no rule that takes all
+        ("", "is ''; wanted the number"),  # an unset variable must not select all series
     ):
         with pytest.raises(InputError, match=message):
             raise run(archive, "-o", tmp_path / "d", "--series", wrong).exception  # type: ignore[misc]
 
 
 def test_nothing_that_is_written_or_said_of_a_series_names_a_patient(tmp_path: Path) -> None:
-    """Markers in every tag, and in the names of folders and files, which a table on the terminal may show."""
+    """Markers are in every tag and in folder and file names, which only a table on the terminal may show."""
     source, out = tmp_path / "source", tmp_path / "data"
     for seed, truth in enumerate(("seg", "rtstruct", "none", "none")):
         folder = source / f"{MARKER}^NAME {seed}"
@@ -590,7 +591,7 @@ def test_real_dicom(shared_data: Path, tmp_path: Path) -> None:
     result: PreparedDataSet = prepare(shared_data / "dicom", tmp_path / "data", settings)
     data = DataSet.load(tmp_path / "data")
     assert len(data.splits.unlabelled) == 3
-    assert len(set(result.patients.values())) == 2  # the brain study is of one
+    assert len(set(result.patients.values())) == 2  # the brain study is of one patient
     whole = load(shared_data / "dicom" / "oblique-t1")
     arrays = [load(data.scan(case)) for case in data.splits.unlabelled]
     assert any(
@@ -600,7 +601,7 @@ def test_real_dicom(shared_data: Path, tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_the_commands_of_the_docs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Those of the section, one after the other, in an empty folder."""
+    """The commands of the section run one after the other in an empty folder."""
     docs = (Path(__file__).parents[2] / "docs" / "retraining.md").read_text()
     section = docs.split("## From a folder to a data set")[1].split("\n## ")[0]
     blocks = re.findall(r"```sh\n(.*?)```", section, flags=re.DOTALL)
@@ -614,7 +615,7 @@ def test_the_commands_of_the_docs(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 
 
 def frames(source: Path, patients: int = 6) -> None:
-    """Two frames of each patient, the first ones with masks."""
+    """Write two frames of each patient; the frames of the first four patients have masks."""
     for n in range(2 * patients):
         name = f"patient{n // 2 + 1:03}"
         scan = f"{name}/{name}_frame{1 + 11 * (n % 2):02}"
@@ -648,7 +649,7 @@ def test_frames_of_a_patient_are_on_one_side_and_it_is_said(tmp_path: Path) -> N
 
 
 def test_the_user_knows_better_than_the_names(tmp_path: Path) -> None:
-    """In a folder that was made before as well: who was taken for one patient is told apart."""
+    """Also in an existing output, scans that were taken for one patient's are separated."""
     frames(tmp_path / "source")
     out = tmp_path / "data"
     prepare(tmp_path / "source", out, PrepareSettings())
@@ -669,7 +670,7 @@ def test_the_frames_of_real_hearts(shared_data: Path, tmp_path: Path) -> None:
 
 
 def victim(folder: Path) -> tuple[Path, dict[str, str]]:
-    """Files that no run may touch, where `../../victim/x` leads to from `data/imagesTr`."""
+    """Write files that no run may touch, where `../../victim/x` leads from `data/imagesTr`; return hashes."""
     for name in ("x.nii.gz", "secret.nii.gz"):
         image_case(folder / "victim", 40, name.removesuffix(".nii.gz"))
     return folder / "victim", hashes(folder / "victim")
@@ -712,7 +713,7 @@ def test_no_list_of_any_layout_leads_out(tmp_path: Path, layout: str) -> None:
 
 
 def test_an_index_of_an_earlier_run_leads_nowhere_either(tmp_path: Path) -> None:
-    """In the output: names of its records become names of files."""
+    """The names of the records in the output's index become names of files, so they are checked."""
     source, out = tmp_path / "source", tmp_path / "data"
     image_case(source, 0, "images/a", "masks/a")
     folder, before = victim(tmp_path)
@@ -745,7 +746,7 @@ def test_records_of_a_killed_run_that_are_odd(tmp_path: Path) -> None:
 
 
 def test_hidden_files_of_others_stay(tmp_path: Path) -> None:
-    """Names that another program gives (`._x` on a Mac), beside one that a killed run has left."""
+    """Another program's hidden files (`._x` on a Mac) stay; the one that a killed run left is removed."""
     image_case(tmp_path / "source", 0, "images/a", "masks/a")
     out = tmp_path / "data"
     prepare(tmp_path / "source", out, PrepareSettings())
@@ -767,7 +768,7 @@ def test_a_run_that_makes_nothing_leaves_the_earlier_data_set_as_it_was(tmp_path
         save(scan.geometry.volume(np.full(scan.array.shape, 0.5, np.float32)), path)
     assert run(source, "-o", out).exit_code == 2
     assert hashes(out) == before
-    (out / "imagesTr" / "0.nii.gz").unlink()  # not all that the index names is there
+    (out / "imagesTr" / "0.nii.gz").unlink()  # a file of the index is missing
     assert run(source, "-o", out).exit_code == 2
     assert not (out / "dataset.json").exists()
     assert (out / ".prepare" / "dataset.json").is_file()
@@ -781,7 +782,7 @@ def test_a_case_called_as_the_index_survives_a_kill(tmp_path: Path, monkeypatch:
     def killed(*_: object) -> None:
         raise KeyboardInterrupt
 
-    for _ in range(2):  # of the first run, and of one that found its index
+    for _ in range(2):  # kill the first run, and one that found its index
         with monkeypatch.context() as patched:
             patched.setattr(pipeline, "_finish", killed)
             with pytest.raises(KeyboardInterrupt):
@@ -802,7 +803,7 @@ def test_links_in_the_output_are_not_written_through(tmp_path: Path) -> None:
     assert hashes(folder) == before
     (tmp_path / "linked").symlink_to(tmp_path / "real")
     (tmp_path / "real").mkdir()
-    # The folder that the user names may be one.
+    # The output folder that the user names may itself be a link.
     prepare(tmp_path / "source", tmp_path / "linked", PrepareSettings())
     assert (tmp_path / "real" / "imagesTr" / "a.nii.gz").is_file()
 
@@ -881,6 +882,52 @@ def test_a_background_only_mask_is_learnt_from_where_it_is_asked_for(tmp_path: P
     assert not [f for f in check_data_set(tmp_path / "data").findings if f.check == "mask-empty"]
     case = read_case(data, "b", TASK, labelled=True)
     assert len(case.foreground) == 0
-    assert case.stack[1].min() == 1  # all of it is background
+    assert case.stack[1].min() == 1  # every voxel is background
     with pytest.raises(InputError, match="holds the value"):
         read_case(replace(data, labels={"organ": 1}), "a", TASK, labelled=True)
+
+
+def four_patients(source: Path) -> None:
+    """Write a scan with a mask for each of four patients, and one without for the first."""
+    for n, name in enumerate(("a_1", "b_1", "c_1", "d_1")):
+        image_case(source, n, f"images/{name}", f"masks/{name}_seg")
+    image_case(source, 4, "images/a_2")
+
+
+def test_patients_that_a_person_corrected_stay_corrected(tmp_path: Path) -> None:
+    """Another run dropped the key without a word, and drew one patient for validation and for training."""
+    source, out = tmp_path / "source", tmp_path / "data"
+    four_patients(source)
+    wanted = PrepareSettings(validation=1, patient="[a-d]_")
+    prepare(source, out, wanted)
+    first = DataSet.load(out)
+    (judged,) = first.splits.validation
+    other = next(case for case in first.splits.labelled if case != "a_1")
+    index = json.loads((out / "dataset.json").read_text())
+    stated = {judged: "one person", other: "one person"}
+    (out / "dataset.json").write_text(json.dumps({**index, "patient_of": stated}))
+    for _ in range(2):
+        prepare(source, out, wanted)
+        data = DataSet.load(out)
+        assert set(data.splits.validation) == {judged, other}
+        assert data.patient_of == stated
+        assert {data.records[case].patient for case in stated} == {"one person"}
+
+
+def test_scans_that_are_held_out_now_leave_their_folder(tmp_path: Path) -> None:
+    """They stayed there, and `check` advised to list them: to train on a validation patient."""
+    source, out = tmp_path / "source", tmp_path / "data"
+    four_patients(source)
+    wanted = PrepareSettings(validation=0, patient="[a-d]_")
+    prepare(source, out, wanted)
+    assert (out / "imagesTr" / "a_2.nii.gz").is_file()
+    others = (replace(wanted, validation=1, seed=seed) for seed in range(100))
+    drawn = next(s for s in others if prepare(source, out, s, dry=True).data.splits.validation == ("a_1",))
+    edited = tmp_path / "edited"
+    shutil.copytree(out, edited)
+    (edited / "imagesTr" / "a_2.nii.gz").write_bytes(b"somebody has changed it")
+    for folder, expected in ((out, False), (edited, True)):
+        prepare(source, folder, drawn)
+        assert DataSet.load(folder).splits.validation == ("a_1",)
+        assert (folder / "imagesTr" / "a_2.nii.gz").exists() == expected
+    assert not [finding for finding in check_files(DataSet.load(out)) if finding.check == "unlisted"]

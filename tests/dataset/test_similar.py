@@ -1,4 +1,4 @@
-"""The same scan twice is found through noise, brightness and cropping; other scans are not the same."""
+"""Tests of duplicate scans, found despite noise, brightness and cropping; other scans do not match."""
 
 import json
 from pathlib import Path
@@ -78,7 +78,7 @@ def test_known_pairs_are_not_compared(scans: list[Volume]) -> None:
 
 @pytest.mark.data
 def test_before_and_after_an_operation_are_two_scans(shared_data: Path) -> None:
-    """One patient of the public atria: likeness 0.93."""
+    """The scans are of one patient of the public atria; their likeness is 0.93."""
     from c3s3_seg.dataset import DataSet
     from c3s3_seg.io import load
 

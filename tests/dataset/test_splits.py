@@ -1,4 +1,4 @@
-"""Splits: by patient, never by scan; what was drawn stays drawn."""
+"""Tests of splits: by patient, never by scan; earlier draws are kept."""
 
 import pytest
 
@@ -28,7 +28,7 @@ def test_about_one_in_ten_judges(count: int, wanted: int) -> None:
 
 @pytest.mark.parametrize("seed", range(5))
 def test_no_patient_is_on_both_sides(seed: int) -> None:
-    """Three scans each, of which some have no mask: those of a judging patient are for nothing."""
+    """Each patient has three scans, some without a mask; those of validation patients stay unused."""
     members = [SplitCase(f"{p}-{s}", f"p{p}", (p + s) % 3 > 0) for p in range(12) for s in range(3)]
     splits = assign(members, 4, seed)
     found = of(splits, members)

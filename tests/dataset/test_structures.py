@@ -1,4 +1,4 @@
-"""One mask file a structure: merged by the labels that are asked for, and by nothing else."""
+"""Tests of one mask file per structure: they are merged by the requested labels and by nothing else."""
 
 import json
 import time
@@ -33,7 +33,7 @@ TUMOUR = body(slice(4, 7), slice(4, 8), slice(3, 6))
 
 
 def case(root: Path, name: str, at: str, masks: dict[str, np.ndarray], *, origin: bool = True) -> Volume:
-    """A scan, and a mask file for each structure, at `at` with {case} and {name}."""
+    """Write a scan, and a mask file for each structure at `at` with {case} and {name}; return the scan."""
     seed = int(name[1:])
     scan, _ = scan_and_mask(seed)
     if not origin:  # as if every case lay at the same place
@@ -53,7 +53,7 @@ def made(root: Path, labels: str) -> tuple[PreparedDataSet, DataSet]:
 
 
 def truth(data: DataSet, scan: Volume) -> np.ndarray:
-    """The mask of the case that was made of this scan."""
+    """Return the mask of the case that was made from this scan."""
     names = (*data.splits.labelled, *data.splits.unlabelled)
     (name,) = [n for n in names if np.array_equal(load(data.scan(n)).array, scan.array)]
     return load_mask(data.mask(name)).array
@@ -114,7 +114,7 @@ def test_overlaps_are_reported_and_the_later_label_is_taken(tmp_path: Path) -> N
     assert note.endswith(f": {TUMOUR.sum()} voxels of 'tumour' had another label")
     answer = CliRunner().invoke(app, [*words, "tumour=2,liver=1", "--json"])
     assert json.loads(answer.stdout)["overlaps"] == ["s1_ct"]
-    # It was made again, in the other order.
+    # The mask was made again, with the labels in the other order.
     assert np.array_equal(truth(DataSet.load(tmp_path / "data"), scan), LIVER)
 
 
@@ -129,7 +129,7 @@ def test_what_was_done_to_the_file_of_a_structure_is_noted(tmp_path: Path) -> No
 
 
 def test_thousands_are_gathered_in_a_moment() -> None:
-    """All on one grid, as after a registration."""
+    """All scans are on one grid, as after a registration."""
     grid = Geometry.build((8, 8, 8), origin_mm=(1, 2, 3))
 
     def part(place: str) -> Part:
@@ -166,7 +166,7 @@ def test_a_structure_that_is_absent_is_an_empty_file(tmp_path: Path) -> None:
 
 
 def test_one_file_of_another_structure_is_never_taken_for_the_label(tmp_path: Path) -> None:
-    """Each file has the value 1, which is the kidney's."""
+    """Each file has the value 1, which is the label of the kidney."""
     root = tmp_path / "source"
     case(root, "s1", "{case}/segmentations/{name}", {"kidney": LIVER, "liver": SPLEEN})
     case(root, "s2", "{case}/segmentations/{name}", {"spleen": SPLEEN})
@@ -195,7 +195,7 @@ def test_without_labels_nothing_is_merged_and_the_way_is_said(tmp_path: Path) ->
 
 
 def test_plain_masks_stay_what_they_are(tmp_path: Path) -> None:
-    """Named after an organ, but with both labels in one file."""
+    """The masks are named after an organ, but one file holds both labels."""
     root = tmp_path / "source"
     both = LIVER + TUMOUR
     scan = case(root, "s1", "masks/{case}_{name}", {"liver": both})

@@ -15,7 +15,7 @@ from c3s3_seg.training.loggers import Silent
 from c3s3_seg.training.train import train
 
 RUNTIMES: tuple[BackendName, ...] = ("torch", "onnx")
-PAPER = {"vnet", "resvnet"}  # the bundles that ship are made of them, and all other tests
+PAPER = {"vnet", "resvnet"}  # used by shipped bundles and all other tests
 
 
 @pytest.fixture(scope="module")
@@ -33,10 +33,10 @@ def test_it_trains_exports_and_predicts(
     bundle = train(load_config(toy_config, changes), tmp_path / "run", Silent())
     assert bundle.networks[0].architecture == architecture
     scan = load(toy_data / "imagesTr" / "ball-4.nii.gz")
-    exported, _ = export_in_bundle(bundle, [scan])  # refuses a graph that does not answer as torch does
+    exported, _ = export_in_bundle(bundle, [scan])  # refuses a graph that differs from torch
     settings = Settings(probabilities=True)
     answers = [open_predictor(exported, backend=name, settings=settings)(scan) for name in RUNTIMES]
     first, second = (answer.probabilities["ball"].array for answer in answers)
     assert first.shape == scan.array.shape
-    assert np.ptp(first) > 0.01  # it is not the same everywhere
+    assert np.ptp(first) > 0.01  # not constant
     np.testing.assert_allclose(first, second, atol=1e-3)

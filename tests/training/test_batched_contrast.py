@@ -1,4 +1,4 @@
-"""The contrast of all pairs at once: the numbers of one after the other, in as many operations as one."""
+"""The contrast of all pairs at once: the same values as pair by pair, in as many operations as one pair."""
 
 from collections import Counter
 from typing import Any
@@ -29,7 +29,7 @@ def random(seed: int) -> Generator:
 
 
 def seen(seed: int, views: int = VIEWS, crops: int = CROPS) -> Seen:
-    """A net's features and what it predicts: noise; nothing in one crop, and one class all over another."""
+    """Return random features and predictions; one crop is all background, another all of one class."""
     torch.manual_seed(seed)
     features = torch.randn(views * crops, 4, *SIDES).to(memory_format=torch.channels_last_3d)
     predicted = torch.randint(CLASSES, (views * crops, *SIDES), generator=random(seed))
@@ -38,7 +38,7 @@ def seen(seed: int, views: int = VIEWS, crops: int = CROPS) -> Seen:
 
 
 def one_by_one(a: Seen, b: Seen, first: int, draws: Generator) -> Tensor:
-    """Eq. 10 as it reads: crop by crop, pair by pair, class by class."""
+    """Return eq. 10 computed literally: crop by crop, pair by pair, class by class."""
     terms = []
     for crop in range(first, CROPS):
         for i, j in ((0, 0), (0, 1), (1, 0), (1, 1)):
@@ -63,7 +63,7 @@ def test_all_pairs_at_once_are_the_pairs_one_by_one(first: int) -> None:
     inputs = [a.rows.features, b.rows.features, *a.rows.projector.parameters()]
     found = torch.autograd.grad(together, inputs)
     apart = one_by_one(a, b, first, random(3))  # the same draws in the same order
-    # The same sums in another order: float32 rounds each to 6e-8, in sums of some hundred numbers.
+    # The same sums of some hundred numbers in another order: float32 rounds each to 6e-8.
     assert together.item() == pytest.approx(apart.item(), rel=1e-5)
     for one, other in zip(found, torch.autograd.grad(apart, inputs), strict=True):
         assert (one - other).norm() <= 1e-5 * other.norm()
@@ -80,7 +80,7 @@ def test_a_crop_where_nothing_is_found_gives_no_term_and_finite_gradients() -> N
 
 
 class Counting(TorchDispatchMode):
-    """Counts the operations that reach the device."""
+    """A mode that counts the operations that reach the device."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -97,7 +97,7 @@ def test_more_pairs_and_crops_are_no_more_operations() -> None:
         a, b = seen(1, views, crops), seen(2, views, crops)
         with Counting() as mode:
             intersection_union(a, b, FEW, random(3), 1)
-        drawing = ("rand", "empty", "detach")  # on the CPU, one for each mask
+        drawing = ("rand", "empty", "detach")  # on the CPU, one per mask
         counts.append({k: n for k, n in mode.found.items() if not any(word in k for word in drawing)})
     assert counts[0] == counts[1]
 

@@ -1,4 +1,4 @@
-"""Choices, overrides, and a TOML file that says why."""
+"""Choices, overrides, and a TOML file that states the reasons."""
 
 from pathlib import Path
 
@@ -81,7 +81,7 @@ def test_what_a_person_sets_is_checked_before_anything_is_chosen_by_it(override:
 
 
 def test_what_a_plan_decides_is_not_wanted_of_a_person() -> None:
-    """Strides that go with the data's own crop only, and a warm-up longer than nothing."""
+    """A crop that fits only the strides of the plan, or a warm-up before a length is set, is accepted."""
     for override in ("task.patch=[32, 32, 10]", "c3s3.warm_up=100", "method=c3s3"):
         assert ConfigBuilder([override]).is_set(override.partition("=")[0])
 

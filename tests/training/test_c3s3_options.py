@@ -1,4 +1,4 @@
-"""What C3S3 can do beside the paper: off by default, and each worked out by hand."""
+"""Options of C3S3 beyond the paper: off by default, and each checked against values worked out by hand."""
 
 import math
 from dataclasses import replace
@@ -34,7 +34,7 @@ ITERATION = 6  # after the warm-up, with the ramps well up
 
 
 def method(config: Path, *changes: str) -> tuple[C3S3, Batch]:
-    """C3S3 without dropout, and a batch of one labelled and one unlabelled crop."""
+    """Return C3S3 without dropout, and a batch of one labelled and one unlabelled crop."""
     plain = ["c3s3.warm_up=0", "networks.dropout=0.0", "run.labelled_batch=1"]
     settings = load_config(config, [*plain, *changes])
     torch.manual_seed(0)
@@ -47,7 +47,7 @@ def outputs(net: C3S3, batch: Batch) -> tuple[Outputs, Outputs]:
 
 
 class Saying(nn.Module):
-    """A teacher whose answer is known: logits that favour one class in a box."""
+    """A teacher with a known output: logits that favour the foreground in a box."""
 
     def __init__(self, stray: bool = False) -> None:
         super().__init__()
@@ -63,7 +63,7 @@ class Saying(nn.Module):
 
 
 class Silent(nn.Module):
-    """A teacher that must not be asked."""
+    """A teacher that must not be called."""
 
     def forward(self, x: Tensor) -> Tensor:
         raise AssertionError("the loser's average was asked")
@@ -90,7 +90,7 @@ def test_without_options_the_step_is_the_paper_s_bit_for_bit(small_crops: Path) 
 
 
 def voxels(*values: float) -> Tensor:
-    """Foreground probabilities along x -> (1, 2, n, 1, 1)."""
+    """Return class probabilities: foreground values along x -> (1, 2, n, 1, 1)."""
     p = torch.tensor(values).reshape(1, 1, -1, 1, 1)
     return torch.cat([1 - p, p], dim=1)
 
@@ -145,7 +145,7 @@ def test_a_stray_voxel_does_not_teach(small_crops: Path, largest: bool) -> None:
 
 
 def test_the_nets_are_corrected_where_they_differ(small_crops: Path) -> None:
-    """On the crops as they are, and on the mixed ones."""
+    """The correction applies to unmixed crops, or to mixed crops if mixing is on."""
     for changes in (BOTH[1:], BOTH):
         net, batch = method(small_crops, *changes)
         net.teachers = nn.ModuleList([Saying(), Saying()])
@@ -164,7 +164,7 @@ def test_the_nets_are_corrected_where_they_differ(small_crops: Path) -> None:
 
 
 def test_the_correction_of_unmixed_crops_by_hand() -> None:
-    """The first voxel's crop is labelled; of the other crop one voxel is disputed."""
+    """The first crop is labelled, the second has a pseudo-label; one voxel of each is disputed."""
     images = torch.zeros(2, 1, 2, 1, 1)
     batch = Batch((images,), voxels(1.0, 0.0))
     plain = unmixed(batch, voxels(0.0, 1.0))
@@ -175,7 +175,7 @@ def test_the_correction_of_unmixed_crops_by_hand() -> None:
     )
     config = replace(load_config(Path("left-atrium"), BOTH).c3s3, pseudo_weight=0.25)
     squared = (0.2**2 + 0.6**2) + 0.25 * (0.3**2 + 0.6**2)
-    wrong = -(math.log(0.4) + math.log(0.6)) / 2 * (1 + 0.25)  # B of both voxels, with 0.4 and 0.6
+    wrong = -(math.log(0.4) + math.log(0.6)) / 2 * (1 + 0.25)  # B's 0.4 and 0.6 on both disputed voxels
     assert correction(p_a, p_b, plain, config).item() == pytest.approx(0.5 * squared + 0.05 * wrong, rel=1e-5)
     assert correction(p_a, p_a, plain, config).item() == 0
 

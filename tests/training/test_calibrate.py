@@ -1,4 +1,4 @@
-"""A bundle knows its training scans and when its networks disagree too much: measured, not typed in."""
+"""The domain of a bundle's training scans and the limit of its networks' disagreement are measured."""
 
 import json
 import math
@@ -46,7 +46,7 @@ def toy_config(small_crops: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def phantoms(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two labelled and two validation cases."""
+    """Write a data set of two labelled and two validation cases; return its folder."""
     folder = tmp_path_factory.mktemp("phantoms")
     for name in ("imagesTr", "labelsTr"):
         (folder / name).mkdir()
@@ -99,6 +99,9 @@ def test_data_of_another_task_are_refused_and_nothing_is_written(
     assert (tmp_path / "bundle/manifest.json").read_bytes() == before
 
 
+ALONE = {"training": {"cases": {"unlabelled": 0}}}  # an ensemble's member that learnt from labels alone
+
+
 @pytest.mark.parametrize(
     ("record", "labelled", "unlabelled", "validation"),
     [
@@ -109,8 +112,20 @@ def test_data_of_another_task_are_refused_and_nothing_is_written(
         ({"config": {"data": {}}, "cases": {"unlabelled": 0}}, "abcd", "", ""),
         ({"config": {"data": {"fold": "1/4"}}}, "abc", "efgh", "d"),
         ({"config": {"data": {"fold": "1/4"}}, "ensemble": []}, "abcd", "efgh", ""),
+        ({"ensemble": [ALONE, ALONE]}, "abcd", "", ""),
+        ({"ensemble": [ALONE, {"training": {"cases": {"unlabelled": 4}}}]}, "abcd", "efgh", ""),
     ],
-    ids=["nothing recorded", "held out", "all labels", "fewer labels", "labels alone", "fold", "folds"],
+    ids=[
+        "nothing recorded",
+        "held out",
+        "all labels",
+        "fewer labels",
+        "labels alone",
+        "fold",
+        "folds",
+        "folds of labels alone",
+        "mixed folds",
+    ],
 )
 def test_the_domain_is_of_the_training_cases(
     record: dict[str, Any], labelled: str, unlabelled: str, validation: str, tmp_path: Path
@@ -137,7 +152,7 @@ def test_one_network_gets_a_domain_and_no_limit(phantoms: Path, tmp_path: Path) 
 
 
 def corners(phantoms: Path, folder: Path) -> Path:
-    """The first 24 x 24 x 24 voxels of each: one patch."""
+    """Copy the data set, cut to the first 24 x 24 x 24 voxels of each file: one patch."""
     shutil.copytree(phantoms, folder)
     for path in folder.glob("*Tr/*.nii.gz"):
         whole = load(path)
@@ -146,17 +161,23 @@ def corners(phantoms: Path, folder: Path) -> Path:
     return folder
 
 
-def test_a_limit_that_divides_nothing_is_refused_and_nothing_is_written(
+def test_a_limit_that_divides_nothing_is_refused_and_the_domain_is_kept(
     phantoms: Path, tmp_path: Path
 ) -> None:
+    """Without a limit the measured domain was lost, so a bundle of two networks could not get one."""
     shutil.copytree(WEIGHTS / "phantom", tmp_path / "bundle")
-    before = (tmp_path / "bundle" / "manifest.json").read_bytes()
+    before = ModelBundle.load(tmp_path / "bundle").manifest
     small = corners(phantoms, tmp_path / "corners")
     words = ["calibrate", str(tmp_path / "bundle"), str(small), "--bad-mm", "0.001"]
     found = CliRunner().invoke(app, words)
     assert isinstance(found.exception, InputError)
     assert "18 of 18 scans have a 95HD above 0.00 mm: no limit divides them" in str(found.exception)
-    assert (tmp_path / "bundle" / "manifest.json").read_bytes() == before
+    assert "domain of 2 training scans" in found.output
+    after = ModelBundle.load(tmp_path / "bundle").manifest
+    assert after.task.domain != before.task.domain
+    assert after.task.domain is not None
+    assert after.task.domain.shape == ((24, 24),) * 3
+    assert after.uncertainty == before.uncertainty
 
 
 def test_one_case_is_too_few() -> None:
@@ -186,8 +207,8 @@ def test_threshold_and_area_by_hand() -> None:
     assert auroc(value, ~bad) == 0.0
     assert auroc(np.ones(4), bad) == 0.5
     infinite = np.array([1.0, 2.0, np.inf, np.inf])
-    assert best_threshold(infinite, bad) == 2.0  # 1.5 would flag the good one of 2, too
-    assert best_threshold(value, ~bad) == 4.0  # no limit is better than one that flags the good ones
+    assert best_threshold(infinite, bad) == 2.0  # 1.5 would also flag the good mask of 2
+    assert best_threshold(value, ~bad) == 4.0  # a limit that flags the good masks is worse than none
 
 
 def made_rows(between: list[float], true: list[float]) -> list[CalibrationRow]:
@@ -197,7 +218,7 @@ def made_rows(between: list[float], true: list[float]) -> list[CalibrationRow]:
 
 
 def test_a_limit_of_0_is_refused() -> None:
-    """The manifest could not be loaded again."""
+    """With such a limit the manifest could not be loaded again."""
     found = limit_of(made_rows([0.5, 4.0, 0.5, 4.0], [1.0, 9.0, 1.0, 9.0]), "four")
     assert (found.calibration.threshold_mm, found.calibration.bad_mm) == (2.25, 2.0)
     with pytest.raises(InputError, match="found a limit of 0 mm between the networks"):
@@ -247,7 +268,7 @@ finally:
 
 
 def test_the_command_is_part_of_the_base_installation(phantoms: Path, tmp_path: Path) -> None:
-    """docs/installation.md says so; it ended as a defect of the program where torch is missing."""
+    """docs/installation.md states this, but without torch the command used to end with a defect message."""
     shutil.copytree(WEIGHTS / "phantom", tmp_path / "bundle")
     command = [sys.executable, "-c", WATCHED, "calibrate", tmp_path / "bundle", phantoms]
     found = subprocess.run(command, capture_output=True, text=True, check=False)

@@ -1,4 +1,4 @@
-"""CAML: the bank, cross-sample attention, and the losses worked out by hand."""
+"""CAML: the memory bank, cross-sample attention, and the losses worked out by hand."""
 
 import math
 from pathlib import Path
@@ -50,7 +50,7 @@ def test_labelled_crops_say_which_case_they_are_from(toy_config: Path) -> None:
 def test_the_consistency_by_hand() -> None:
     sharp = 0.6**10 / (0.6**10 + 0.4**10)
     p, q = probability(0.6), probability(0.5)
-    # ours against their sharpened 0.5, theirs against our sharpened 0.6
+    # p against the sharpened 0.5 of q, q against the sharpened 0.6 of p
     expected = 0.1**2 + (sharp - 0.5) ** 2
     assert mutual_consistency(p, q, 0.1).item() == pytest.approx(expected, rel=1e-4)
     p.requires_grad_(True)
@@ -78,9 +78,9 @@ def test_the_bank_keeps_a_slot_for_each_case() -> None:
     bank.write(0, 1, torch.full((3, 1), 1.0))
     bank.write(2, 1, torch.full((2, 1), 2.0))
     assert sorted(bank.draw(1, 10).ravel().tolist()) == [1, 1, 1, 2, 2]
-    bank.write(0, 1, torch.full((1, 1), 5.0))  # the next visit
+    bank.write(0, 1, torch.full((1, 1), 5.0))  # a later visit replaces them
     assert sorted(bank.draw(1, 10).ravel().tolist()) == [2, 2, 5]
-    bank.write(5, 1, torch.full((1, 1), 7.0))  # case 5 has the slot of case 2
+    bank.write(5, 1, torch.full((1, 1), 7.0))  # case 5 shares the slot of case 2
     assert sorted(bank.draw(1, 10).ravel().tolist()) == [5, 7]
     assert len(bank.draw(0, 10)) == 0
     assert len(bank.draw(1, 1)) == 1
@@ -145,7 +145,7 @@ def test_what_is_remembered_changes_the_correlation(toy_config: Path) -> None:
     found = []
     for fill in (None, 3.0):
         torch.manual_seed(1)
-        if fill is not None:  # planted: a case that this batch does not show
+        if fill is not None:  # planted: a case that is not in this batch
             for label in (0, 1):
                 method.bank.write(40, label, fill * torch.randn(256, 32))
         (phase,) = method.step(batch, 8)

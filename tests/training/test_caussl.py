@@ -63,7 +63,7 @@ def test_rounds_of_updates_are_shares_of_the_run(toy_config: Path) -> None:
 
 @pytest.mark.slow
 def test_coefficients_find_the_dependence_and_networks_leave_it(toy_config: Path) -> None:
-    """Planted: network B's kernels are A's, with their channels out in another order."""
+    """Planted dependence: the kernels of network B are those of A with the output channels reversed."""
     changes = ["caussl.coefficient_start=0", "caussl.every=1.0", "caussl.updates=4", "caussl.weight=0"]
     method = build_method(load_config(toy_config, [*CAUSSL, *changes]))
     assert isinstance(method, WeightIndependence)
@@ -84,7 +84,7 @@ def test_coefficients_find_the_dependence_and_networks_leave_it(toy_config: Path
     assert len(found) == 32
     assert found[-1] > found[0] + 0.3
     assert phase.terms["dependence"] / 2 > found[0] + 0.3
-    # What the networks minimise holds the dependence with its weight, and a step along it lowers it.
+    # The networks' loss contains the weighted dependence, and a step along its gradient lowers it.
     seg = phase.terms["seg_a"] + phase.terms["seg_b"]
     assert float(phase.loss.detach()) == pytest.approx(seg + 3 * phase.terms["dependence"], rel=1e-4)
     phase.loss.backward()

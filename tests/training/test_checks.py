@@ -1,4 +1,4 @@
-"""A configuration against the data: what is refused at once, what is warned of, and what diverges."""
+"""A configuration checked against the data: refusals at the start, warnings, and runs that diverge."""
 
 import json
 import math
@@ -12,11 +12,12 @@ from helpers import command
 from c3s3_seg.bundle import ModelBundle
 from c3s3_seg.commands.train import _refuse_nothing
 from c3s3_seg.dataset import DataSet
+from c3s3_seg.dataset.index import modality_code
 from c3s3_seg.errors import ConfigError, InputError, RefusedError
 from c3s3_seg.training import checkpoint
 from c3s3_seg.training.bundles.ensemble import _member, cross_validated
 from c3s3_seg.training.cases import read_validation
-from c3s3_seg.training.checks import check_cases, check_index, modality
+from c3s3_seg.training.checks import check_cases, check_index
 from c3s3_seg.training.config import TrainConfig, load_config
 from c3s3_seg.training.data import Sampler
 from c3s3_seg.training.folds import read_splits
@@ -36,7 +37,7 @@ def toy_config(small_crops: Path) -> Path:
 
 
 def indexed(toy_data: Path, folder: Path, **keys: object) -> Path:
-    """The toy data with further keys in the index."""
+    """Write the toy data with further keys in the index; return the folder."""
     folder.mkdir()
     for name in ("imagesTr", "labelsTr"):
         (folder / name).symlink_to(toy_data / name)
@@ -104,7 +105,7 @@ def test_data_of_the_task_are_taken(
 
 
 def test_modalities_as_indices_write_them() -> None:
-    assert [modality(text) for text in ("MR", "mri", "{'0': 'MRI'}", "CT", "PET", "", "odd")] == [
+    assert [modality_code(text) for text in ("MR", "mri", "{'0': 'MRI'}", "CT", "PET", "", "odd")] == [
         "MR", "MR", "MR", "CT", "PT", "", "odd",
     ]  # fmt: skip
 
@@ -159,7 +160,7 @@ def test_grey_values_tell_a_modality_that_the_index_does_not(
 
 
 class Ear(Silent):
-    """Remembers what it was warned of."""
+    """A logger that collects warnings."""
 
     def __init__(self) -> None:
         self.heard: list[str] = []
@@ -186,7 +187,7 @@ def test_a_warning_is_heard_noted_once_and_on_the_card(
 
 
 def test_a_learning_rate_of_10_finds_nothing_and_says_so(toy_config: Path, tmp_path: Path) -> None:
-    """A network that finds nothing is no success: a script must not go on to export and use it."""
+    """A network that finds nothing is no success: a script must not continue to export and use it."""
     answer = command.run("train", toy_config, "-o", tmp_path, "--set", "optimiser.lr=10")
     assert answer.returncode == 1, answer.stdout + answer.stderr
     assert "95HD 0.00" not in answer.stdout
@@ -206,7 +207,7 @@ def test_a_learning_rate_of_10_finds_nothing_and_says_so(toy_config: Path, tmp_p
 def test_a_dice_of_0_with_masks_is_a_warning(
     toy_config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A run that was cut short to see whether all works is no failure."""
+    """A short run, to see whether everything works, is no failure."""
     miss = {"a": {"ball": row(0.0, 30.0)}}
     nothing = [Validation(name, 0.0, 0.0, 30.0, 30.0, miss) for name in ("vnet", "resvnet")]
     monkeypatch.setattr(Run, "validate", lambda self, _: nothing)
@@ -214,7 +215,7 @@ def test_a_dice_of_0_with_masks_is_a_warning(
     bundle = train(load_config(toy_config, ["run.iterations=4"]), tmp_path, ear)
     assert ear.heard == [NOTHING]
     assert bundle.manifest.training["warnings"] == [NOTHING]
-    _refuse_nothing(bundle)  # lets it through
+    _refuse_nothing(bundle)  # does not raise
     with pytest.raises(RefusedError, match="the masks of all validation cases are empty"):
         _refuse_nothing(_with_empty_masks(bundle))
 
@@ -264,7 +265,7 @@ def row(dice: float, distance: float) -> dict[str, float]:
 def test_empty_masks_are_counted() -> None:
     cases = {"a": {"x": row(0, 0), "y": row(0, 5)}, "b": {"x": row(1, 0), "y": row(0.5, 2)}}
     found = Validation("net", 0.4, 0.4, 1.0, 1.0, cases)
-    assert empty_masks(found) == (1, 4)  # a miss with a distance is none, a perfect mask neither
+    assert empty_masks(found) == (1, 4)  # not a miss with a distance, nor a perfect mask
     assert scored(found, 3)["empty"] == 1
     whole = Validation("net", 1.0, 1.0, 0.0, 0.0, {"b": {"x": row(1, 0)}})
     assert "empty" not in scored(whole, 3)

@@ -1,4 +1,4 @@
-"""Three labels all the way: training, export, prediction, scores, report. And the pancreas configuration."""
+"""Three labels in training, export, prediction, scores and report, and the pancreas configuration."""
 
 import csv
 import json
@@ -16,7 +16,7 @@ from c3s3_seg.training.train import train
 
 pytestmark = pytest.mark.slow
 
-# Each stands for a number that only a GPU can bear.
+# Each replaces a value that only a GPU can handle.
 SHRUNK = [
     "networks.a.filters=2",
     "networks.b.filters=2",
@@ -29,7 +29,7 @@ SHRUNK = [
 
 @pytest.fixture(scope="module")
 def bundle(layers_data: Path, tmp_path_factory: pytest.TempPathFactory) -> ModelBundle:
-    """C3S3 with three labels, one labelled case, one unlabelled, two for validation."""
+    """Return a bundle trained with C3S3: 3 labels, 1 labelled, 1 unlabelled and 2 validation cases."""
     plan = tmp_path_factory.mktemp("classes")
     labels = '[{name="core", value=1}, {name="middle", value=2}, {name="shell", value=5}]'
     changes = [f"data.folder={layers_data}", f"task.labels={labels}", "task.patch=[32, 32, 32]"]
@@ -46,7 +46,7 @@ def test_every_label_is_scored_and_on_the_card(bundle: ModelBundle) -> None:
 
 
 def alone(bundle: ModelBundle, folder: Path) -> Path:
-    """A copy with the first network only: each that is traced takes seconds."""
+    """Return a copy with the first network only, as tracing takes seconds per network."""
     shutil.copytree(bundle.folder, folder)
     facts = json.loads((folder / "manifest.json").read_text())
     facts["networks"] = facts["networks"][:1]
@@ -76,11 +76,11 @@ def test_export_prediction_and_report_have_all_of_them(
 
 
 def test_the_pancreas_configuration_on_simulated_cts(tmp_path: Path) -> None:
-    """Four labelled cases, two folds: one labelled, one unlabelled, two for validation."""
+    """Four labelled cases in two folds leave one labelled, one unlabelled and two validation cases."""
     write_cohort(tmp_path / "ct", labelled=4, unlabelled=0, validation=0, seed=40, modality="CT")
     changes = [*SHRUNK, f"data.folder={tmp_path / 'ct'}", "data.fold=2/2", "data.labelled=1"]
     grid = ["task.recipe.spacing_mm=[4.0, 4.0, 4.0]", "task.patch=[32, 32, 32]"]
-    grid += ['task.labels=[{name = "left_atrium", value = 1}]']  # what the phantoms show
+    grid += ['task.labels=[{name = "left_atrium", value = 1}]']  # the label of the phantoms
     config = load_config(Path("pancreas"), [*changes, *grid])
     assert config.task.recipe.intensity.rule == "window"
     made = train(config, tmp_path / "run", Silent())

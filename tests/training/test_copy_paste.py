@@ -1,4 +1,4 @@
-"""BCP and SDCL: what is pasted where, and the losses worked out by hand."""
+"""BCP and SDCL: the crops that are pasted, their places, and the losses worked out by hand."""
 
 import math
 from dataclasses import replace
@@ -29,7 +29,7 @@ from c3s3_seg.training.methods.sdcl import correction
 
 
 def voxels(*values: float) -> Tensor:
-    """Foreground probabilities along x -> (1, 2, n, 1, 1)."""
+    """Return class probabilities: foreground values along x -> (1, 2, n, 1, 1)."""
     p = torch.tensor(values).reshape(1, 1, -1, 1, 1)
     return torch.cat([1 - p, p], dim=1)
 
@@ -58,7 +58,7 @@ def test_halves_share_an_odd_crop() -> None:
 
 
 def planted_batch() -> Batch:
-    """Labelled crops of 1 and 2, unlabelled ones of 10 and 20; two voxels, the second in the box."""
+    """Return labelled crops of 1 and 2, unlabelled crops of 10 and 20; two voxels, the second in the box."""
     images = torch.tensor([1.0, 2.0, 10.0, 20.0]).reshape(4, 1, 1, 1, 1).expand(4, 1, 2, 1, 1)
     target = torch.cat([voxels(1.0, 1.0), voxels(0.0, 1.0)])
     return Batch((images,), target, box=torch.tensor([1.0, 0.0]).reshape(2, 1, 1))
@@ -84,7 +84,7 @@ def test_the_pretraining_pastes_labelled_crops() -> None:
 def test_the_loss_of_a_region_by_hand() -> None:
     logits, target = voxels(0.75, 0.5).log(), voxels(1.0, 0.0)
     first = region_loss(logits, target, along_x(1.0, 0.0)).item()
-    # CE of one voxel; Dice 2 x 0.75 / (0.75 + 1) of the foreground and 0 of the background
+    # Cross-entropy of one voxel; Dice 2 x 0.75 / (0.75 + 1) of the foreground and 0 of the background.
     assert first == pytest.approx((-math.log(0.75) + 1 - 0.5 * 1.5 / 1.75) / 2, abs=1e-4)
     second = region_loss(logits, target, along_x(0.0, 1.0)).item()
     assert second == pytest.approx((-math.log(0.5) + 1 - 0.5 * 1 / 1.5) / 2, abs=1e-4)
@@ -107,7 +107,7 @@ def test_only_the_largest_component_of_each_class_stays() -> None:
 
 
 class Bright(nn.Module):
-    """A teacher that takes every bright voxel for foreground."""
+    """A teacher that labels every bright voxel foreground."""
 
     def forward(self, x: Tensor) -> Tensor:
         return torch.cat([1 - x, x], dim=1)
@@ -134,7 +134,7 @@ def test_a_stray_voxel_of_a_pseudo_label_does_not_teach(
 
 @pytest.mark.slow
 def test_pseudo_labels_teach_after_the_pretraining(toy_config: Path) -> None:
-    """Other answers of the teacher change a self-training step, and nothing in the pre-training."""
+    """Other outputs of the teacher change a self-training step, but not a pre-training step."""
     config = load_config(toy_config, ["method=bcp", "bcp.pretraining=0.5", "networks.dropout=0.0"])
     assert warm_up(config) == 4
     method = build_method(config)
@@ -182,12 +182,12 @@ def test_a_labelled_crop_alone_is_not_pasted_into_itself(toy_config: Path) -> No
 
 def test_networks_that_agree_are_not_corrected() -> None:
     mixed = Mixed(along_x(0.0, 0.0), voxels(0.0, 1.0), along_x(1.0, 0.0))
-    p_a, p_b = voxels(0.9, 0.2), voxels(0.6, 0.4)  # both say 1, 0: wrong twice, and agreed
+    p_a, p_b = voxels(0.9, 0.2), voxels(0.6, 0.4)  # both predict 1, 0: wrong on both voxels, but equal
     assert correction(p_a, p_b, mixed, SDCLConfig()).item() == 0
 
 
 def test_the_correction_by_hand() -> None:
-    """They differ on the first voxel, which is labelled, and on the second, which has a pseudo-label."""
+    """The networks differ on the first voxel (labelled) and on the second (with a pseudo-label)."""
     mixed = Mixed(along_x(0.0, 0.0, 0.0), voxels(1.0, 0.0, 0.0), along_x(1.0, 0.0, 0.0))
     p_a, p_b = voxels(0.8, 0.3, 0.1), voxels(0.4, 0.9, 0.2)
     p_a.requires_grad_(True)

@@ -1,4 +1,4 @@
-"""Two processes that train as one."""
+"""Two processes train together as one process would."""
 
 import os
 import socket
@@ -19,7 +19,7 @@ pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).parents[2]
 STEPS = 3
-# Every voxel is an anchor and a negative, and nothing is dropped: no chance is left but the crops'.
+# Every voxel is an anchor and a negative, and there is no dropout: only the crops are random.
 CHANGES = [
     f"run.iterations={STEPS}",
     "run.labelled_batch=2",
@@ -27,7 +27,7 @@ CHANGES = [
     "run.warm_batch=4",
     "run.threads=1",
     "run.seed=8",  # both networks predict both classes, which the contrast needs, and each wins once
-    "optimiser.lr=0.001",  # rounding grows with every step, and the faster the larger it is
+    "optimiser.lr=0.001",  # rounding errors grow with each step, faster at a higher rate
     "c3s3.warm_up=1",
     "c3s3.anchors=1024",
     "c3s3.negatives=1024",
@@ -37,13 +37,13 @@ CHANGES = [
     "task.patch=[16, 16, 4]",
     "task.strides=[[2, 2, 1], [2, 2, 1], [2, 2, 1], [1, 1, 2]]",
 ]
-# As --standalone, but by address: asking for the name of a machine can take minutes where nobody knows it.
+# As --standalone, but by address: resolving an unknown host name can take minutes.
 TORCHRUN = ["-m", "torch.distributed.run", "--nproc-per-node", "2", "--rdzv-backend", "c10d"]
 TORCHRUN += ["--rdzv-endpoint", "127.0.0.1:0", "--local-addr", "127.0.0.1"]
 LOOPBACK = {"GLOO_SOCKET_IFNAME": "lo"} if Path("/sys/class/net/lo").exists() else {}
 
 
-# Pairs of crops that one process mixes are those that each of two processes mixes.
+# One process mixes the same pairs of crops as each of two processes does.
 MIXING = ["method=sdcl", "run.labelled_batch=4", "run.unlabelled_batch=4", "sdcl.pretraining=0.25"]
 RUNS: dict[str, tuple[list[str], set[str]]] = {
     "c3s3": ([], {"cp", "cos", "iuc", "a_wins"}),
@@ -57,7 +57,7 @@ def words_of(config: Path, out: Path, more: Sequence[str]) -> list[str]:
 
 
 def train_by_torchrun(words: list[str]) -> str:
-    """`torchrun -m c3s3_seg WORDS`."""
+    """Run `torchrun -m c3s3_seg WORDS`; return its standard output."""
     command = [sys.executable, *TORCHRUN, "-m", "c3s3_seg", *words]
     environment = os.environ | LOOPBACK | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
     process = subprocess.Popen(
@@ -81,7 +81,7 @@ def scalars(run: Path) -> dict[str, list[float]]:
 
 
 def train_by_hand(words: list[str]) -> str:
-    """The same without torchrun's imports and its processes': two processes that know of each other."""
+    """Run the command in two connected processes, without the imports of torchrun; return their output."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         shared = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1]), "WORLD_SIZE": "2"}
@@ -103,7 +103,7 @@ def train_by_hand(words: list[str]) -> str:
 
 @pytest.fixture(scope="module")
 def with_two(toy_config: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
-    """Both runs in two processes, one of them by torchrun: their folder, and what was said."""
+    """Train both runs in two processes, one run by torchrun; return their folder and the output."""
     folder = tmp_path_factory.mktemp("two")
     c3s3, sdcl = (words_of(toy_config, folder / name, more) for name, (more, _) in RUNS.items())
     return folder, train_by_torchrun(c3s3) + train_by_hand(sdcl)
@@ -124,7 +124,7 @@ def test_two_processes_have_the_losses_of_one(
     for tag, values in one.items():
         assert two[tag][:1] == pytest.approx(values[:1], rel=1e-5, abs=1e-6), tag
         assert two[tag] == pytest.approx(values, rel=1e-3, abs=1e-6), tag
-    assert with_two[1].count("The bundle is") == len(RUNS)  # only the first process talks
+    assert with_two[1].count("The bundle is") == len(RUNS)  # only the first process prints
     kept = [checkpoint.read(folder) for folder in folders]
     assert kept[1].iteration == STEPS
     assert kept[0].tensors.keys() == kept[1].tensors.keys()

@@ -47,7 +47,7 @@ CHANGES = [
 
 @pytest.fixture(scope="module")
 def folds(layers_data: Path, tmp_path_factory: pytest.TempPathFactory) -> list[ModelBundle]:
-    """The shipped pancreas configuration, shrunk: four folds of four labelled cases, three classes."""
+    """Train the shipped pancreas configuration, shrunk: four folds of four labelled cases, three classes."""
     folder = tmp_path_factory.mktemp("folds")
     found = []
     for number in range(1, COUNT + 1):
@@ -149,7 +149,7 @@ def only(bundle: ModelBundle, place: int) -> ModelBundle:
 
 
 def test_all_networks_go_into_the_mean_that_is_exported(made: ModelBundle) -> None:
-    """The module to trace gives it; test_write.py traces one of two and compares the graph with torch."""
+    """The module to be traced gives the mean; test_write.py traces two networks and compares with torch."""
     members = GraphSpec(ensemble=True).members(made)
     patches = np.random.default_rng(0).normal(size=(2, 1, 32, 32, 32)).astype(np.float32)
     with torch.inference_mode():
@@ -157,7 +157,7 @@ def test_all_networks_go_into_the_mean_that_is_exported(made: ModelBundle) -> No
     alone = [softmax(TorchBackend(load_torch(*member))(patches)) for member in members]
     np.testing.assert_allclose(found, np.mean(alone, axis=0), atol=1e-5)
     assert len(weights(members)) == COUNT
-    for n in range(COUNT):  # without any of them the mean is another
+    for n in range(COUNT):  # without any one of them the mean differs
         assert np.abs(np.mean(alone[:n] + alone[n + 1 :], axis=0) - found).max() > 1e-3
 
 

@@ -1,4 +1,4 @@
-"""Crops by label, and labels that are not learnt."""
+"""Crops centred by label, and labels that are not learnt."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -46,7 +46,7 @@ def test_a_case_knows_the_voxels_of_each_label(layers_data: Path) -> None:
 
 
 def shares(focus: tuple[str, ...], by: str) -> list[float]:
-    """How often a crop is centred on each of two labels, of which the first has 1 % of the voxels."""
+    """Return the shares of crops centred on each of two labels, of which the first has 1 % of the voxels."""
     small, large = torch.tensor([[5, 5, 5]]), torch.tensor([[20, 20, 20]]).expand(99, 3)
     case = TrainingCase(
         torch.zeros(1, 32, 32, 32),
@@ -74,7 +74,7 @@ def shares(focus: tuple[str, ...], by: str) -> list[float]:
     ],
 )
 def test_how_often_a_small_label_is_shown(focus: tuple[str, ...], by: str, expected: float) -> None:
-    """Within four standard deviations of a binomial share of 800."""
+    """The tolerance is four standard deviations of a binomial share of 800 draws."""
     small, large = shares(focus, by)
     assert small + large == pytest.approx(1)
     assert small == pytest.approx(expected, abs=4 * (0.25 / 800) ** 0.5)
@@ -107,7 +107,7 @@ class Told(Silent):
 
 @pytest.mark.slow
 def test_what_is_not_learnt_is_named_and_shown_more_often(layers_data: Path, tmp_path: Path) -> None:
-    """Two iterations teach nothing; a resumed run draws by the same validations as an unbroken one."""
+    """Two iterations teach nothing; a resumed run draws crops by the validations of the run it resumes."""
     told = Told()
     settings = config(layers_data, iterations=2, validate_every=1, checkpoint_every=1)
     bundle = train(settings, tmp_path / "run", told)

@@ -32,7 +32,7 @@ def test_every_labelled_case_validates_once_and_is_never_on_both_sides() -> None
         assert set(fold.labelled) | set(fold.validation) == set("abcdefgh")
         assert not set(fold.labelled) & set(fold.validation)
         assert fold.unlabelled == ("u", "v", "w")
-        assert not {"x", "y"} & set(fold.cases)  # the index's own validation cases are seen by no fold
+        assert not {"x", "y"} & set(fold.cases)  # no fold sees the index's own validation cases
     assert take_fold(data, SPLITS, "1/3", seed=1) == folds[0]
     assert any(take_fold(data, SPLITS, f"{n}/3", seed=2) != folds[n - 1] for n in (1, 2, 3))
 
@@ -42,7 +42,7 @@ def test_scans_of_one_patient_stay_together() -> None:
     folds = [take_fold(data, SPLITS, f"{n}/4", seed=3) for n in (1, 2, 3, 4)]
     (first,) = [fold for fold in folds if "a" in fold.validation]
     assert {"b", "c"} < set(first.validation)
-    assert first.unlabelled == ("v", "w")  # u is of the same patient
+    assert first.unlabelled == ("v", "w")  # u has the same patient
     (second,) = [fold for fold in folds if "d" in fold.validation]
     assert "e" in second.validation
     assert second.unlabelled == ("u", "v", "w")
@@ -61,7 +61,7 @@ def test_frames_of_one_patient_stay_together_by_their_names() -> None:
 
 
 def test_a_patient_whom_the_index_has_on_both_sides_is_refused() -> None:
-    """The index's own validation cases are seen by no fold; their patients must not be either."""
+    """No fold sees the index's own validation cases, so no fold may see their patients either."""
     splits = Splits(("p1_ed", "p2_ed", "p3_ed"), (), ("p1_es",))
     with pytest.raises(InputError, match="p1_ed, p1_es"):
         take_fold(DataSet(Path("nowhere")), splits, "1/3", seed=0)

@@ -1,4 +1,4 @@
-"""A run that begins from a bundle's networks."""
+"""A training run that begins from a bundle's networks."""
 
 from pathlib import Path
 
@@ -39,7 +39,7 @@ def test_nets_and_averages_are_the_bundles(toy_config: Path, bundle: ModelBundle
         assert all(torch.equal(v, average[k]) for k, v in net.state_dict().items())
     after = run.method.state_dict()
     assert not torch.equal(fresh["a.output.weight"], after["a.output.weight"])
-    assert torch.equal(fresh["project_a.0.weight"], after["project_a.0.weight"])  # heads never ship
+    assert torch.equal(fresh["project_a.0.weight"], after["project_a.0.weight"])  # bundles hold no heads
 
 
 TEACHERS = {
@@ -54,7 +54,7 @@ TEACHERS = {
 def test_teachers_begin_as_their_networks(
     method: str, toy_config: Path, bundle: ModelBundle, tmp_path: Path
 ) -> None:
-    """Nothing teaches them before the first step; a resumed run has them as they were saved."""
+    """Teachers equal their networks before the first step; a resumed run restores them as saved."""
     changes, pairs = TEACHERS[method]
     config = load_config(toy_config, [f"method={method}", "run.seed=9", *changes])
     run, resumed = Run(config, tmp_path), Run(config, tmp_path)
@@ -118,14 +118,14 @@ def test_what_ships_may_be_blended_with_what_it_began_from(
 
 
 def test_a_run_validates_what_it_begins_from(toy_config: Path, bundle: ModelBundle, tmp_path: Path) -> None:
-    """And with a learning rate of nearly nothing it ships the same: the blend of equals."""
+    """With a learning rate near 0 the shipped weights are the same: a blend of equal weights."""
     changes = [*SHORT, "run.blend=0.5", "run.keep=best", "optimiser.lr=1e-9", "optimiser.ema=0.0"]
     second = train(load_config(toy_config, changes), tmp_path, Silent(), start=bundle)
     facts = second.manifest.training
     before = {r["candidate"]: r["dice"] for r in bundle.manifest.training["validation_last"]}
     history = checkpoint.read(tmp_path).history
     first = {r["candidate"]: r["dice"] for r in history if r["iteration"] == 0 and "dice" in r}
-    assert first == pytest.approx(before, abs=0.01)  # half precision lies between
+    assert first == pytest.approx(before, abs=0.01)  # rounded to half precision
     kept = {r["candidate"]: r["dice"] for r in facts["validation_kept"]}
     assert all(kept[name] >= first[name] for name in first)
     assert "**Blended**: 0.5 of each weight is trained" in (second.folder / "README.md").read_text()

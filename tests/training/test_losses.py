@@ -1,4 +1,4 @@
-"""Each equation against numbers worked out by hand."""
+"""Each equation checked against values worked out by hand."""
 
 import math
 
@@ -23,7 +23,7 @@ from c3s3_seg.training.losses import (
 
 
 def voxels(*values: float) -> torch.Tensor:
-    """Foreground probabilities along x -> (1, 2, n, 1, 1)."""
+    """Return class probabilities: foreground values along x -> (1, 2, n, 1, 1)."""
     p = torch.tensor(values).reshape(1, 1, -1, 1, 1)
     return torch.cat([1 - p, p], dim=1)
 
@@ -91,7 +91,7 @@ def test_ramp() -> None:
 
 
 def rows(*vectors: tuple[float, float]) -> Rows:
-    """Features of voxels along x; the projector is the identity."""
+    """Return features of voxels along x; the projector is the identity."""
     return Rows(torch.tensor(vectors).T.reshape(1, 2, -1, 1, 1), nn.Identity())
 
 
@@ -108,7 +108,7 @@ def test_contrast_eq7() -> None:
 
 
 def test_contrast_is_smallest_where_the_nets_agree() -> None:
-    """The published form has its optimum at orthogonal features; ours at equal ones."""
+    """The published form has its optimum at orthogonal features; the form used here at equal features."""
     torch.manual_seed(0)
     config = C3S3Config()
     masks = (torch.arange(8) < 4, torch.arange(8) >= 4)
@@ -146,7 +146,7 @@ def test_zero_features_have_finite_gradients() -> None:
 
 
 def test_disagreement_is_a_negative_for_both() -> None:
-    """Union minus intersection: among the negatives of the intersection, and of the background."""
+    """Voxels in the union but not the intersection are negatives for the intersection and the background."""
     features = torch.randn(1, 3, 6, 1, 1, generator=random())
     a = Seen(Rows(features, nn.Identity()), torch.tensor([1, 1, 1, 0, 0, 0]).reshape(1, 6, 1, 1), 2)
     b = Seen(Rows(features, nn.Identity()), torch.tensor([1, 1, 0, 1, 0, 0]).reshape(1, 6, 1, 1), 2)

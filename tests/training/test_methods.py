@@ -1,4 +1,4 @@
-"""Every method behind the one interface: it steps, learns, and is restored exactly."""
+"""Every method through the common interface: it steps, learns, and is restored exactly."""
 
 from dataclasses import fields, replace
 from pathlib import Path
@@ -20,7 +20,7 @@ from c3s3_seg.training.methods.uamt import UncertaintyAwareMeanTeacher
 from c3s3_seg.training.run import Run
 from c3s3_seg.training.train import train
 
-# Within four iterations of eight every method passes from its first phase to its last.
+# Every method passes from its first phase to its last within four of eight iterations.
 PHASES = [
     "c3s3.warm_up=1",
     "bcp.pretraining=0.25",
@@ -78,7 +78,7 @@ def test_every_optimised_parameter_moves_and_nothing_else(
 @pytest.mark.slow
 @pytest.mark.parametrize("name", sorted(METHODS))
 def test_gradients_are_finite_without_a_boundary(name: str, toy_config: Path, tmp_path: Path) -> None:
-    """Crops that are all background, and crops that are all foreground."""
+    """The crops are all background, or all foreground."""
     run = Run(load_config(toy_config, [f"method={name}", *PHASES, "c3s3.warm_up=0"]), tmp_path)
     for foreground in (0.0, 1.0):
         run.iteration = 4
@@ -93,7 +93,7 @@ def test_gradients_are_finite_without_a_boundary(name: str, toy_config: Path, tm
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["caml", "ssnet", "tracoco"])
 def test_activation_checkpointing_gives_the_same_steps(name: str, toy_config: Path, tmp_path: Path) -> None:
-    """Where a method runs a network more than once, or changed it."""
+    """These methods run a network more than once, or change it."""
     found = []
     for wanted in ("false", "true"):
         changes = [f"method={name}", f"run.activation_checkpointing={wanted}"]
@@ -103,7 +103,7 @@ def test_activation_checkpointing_gives_the_same_steps(name: str, toy_config: Pa
     assert all(torch.equal(value, found[1][1][key]) for key, value in found[0][1].items())
 
 
-# What each method adds to L_seg, left out by one number.
+# The setting that removes what each method adds to L_seg.
 LEFT_OUT = {
     "uamt": "uamt.weight=0",
     "dtc": "dtc.weight=0",

@@ -1,4 +1,4 @@
-"""Which backbones a run trains, under which names, and which of them ship."""
+"""The backbones that a run trains, their names, and the networks that ship."""
 
 from pathlib import Path
 
@@ -71,7 +71,7 @@ def test_something_must_ship(toy_config: Path) -> None:
 
 @pytest.fixture(scope="module")
 def twins(toy_config: Path, tmp_path_factory: pytest.TempPathFactory) -> ModelBundle:
-    """A bundle of two V-Nets that competed."""
+    """Return a bundle of two V-Nets trained in competition."""
     folder = tmp_path_factory.mktemp("twins")
     return train(load_config(toy_config, [*TWICE, SHORT]), folder / "run", Silent())
 

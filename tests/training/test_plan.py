@@ -1,6 +1,8 @@
 """From a data set to a configuration that loads, fits and trains."""
 
+import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -42,7 +44,7 @@ ATRIUM = DataStatistics(
 )
 
 
-EVEN = (16, 16, 16)  # sides are multiples where all strides are even
+EVEN = (16, 16, 16)  # if all strides are 2, sides are multiples of these
 
 
 def test_a_crop_holds_the_organ_as_far_as_a_step_bears() -> None:
@@ -62,7 +64,7 @@ def test_a_window_shows_the_foreground_and_its_neighbours() -> None:
 def counted(
     monkeypatch: pytest.MonkeyPatch, seconds: float, peak: float = 1e9, waited: float = 0.0
 ) -> list[TrainConfig]:
-    """Steps that take seconds in proportion to filters and crops; what was timed is listed."""
+    """Make timing give steps in proportion to the filters; return a list of the timed configurations."""
     seen: list[TrainConfig] = []
 
     def say(config: TrainConfig, *_: object) -> Timing:
@@ -110,7 +112,7 @@ def test_mr_with_unlabelled_cases(toy_data: Path, monkeypatch: pytest.MonkeyPatc
     assert config.run.validate_every < config.run.iterations
 
 
-@pytest.mark.parametrize("c3s3_s", [1.0, 100.0])  # as assumed, and so slow that only timing shows it
+@pytest.mark.parametrize("c3s3_s", [1.0, 100.0])  # as assumed, or so slow that only timing shows it
 def test_where_too_few_steps_fit_labels_alone_are_learnt(
     toy_data: Path, monkeypatch: pytest.MonkeyPatch, c3s3_s: float
 ) -> None:
@@ -132,9 +134,54 @@ def test_where_too_few_steps_fit_labels_alone_are_learnt(
     assert planned(toy_data, "method=c3s3", hours=hours).method == "c3s3"
 
 
+@pytest.mark.parametrize("written", ["ct", {"0": "ct"}])
+def test_a_modality_in_another_spelling_has_its_rule(
+    layers_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, written: object
+) -> None:
+    """In another spelling, CT was planned without a window of Hounsfield units, as if it were MR."""
+    counted(monkeypatch, 1.0)
+    folder = Path(shutil.copytree(layers_data, tmp_path / "data"))
+    index = json.loads((folder / "dataset.json").read_text())
+    (folder / "dataset.json").write_text(json.dumps({**index, "modality": written}))
+    task = planned(folder).task
+    assert (task.modality, task.recipe.intensity.rule) == ("CT", "window")
+
+
+def test_a_fault_of_the_unlabelled_cases_is_told_and_no_reason_against_c3s3(
+    toy_data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A damaged unlabelled scan gave a plan without them, because 0 iterations of C3S3 would fit."""
+    counted(monkeypatch, 0.1)
+    steps = fit.time_steps
+
+    def say(config: TrainConfig, *rest: object) -> Timing:
+        if config.method == "c3s3":
+            raise InputError("the file ends too early", where="ball-2.nii.gz")
+        return steps(config)
+
+    monkeypatch.setattr(fit, "time_steps", say)
+    with pytest.raises(InputError, match=r"ball-2\.nii\.gz: the file ends too early"):
+        make_plan(toy_data, Constraints(36000), [], silent)
+
+
+def test_c3s3_that_does_not_fit_into_the_memory_is_left_for_that_reason(
+    toy_data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The reason was that 0 of its iterations would fit into the time."""
+
+    def say(config: TrainConfig, *_: object) -> Timing:
+        return Timing(0.5, 0.5, 0.1, 0.01, 1000, 4e9 if config.method == "c3s3" else 1e9)
+
+    monkeypatch.setattr(fit, "time_steps", say)
+    why = reasons(toy_data, Constraints(36000, 2e9))["method"]
+    expected = "C3S3, which learns from the 2 unlabelled cases too, does not fit: this run needs 4.0 GB"
+    assert why.startswith(expected)
+    assert planned(toy_data, hours=10, memory_bytes=2e9).method == "supervised"
+
+
 @pytest.mark.parametrize("method", METHOD_NAMES)
 def test_every_method_has_a_plan(toy_data: Path, monkeypatch: pytest.MonkeyPatch, method: str) -> None:
-    """Steps of the method itself take twice as long: the length counts as many as will be of each kind."""
+    """Steps after the warm-up take twice as long: the length counts the steps of each kind."""
     timing = Timing(0.5, 1.0, 0.1, 0.01, 1000, 1e9, 0.0, "float32", "as set")
     monkeypatch.setattr(fit, "time_steps", lambda *_: timing)
     config = planned(toy_data, f"method={method}")
@@ -185,9 +232,9 @@ def test_what_train_would_refuse_is_no_plan(toy_data: Path, monkeypatch: pytest.
     ("hours", "costs", "method", "filters"),
     [
         (0.8, 5.0, "supervised", 8),  # 5,300 iterations of narrow networks
-        (1.0, 5.0, "supervised", 16),  # 6,000, and 3,300 of wide ones
+        (1.0, 5.0, "supervised", 16),  # 6,000, or 3,300 of wide networks
         (4.0, 5.0, "c3s3", 16),
-        (1.0, 1.0, "c3s3", 8),  # with 3,300 of wide ones C3S3 would not have been taken
+        (1.0, 1.0, "c3s3", 8),  # 3,300 of wide networks would have ruled C3S3 out
     ],
 )
 def test_wide_networks_take_what_narrow_ones_leave_and_undo_no_choice(
@@ -226,7 +273,7 @@ def reasons(folder: Path, constraints: Constraints, *overrides: str) -> dict[str
 
 
 def test_where_time_is_spent_a_plan_says_what_it_assumes(toy_data: Path) -> None:
-    """Nothing is timed: the budget of planning was spent before it began."""
+    """No step is timed, as the time for planning was spent before planning began."""
     began = time.monotonic()
     why = reasons(toy_data, Constraints(3600, began_s=began - 60))
     assert time.monotonic() - began < 30
@@ -290,7 +337,7 @@ def test_a_loss_that_is_not_finite_rules_a_precision_out(
     steps = fit.time_steps
 
     def say(config: TrainConfig, *rest: object) -> Timing:
-        if config.run.precision == "auto":  # which is bfloat16 there
+        if config.run.precision == "auto":  # bfloat16 on that machine
             raise InputError("the loss is nan")
         return steps(config)
 
@@ -345,7 +392,7 @@ def test_a_bundle_for_something_else_is_refused(
 
 
 def test_a_bundle_for_the_same_under_another_spelling(toy_bundle: ModelBundle, toy_data: Path) -> None:
-    """As `train` takes it."""
+    """Spellings of modality and label may differ, as in `train`."""
     from c3s3_seg.training.planning.builder import ConfigBuilder
     from c3s3_seg.training.planning.from_bundle import from_bundle
 
@@ -391,7 +438,7 @@ def test_a_low_learning_rate_does_not_become_0(toy_bundle: ModelBundle, toy_data
 
 
 def test_spacings_of_micrometres() -> None:
-    """A micro-CT of 3.4567 um: two decimals of a mm would be 0."""
+    """The spacing of a micro-CT is 3.4567 um, which two decimals of a mm would round to 0."""
     from c3s3_seg.training.planning.builder import ConfigBuilder
     from c3s3_seg.training.planning.plan import _grid
 
@@ -437,7 +484,7 @@ def test_the_output_is_looked_at_before_the_data(tmp_path: Path) -> None:
 
 
 def test_names_that_a_configuration_cannot_hold(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """TOML is Unicode, and its comments have no control characters."""
+    """TOML is Unicode, and its comments may not contain control characters."""
     name = os.fsdecode(b"caf\xe9")
     answer = run("plan", tmp_path / name, "-o", tmp_path / "plan.toml")
     assert (answer.returncode, answer.stderr.count("\n")) == (2, 1)
@@ -462,7 +509,7 @@ def alive(pid: int) -> bool:
 @pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="processes are looked up in /proc")
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
 def test_a_plan_that_is_ended_leaves_nothing_at_work(toy_data: Path, tmp_path: Path, how: int) -> None:
-    """While its process takes steps that last for minutes."""
+    """The signal arrives while the plan's process takes steps that last minutes."""
     words = ["plan", toy_data, "-o", tmp_path / "plan.toml", "--budget", "9h"]
     words += ["--set", "networks.b.filters=64", "--set", "task.patch=[128, 128, 128]"]
     command = [sys.executable, "-m", "c3s3_seg", *map(str, words)]
@@ -483,7 +530,7 @@ def test_a_plan_that_is_ended_leaves_nothing_at_work(toy_data: Path, tmp_path: P
 
 
 def threads(pid: int) -> int:
-    """A process that computes has several; the one that tracks resources has one."""
+    """Return the number of threads: several if the process computes, one if it is the resource tracker."""
     try:
         return len(list(Path(f"/proc/{pid}/task").iterdir()))
     except OSError:
@@ -492,7 +539,7 @@ def threads(pid: int) -> int:
 
 @pytest.mark.slow
 def test_the_verb_writes_what_train_takes(toy_data: Path, tmp_path: Path) -> None:
-    """The whole way, with real steps: plan, load, train."""
+    """Plan, load and train run with real steps."""
     plan = tmp_path / "plan.toml"
     words = ["plan", str(toy_data), "-o", str(plan), "--budget", "40s", "--max-memory", "4GB"]
     words += ["--set", "networks.a.filters=2", "--set", "networks.b.filters=2"]

@@ -1,4 +1,4 @@
-"""`run.precision = "auto"`: units and a probe decide, the card says what, a resumed run keeps it."""
+"""`run.precision = "auto"`: units and a probe decide, the card states the result, a resumed run keeps it."""
 
 import time
 import tomllib
@@ -53,7 +53,7 @@ def test_units_that_onednn_may_use_do(monkeypatch: pytest.MonkeyPatch, cap: str)
 
 
 def timed(monkeypatch: pytest.MonkeyPatch, faster: float) -> list[torch.dtype]:
-    """As if there were units, and bfloat16 so many times faster; which precisions were timed."""
+    """Pretend that units exist and bfloat16 is `faster` times as fast; return a list of timed precisions."""
     seen: list[torch.dtype] = []
 
     def seconds(work: object, device: object, kind: torch.dtype, late: object) -> float:
@@ -71,7 +71,7 @@ def timed(monkeypatch: pytest.MonkeyPatch, faster: float) -> list[torch.dtype]:
 def test_bfloat16_must_be_clearly_faster(monkeypatch: pytest.MonkeyPatch, faster: float, name: str) -> None:
     seen = timed(monkeypatch, faster)
     assert choose(load_config(Path("left-atrium"))).name == name
-    assert len(seen) == (2 if faster == 0.01 else 4)  # emulated: after one layer the question is closed
+    assert len(seen) == (2 if faster == 0.01 else 4)  # emulated: decided after one layer
 
 
 def test_small_crops_and_what_is_set_are_not_probed(
@@ -102,7 +102,7 @@ def test_a_probe_without_time_takes_float32(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_each_process_probes_its_own_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The probe's thread begins with the first GPU as its current one."""
+    """A new thread, such as the probe's, has the first GPU as its current device."""
     asked: list[torch.device] = []
     monkeypatch.setattr(torch.cuda, "current_device", lambda: 3)
     monkeypatch.setattr(precision, "bfloat16_units", lambda device: asked.append(device) or "units")
@@ -116,7 +116,7 @@ def test_each_process_probes_its_own_gpu(monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 def chosen(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
-    """As the machine would choose."""
+    """Make the machine choose this precision for `auto`."""
 
     def say(config: TrainConfig) -> Precision:
         asked = config.run.precision
@@ -160,7 +160,7 @@ def test_a_resumed_run_keeps_what_it_began_with(
     assert resumed(toy_config, tmp_path, "auto").precision.name == "bfloat16"
     with pytest.raises(InputError, match=r"other settings \(run\.precision\)"):
         resumed(toy_config, tmp_path, "float32")
-    again = resumed(toy_config, tmp_path, "bfloat16")  # what it is, said by hand
+    again = resumed(toy_config, tmp_path, "bfloat16")  # the same precision, set explicitly
     assert again.precision.name == "bfloat16"
     assert not any("changed" in record for record in again.history)
 

@@ -1,4 +1,4 @@
-"""The forms of the published code, against plain transcriptions and numbers worked out by hand."""
+"""The forms of the published code, checked against plain transcriptions and values worked out by hand."""
 
 import math
 
@@ -24,7 +24,7 @@ def test_depth_cosine_by_hand() -> None:
 
 
 def plain(cosine: torch.Tensor, mask: torch.Tensor, temperature: float) -> torch.Tensor:
-    """As it is written, exponentials and all, in double precision."""
+    """Return the loss computed literally, with its exponentials, in double precision."""
     t, m = cosine.double() / temperature, mask.double()
     positive, negative = (t * m).exp(), (t * (1 - m)).exp()
     return -(positive / (positive + negative.sum())).log().mean()
@@ -58,7 +58,7 @@ def test_one_voxel_by_hand() -> None:
 
 
 def test_its_optimum_is_orthogonal_where_the_nets_agree() -> None:
-    """Difference table, row 1: why it is not the default."""
+    """This is why the published form is not the default (difference table, row 1)."""
     inside = torch.zeros(400, dtype=torch.bool)
     inside[:60] = True
     disputed = torch.zeros(400, dtype=torch.bool)

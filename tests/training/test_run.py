@@ -1,13 +1,16 @@
-"""Which weights a run keeps, and when it ends by itself."""
+"""The weights that a run keeps, and early stopping."""
 
+import shutil
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
 from c3s3_seg.bundle import ModelBundle
 from c3s3_seg.errors import InputError
+from c3s3_seg.io import load, save
 from c3s3_seg.models.weights_format import from_bytes
 from c3s3_seg.training import checkpoint, run
 from c3s3_seg.training.cases import ValidationCase, read_validation
@@ -35,8 +38,8 @@ def toy_config(small_crops: Path) -> Path:
         ([(0.5, 0.5)], 0),
         ([(0.5, 0.5), (0.4, 0.4)], 1),
         ([(0.5, 0.5), (0.4, 0.6)], 0),  # one net is enough
-        ([(0.5,), (0.6,), (0.6,), (0.6,)], 2),  # as good is no gain
-        ([(0.5,), (0.4,), (0.45,)], 2),  # better than the last, not than the best
+        ([(0.5,), (0.6,), (0.6,), (0.6,)], 2),  # an equal score is no gain
+        ([(0.5,), (0.4,), (0.45,)], 2),  # better than the last, but not than the best
     ],
 )
 def test_validations_since_the_last_gain(validations: list[tuple[float, ...]], expected: int) -> None:
@@ -44,7 +47,7 @@ def test_validations_since_the_last_gain(validations: list[tuple[float, ...]], e
 
 
 def scripted(monkeypatch: pytest.MonkeyPatch, dice: dict[str, list[float]]) -> None:
-    """The nets are real; what validation says of them is written down here."""
+    """Replace validation by scripted Dice scores; the networks are real."""
     left = {name: list(values) for name, values in dice.items()}
 
     def say(name: str, *_: object) -> Validation:
@@ -104,7 +107,7 @@ def test_a_run_ends_when_its_patience_does(
     changes = [*CHANGES, "run.patience=2", "c3s3.warm_up=3"]
     scripted(monkeypatch, {"vnet": [0.5, 0.4, 0.4, 0.4, 0.4, 0.4], "resvnet": [0.1] * 6})
     bundle = train(load_config(toy_config, changes), tmp_path, Silent())
-    # 1 to 3 are the warm-up, which is not counted; 4 and 5 bring nothing.
+    # Iterations 1 to 3 are the warm-up, which is not counted; 4 and 5 bring no gain.
     assert bundle.manifest.training["iterations"] == 5
     assert checkpoint.read(tmp_path).iteration == 5
     scripted(monkeypatch, {"vnet": [0.4], "resvnet": [0.1]})
@@ -113,7 +116,7 @@ def test_a_run_ends_when_its_patience_does(
 
 
 def test_a_resumed_run_knows_what_was_best(toy_config: Path, tmp_path: Path) -> None:
-    """Real validations: killed after iteration 2 of 4, and as if it had not been."""
+    """With real validations, a run killed after iteration 2 of 4 and resumed equals an unbroken run."""
     changes = [*CHANGES, "run.iterations=4", "run.keep=best", "optimiser.lr=0.05"]
     whole = train(load_config(toy_config, changes), tmp_path / "whole", Silent())
 
@@ -178,3 +181,22 @@ def test_a_net_is_kept_as_it_was(toy_config: Path, tmp_path: Path) -> None:
     with torch.no_grad():
         found.emas["vnet"].net.output.weight.add_(1)  # type: ignore[operator]
     assert torch.equal(found.best["vnet"]["output.weight"], kept)
+
+
+def test_a_scan_that_is_nearly_all_background_costs_no_bundle(
+    toy_config: Path, toy_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The run ended with an error after its last iteration, also when resumed, and never wrote a bundle."""
+    data = Path(shutil.copytree(toy_data, tmp_path / "data"))
+    scan = load(data / "imagesTr" / "ball-1.nii.gz")
+    array = np.zeros(scan.array.shape, np.float32)
+    array[16:22, 14:20, 14:20] = scan.array[16:22, 14:20, 14:20]  # 0.4 % of the voxels
+    save(scan.geometry.volume(array), data / "imagesTr" / "ball-1.nii.gz")
+    logger, told = Silent(), list[str]()
+    monkeypatch.setattr(logger, "warned", told.append)
+    config = load_config(toy_config, ["method=supervised", "run.iterations=1", f"data.folder={data}"])
+    bundle = train(config, tmp_path / "run", logger)
+    assert bundle.task.domain is None
+    (text,) = [text for text in told if "the bundle has no domain" in text]
+    assert "ball-1.nii.gz: 98% or more of the voxels have the same value" in text
+    assert f"- **Warning**: {text}." in bundle.card()

@@ -1,4 +1,4 @@
-"""SASSNet: who learns in which phase, and from what."""
+"""SASSNet: the networks that learn in each phase, and the signals they learn from."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -47,7 +47,7 @@ def test_the_loss_is_the_sum_of_its_terms(toy_config: Path) -> None:
 
 @pytest.mark.slow
 def test_unlabelled_crops_teach_through_the_discriminator_alone(toy_config: Path) -> None:
-    """Its sole way to the network: with weight 0 the distance head has no gradient."""
+    """Unlabelled crops reach the network only this way: with weight 0 the distance head has no gradient."""
     found = {}
     for weight in (0.0, 1.0):
         method, batch = built(toy_config, f"sassnet.weight={weight}", "sassnet.distance_weight=0.0")
@@ -101,7 +101,7 @@ def test_several_processes_are_refused(toy_config: Path, tmp_path: Path) -> None
 def test_the_discriminator_sees_what_the_network_says_after_its_step(
     toy_config: Path, tmp_path: Path, precision: str
 ) -> None:
-    """In half precision too, where autocast keeps the weights that it has cast."""
+    """This also holds in half precision, where autocast caches the weights that it has cast."""
     run = Run(load_config(toy_config, [*SMALL, f"run.precision={precision}", "optimiser.lr=0.1"]), tmp_path)
     method, batch = run.method, sampler(toy_config).batch(4, run.method.views(4))
     assert isinstance(method, ShapeAware)

@@ -1,4 +1,4 @@
-"""Loss terms in a run of half precision: computed in single precision, bit for bit those of float32."""
+"""Loss terms in a half-precision run are computed in single precision, bit for bit as in float32."""
 
 from collections.abc import Callable
 
@@ -23,7 +23,7 @@ def vectors(seed: int, count: int) -> Tensor:
 
 
 def seen(seed: int) -> Seen:
-    """One crop of 4 x 3 x 2 voxels, half of which are foreground."""
+    """Return features and predictions of one crop of 4 x 3 x 2 voxels, half of which are foreground."""
     torch.manual_seed(seed)
     predicted = torch.arange(24).reshape(1, 4, 3, 2) % 2
     return Seen(Rows(torch.randn(1, 5, 4, 3, 2), projector(5)), predicted, 2)
@@ -51,7 +51,7 @@ def test_a_term_is_that_of_float32(name: str) -> None:
 
 
 def test_a_correlation_does_not_overflow_in_float16() -> None:
-    """Its vectors have no unit length: products above 65,504 were infinite, and the loss not a number."""
+    """Its vectors do not have unit length: products above 65,504 used to be infinite, and the loss NaN."""
     far = [300 * vectors(seed, 4) for seed in (1, 2, 3)]
     expected = omni_correlation(*far, 0.1)
     with torch.autocast("cpu", torch.float16):

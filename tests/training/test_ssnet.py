@@ -76,7 +76,7 @@ def test_a_drawing_has_no_voxel_twice() -> None:
 
 @pytest.mark.slow
 def test_the_adversarial_step_changes_more_than_a_random_one(toy_config: Path) -> None:
-    """The mechanism of the smoothness, and that it leaves the batch norms' memory as it was."""
+    """This tests the smoothness term, which must leave the running statistics of batch norm unchanged."""
     method, batch = built(toy_config)
     images = batch.views[0]
     answer = method.net(images).softmax(dim=1).detach()
@@ -92,7 +92,7 @@ def test_the_adversarial_step_changes_more_than_a_random_one(toy_config: Path) -
 
 
 def remembered(toy_config: Path, *changes: str) -> SmoothSeparable:
-    """A method that was shown 40 voxels of each class, all rightly predicted."""
+    """Return a method that was shown 40 correctly predicted voxels of each class."""
     method, _ = built(toy_config, *changes)
     features = torch.randn(1, 2, 8, 10, 1)
     right = torch.full((1, 8, 10, 1), -1)
@@ -107,7 +107,7 @@ def scores(method: SmoothSeparable, label: int) -> Tensor:
 
 
 def test_the_memory_holds_the_voxels_that_the_selector_ranks_highest(toy_config: Path) -> None:
-    """Of the same 40 voxels the published form keeps the 32 lowest, and none of the background."""
+    """The published form keeps the 32 lowest of the same 40 voxels, and none of the background."""
     paper, published = (remembered(toy_config, f"ssnet.memory={form}") for form in ("paper", "published"))
     assert paper.filled.tolist() == [32, 32]
     assert published.filled.tolist() == [0, 32]
@@ -127,6 +127,6 @@ def test_each_mechanism_is_in_the_loss(toy_config: Path) -> None:
     assert float(phase.loss.detach()) == pytest.approx(expected, rel=1e-5)
     phase.loss.backward()
     assert all(p.grad is not None for p in method.predict.parameters())
-    # Without a memory nothing is drawn together.
+    # With an empty memory the separation is 0.
     method.filled.zero_()
     assert method._separation(torch.randn(1, 2, 4, 4, 4), torch.ones(1, 4, 4, 4)).item() == 0

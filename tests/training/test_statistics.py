@@ -1,4 +1,4 @@
-"""Facts about data sets with known content."""
+"""Statistics of data sets with known content."""
 
 import json
 from pathlib import Path
@@ -15,7 +15,7 @@ from c3s3_seg.training.planning.statistics import _spread, measure
 
 
 def box_data(folder: Path, *, pieces: int = 1, direction: np.ndarray | None = None) -> DataSet:
-    """One case of 40 x 30 x 20 voxels of 1 x 2 x 3 mm with a bright box of 10 x 8 x 6 in it."""
+    """Write one case of 40 x 30 x 20 voxels of 1 x 2 x 3 mm with a bright box of 10 x 8 x 6 voxels."""
     (folder / "imagesTr").mkdir()
     (folder / "labelsTr").mkdir()
     geometry = Geometry.build((40, 30, 20), (1.0, 2.0, 3.0), (0, 0, 0), direction)
@@ -43,7 +43,7 @@ def test_a_box_by_hand(tmp_path: Path) -> None:
 
 
 def test_many_labels_take_no_more_passes_than_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each label is looked at within its own box: 64 of them are one volume together, and not 64."""
+    """Each label is inspected within its own box, so 64 labels take one pass over the volume, not 64."""
     blocks = np.arange(1, 65, dtype=np.uint8).reshape(4, 4, 4)
     mask = blocks.repeat(5, 0).repeat(5, 1).repeat(5, 2)
     geometry = Geometry.build(mask.shape, (1.0, 2.0, 3.0))
@@ -59,7 +59,7 @@ def test_many_labels_take_no_more_passes_than_one(monkeypatch: pytest.MonkeyPatc
 
 
 def test_a_field_of_view_beyond_what_fits_at_1_mm() -> None:
-    """A whole body: the plan chooses a coarser grid for it."""
+    """The scan is of a whole body, for which the plan chooses a coarser grid."""
     geometry = Geometry.build((20, 20, 30), (35.0, 36.0, 70.0))
     mask = np.zeros(geometry.shape, np.uint8)
     mask[5:8, 5:8, 5:8] = 1
@@ -107,7 +107,7 @@ def test_the_first_cases_are_spread_over_the_list(count: int) -> None:
 
 
 def test_labels_are_those_of_all_masks(tmp_path: Path) -> None:
-    """The index does not name them, and the first mask holds one of two."""
+    """The index does not name the labels, and the first mask holds only one of two."""
     data = box_data(tmp_path)
     mask = load_mask(data.mask("a"))
     save(load(data.scan("a")), tmp_path / "imagesTr" / "b.nii.gz")

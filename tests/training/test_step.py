@@ -1,4 +1,4 @@
-"""The options of a step, and one backward against two."""
+"""The options of a training step, and one backward pass compared with two."""
 
 from pathlib import Path
 
@@ -21,7 +21,7 @@ def toy_config(small_crops: Path) -> Path:
 
 
 def method(config: Path, *changes: str) -> tuple[C3S3, Batch]:
-    """C3S3 without dropout, and a batch of one labelled and one unlabelled crop."""
+    """Return C3S3 without dropout, and a batch of one labelled and one unlabelled crop."""
     settings = load_config(
         config, ["c3s3.warm_up=0", "networks.dropout=0.0", "run.labelled_batch=1", *changes]
     )
@@ -38,11 +38,11 @@ def norm(parts: dict[str, torch.Tensor]) -> float:
     return torch.cat([part.ravel() for part in parts.values()]).double().norm().item()
 
 
-ROUNDING = 5e-5  # of a gradient's norm
+ROUNDING = 5e-5  # share of a gradient's norm
 
 
 def test_one_backward_is_the_sum_of_two(toy_config: Path) -> None:
-    """Row 8: a loss for each net, both with the contrast, and a backward for each."""
+    """Difference table, row 8: each net has a loss with the contrast and a backward pass of its own."""
     net, batch = method(toy_config, "c3s3.contrast_backwards=2")
     config = net.config.c3s3
     a, b = Outputs.of(net.a, net.project_a, batch), Outputs.of(net.b, net.project_b, batch)
@@ -64,9 +64,9 @@ def test_one_backward_is_the_sum_of_two(toy_config: Path) -> None:
     contrast.backward()
     assert total.item() == pytest.approx(without.item() + 2 * terms["iuc_weight"] * terms["iuc"], rel=1e-5)
     twice = gradients(net)
-    # Each backward rounds in float32 (6e-8) in some 40 layers, and the contrast's gradient is a difference of
-    # two that are as large as the whole: 1e-6 to 7e-6 of the whole norm, by the processor's units. One
-    # element near zero may be off by more than itself.
+    # Each backward pass rounds in float32 (6e-8) in some 40 layers, and the contrast has a gradient that is a
+    # difference of two gradients as large as the whole: the error is 1e-6 to 7e-6 of the whole norm, by the
+    # processor's units. An element near zero may be off by more than its value.
     size = norm(twice)
     assert norm({name: once[name] - gradient for name, gradient in twice.items()}) < ROUNDING * size
     assert (
@@ -148,7 +148,7 @@ def test_competition_with_and_without_memory() -> None:
 
 @pytest.mark.slow
 def test_float16_scales_the_loss(toy_config: Path, tmp_path: Path) -> None:
-    """In a step of the warm start and in one of C3S3; a CPU is slow in half precision."""
+    """One warm-start step and one C3S3 step are tested, as a CPU is slow in half precision."""
     half = load_config(toy_config, ["run.precision=float16", "c3s3.warm_up=1"])
     run = Run(half, tmp_path)
     draw = sampler(toy_config)

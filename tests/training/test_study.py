@@ -1,4 +1,4 @@
-"""A study: planned, trained, stopped, resumed, compared."""
+"""A study of several runs: planned, trained, stopped, resumed, compared."""
 
 import io
 import json
@@ -90,7 +90,7 @@ def test_shares_stop_and_resume(study: Path) -> None:
     page = (study.parent / "out" / "study.html").read_text()
     assert page.count("<svg") == 6  # three metrics: scores, and differences from C3S3
     assert "not made under the same conditions" not in page
-    older = records / "supervised-vnet-1.json"  # of a time when there was no such key
+    older = records / "supervised-vnet-1.json"  # from before this key existed
     older.write_text(json.dumps(_without(json.loads(older.read_text()), "data", "labelled")))
     assert run(study).returncode == 0
     _change_machine(records / "c3s3-1.json")
@@ -186,7 +186,7 @@ def test_without_validation_cases_nothing_is_trained(study: Path, toy_data: Path
 
 @pytest.mark.parametrize("module", ["inference/tiling.py", "bundle/preprocessing.py", "training/losses.py"])
 def test_code_that_decides_scores_is_in_the_hash(module: str) -> None:
-    """Validation goes through the predictor, and scans through the recipe."""
+    """Validation uses the predictor, and scans are preprocessed by the recipe."""
     package = Path(study_module.__file__).parents[1]
     assert (package / module).is_file()
     assert module.split("/")[0] in study_module.DECIDING
@@ -243,7 +243,7 @@ def test_a_record_that_is_not_valid(study: Path) -> None:
     with pytest.raises(InputError, match="not valid TOML"):
         load_study(study)
     study.unlink()
-    os.mkfifo(study)  # to open it would wait for its other end
+    os.mkfifo(study)  # opening it would block
     with pytest.raises(InputError, match="wanted a regular file"):
         load_study(study)
 
@@ -309,7 +309,7 @@ def test_the_page_says_what_is_compared(tmp_path: Path) -> None:
 def test_the_interval_of_a_mean_is_over_cases() -> None:
     runs = [trained("base", seed, (0.6, 0.8)) for seed in (1, 2)]
     (row,) = study_rows(runs, "base")
-    assert all(map(math.isnan, row.interval["dice"]))  # of two cases there is none
+    assert all(map(math.isnan, row.interval["dice"]))  # two cases have no interval
     many = [trained("base", seed, (0.5, 0.6, 0.7, 0.8, 0.9)) for seed in (1, 2)]
     (row,) = study_rows(many, "base")
     half = 2.776445 * math.sqrt(0.025 / 5)  # Student t, 4 degrees of freedom
@@ -317,7 +317,7 @@ def test_the_interval_of_a_mean_is_over_cases() -> None:
 
 
 def with_infinite(run: Trained, case: str) -> Trained:
-    """The label `wall` beside the others, whose distance is infinite in one case."""
+    """Return the run with another label, `wall`, whose distance is infinite in one case."""
     nets = {
         net: {
             name: labels
@@ -330,7 +330,7 @@ def with_infinite(run: Trained, case: str) -> Trained:
 
 
 def test_distances_that_are_nowhere_finite_make_a_table_without_them() -> None:
-    """A label that no truth has: nothing is left to be compared but Dice."""
+    """If no truth has a label, only Dice is left to be compared."""
     runs = [trained(entry, 1, (0.5,), math.inf) for entry in ("base", "other")]
     _, other = study_rows(runs, "base")
     assert (other.against["dice"].n, other.against["hd95_vox"].n) == (1, 0)
@@ -343,7 +343,7 @@ FIVE = (0.5, 0.6, 0.7, 0.8, 0.9)
 
 
 def test_a_case_with_one_infinite_label_keeps_its_other_labels() -> None:
-    """In the mean, the interval and the difference alike: their units are the same."""
+    """This holds for the mean, the interval and the difference, which use the same units."""
     runs = [
         with_infinite(trained("base", 1, FIVE, 1.0), "none"),
         with_infinite(trained("other", 1, FIVE, 3.0), "case-0"),
@@ -356,7 +356,7 @@ def test_a_case_with_one_infinite_label_keeps_its_other_labels() -> None:
     assert other.interval["hd95_vox"] == pytest.approx((found.low, found.high))
     assert (other.n["hd95_vox"], other.left_out["hd95_vox"]) == (5, 1)
     pair = other.against["hd95_vox"]
-    # The wall of case-0 is in neither side: 3 - 1 there, (3 + 9) / 2 - (1 + 9) / 2 elsewhere.
+    # The wall of case-0 is on neither side: 3 - 1 in that case, (3 + 9) / 2 - (1 + 9) / 2 elsewhere.
     assert (pair.n, pair.left_out) == (5, 1)
     assert pair.difference == pytest.approx((2 + 4 * 1) / 5)
     text = study_markdown([base, other], "base")
@@ -365,7 +365,7 @@ def test_a_case_with_one_infinite_label_keeps_its_other_labels() -> None:
 
 
 def printed(rows: list[StudyRow]) -> list[str]:
-    """As Markdown and as the terminal shows it."""
+    """Return the table as Markdown and as the terminal shows it."""
     console = Console(width=250, file=io.StringIO())
     console.print(study_table(rows, "base"))
     assert isinstance(console.file, io.StringIO)
@@ -443,7 +443,7 @@ def test_the_studies_of_the_benchmarks_are_whole(path: Path) -> None:
 
 @pytest.mark.parametrize("labelled", [5, 10, 20])
 def test_the_committed_records_give_the_published_table(labelled: int) -> None:
-    """Records outlive new keys of the configuration, and the log's figures are theirs."""
+    """Records stay valid when the configuration gets new keys, and the log's figures match the records."""
     overrides = [f"data.labelled={labelled}", "run.precision=float32"]
     study, plans = load_study(BENCHMARKS / "semi-supervised.toml", overrides)
     done = finished(plans, BENCHMARKS / f"gain-{labelled}")

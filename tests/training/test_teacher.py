@@ -35,13 +35,13 @@ CPU = torch.device("cpu")
 
 @pytest.fixture(scope="module")
 def bundle(small_crops: Path, tmp_path_factory: pytest.TempPathFactory) -> ModelBundle:
-    """Two networks of the toy task, hardly trained."""
+    """Return a bundle of two networks of the toy task, hardly trained."""
     return train(load_config(small_crops, SHORT), tmp_path_factory.mktemp("taught-by"), Silent())
 
 
 @pytest.fixture
 def masks(toy_data: Path, tmp_path: Path) -> Path:
-    """The masks of the unlabelled cases, as somebody predicted them."""
+    """Write masks of the unlabelled cases, as if predicted; return their folder."""
     folder = tmp_path / "masks"
     folder.mkdir()
     for name in ("ball-2", "ball-3"):
@@ -50,7 +50,7 @@ def masks(toy_data: Path, tmp_path: Path) -> Path:
 
 
 def voxels(*values: float) -> Tensor:
-    """Foreground probabilities along x -> (1, 2, n, 1, 1)."""
+    """Return class probabilities: foreground values along x -> (1, 2, n, 1, 1)."""
     p = torch.tensor(values).reshape(1, 1, -1, 1, 1)
     return torch.cat([1 - p, p], dim=1)
 
@@ -79,7 +79,7 @@ def test_the_loss_is_smallest_where_the_network_answers_as_the_teacher(temperatu
     target = voxels(0.6, 0.05, 0.5)
     logits = target.log().requires_grad_()
     (gradient,) = torch.autograd.grad(taught_loss([logits], target, temperature), [logits])
-    # CE and Dice are both stationary there: what is left is Dice's smoothing and float32.
+    # Cross-entropy and Dice are both stationary there; the rest is Dice's smoothing and float32 rounding.
     assert gradient.abs().max() < 1e-4
     off = (target.log() + torch.tensor([0.5, -0.5]).reshape(1, 2, 1, 1, 1)).requires_grad_()
     assert torch.autograd.grad(taught_loss([off], target, temperature), [off])[0].abs().max() > 1e-2
@@ -95,11 +95,11 @@ def test_masks_are_targets_of_the_unlabelled_crops_only(
     config = load_config(small_crops, ["method=supervised", f"teacher.masks={masks}", "networks.dropout=0.0"])
     teacher, draw = opened(config, tmp_path)
     assert [case.taught for case in (*draw.labelled, *draw.unlabelled)] == [0, 0, 2, 2]
-    assert all(len(case.foreground) for case in draw.unlabelled)  # so that crops show it as often
+    assert all(len(case.foreground) for case in draw.unlabelled)  # so crops show it equally often
     method = build_method(config).train()
     batch = draw.batch(4, replace(method.views(4), labelled=2, unlabelled=2))
     assert (batch.target.shape[0], batch.taught.shape) == (2, (2, 2, 32, 16, 16))
-    # Balls are bright: the targets went through the sampling of the image.
+    # Balls are bright: targets and image are sampled together.
     inside = batch.taught[:, 1] > 0.99
     assert inside.any()
     assert batch.views[0][2:, 0][inside].mean() > batch.views[0][2:, 0][~inside].mean() + 1
@@ -153,7 +153,7 @@ def test_a_second_generation_counts_no_case_as_labelled(
     ours, theirs = taught.task.domain, plain.task.domain
     assert ours is not None
     assert theirs is not None
-    assert ours.volume_ml == theirs.volume_ml  # of the labelled cases alone
+    assert ours.volume_ml == theirs.volume_ml  # from labelled cases alone
     assert (ours.scans, theirs.scans) == (4, 2)
 
 
@@ -175,7 +175,7 @@ def test_a_resumed_run_has_the_teacher_that_it_began_with(
 
 
 def predicted(bundle: ModelBundle, scan: Path) -> tuple[Tensor, Tensor]:
-    """What the shipped way to segment says: probability of the ball, on the scan's grid; and the scan."""
+    """Return the ball's probability on the scan's grid, and the mask, as the normal predictor gives them."""
     backends = [TorchBackend(load_torch(home, network)) for home, network in bundle.members()]
     settings = tiled(Settings(probabilities=True), "accurate")
     found = Predictor(replace(bundle.task, domain=None), backends, settings)(load(scan))
@@ -192,8 +192,8 @@ def test_soft_targets_are_what_the_ensemble_predicts(
     assert target is not None
     on_scan = torch.from_numpy(config.task.recipe.to_scan(target[1].numpy(), scan.geometry))
     wanted, _ = predicted(bundle, toy_data / "imagesTr" / "ball-0.nii.gz")
-    assert wanted.std() > 0.005  # there is something to compare
-    # Half precision of numbers up to 1: 2^-11 = 0.0005.
+    assert wanted.std() > 0.005  # not constant
+    # Half precision rounds numbers up to 1 by up to 2^-11 = 0.0005.
     torch.testing.assert_close(on_scan, wanted, atol=6e-4, rtol=0)
     torch.testing.assert_close(target.sum(0), torch.ones(target.shape[1:]))
 
@@ -212,7 +212,7 @@ def test_a_teacher_whose_probabilities_stay_on_a_device_says_the_same(
         raise TypeError("can't convert a tensor of a GPU to numpy")
 
     monkeypatch.setattr(Tensor, "__array__", refuse)  # as torch does on CUDA
-    # Half precision of numbers up to 1, whose rounding the softmax of the other library may turn.
+    # Half precision of numbers up to 1; the softmax of the other library may change their rounding.
     torch.testing.assert_close(teacher._segment(device, scan), wanted, atol=6e-4, rtol=0)
 
 
@@ -233,10 +233,10 @@ def test_the_cache_is_used_and_never_trusted(small_crops: Path, bundle: ModelBun
         teacher.prepare(["ball-0"])
         assert path.read_bytes() == whole
     path.unlink()
-    os.mkfifo(path)  # whoever opens it waits
+    os.mkfifo(path)  # opening it would block
     teacher.prepare(["ball-0"])
     assert path.read_bytes() == whole
-    # What is kept of another scan, or of other networks, is not taken.
+    # Cached probabilities of another scan, or of other networks, are not used.
     shutil.copy(path, path.with_name("ball-1.safetensors"))
     with pytest.raises(InputError, match="no probabilities of 'ball-1' are kept"):
         teacher("ball-1", load(data.scan("ball-1")))

@@ -1,4 +1,4 @@
-"""Ten slices of 10 mm, as in short-axis cine: an axis is not halved before the others are as coarse."""
+"""Ten slices of 10 mm, as in short-axis cine: an axis is not halved until the others are as coarse."""
 
 from pathlib import Path
 
@@ -30,7 +30,7 @@ STRIDES = [[2, 2, 1], [2, 2, 1], [2, 2, 2], [2, 2, 2]]
 
 @pytest.fixture(scope="module")
 def cine(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two labelled, one unlabelled and one validation case: a bright ball of 25 mm, 40 x 40 x 10 voxels."""
+    """Write 2 labelled, 1 unlabelled and 1 validation case: a bright ball of 25 mm, 40 x 40 x 10 voxels."""
     folder = tmp_path_factory.mktemp("cine")
     (folder / "imagesTr").mkdir()
     (folder / "labelsTr").mkdir()
@@ -65,7 +65,7 @@ def config(folder: Path, *overrides: str) -> TrainConfig:
 
 @pytest.mark.slow
 def test_ten_slices_stay_ten(cine: Path, tmp_path: Path) -> None:
-    """Trained, exported and predicted; the network sees 12 slices in one tile, not 32."""
+    """In training, export and prediction the network sees 12 slices in one tile, not 32."""
     bundle = train(config(cine, "method=supervised"), tmp_path / "run", Silent())
     scan = load(cine / "imagesTr" / "heart-3.nii.gz")
     exported, proofs = export_in_bundle(bundle, [scan])
@@ -99,23 +99,23 @@ def test_strides_follow_the_spacing() -> None:
     assert set(strides_of((1.0, 1.2, 1.9))) == {(2, 2, 2)}
     assert strides_of((0.7, 0.7, 10.0))[:3] == ((2, 2, 1), (2, 2, 1), (2, 2, 1))
     assert strides_of((5.0, 1.0, 1.0))[0] == (1, 2, 2)
-    # Six slices, or one, are halved on no level, and do not keep the others from being halved.
+    # An axis of six slices, or one, is never halved, and does not keep the other axes from being halved.
     assert set(strides_of((1.0, 1.0, 1.0), (200, 200, 6))) == {(2, 2, 1)}
     assert set(strides_of((1.0, 1.1, 1.2), (1, 200, 200))) == {(1, 2, 2)}
 
 
 def test_an_axis_keeps_four_voxels_and_kernels_follow() -> None:
-    """What nnU-Net 2 plans for ten slices of 10 mm: strides 1, 1, 2, 1 and kernels 1, 1, 3, 3, 3 across."""
+    """nnU-Net 2 plans for ten slices of 10 mm: strides 1, 1, 2, 1 and kernels 1, 1, 3, 3, 3 across slices."""
     strides = strides_of(SPACING, (150, 140, 10))
     assert [stride[2] for stride in strides] == [1, 1, 2, 1]
     assert [kernel[2] for kernel in kernels_of(strides)] == [1, 1, 3, 3, 3]
-    assert strides_of(SPACING, (40, 40, 4))[3] == (2, 2, 2)  # each level halves something
+    assert strides_of(SPACING, (40, 40, 4))[3] == (2, 2, 2)  # each level halves an axis
     assert set(kernels_of(EVEN)) == {(3, 3, 3)}
 
 
 @pytest.mark.parametrize("architecture", sorted(BACKBONES))
 def test_finest_maps_do_not_look_across_thick_slices(architecture: str) -> None:
-    """Counted in the first convolutions: a slice changes nothing of its neighbour before maps are halved."""
+    """In the first convolutions, before maps are halved, a slice does not change its neighbours."""
     strides = strides_of(SPACING, (150, 140, 10))
     torch.manual_seed(0)
     net = build(architecture, channels=1, classes=2, filters=8, strides=strides).eval()
@@ -128,7 +128,7 @@ def test_finest_maps_do_not_look_across_thick_slices(architecture: str) -> None:
 
 
 def thick(case: TrainingCase, patch: tuple[int, int, int], seed: int) -> torch.Tensor:
-    """A crop of it under strong geometry within slices."""
+    """Return a crop of the case with strong geometric augmentation within slices."""
     augment = AugmentConfig(rotation_rad=1.0, scale=(0.8, 1.3), elastic_mm=4.0, slice_axis=2)
     task = config(Path(), f"task.patch={list(patch)}").task
     draw = Sampler([case], [], task=task, data=DataConfig("", foreground_crops=0.0), augment=augment, seed=0)
@@ -151,7 +151,7 @@ def test_augmentation_within_slices_never_mixes_two(slices: int, patch: int) -> 
 
 
 def test_pairs_of_crops_begin_at_whole_slices() -> None:
-    """However far apart they are, also by an odd number of slices."""
+    """This holds for any distance of the crops, including odd numbers of slices."""
     numbers = torch.arange(1.0, 21).expand(1, 64, 64, 20)
     case = TrainingCase(numbers, torch.zeros(0, 3), torch.tensor(SPACING))
     still = {"gain": 0.0, "offset": 0.0, "noise": 0.0, "gamma": (1.0, 1.0)}

@@ -1,4 +1,4 @@
-"""Budgets by hand, and real steps."""
+"""Time budgets worked out by hand, and real training steps."""
 
 import multiprocessing
 import subprocess
@@ -31,7 +31,7 @@ TIMING = Timing(warm_s=1.0, full_s=3.0, validate_s=2.0, load_s=0.5, case_bytes=1
 
 def test_iterations_follow_from_the_budget() -> None:
     found = length(TIMING, 1000, (20, 5), share=0.5)
-    # 920 s; 5 to start, 12.5 to read, 8 validations of 10 s; 2 s a step
+    # Of 920 s, 5 s are for the start, 12.5 s for reading, 80 s for 8 validations; a step takes 2 s.
     assert found.validations == 8
     assert found.iterations == int((920 - 5 - 12.5 - 80) / 2)
     assert found.every * 7 < found.iterations <= found.every * 8
@@ -46,7 +46,7 @@ def test_iterations_follow_from_what_is_set() -> None:
     warm = length(TIMING, 1000, (20, 0), share=1.0, fixed=FixedRhythm(warm_up=200))
     assert warm.iterations == 200 + int((920 - 5 - 10 - 200) / 3)
     often = length(TIMING, 1000, (20, 5), share=0.0, fixed=FixedRhythm(validate_every=4))
-    # 3 s a step and a validation of 10 s after every fourth and after the last
+    # 3 s a step, and a validation of 10 s after every fourth step and after the last.
     assert often.iterations == int((920 - 5 - 12.5 - 10) / (3 + 10 / 4))
     assert often.validations == -(-often.iterations // 4)
     assert length(TIMING, 1000, (20, 0), share=0.0, fixed=FixedRhythm(validate_every=4)).validations == 0
@@ -55,7 +55,7 @@ def test_iterations_follow_from_what_is_set() -> None:
 def test_validation_takes_a_fifth_at_most() -> None:
     found = length(TIMING, 1000, (20, 50), share=0.0)
     assert found.validations == 2  # of 100 s each
-    assert length(TIMING, 200, (1, 25), share=0.0).validations == 1  # one at least
+    assert length(TIMING, 200, (1, 25), share=0.0).validations == 1  # at least one
 
 
 def test_a_budget_that_is_too_short_says_what_would_do() -> None:
@@ -86,7 +86,7 @@ def test_what_is_no_time(text: str) -> None:
 
 @pytest.mark.slow
 def test_steps_that_take_too_long_are_ended_and_assumed(toy_config: Path) -> None:
-    """The networks are far too wide for the time."""
+    """The networks are far too wide for the time limit."""
     wide = ["networks.a.filters=64", "networks.b.filters=64", "task.patch=[96, 96, 96]"]
     config = load_config(toy_config, [*wide, "run.iterations=100", "c3s3.warm_up=8"])
     told: list[str] = []
@@ -124,16 +124,16 @@ def test_what_is_known_is_taken_and_the_rest_follows_from_it(toy_config: Path) -
     begun += [("precision", Precision("bfloat16", "it has units")), ("warm_s", 3.0), ("peak_bytes", 1e9)]
     first = pieces(config, *begun)
     assert (first.warm_s, first.full_s) == (3.0, pytest.approx(6.9))
-    assert first.validate_s == pytest.approx(3.0 / 3 * 4 / 2)  # a third of a step, for four crops and not two
+    assert first.validate_s == pytest.approx(3.0 / 3 * 4 / 2)  # a third of a step, for 4 crops instead of 2
     assert len(first.assumed) == 2
     assert not first.guessed
     more = [("full_s", 9.0), ("validate_s", 2.0), ("warm_s", 1.0), ("full_s", 4.0), ("warm_s", 2.0)]
     found = pieces(config, *begun, *more)
-    assert (found.warm_s, found.full_s, found.validate_s) == (1.5, 4.0, 2.0)  # the first ones load
+    assert (found.warm_s, found.full_s, found.validate_s) == (1.5, 4.0, 2.0)  # the first steps load libraries
     assert (found.precision, found.precision_why, found.peak_bytes) == ("bfloat16", "it has units", 1e9)
     assert found.assumed == ()
     single = load_config(toy_config, ["method=supervised"])
-    assert pieces(single, ("full_s", 3.0)).warm_s == 3.0  # there is only one kind of step
+    assert pieces(single, ("full_s", 3.0)).warm_s == 3.0  # supervised runs have one kind of step
 
 
 def test_another_configuration_takes_in_proportion(toy_config: Path) -> None:
@@ -142,12 +142,12 @@ def test_another_configuration_takes_in_proportion(toy_config: Path) -> None:
     found = scaled(TIMING, before, narrow)
     assert (found.warm_s, found.full_s, found.validate_s) == (0.5, 1.5, 1.0)
     assert "in proportion" in found.assumed[0]
-    assert found.peak_bytes == TIMING.peak_bytes  # a part of it is that of the libraries
+    assert found.peak_bytes == TIMING.peak_bytes  # a part of it belongs to the libraries
     assert scaled(TIMING, narrow, before).peak_bytes == 2 * TIMING.peak_bytes
 
 
 def test_what_is_assumed_is_stated_as_scaled(toy_config: Path) -> None:
-    """A plan printed "0.47 s a step" and, in the same reason, "a step takes 1.47 s"."""
+    """A plan used to print "0.47 s a step" and, in the same reason, "a step takes 1.47 s"."""
     before = load_config(toy_config, ["method=supervised"])
     narrow = load_config(toy_config, ["method=supervised", "networks.a.filters=1"])
     guessed = replace(time_steps(before, limit_s=0.0), warm_s=1.5, full_s=1.5, validate_s=4.0)
@@ -171,7 +171,7 @@ def test_steps_are_real(toy_config: Path, two_nets: ModelBundle) -> None:
     found = time_steps(load_config(toy_config, ["run.iterations=100", "c3s3.warm_up=8"]))
     for seconds in (found.warm_s, found.full_s, found.validate_s, found.load_s):
         assert 0 < seconds < inf
-    assert found.case_bytes >= 2 * 4 * 27 * 26 * 27  # of an unlabelled case, and half as much again
+    assert found.case_bytes >= 2 * 4 * 27 * 26 * 27  # bytes of an unlabelled case, plus a half
     assert 5e7 < found.peak_bytes < inf
     assert found.precision == "float32"
     assert found.assumed == ()

@@ -28,7 +28,7 @@ PAPER = TraCoCoConfig()
 
 
 def logits(*foreground: float) -> Tensor:
-    """Foreground probabilities along x -> logits (2, n, 1, 1)."""
+    """Return logits of foreground probabilities along x -> (2, n, 1, 1)."""
     p = torch.tensor(foreground).reshape(1, -1, 1, 1)
     return torch.cat([1 - p, p]).log()
 
@@ -45,7 +45,7 @@ def test_a_pair_shows_the_same_voxels_where_it_overlaps(toy_config: Path) -> Non
 
 
 def test_both_crops_of_a_pair_stay_inside_the_scan() -> None:
-    """Nothing that they read is outside of it, which is 0."""
+    """The crops read no voxel outside the scan, where the value would be 0."""
     case = TrainingCase(torch.ones(1, 48, 48, 48), torch.zeros(0, 3), torch.ones(3))
     still = {"gain": 0.0, "offset": 0.0, "noise": 0.0, "gamma": (1.0, 1.0)}
     augment = AugmentConfig(rotation_rad=0.0, scale=(1.0, 1.0), **still)  # type: ignore[arg-type]
@@ -79,7 +79,7 @@ def test_the_divergence_by_hand() -> None:
 
 
 def test_the_published_divergence_is_blind_to_certain_answers() -> None:
-    """Logits above 1 are clamped alike, so it does not see that two crops disagree."""
+    """It clamps all logits above 1 to the same value, so it cannot see that two crops disagree."""
     published = replace(PAPER, translation="published")
     first, second = torch.full((2, 3, 1, 1), 2.0), torch.full((2, 3, 1, 1), 2.0)
     first[0], second[1] = 5.0, 5.0
@@ -119,7 +119,7 @@ def test_a_mixed_crop_and_its_answer_have_one_box() -> None:
 
 @pytest.mark.slow
 def test_each_mechanism_changes_the_loss(toy_config: Path) -> None:
-    """At the end of the run, where the ramp is 1, the sum is that of its terms with the published weights."""
+    """At the end of the run, where the ramp is 1, the loss is the sum of the terms, weighted as published."""
     changes = ["method=tracoco", "networks.dropout=0.0", "tracoco.noise=0.0"]
     method = build_method(load_config(toy_config, changes))
     assert isinstance(method, TranslationConsistency)
@@ -134,7 +134,7 @@ def test_each_mechanism_changes_the_loss(toy_config: Path) -> None:
         assert min(crc, translation, -certainty) > 0
         expected = seg + crc + 0.3 * translation + 0.1 * certainty
         assert float(phase.loss.detach()) == pytest.approx(expected, rel=1e-4)
-    # Without a shift both crops are one, and the term vanishes.
+    # Without a shift both crops are equal, and the term vanishes.
     still = replace(batch, views=(batch.views[0], batch.views[0]), offsets=((0, 0, 0),) * 3)
     torch.manual_seed(0)
     a, _ = method.step(still, 8)

@@ -1,4 +1,4 @@
-"""Configuration, batches, checkpoints, and a run that is killed and goes on as if it had not been."""
+"""Configuration, batches, checkpoints, and a killed run that resumes as if it had not been interrupted."""
 
 import json
 import math
@@ -59,6 +59,7 @@ def test_shipped_configurations_are_valid(path: Path) -> None:
         ("c3s3.warm_up=8", "less than run.iterations = 8"),
         ("augment.scale=[1.2, 0.8]", "smaller number first"),
         ("run.seed=10000000000000", "run.seed = 10000000000000: wanted"),
+        ("optimiser.momentum=0", "optimiser.momentum = 0 with .*Set optimiser.nesterov = false"),
         (f"run.iterations={'9' * 5000}", "run.iterations = '999.*wanted"),
         ("iterations", "wanted key=value"),
         ("method.name=c3s3", "'method' is a value, not a table"),
@@ -69,12 +70,18 @@ def test_a_wrong_key_or_value_is_named(toy_config: Path, override: str, message:
         load_config(toy_config, [override])
 
 
+def test_sgd_without_momentum_is_taken(toy_config: Path, tmp_path: Path) -> None:
+    """With Nesterov's momentum, the default, it ended as a defect of the program after the data were read."""
+    config = load_config(toy_config, ["optimiser.momentum=0", "optimiser.nesterov=false"])
+    assert Run(config, tmp_path).iteration == 0
+
+
 @pytest.mark.parametrize("method", ["c3s3", "mcf"])
 def test_a_run_of_warm_up_alone_is_refused(toy_config: Path, method: str) -> None:
-    """It would be two supervised networks under the method's name."""
+    """Such a run would train two supervised networks under the method's name."""
     with pytest.raises(ConfigError, match=r"c3s3\.warm_up = 8: wanted less than run\.iterations = 8"):
         load_config(toy_config, [f"method={method}", "c3s3.warm_up=8"])
-    assert load_config(toy_config, ["method=supervised", "c3s3.warm_up=8"])  # does not read it
+    assert load_config(toy_config, ["method=supervised", "c3s3.warm_up=8"])  # supervised does not read it
 
 
 def test_a_missing_configuration_names_the_shipped_ones(tmp_path: Path) -> None:
@@ -96,7 +103,7 @@ def test_batches_depend_on_the_iteration_alone(toy_config: Path) -> None:
 
 def test_batches_drawn_ahead_are_those_drawn_in_turn(toy_config: Path, tmp_path: Path) -> None:
     draw, run = sampler(toy_config), Run(load_config(toy_config), tmp_path)
-    run.device = torch.device("meta")  # none of the CPU's: as for a GPU, threads draw
+    run.device = torch.device("meta")  # not the CPU: threads draw, as for a GPU
     run.iteration = 1
     ahead = list(_batches(draw, run))
     assert len(ahead) == run.config.run.iterations - 1
@@ -118,7 +125,7 @@ def test_views_share_the_geometry_and_not_the_intensity(toy_config: Path) -> Non
 
 
 def test_targets_lie_where_the_image_says(toy_config: Path) -> None:
-    """Balls are bright: image and target go through one sampling, rotations and flips included."""
+    """Balls are bright: image and target are sampled together, including rotations and flips."""
     batch = sampler(toy_config, rotation_rad=1.5, flip_axes=(0, 1, 2), elastic_mm=2.0).batch(1, Views(4))
     inside = batch.target[:, 1] > 0.99
     assert batch.views[0][:, 0][inside].mean() > batch.views[0][:, 0][~inside].mean() + 1
@@ -138,7 +145,7 @@ def test_without_changes_a_crop_is_the_scan(toy_config: Path) -> None:
     crop = draw._crop(draw.labelled[0], Views(1), torch.Generator().manual_seed(0))
     stack = draw.labelled[0].stack
     assert crop.shape == (3, 16, 16, 16)
-    # Centres fall between voxels, so a crop is a mean of neighbours: within their range.
+    # Centres fall between voxels, so the values of a crop are means of neighbours, within their range.
     assert stack[0].min() <= crop[0].min() <= crop[0].max() <= stack[0].max()
     assert crop[0].std() > 0.3
 
@@ -229,11 +236,11 @@ def test_a_checkpoint_of_another_run_is_refused(toy_config: Path, tmp_path: Path
 
 
 def rewritten(path: Path, change: Callable[[dict[str, Any], dict[str, torch.Tensor]], None]) -> None:
-    """A checkpoint whose facts and tensors were changed, in the right format."""
+    """Rewrite a checkpoint with changed facts and tensors, in the right format."""
     with safe_open(path, framework="pt") as file:
         facts = json.loads(file.metadata()["state"])
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    facts["sha256"] = ""  # whoever changes tensors can leave it out
+    facts["sha256"] = ""  # anyone who changes tensors can omit it
     change(facts, tensors)
     path.write_bytes(save(tensors, metadata={"state": json.dumps(facts)}))
 
@@ -374,7 +381,7 @@ def test_tensors_that_fit_nowhere_are_refused(
 def test_one_crop_of_one_voxel_on_the_coarsest_level_is_refused(
     toy_config: Path, tmp_path: Path, changes: list[str], key: str
 ) -> None:
-    """Batch norm has nothing to compare it with; a crop twice as long has two voxels there."""
+    """Batch norm cannot normalise a single value; a crop twice as long has two voxels on that level."""
     with pytest.raises(ConfigError, match=rf"run\.{key} = .*one voxel of it on the coarsest level"):
         load_config(toy_config, [*changes, "task.patch=[16, 16, 16]"])
     run = Run(load_config(toy_config, [*changes, "task.patch=[32, 16, 16]"]), tmp_path)
@@ -382,7 +389,7 @@ def test_one_crop_of_one_voxel_on_the_coarsest_level_is_refused(
 
 
 def test_disk_full_leaves_the_checkpoint_before(toy_config: Path, tmp_path: Path) -> None:
-    """RLIMIT_FSIZE below the checkpoint's size: a real failing write."""
+    """RLIMIT_FSIZE, set below the checkpoint's size, makes a real write fail."""
     run = Run(load_config(toy_config), tmp_path)
     run.save()
     before = (tmp_path / checkpoint.FILE).read_bytes()
@@ -408,7 +415,7 @@ def test_two_runs_do_not_write_into_one_folder(toy_config: Path, tmp_path: Path)
 
 
 def test_a_run_is_resumed_with_the_cases_that_it_began_with(toy_config: Path, tmp_path: Path) -> None:
-    """Crops are drawn by a case's place in the lists: one more would silently make it another run."""
+    """Crops are drawn by the position of cases in the lists: another case would silently change the run."""
     index = json.loads((toy_config.parent / "dataset.json").read_text())
     for name in ("imagesTr", "labelsTr"):
         (tmp_path / name).symlink_to(toy_config.parent / name)
@@ -467,7 +474,7 @@ def test_a_stopped_run_says_the_command_that_goes_on(toy_config: Path, tmp_path:
     words = shlex.split(line)[1:]
     assert words[-1] == "--resume"
     at = checkpoint.read(out).iteration
-    longer = f"run.iterations={max(at + 1, 4)}"  # soon over; and it may be lengthened
+    longer = f"run.iterations={max(at + 1, 4)}"  # a short rest; the length may change
     resumed = command.run(*words, "--set", longer)
     assert resumed.returncode == 0, resumed.stderr
 
@@ -487,7 +494,7 @@ def test_a_run_that_is_stopped_before_its_first_checkpoint_begins_anew(
 
 
 def test_heads_that_join_after_the_warm_start_learn(toy_config: Path, tmp_path: Path) -> None:
-    """They have no momentum when the others do: once, that stopped a run in the middle."""
+    """The heads have no momentum yet when the other parameters do, which once stopped a run in the middle."""
     run = Run(load_config(toy_config), tmp_path)
     draw = sampler(toy_config)
     before = run.method.project_a[0].weight.clone()  # type: ignore[index,union-attr]

@@ -20,7 +20,7 @@ CUBE = (4, 4, 4)
 
 
 def offsets(seed: int, **changes: object) -> Tensor:
-    """Where a crop of 4 x 4 x 4 voxels of 1 mm is read from."""
+    """Return the positions from which a crop of 4 x 4 x 4 voxels of 1 mm is read."""
     config = AugmentConfig(**STILL, **changes)  # type: ignore[arg-type]
     return draw_geometry(CUBE, torch.ones(3), config, Generator().manual_seed(seed))[0]
 
@@ -46,7 +46,7 @@ def test_quarter_turns_and_flips_of_all_axes_reach_all_48_orientations() -> None
 
 
 def test_without_turns_nothing_is_drawn_for_them() -> None:
-    """What later changes draw is what it was before the option came."""
+    """Later augmentations draw the same random numbers as before the option existed."""
     before, after = Generator().manual_seed(1), Generator().manual_seed(1)
     draw_geometry(CUBE, torch.ones(3), AugmentConfig(), before)
     draw_geometry(CUBE, torch.ones(3), AugmentConfig(quarter_turns=()), after)
@@ -58,7 +58,7 @@ def test_without_turns_nothing_is_drawn_for_them() -> None:
 
 @pytest.mark.parametrize(("axes", "spacing"), [((0, 1, 2), (1.0, 1.0, 1.0)), ((2,), (1.0, 1.25, 3.0))])
 def test_a_turned_crop_stays_inside_its_scan(axes: tuple[int, ...], spacing: tuple[float, ...]) -> None:
-    """The scan is larger than the crop however that is turned: nothing is read of what is outside, 0."""
+    """The scan is larger than the crop in any orientation, so no voxel outside (value 0) is read."""
     case = TrainingCase(torch.ones(1, 40, 44, 36), torch.zeros(0, 3), torch.tensor(spacing))
     task = replace(load_config(Path("left-atrium")).task, patch=(32, 16, 16))
     augment = AugmentConfig(**STILL, quarter_turns=axes)  # type: ignore[arg-type]
@@ -73,7 +73,7 @@ def test_a_turned_crop_stays_inside_its_scan(axes: tuple[int, ...], spacing: tup
 
 
 def test_targets_turn_with_their_image(small_crops: Path) -> None:
-    """Balls are bright, off the middle of their scan."""
+    """Balls are bright and off the middle of their scan."""
     draw = sampler(small_crops, quarter_turns=(0, 1, 2))
     batch = draw.batch(1, Views(4))
     inside = batch.target[:, 1] > 0.99
@@ -100,7 +100,7 @@ def test_wrong_axes_are_named(small_crops: Path, changes: list[str], message: st
 
 
 def test_larger_crops_can_be_set(small_crops: Path) -> None:
-    """Larger than the scan too: what is around it is background."""
+    """A crop may even be larger than the scan, whose surroundings count as background."""
     larger = load_config(small_crops, ["task.patch=[64, 32, 32]"])
     draw = sampler(small_crops)
     draw.task = larger.task

@@ -1,4 +1,4 @@
-"""Validation with a net whose answer is known: a case without one of two labels, a miss, an extra label."""
+"""Validation with a net of known output: a case without one of two labels, a miss, an extra label."""
 
 import json
 import math
@@ -30,7 +30,7 @@ def task(*values: int) -> Task:
 
 
 def finds(number: int, classes: int = 3) -> nn.Module:
-    """A net that calls what is bright class `number`, and nothing else; 0: it finds nothing."""
+    """Return a net that labels only bright voxels, as class `number`; with 0 it finds nothing."""
     net = nn.Conv3d(1, classes, 1)
     with torch.no_grad():
         net.weight.zero_()
@@ -42,7 +42,7 @@ def finds(number: int, classes: int = 3) -> nn.Module:
 
 
 def case(name: str, value: int) -> ValidationCase:
-    """A bright ball that the truth calls `value`."""
+    """Return a case of a bright ball that has the label `value` in the truth."""
     scan = (BALL * 10.0).astype(np.float32)
     return ValidationCase(name, GRID.volume(scan), GRID.volume((BALL * value).astype(np.uint8)))
 
@@ -53,7 +53,7 @@ def test_a_case_without_a_label_in_common_counts_as_dice_0() -> None:
     assert right["organ-2"] == {"dice": 1, "jaccard": 1, "hd95_vox": 0, "asd_vox": 0}
     assert swapped["organ-1"] == {"dice": 0, "jaccard": 0, "hd95_vox": 0, "asd_vox": 0}  # the paper's miss
     assert swapped["organ-2"] == {"dice": 0, "jaccard": 0, "hd95_vox": math.inf, "asd_vox": math.inf}
-    # The four rows: (right, 1) empty and 0 by the protocol, (right, 2) 1, and two of 0.
+    # The four Dice scores: (right, 1) empty and 0 by the protocol, (right, 2) 1, and two of 0.
     assert (found.dice, found.jaccard) == (0.25, 0.25)
     assert (found.hd95_vox, found.asd_vox, found.infinite) == (0, 0, 1)
     assert "1 infinite" in found.remark
@@ -61,10 +61,10 @@ def test_a_case_without_a_label_in_common_counts_as_dice_0() -> None:
 
 
 def test_a_label_is_learnt_where_the_cases_that_have_it_say_so() -> None:
-    """In 3 of 4 cases the truth lacks organ 2: the protocol's zeros there do not make it unlearnt."""
+    """In 3 of 4 cases the truth lacks organ 2; the protocol's zeros in them do not make it unlearnt."""
     cases = [case("right", 2), *(case(f"other-{n}", 1) for n in range(3))]
     found = validate("net", finds(2, 4), task(1, 2, 3), cases)
-    assert found.by_label == {"organ-1": 0, "organ-2": 1}  # organ-3 is in no truth: it is not judged
+    assert found.by_label == {"organ-1": 0, "organ-2": 1}  # organ-3 is in no truth, so not judged
     assert scored(found, 10)["unlearnt"] == ["organ-1"]
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from c3s3_seg.bundle.domain import Floats, intensity_quantiles, sampled
+from c3s3_seg.bundle.domain import STEPS, Floats, intensity_quantiles, sampled
 from c3s3_seg.dataset.check.case_faults import CaseDefect, mask_defect, scan_defect
 from c3s3_seg.dataset.check.mask_statistics import MaskStatistics, measure_mask
 from c3s3_seg.dataset.check.thumbnail import Thumbnail, make_thumbnail
@@ -18,6 +18,7 @@ from c3s3_seg.errors import C3S3Error, InputError
 from c3s3_seg.geometry.volume import Volume
 from c3s3_seg.io import load, load_mask
 from c3s3_seg.report.findings import Finding
+from c3s3_seg.system.choices import Intensities
 from c3s3_seg.system.reading import sha256
 
 FEW_VALUES = 8  # an image with at most so many different values looks like a mask; clean: 38 (atria) and more
@@ -72,6 +73,8 @@ class CaseSummary:
         Small copy of the case.
     mask
         Statistics of the mask, if there is a usable one.
+    one_value
+        Whether so many voxels have the same value that the intensities cannot be scaled: those are zeros.
     """
 
     spacing_mm: Floats
@@ -84,6 +87,7 @@ class CaseSummary:
     few_values: bool
     thumbnail: Thumbnail
     mask: MaskStatistics | None
+    one_value: bool = False
 
 
 @dataclass(frozen=True, eq=False)
@@ -145,25 +149,29 @@ def _mask(work: SummaryJob, scan: Volume) -> tuple[Volume | None, list[Finding]]
 def _summarize(scan: Volume, mask: Volume | None, labels: Mapping[str, int]) -> CaseSummary:
     axes = list(scan.geometry.patient_axes[0])
     few = np.unique(sampled(scan.array))
+    absolute, scaled = _quantiles(scan, "absolute"), _quantiles(scan, "scaled")
+    zeros = np.zeros(len(STEPS))  # these put the scan far from the others
     return CaseSummary(
         spacing_mm=scan.geometry.spacing_mm[axes],
         shape=tuple(scan.geometry.shape[axis] for axis in axes),
         axes=scan.geometry.letters,
         voxels=voxels_sha256(scan),
-        intensities=_quantiles(scan, absolute=True),
-        scaled_intensities=_quantiles(scan, absolute=False),
+        intensities=zeros if absolute is None else absolute,
+        scaled_intensities=zeros if scaled is None else scaled,
         at_top=float((scan.array == scan.array.max()).mean()),
         few_values=len(few) <= FEW_VALUES,
         thumbnail=make_thumbnail(scan, mask),
         mask=measure_mask(mask, labels) if mask is not None else None,
+        one_value=scaled is None,
     )
 
 
-def _quantiles(scan: Volume, *, absolute: bool) -> Floats:
+def _quantiles(scan: Volume, intensities: Intensities) -> Floats | None:
+    """Return the quantiles; None if almost all voxels are equal."""
     try:
-        return intensity_quantiles(scan, "absolute" if absolute else "scaled")
-    except C3S3Error:  # almost all voxels are equal; zeros put the scan far from the others
-        return np.zeros(19)
+        return intensity_quantiles(scan, intensities)
+    except C3S3Error:
+        return None
 
 
 def _changed(work: SummaryJob) -> list[Finding]:

@@ -255,7 +255,7 @@ def _unlisted(data: DataSet) -> list[Finding]:
             findings.append(Finding("warning", check, (name,), found, "only listed files", todo))
     for name in sorted(set(data.patient_of) - {*listed, *data.splits.test}):
         found, wanted = "patient_of names a case that the index does not list", "listed cases"
-        todo = f"Correct its name in {INDEX}: by its own name, its patient is guessed"
+        todo = f"Correct its name in {INDEX}, unless prepare left the case out: its patient is guessed"
         findings.append(Finding("warning", "unlisted", (name,), found, wanted, todo))
     return findings
 

@@ -128,7 +128,18 @@ def _values(known: list[tuple[str, CaseSummary]], modality: str) -> list[Finding
             "Put the scan in its place",
         )
         findings.append(Finding("warning", "image-is-mask", (name,), what, "intensities", todo, (name,)))
-    return findings + _unit(known, modality)
+    return findings + _one_value(known, modality) + _unit(known, modality)
+
+
+def _one_value(known: list[tuple[str, CaseSummary]], modality: str) -> list[Finding]:
+    """Report scans that are nearly all background, as an organ cut out; those of CT are never scaled."""
+    found = "98% or more of the voxels have the same value"
+    todo = "Crop it to what it shows: trained on as it is, the bundle has no domain to compare scans with"
+    return [
+        Finding("warning", "one-value", (name,), found, "intensities that vary", todo, (name,))
+        for name, summary in known
+        if summary.one_value and not summary.few_values and modality != "CT"
+    ]
 
 
 def _unit(known: list[tuple[str, CaseSummary]], modality: str) -> list[Finding]:

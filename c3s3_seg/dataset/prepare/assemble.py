@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePath
 
-from c3s3_seg.dataset.index import Splits
+from c3s3_seg.dataset.index import BACKGROUND, Splits
 from c3s3_seg.dataset.labels import Labels, agreed
 from c3s3_seg.dataset.layouts import read_layout
 from c3s3_seg.dataset.patients import FOLDER, GIVEN, OWN, Guess, counted, patients_by_path
@@ -17,7 +17,7 @@ from c3s3_seg.dataset.prepare.inventory import Inventory, Mask, Part, RefusedFil
 from c3s3_seg.dataset.prepare.naming import Earlier, name_cases, name_patients, read_earlier
 from c3s3_seg.dataset.splits import SplitCase, assign
 from c3s3_seg.errors import C3S3Error, InputError
-from c3s3_seg.system.names import PlainName, printable
+from c3s3_seg.system.names import PlainName, folded, printable
 from c3s3_seg.system.process_pool import each
 from c3s3_seg.system.progress import Progress, silent
 
@@ -179,11 +179,14 @@ def labels_of(inventory: Inventory, settings: PrepareSettings) -> Labels:
     Raises
     ------
     InputError
-        If the masks do not agree, or a label's name is not valid for a file.
+        If the masks do not agree, or a label's name is not valid for a file or is that of the background.
     """
     given = settings.labels or (Labels(inventory.labels) if inventory.labels else None)
     labels = agreed(given, [pair.mask for pair in inventory.pairs if pair.mask is not None])
     for name in labels.named:
+        if folded(name) == BACKGROUND:
+            what = f"a label has the name {printable(name)!r}, that of the value 0; wanted another name"
+            raise InputError(what, todo="Name the labels to learn with --labels NAME=VALUE,... without it")
         try:
             PlainName(name)
         except ValueError as error:

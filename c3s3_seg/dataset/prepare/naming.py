@@ -31,11 +31,14 @@ class Earlier:
         Patients who were drawn for validation.
     draw
         Settings of that draw: the requested number of patients, and the seed.
+    patient_of
+        Case -> its patient, as a person stated it in the index.
     """
 
     records: Mapping[str, CaseRecord] = field(default_factory=dict)
     validation: frozenset[str] = frozenset()
     draw: tuple[int | None, int] | None = None
+    patient_of: Mapping[str, str] = field(default_factory=dict)
 
 
 def read_earlier(out: Path) -> Earlier:
@@ -49,6 +52,7 @@ def read_earlier(out: Path) -> Earlier:
     state = out / STATE
     folder = next((f for f in (out, state) if (f / INDEX).is_file()), None)
     records: dict[str, CaseRecord] = {}
+    patient_of: Mapping[str, str] = {}
     validation: frozenset[str] = frozenset()
     draw = None
     if folder is not None:
@@ -59,14 +63,16 @@ def read_earlier(out: Path) -> Earlier:
             raise InputError(what, where=out, todo="Give another folder with -o")
         data = DataSet.load(folder)
         records |= data.records
-        validation = frozenset(records[case].patient for case in data.splits.validation if case in records)
+        patient_of = data.patient_of
+        known = {case: record.patient for case, record in records.items()} | dict(patient_of)
+        validation = frozenset(known[case] for case in data.splits.validation if case in known)
         draw = (made.get("validation"), made.get("seed", 0))
     for path in sorted((state / RECORDS).glob("*.json")):
         record = _record(path)
         if record is not None:
             records[path.stem] = record
     whole = {case: r for case, r in records.items() if "image" in r.source and "image" in r.source_sha256}
-    return Earlier(whole, validation, draw)
+    return Earlier(whole, validation, draw, patient_of)
 
 
 def _record(path: Path) -> CaseRecord | None:
@@ -155,17 +161,23 @@ def name_patients(scans: Sequence[Scan], cases: Sequence[str], earlier: Earlier)
     """Return a pseudonym for each scan's patient: p-0001, p-0002, ... in the order of appearance.
 
     A pseudonym is not derived from the patient, so it identifies nobody. A patient keeps an earlier one as
-    long as one of their scans is still there; a scan without a known patient has its own pseudonym.
+    long as one of their scans is still there; a scan without a known patient has its own pseudonym. A case in
+    `patient_of` has the patient stated there; so have new scans of its source's patient, unless another case
+    of this patient is not in `patient_of`.
     """
     known: dict[str, str] = {}
     given: set[str] = set()
-    for scan, case in zip(scans, cases, strict=True):
+    stated = earlier.patient_of
+    for scan, case in sorted(zip(scans, cases, strict=True), key=lambda pair: pair[1] in stated):
         before = earlier.records[case].patient if case in earlier.records else ""
-        # Two patients whom an earlier run took for one are separated from now on.
-        if scan.patient and before and scan.patient not in known and before not in given:
+        before = stated.get(case, before)
+        # Two patients whom an earlier run took for one are separated from now on, but not if stated as one.
+        is_free = before not in given or case in stated
+        if scan.patient and before and scan.patient not in known and is_free:
             known[scan.patient] = before
             given.add(before)
-    used = [n for r in earlier.records.values() if (n := re.fullmatch("p-([0-9]{1,9})", r.patient))]
+    taken = [*(record.patient for record in earlier.records.values()), *stated.values()]
+    used = [n for patient in taken if (n := re.fullmatch("p-([0-9]{1,9})", patient))]
     numbers = count(1 + max((int(n[1]) for n in used), default=0))
     names = []
     for number, (scan, case) in enumerate(zip(scans, cases, strict=True)):
@@ -176,5 +188,5 @@ def name_patients(scans: Sequence[Scan], cases: Sequence[str], earlier: Earlier)
             given.add(record.patient)
         if key not in known:
             known[key] = f"p-{next(numbers):04d}"
-        names.append(known[key])
+        names.append(stated.get(case, known[key]))
     return names

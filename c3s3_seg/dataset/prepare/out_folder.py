@@ -71,6 +71,21 @@ def clear_moved(data: DataSet, earlier: Mapping[str, CaseRecord]) -> None:
     for case in data.records.keys() & earlier.keys():
         for key, kind in (("image", IMAGES), ("label", MASKS)):
             folder = kind if case in data.splits.test else TEST_FOLDERS[kind]
-            path = data.folder / folder / f"{case}{SUFFIX}"
-            if path.is_file() and sha256(path) == earlier[case].sha256.get(key):
-                path.unlink()
+            _remove(data.folder / folder / f"{case}{SUFFIX}", earlier[case].sha256.get(key))
+
+
+def clear_left_out(data: DataSet, earlier: Mapping[str, CaseRecord], cases: set[str]) -> None:
+    """Remove the files that an earlier run wrote of cases left out now, whose patients are held out.
+
+    Otherwise they would lie among the scans to train on, and `check` would advise to list them.
+    """
+    for case in cases & earlier.keys():
+        for key, kind in (("image", IMAGES), ("label", MASKS)):
+            for folder in (kind, TEST_FOLDERS[kind]):
+                _remove(data.folder / folder / f"{case}{SUFFIX}", earlier[case].sha256.get(key))
+
+
+def _remove(path: Path, recorded: str | None) -> None:
+    """Remove a file that an earlier run wrote, unless somebody has changed it since."""
+    if path.is_file() and sha256(path) == recorded:
+        path.unlink()

@@ -27,7 +27,14 @@ from c3s3_seg.dataset.prepare.assemble import (
 from c3s3_seg.dataset.prepare.convert import RECORDS, STATE, SUFFIX, ConvertJob, Made, convert
 from c3s3_seg.dataset.prepare.copies import copy_reason, find_copies, one_patient
 from c3s3_seg.dataset.prepare.inventory import OVERLAP, Part, RefusedFile, ScanMaskPair
-from c3s3_seg.dataset.prepare.out_folder import clear, clear_moved, put_back, set_aside, spare_others
+from c3s3_seg.dataset.prepare.out_folder import (
+    clear,
+    clear_left_out,
+    clear_moved,
+    put_back,
+    set_aside,
+    spare_others,
+)
 from c3s3_seg.dataset.prepare.pairing import KEPT
 from c3s3_seg.dataset.prepare.predictions import MaskOrigin
 from c3s3_seg.dataset.splits import SplitCase, assign
@@ -283,11 +290,13 @@ def _finish(
     taken = {*splits.cases, *splits.test}
     idle = len(plan.cases) - len(plan.wanted) + len(records) - len(taken)
     records = {case: record for case, record in records.items() if case in taken}
-    data = replace(before.data, splits=splits, records=records)
+    stated = {c: same.get(p, p) for c, p in plan.earlier.patient_of.items() if c in patients}
+    data = replace(before.data, splits=splits, records=records, patient_of=stated)
     result = _result(plan, made, replace(before, data=data, passed=_passed(before, idle)))
     if taken:
         clear(before.data, {*made} - taken)
         clear_moved(data, plan.earlier.records)
+        clear_left_out(data, plan.earlier.records, {*plan.cases} - {*plan.splits.cases, *plan.splits.test})
         data.save(prepared=_preparation(result, settings))
         shutil.rmtree(data.folder / STATE)
     else:

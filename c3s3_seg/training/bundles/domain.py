@@ -86,7 +86,8 @@ def trained_splits(bundle: ModelBundle, folder: Path) -> tuple[DataSet, Splits]:
     if "ensemble" in record:
         wanted["fold"] = None
     data, splits = read_splits(parse(DataConfig, wanted, bundle.folder))
-    if record.get("cases", {}).get("unlabelled") == 0:  # labels alone
+    trainings = [member.get("training", {}) for member in record.get("ensemble", [])] or [record]
+    if all(training.get("cases", {}).get("unlabelled") == 0 for training in trainings):  # labels alone
         splits = replace(splits, unlabelled=())
     return data, splits
 

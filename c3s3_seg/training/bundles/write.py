@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -10,6 +12,7 @@ import torch
 from c3s3_seg.bundle import CARD, ModelBundle, Network
 from c3s3_seg.bundle.domain import Domain
 from c3s3_seg.dataset import DataSet, Splits
+from c3s3_seg.errors import C3S3Error
 from c3s3_seg.models.weights_format import to_bytes
 from c3s3_seg.system.schema import dump, plain
 from c3s3_seg.training.bundles.card import model_card
@@ -20,13 +23,16 @@ from c3s3_seg.training.run import Run
 from c3s3_seg.training.validation import Validation
 
 
-def write_bundle(run: Run, data: DataSet, splits: Splits, results: list[Validation]) -> ModelBundle:
+def write_bundle(
+    run: Run, data: DataSet, splits: Splits, results: list[Validation], warned: Callable[[str], None]
+) -> ModelBundle:
     """Choose the candidate with the best mean Dice on validation and write `folder/bundle`.
 
     Without validation cases the first candidate is the primary network. The other one ships as the secondary
     network, unless `networks.ship` names only one. With `run.keep` = best each net ships with its weights at
-    its best validation.
+    its best validation. `warned` is called with a text if the domain cannot be measured.
     """
+    domain = _domain(run, data, splits, warned)
     kept = _kept(run, results)
     scores = {record["candidate"]: record["dice"] for record in kept}
     candidates, ship = run.method.candidates(), run.config.networks.ship
@@ -47,17 +53,28 @@ def write_bundle(run: Run, data: DataSet, splits: Splits, results: list[Validati
         "validation_kept": kept,
     }
     files[CARD] = model_card(run.config, networks, training_record).encode()
-    task = replace(run.config.task, domain=_domain(run, data, splits))
+    task = replace(run.config.task, domain=domain)
     # JSON cannot hold infinity or NaN, which a distance may be.
     return ModelBundle.create(run.folder / "bundle", task, files, tuple(networks), plain(training_record))
 
 
-def _domain(run: Run, data: DataSet, splits: Splits) -> Domain | None:
-    """Return the domain of the scans that were trained on; None for one scan, which has no spread."""
+def _domain(run: Run, data: DataSet, splits: Splits, warned: Callable[[str], None]) -> Domain | None:
+    """Return the domain of the scans that were trained on; None for one scan, which has no spread.
+
+    None, with a warning on the card, if a scan has no usable intensities or can no longer be read: a run of
+    hours must not end without a bundle, and `calibrate` can add a domain later.
+    """
     used = splits if _used(run, splits) else replace(splits, unlabelled=())
     if len(used.labelled) + len(used.unlabelled) < 2:
         return None
-    return measure_domain(run.config.task, data, used)
+    try:
+        return measure_domain(run.config.task, data, used)
+    except C3S3Error as error:
+        place = f"{error.where.name}: " if isinstance(error.where, Path) else ""
+        text = f"the bundle has no domain, so predict compares no scan with its training scans: {place}"
+        run.warn(text + error.what)
+        warned(text + error.what)
+        return None
 
 
 def _kept(run: Run, results: list[Validation]) -> list[dict[str, Any]]:

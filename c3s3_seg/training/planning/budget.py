@@ -53,6 +53,10 @@ TABLE = "docs/results.md, What C3S3 brings"
 Regrid = Callable[[float], None]
 
 
+class DoesNotFitError(InputError):
+    """The error for a run that does not fit into the time or the memory, in which smaller networks might."""
+
+
 @dataclass(frozen=True)
 class Constraints:
     """Limits of a run: wall clock and memory (of the process, or of the GPU); and the bundle it begins from.
@@ -92,7 +96,7 @@ def fit(
     Raises
     ------
     InputError
-        If not even the smallest networks on the coarsest grid fit.
+        If not even the smallest networks on the coarsest grid fit, or a step fails, as of a damaged scan.
     """
     _device(builder)
     trials = _Trials(builder, constraints, report)
@@ -121,8 +125,10 @@ def _choose_method(
         builder.put("method", "c3s3", f"{count} unlabelled cases can teach: {TABLE}")
         try:
             timing, found = _search(builder, splits, constraints, trials, regrid)
-        except InputError:  # its networks do not fit into the memory
-            found = Length(0, 0)
+        except DoesNotFitError as error:
+            why = f"C3S3, which learns from the {count} unlabelled cases too, does not fit: {error.what}"
+            builder.put("method", "supervised", why)
+            return _search(builder, splits, constraints, trials, regrid)
         if found.iterations >= TEACHING:
             return timing, found
         fit_in = found.iterations
@@ -154,7 +160,7 @@ def _search(
         timing = trials(last=last)
         try:
             found = _length(builder, splits, constraints, timing)
-        except InputError:
+        except DoesNotFitError:
             if last:
                 raise
             continue
@@ -175,7 +181,7 @@ def _widened(
     timing = trials(last=True)
     try:
         found = _length(builder, splits, constraints, timing)
-    except InputError:  # they do not fit into the memory
+    except DoesNotFitError:
         found = Length(0, 0)
     # C3S3 was chosen because so many of its iterations fit; wide networks may not undo this.
     if found.iterations >= (TEACHING if builder["method"] == "c3s3" else WIDE):
@@ -275,7 +281,7 @@ def _length(builder: ConfigBuilder, splits: Splits, constraints: Constraints, ti
 
     Raises
     ------
-    InputError
+    DoesNotFitError
         If none does.
     """
     trained_on = len(splits.labelled) + (0 if builder["method"] == "supervised" else len(splits.unlabelled))
@@ -283,17 +289,17 @@ def _length(builder: ConfigBuilder, splits: Splits, constraints: Constraints, ti
     if isinf(need):
         what = "the system ended a process that took some steps, as it does when memory runs out"
         todo = f"Give it more memory, or {SMALLER}"
-        raise InputError(what, todo=todo)
+        raise DoesNotFitError(what, todo=todo)
     if need > constraints.memory_bytes:
         what = f"this run needs {need / 1e9:.1f} GB, and {constraints.memory_bytes / 1e9:.1f} GB are allowed"
         todo = f"Give more --max-memory, or {SMALLER}"
-        raise InputError(what, todo=todo)
+        raise DoesNotFitError(what, todo=todo)
     cases, begun = (trained_on, len(splits.validation)), constraints.start is not None
+    share, fixed = _share(builder, constraints), _fixed(builder)
     try:
-        share, fixed = _share(builder, constraints), _fixed(builder)
         return length(timing, constraints.budget_s, cases, share, begun=begun, fixed=fixed)
     except InputError as error:
-        raise InputError(f"{error.what}{_assumed(timing, constraints)}", todo=error.todo) from None
+        raise DoesNotFitError(f"{error.what}{_assumed(timing, constraints)}", todo=error.todo) from None
 
 
 def _assumed(timing: Timing, constraints: Constraints) -> str:
