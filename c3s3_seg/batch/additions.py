@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from c3s3_seg.batch.case_files import UNCERTAINTY, case_json, remove_files
+from c3s3_seg.batch.case_files import UNCERTAINTY, case_json, has_sha256, remove_files
 from c3s3_seg.batch.job import CaseTask, Job, Kept
 from c3s3_seg.batch.output import Result, score_case, segments, write_page, write_pictures
 from c3s3_seg.batch.records import Loaded, Outcome
@@ -61,7 +61,7 @@ def add_reports(loaded: Loaded, job: Job, model: ModelTask) -> Outcome:
         return _add(loaded, job, model, written)
     except BaseException:
         names = [str(path.relative_to(job.out)) for path in written]
-        remove_files(job.out, [name for name in names if not _is(job.out / name, before.get(name))])
+        remove_files(job.out, [name for name in names if not has_sha256(job.out / name, before.get(name))])
         raise
 
 
@@ -72,13 +72,6 @@ def _earlier_sha256(out: Path, case: str) -> dict[str, str]:
         listed = (read_case(out / name) or {}).get(FILES)
         return {**(listed if isinstance(listed, dict) else {}), name: sha256(out / name)}
     return {}
-
-
-def _is(path: Path, known: str | None) -> bool:
-    """Return whether a file has this hash; False if there is no file, or the hash is None."""
-    with suppress(C3S3Error, OSError):
-        return known is not None and sha256(path) == known
-    return False
 
 
 def _add(loaded: Loaded, job: Job, model: ModelTask, written: list[Path]) -> Outcome:

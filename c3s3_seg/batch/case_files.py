@@ -142,6 +142,13 @@ def check_unchanged(path: Path, known: str | None) -> None:
         )
 
 
+def has_sha256(path: Path, known: str | None) -> bool:
+    """Return whether a file has this hash; False if the file cannot be read, or the hash is None or ""."""
+    with suppress(C3S3Error, OSError):
+        return bool(known) and sha256(path) == known
+    return False
+
+
 def remove_earlier(
     out: Path, task: CaseTask, names: Iterable[str], recorded: Mapping[str, str]
 ) -> dict[str, str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -37,7 +38,7 @@ def _case(out: Path, row: PredictionRow) -> FolderCase:
     with suppress(OSError):
         planes = still_of(page)
     limit_mm = found.get("threshold_mm")
-    return FolderCase(row, values, limit_mm, planes, page.name if page.is_file() else "")
+    return FolderCase(row, values, limit_mm, planes, page.name if os.path.isfile(page) else "")
 
 
 def _uncertainty(path: Path) -> Mapping[str, Any]:

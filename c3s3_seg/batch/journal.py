@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from c3s3_seg.batch.records import Outcome
 from c3s3_seg.errors import InputError
@@ -154,7 +154,10 @@ class Journal:
         for number, started, ended, details in self._db.rows("SELECT * FROM runs ORDER BY id"):
             with self._checked():
                 known = json.loads(details)
-                found = {"run": number, "started": started, "ended": ended, **known}
+                row = {"run": number, "started": started, "ended": ended}
+                if not (isinstance(started, str) and isinstance(ended, str | None)):
+                    raise TypeError(f"the times of run {number} are no texts")
+                found = {**row, **known, **row}  # in this order; details cannot replace the columns
             yield found
 
     def gathered(self, shard: str) -> dict[str, str]:
@@ -193,6 +196,9 @@ class Journal:
     def _record(self, row: tuple[Any, ...]) -> JournalRecord:
         *values, seal = row
         name, run, state, changed, setting, body = values
+        texts = (name, changed, setting, body)
+        if not (isinstance(run, int) and state in get_args(State) and all(isinstance(t, str) for t in texts)):
+            raise self._db.damage(f"the row of case '{name}' has a value of another kind")
         if _checksum(tuple(values)) != seal:
             raise self._db.damage(f"the row of case '{name}' is not the one that was written")
         try:

@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import replace
 
-from c3s3_seg.batch.case_files import EARLIER, file_names, remove_earlier, remove_files, remove_replaced
+from c3s3_seg.batch.case_files import (
+    EARLIER,
+    file_names,
+    has_sha256,
+    remove_earlier,
+    remove_files,
+    remove_replaced,
+)
 from c3s3_seg.batch.job import CaseTask, Kept
 from c3s3_seg.batch.journal import Journal, JournalRecord, state_of
 from c3s3_seg.batch.records import STOPPED, Outcome, Refusal
@@ -110,9 +118,16 @@ class Ledger:
     def _restore(self, outcome: Outcome, task: CaseTask, record: JournalRecord) -> bool:
         """Keep the mask's record after its reports failed; return False if the mask or a map is gone."""
         out, kept = self.request.job.out, task.kept
-        there = {n: h if (out / n).is_file() else "" for n, h in record.outcome.outputs.items()}
-        if kept is None or not there.get(kept.mask) or not all(there.get(name) for name in kept.outputs):
+        if kept is None:
             return False
+        stay, names = {kept.mask, *kept.outputs}, self._file_names(outcome.case)
+        there = {n: h if os.path.isfile(out / n) else "" for n, h in record.outcome.outputs.items()}
+        if not all(there.get(name) for name in stay):
+            return False
+        # A worker that died has removed nothing: what it has replaced is not as the old record states.
+        replaced = [n for n in names if n in there and n not in stay and not has_sha256(out / n, there[n])]
+        there |= dict.fromkeys(replaced, "")
+        remove_files(out, [name for name in names if name not in there])
         self._earlier.pop(outcome.case, None)
         try:
             self.journal.adopt(replace(record, outcome=replace(record.outcome, outputs=there)))

@@ -158,7 +158,9 @@ class _Run:
         finally:
             for outcome in (*outcomes.values(), *studies.merged):
                 ledger.decide(outcome)
-            discard = discard and not found.left and not any(o.passed_over for o in outcomes.values())
+            # A case without an outcome, as after Ctrl-C, may have files that only the journal knows.
+            whole = len(outcomes) + len(studies.merged) >= len(tasks)
+            discard = discard and whole and not any(o.passed_over for o in outcomes.values())
             self._sum_up(tasks, outcomes, journal, discard=discard, full=bool(stopped))
         result = result_of(tasks, outcomes, len(found.kept), found.left)
         refusals = [o.refusal for o in outcomes.values() if o.refusal is not None and not o.passed_over]
@@ -240,7 +242,8 @@ class _Run:
         """Write the files about all cases; one scan or study that failed in a new folder leaves none."""
         if discard and not any(o.row for o in outcomes.values()):
             journal.close()
-            self.path.unlink(missing_ok=True)
+            with suppress(OSError):
+                self.path.unlink(missing_ok=True)
             return
         times = not self.job.deterministic
         result = result_of(tasks, outcomes)
@@ -253,7 +256,8 @@ class _Run:
         except StorageError:
             # Files of an earlier run would describe other masks; the journal has the outcome of each case.
             for path in self.run_files:
-                path.unlink(missing_ok=True)
+                with suppress(OSError):  # the folder may be read-only by now
+                    path.unlink(missing_ok=True)
             if not full:
                 raise
 
@@ -283,14 +287,19 @@ def _closed(run: Iterator[Outcome]) -> Iterator[Iterator[Outcome]]:
 def _sweep(folder: Path) -> None:
     """Remove unfinished files of a killed run; only the process that holds the folder may call this."""
     for place in (folder, *(folder / name for name in FOLDERS)):
-        if not place.is_dir() or (place != folder and place.is_symlink()):
-            continue
-        for path in place.iterdir():
-            if LEFT_BEHIND.fullmatch(path.name) and not path.is_symlink() and path.is_file():
-                path.unlink(missing_ok=True)
+        with suppress(OSError):  # the next run tries again
+            if not place.is_dir() or (place != folder and place.is_symlink()):
+                continue
+            for path in place.iterdir():
+                if LEFT_BEHIND.fullmatch(path.name) and not path.is_symlink() and path.is_file():
+                    path.unlink(missing_ok=True)
 
 
 def _empty_folders(out: Path) -> set[Path]:
     """Return the empty folders with names that this package uses; links are not followed."""
-    places = [out / name for name in FOLDERS]
-    return {p for p in places if p.is_dir() and not p.is_symlink() and not any(p.iterdir())}
+    empty = set()
+    for place in (out / name for name in FOLDERS):
+        with suppress(OSError):
+            if place.is_dir() and not place.is_symlink() and not any(place.iterdir()):
+                empty.add(place)
+    return empty

@@ -7,6 +7,7 @@ import os
 import traceback
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from c3s3_seg import errors
 from c3s3_seg.batch.job import CaseTask
@@ -75,8 +76,10 @@ class Refusal:
 
     def error(self) -> C3S3Error:
         """Return the error, to be raised."""
-        kind: type[C3S3Error] = getattr(errors, self.kind, InputError)
-        return kind(self.what, where=self.where, todo=self.todo)
+        kind: Any = getattr(errors, self.kind, None)  # a damaged journal may have any name here
+        known = isinstance(kind, type) and issubclass(kind, C3S3Error)
+        made: C3S3Error = (kind if known else InputError)(self.what, where=self.where, todo=self.todo)
+        return made
 
 
 @dataclass(frozen=True)
@@ -147,7 +150,8 @@ def _place(where: str | Path, scan: Path | None) -> str:
     """Return a path as text; that of a file in the scan's folder has the folder as public version."""
     if scan is None or where == scan:
         return str(where)
-    folder = scan if scan.is_dir() else scan.parent if is_dicom(scan) else None
+    # Unlike Path.is_dir, os.path.isdir does not raise if the file server has gone.
+    folder = scan if os.path.isdir(scan) else scan.parent if is_dicom(scan) else None
     if folder is None or folder not in Path(where).parents:
         return str(where)
     return Told.of(str(where), str(scan))

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 
 from c3s3_seg.batch.job import CaseTask
 from c3s3_seg.batch.records import STOPPED, Outcome
+from c3s3_seg.inference.domain_check import DomainError
 
 MOST_TOLD = 10  # series of a study whose reasons are reported: a cine study has hundreds
 
@@ -75,7 +76,11 @@ class Studies:
 
 
 def _one_failure(held: Sequence[Outcome]) -> list[Outcome]:
-    """Return the single failure of a study without a segmented series: its first, with all reasons."""
+    """Return the single failure of a study without a segmented series: its first, with all reasons.
+
+    Of the refusals, the first that is no refusal by the domain check gives the kind: a series that cannot be
+    read may have been the scan.
+    """
     refusals = [(outcome.case, outcome.refusal) for outcome in held if outcome.refusal is not None]
     if len(refusals) < 2:
         return [replace(outcome, passed_over=False) for outcome in held]
@@ -83,4 +88,6 @@ def _one_failure(held: Sequence[Outcome]) -> list[Outcome]:
     if len(refusals) > MOST_TOLD:
         reasons += f"; and {len(refusals) - MOST_TOLD} more, whose reasons are in the journal"
     what = f"none of the {len(refusals)} series of the study can be segmented: {reasons}"
-    return [replace(held[0], refusal=replace(refusals[0][1], what=what), passed_over=False)]
+    faults = [refusal for _, refusal in refusals if refusal.kind != DomainError.__name__]
+    first = faults[0] if faults else refusals[0][1]
+    return [replace(held[0], refusal=replace(first, what=what), passed_over=False)]

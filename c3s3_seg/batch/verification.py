@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -143,8 +144,8 @@ def _verify_journal(provenance: Path, cases: list[dict[str, Any]], result: Verif
     told = {case["case"]: case["outputs_sha256"] for case in cases if case["state"] == "done"}
     try:
         done = {r.outcome.case: r.outcome.outputs for r in records_of(path) if r.state == "done"}
-    except C3S3Error as error:
-        result.wrong.append(Discrepancy(str(path), error.what))
+    except (C3S3Error, OSError) as error:
+        result.wrong.append(Discrepancy(str(path), _what(error)))
         return
     for case in sorted({*told, *done}):
         if told.get(case) != done.get(case):
@@ -179,14 +180,17 @@ def _sort_rest(out: Path, cases: dict[str, dict[str, Any]], known: set[str], res
     earlier |= set(listed_in_json(out, rest).values())
     for name in rest:
         path = out / name
-        stale = not path.is_symlink() and path.is_file() and _is_stale(path, earlier)
+        stale = os.path.isfile(path) and not os.path.islink(path) and _is_stale(path, earlier)
         (result.stale if stale else result.strangers).append(name)
 
 
 def _is_stale(path: Path, earlier: set[str]) -> bool:
     """Return whether an earlier run, or one that was killed, wrote this regular file."""
-    left = LEFT_BEHIND.fullmatch(path.name) is not None
-    return left or is_ours(path) or is_own_result(path) or sha256(path) in earlier
+    if LEFT_BEHIND.fullmatch(path.name) or is_ours(path) or is_own_result(path):
+        return True
+    with suppress(C3S3Error):  # a file that cannot be read is taken for another program's
+        return sha256(path) in earlier
+    return False
 
 
 def _verify_case(case: dict[str, Any], out: Path, result: Verification) -> Iterator[str]:
@@ -205,13 +209,15 @@ def _verify_case(case: dict[str, Any], out: Path, result: Verification) -> Itera
     try:
         found = scan_sha256(scan, series_files(scan, case["series"]) if case.get("series") else ())
     except (C3S3Error, OSError) as error:
-        result.wrong.append(
-            Discrepancy(str(scan), error.what if isinstance(error, C3S3Error) else str(error))
-        )
+        result.wrong.append(Discrepancy(str(scan), _what(error)))
         return
     result.checked += 1
     if found != case["inputs_sha256"]["scan"]:
         result.wrong.append(Discrepancy(str(scan), "the scan is not the one that was read"))
+
+
+def _what(error: C3S3Error | OSError) -> str:
+    return error.what if isinstance(error, C3S3Error) else str(error)
 
 
 def _compare(
@@ -224,23 +230,31 @@ def _compare(
             what = "is no regular file any more" if reach else "the file is missing"
             result.wrong.append(Discrepancy(str(path), what))
         return
+    try:
+        same = sha256(path) == expected
+    except C3S3Error as error:
+        result.wrong.append(Discrepancy(str(path), error.what))
+        return
     result.checked += counted
-    if sha256(path) != expected:
-        result.wrong.append(Discrepancy(str(path), f"sha256 is not {expected[:12]}..., which was recorded"))
+    if not same:
+        what = f"sha256 is not {expected[:12]}..., which was recorded"
+        unfinished = "the file may be unfinished; the same command again writes it"
+        result.wrong.append(Discrepancy(str(path), what if expected else unfinished))
 
 
 def _names(out: Path) -> Iterator[str]:
     for path in sorted(out.rglob("*")):
-        if path.is_symlink() or not path.is_dir():
+        # Unlike the methods of `Path`, these do not raise for a file in a folder that can only be listed.
+        if os.path.islink(path) or not os.path.isdir(path):
             yield str(path.relative_to(out))
 
 
 def _is_of_the_folder(path: Path, name: str) -> bool:
     """Return whether a file is the lock, a journal, or a table or page about all cases, by its content."""
     if name.startswith((LOCK, f"{STEM}.sqlite-", f"{STEM}.sqlite")) or re.fullmatch(_SHARD_JOURNAL, name):
-        return path.is_file() and not path.is_symlink()
+        return os.path.isfile(path) and not os.path.islink(path)
     stem = path.name.split(".")[0]
-    return path.parent.name != "" and stem in _OF_ALL and name == path.name and is_ours(path)
+    return stem in _OF_ALL and name == path.name and is_ours(path)
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -253,7 +267,9 @@ def _read(path: Path) -> dict[str, Any]:
         for name, text in document.get("tables_sha256", {}).items():
             if not isinstance(text, str) or Path(name).name != name:
                 raise ValueError("a table outside of the folder, or without a hash")
+            os.fsencode(name)  # raises ValueError for half of a surrogate pair, which JSON can write
         for run in document["runs"]:
+            _check_number(run)
             weights = run["made_with"].get("weights_sha256", {})
             if not all(isinstance(text, str) for text in (run["bundle"], *weights, *weights.values())):
                 raise TypeError("a run whose bundle or weights_sha256 are no texts")
@@ -267,14 +283,24 @@ def _read(path: Path) -> dict[str, Any]:
 
 def _check_case(case: dict[str, Any]) -> None:
     """Check the fields that `verify` uses; this package writes no name that leads out of the folder."""
+    _check_number(case)
     texts = (case["case"], case["state"], case["scan"], case.get("series", ""))
     if not all(isinstance(text, str) for text in texts):
         raise TypeError("a case whose name, state, scan or series is no text")
     for key in ("inputs_sha256", "outputs_sha256"):
         if not all(isinstance(part, str) for item in case[key].items() for part in item):
             raise TypeError(f"{key} is no table of texts")
+    if not isinstance(case.get("earlier_sha256", {}), dict):
+        raise TypeError("earlier_sha256 is no table")
     for name in case["outputs_sha256"]:
+        os.fsencode(name)
         if ".." in Path(name).parts or Path(name).is_absolute():
             raise ValueError("an output outside of the folder")
     if case["state"] == "done" and "scan" not in case["inputs_sha256"]:
         raise ValueError("a case that is done without a scan")
+
+
+def _check_number(entry: dict[str, Any]) -> None:
+    """Check the number of the run, in a run or a case; a folder of `--deterministic` has none."""
+    if not isinstance(entry.get("run"), int | None):
+        raise TypeError("run is no number")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
+from contextlib import suppress
 from typing import IO, TYPE_CHECKING, Any, TextIO, cast
 
 from c3s3_seg.errors import named, public
@@ -12,6 +13,8 @@ from c3s3_seg.system.names import printable
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+    from rich.console import Console
 
     from c3s3_seg.report.rows import Failure
 
@@ -57,9 +60,7 @@ class Status:
     def __enter__(self) -> Status:
         self.live = sys.stderr is not None and sys.stderr.isatty()
         if self.live:  # importing rich takes longer than all else needed to read a scan
-            from rich.console import Console
-
-            self._status = Console(stderr=True).status("starting")
+            self._status = _console_on_stderr().status("starting")
             self._status.start()
         return self
 
@@ -89,10 +90,9 @@ class Bar:
         self._quiet = quiet
 
     def __enter__(self) -> Bar:
-        from rich.console import Console
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-        console = Console(stderr=True)
+        console = _console_on_stderr()
         columns = (MofNCompleteColumn(), BarColumn(), TimeRemainingColumn(), TextColumn("{task.description}"))
         self._bar = Progress(
             *columns, console=console, transient=True, disable=self._quiet or not console.is_terminal
@@ -135,14 +135,21 @@ def show(table: object) -> None:
     console.print(table)
 
 
+def _console_on_stderr() -> Console:
+    from rich.console import Console
+
+    stream = None if sys.stderr is None else cast("IO[str]", _Tolerant(sys.stderr, messages=True))
+    return Console(stderr=True, file=stream)
+
+
 def say(line: str, *, err: bool = False) -> None:
-    """Print one line on stdout, or stderr; a missing reader is no error.
+    """Print one line on stdout, or stderr; a missing reader is no error, on stderr nor is a full disk.
 
     All output goes through this function or `show`: file names may hold control characters.
     """
     stream = sys.stderr if err else sys.stdout
     if stream is not None:
-        _Tolerant(stream).write(printable(line) + "\n")
+        _Tolerant(stream, messages=err).write(printable(line) + "\n")
 
 
 def say_json(content: object) -> None:
@@ -153,20 +160,29 @@ def say_json(content: object) -> None:
         say(line)
 
 
-def report_failures(failures: Sequence[Failure], word: str = "failed") -> None:
-    """Print each failed case, below a table, with its reason on one line of any length."""
+def report_failures(failures: Sequence[Failure], word: str = "failed", *, err: bool = False) -> None:
+    """Print each failed case, below a table or on stderr, with its reason on one line of any length."""
+    stream = sys.stderr if err else sys.stdout
     if failures:
-        say(f"{len(failures)} {word}:")
+        say(f"{len(failures)} {word}:", err=err)
     for failure in failures:
-        reason = " ".join(part.strip() for part in shown(failure.reason, sys.stdout).splitlines())
-        say(f"  {shown(failure.case, sys.stdout)}: {reason}")
+        reason = " ".join(part.strip() for part in shown(failure.reason, stream).splitlines())
+        say(f"  {shown(failure.case, stream)}: {reason}", err=err)
 
 
 class _Tolerant:
-    """A stream that outlives its reader: `c3s3-seg ... | head` fails no case."""
+    """A stream that outlives its reader: `c3s3-seg ... | head` fails no case.
 
-    def __init__(self, stream: TextIO) -> None:
-        self._stream = stream
+    Parameters
+    ----------
+    stream
+        The stream that is written to.
+    messages
+        Whether it takes messages, not results: then a full disk or a terminal that has gone is no error.
+    """
+
+    def __init__(self, stream: TextIO, *, messages: bool = False) -> None:
+        self._stream, self._messages = stream, messages
         self.encoding = stream.encoding
 
     def write(self, text: str) -> int:
@@ -178,7 +194,24 @@ class _Tolerant:
         except BrokenPipeError:
             # Python would complain once more at exit, when it flushes.
             os.dup2(os.open(os.devnull, os.O_WRONLY), self._stream.fileno())
+        except OSError:
+            if not self._messages:
+                raise
+            with suppress(OSError):
+                self._drop()
         return len(text)
+
+    def _drop(self) -> None:
+        """Drop the text that could not be written, which Python would write again at exit."""
+        place = self._stream.fileno()
+        kept, nowhere = os.dup(place), os.open(os.devnull, os.O_WRONLY)
+        try:
+            os.dup2(nowhere, place)
+            self._stream.flush()
+        finally:
+            os.dup2(kept, place)
+            os.close(kept)
+            os.close(nowhere)
 
     def flush(self) -> None:
         """Do nothing: `write` flushes."""

@@ -12,7 +12,7 @@ from typing import Any
 import typer
 
 from c3s3_seg.commands.console import Stopped, say
-from c3s3_seg.errors import C3S3Error, DefectError, as_c3s3_error, public, refused_by_system
+from c3s3_seg.errors import C3S3Error, DefectError, InputError, as_c3s3_error, public, refused_by_system
 
 
 class Events:
@@ -38,6 +38,7 @@ class Events:
 
             self._log = LogFile(log_file)
         self._complained = False
+        self._unprinted: OSError | None = None  # the first error of stdout
         self.ending: dict[str, Any] = {}  # content of the last event
         self.exit_code = 0  # exit code of the command, if nothing is raised
         self._started = time.monotonic()
@@ -51,7 +52,7 @@ class Events:
         """Write an event; with `logged` false on stdout alone."""
         line = json.dumps({"event": event, "time": now(), **content})
         if self._json:
-            say(line)
+            self._print(line)
         if self._log is not None and logged:
             self._append(line)
 
@@ -61,14 +62,38 @@ class Events:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Write the last event, whatever ended the command, with the exit code and the error."""
-        code = self.exit_code if error is None else exit_code_of(error)
+        """Write the last event, whatever ended the command, with the exit code and the error.
+
+        Raises
+        ------
+        InputError
+            If stdout did not take all events, and nothing else ended the command.
+        """
+        cause = error or self._lack()
+        code = self.exit_code if cause is None else exit_code_of(cause)
         seconds = round(time.monotonic() - self._started, 3)
-        reason = None if error is None else _reason(error)
+        reason = None if cause is None else _reason(cause)
         self("end", {**self.ending, "seconds": seconds, "exit_code": code, "error": reason})
         if self._log is not None:
             self._log.close()
             self._log = None
+        lack = self._lack()  # the last event may be the first one that was not printed
+        if error is None and lack is not None:
+            raise lack
+
+    def _print(self, line: str) -> None:
+        """Print a line; if that fails, continue: no case is lost for it, and the error comes at the end."""
+        try:
+            say(line)
+        except OSError as error:
+            self._unprinted = self._unprinted or error
+
+    def _lack(self) -> InputError | None:
+        """Return the error if stdout lacks events."""
+        if self._unprinted is None:
+            return None
+        what = f"stdout lacks events: it cannot be written ({self._unprinted.strerror or self._unprinted})"
+        return InputError(what, todo="The files of the command are complete; --log-file takes events too")
 
     def _append(self, line: str) -> None:
         """Append a line; if that fails, warn once and continue: the next event is tried again."""

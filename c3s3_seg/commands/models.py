@@ -76,7 +76,7 @@ def models(
                     f"{model.name} was trained on the validation cases too: its scores are those of"
                     f" {model.scores_of}, which was trained in the same way without them."
                 )
-        report_failures(failures)
+    report_failures(failures, err=as_json)
     if failures:
         raise typer.Exit(1)
 

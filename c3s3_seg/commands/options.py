@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Annotated, Any, get_args
@@ -57,7 +58,7 @@ def config_names(incomplete: str) -> list[str]:
     """Return, for shell completion, shipped configurations and TOML files beginning with `incomplete`."""
     shipped = Path(__file__).parents[1] / "training" / "configs"
     names = sorted(path.stem for path in shipped.glob("*.toml"))
-    found = sorted(str(path) for path in Path().glob(f"{incomplete}*.toml"))
+    found = sorted(glob.glob(f"{glob.escape(incomplete)}*.toml"))
     return [name for name in names if name.startswith(incomplete)] + found
 
 

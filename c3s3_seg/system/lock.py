@@ -90,12 +90,14 @@ def _locked(path: Path, *, shared: bool, wait: bool) -> Iterator[int]:
         try:
             _sign(handle)
         except OSError as error:
-            os.ftruncate(handle, 0)
+            with suppress(OSError):
+                os.ftruncate(handle, 0)
             raise StorageError(f"cannot be written ({error.strerror or error})", where=path) from error
         yield handle
     finally:
         if not shared:  # while the lock is held: no other process can hold it
-            path.unlink(missing_ok=True)
+            with suppress(OSError):  # read-only by now: the next run takes the file over
+                path.unlink(missing_ok=True)
         os.close(handle)
 
 

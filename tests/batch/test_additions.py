@@ -1,4 +1,4 @@
-"""What can be made of a mask that is there is made without the network; why a case is done again is said."""
+"""Tests that additions to an existing mask need no network, and that reasons for a rerun are reported."""
 
 import json
 import shutil
@@ -18,6 +18,7 @@ from c3s3_seg.bundle import ModelBundle
 from c3s3_seg.errors import InputError, StorageError
 from c3s3_seg.inference import Settings
 from c3s3_seg.io import load_mask, save
+from c3s3_seg.system.reading import sha256
 from c3s3_seg.version import __version__
 
 CALIBRATED = ModelBundle.load(MODEL.bundle).manifest.uncertainty
@@ -33,7 +34,7 @@ def scan(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def truth(tmp_path: Path, scan: Path) -> Path:
-    """Eight voxels longer than what the network may find."""
+    """Write a truth, the voxels above the mean, that differs from the network's mask; return its folder."""
     volume = small_scan(0)
     mask = volume.geometry.volume((volume.array > volume.array.mean()).astype(np.uint8))
     (tmp_path / "truth").mkdir()
@@ -48,13 +49,13 @@ def predict(scan: Path, out: Path, model: Model = MODEL, **more: Any) -> tuple[T
 
 
 def steps(told: Told) -> set[str]:
-    """Of the one case that was done."""
+    """Return the steps of the one case that was processed."""
     (outcome,) = (p.outcome for p in told.progress if p.outcome is not None)
     return set(outcome.seconds)
 
 
 def files(out: Path) -> dict[str, bytes]:
-    """Of the cases: those of the folder hold the number of the run."""
+    """Return the files of the cases by path; those of the whole folder hold the number of the run."""
     of_all = ("summary", "provenance", "journal", ".c3s3")
     return {
         str(p.relative_to(out)): p.read_bytes()
@@ -64,7 +65,7 @@ def files(out: Path) -> dict[str, bytes]:
 
 
 def test_reports_and_scores_are_those_of_one_run(scan: Path, truth: Path, tmp_path: Path) -> None:
-    """Byte by byte; the mask is not written again, and the network does not run."""
+    """The files are equal byte by byte; the mask is not written again and the network does not run."""
     everything: dict[str, Any] = {"preview": True, "html": True, "truth": truth}
     first, _ = predict(scan, tmp_path / "once", UNCERTAIN, **everything)
     assert "network" in steps(first)
@@ -83,7 +84,7 @@ def test_reports_and_scores_are_those_of_one_run(scan: Path, truth: Path, tmp_pa
     assert verify(tmp_path / "twice").holds
     told, kept = predict(scan, tmp_path / "twice", UNCERTAIN, **everything)
     assert told.done == []
-    assert kept.rows == result.rows  # the journal has all of it
+    assert kept.rows == result.rows  # the journal holds all of the rows
     (row,) = kept.rows
     assert (row.verdict, row.forced, row.model, row.version) == ("refuse", True, "phantom", __version__)
     assert [label for label, _ in row.uncertainty_mm] == ["left_atrium"]
@@ -122,7 +123,7 @@ def test_another_truth_is_scored_and_a_missing_picture_is_drawn(
 
 @pytest.mark.slow
 def test_another_format_is_converted(tmp_path: Path) -> None:
-    """DICOM SEG to image and back, with a secondary capture; contours are not the voxels of the mask."""
+    """An image becomes a DICOM SEG and an image again; contours lose voxels, so the network must run."""
     series(heart(), tmp_path / "phantom-3", "p", 1)
     scan, out, name = tmp_path / "phantom-3", tmp_path / "out", "phantom-3"
     predict(scan, out)
@@ -157,7 +158,7 @@ def test_what_needs_the_network_is_segmented_again(how: str, scan: Path, tmp_pat
     words = {"maps": "--probabilities: no -> yes", "tiles": "tiling.overlap: 0.5 -> 0.25"}
     assert "1 finished case to be done again: settings have changed" in told.note
     assert words[how] in told.note
-    if how == "maps":  # to leave them out takes no network
+    if how == "maps":  # leaving the maps out needs no network
         told, _ = predict(scan, out)
         assert steps(told) == {"load", "report"}
         assert sorted(files(out)) == ["x.json", "x.nii.gz"]
@@ -208,7 +209,7 @@ def test_a_truth_that_does_not_fit_costs_no_mask(scan: Path, truth: Path, tmp_pa
 def test_an_addition_that_was_interrupted(
     workers: int, scan: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As after a kill: the record is begun, a picture is there, the JSON is the old or the new one."""
+    """As after a kill, the record is begun, a picture is there, and the JSON is the old or the new one."""
     out = tmp_path / "out"
     predict(scan, out)
     old = (out / "x.json").read_bytes()
@@ -261,7 +262,7 @@ def test_a_full_disk_costs_no_mask(scan: Path, tmp_path: Path, monkeypatch: pyte
 def test_a_full_disk_costs_no_report_of_an_earlier_run(
     scan: Path, truth: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The picture and the JSON went, and with the JSON the mask: the network ran again."""
+    """The picture and the JSON used to be lost, and with the JSON the mask: the network ran again."""
     out = tmp_path / "out"
     predict(scan, out, preview=True)
     before = files(out)
@@ -280,3 +281,35 @@ def test_a_full_disk_costs_no_report_of_an_earlier_run(
     told, _ = predict(scan, out, preview=True, truth=truth)
     assert steps(told) == {"load", "report"}
     assert verify(out).holds
+
+
+def test_a_worker_that_dies_while_reports_are_added_costs_no_mask(
+    scan: Path, truth: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It cannot remove what it has written: each later run used to refuse the new files as edited."""
+    out = tmp_path / "out"
+    predict(scan, out, preview=True)
+    mask = (out / "x.nii.gz").read_bytes()
+    more: dict[str, Any] = {"preview": True, "truth": truth}
+    for suffix in ("nii.gz", "nrrd"):
+        with monkeypatch.context() as patched:
+            patched.setattr("c3s3_seg.batch.additions.remove_files", lambda *_: None)
+            patched.setattr("c3s3_seg.batch.additions.sha256", _die)
+            with pytest.raises(InputError, match="died"):
+                predict(scan, out, **more, suffix=suffix)
+        assert sorted(files(out)) == ["x.json", "x.nii.gz", "x.png"]
+        assert (out / "x.nii.gz").read_bytes() == mask
+        assert {f.what for f in verify(out).wrong} == {
+            "the file may be unfinished; the same command again writes it"
+        }
+        copy = shutil.copytree(out, tmp_path / suffix)
+        told, _ = predict(scan, copy, **more, suffix=suffix)
+        assert ("network" in steps(told)) == (suffix == "nrrd")  # its JSON no longer lists the old mask
+        assert verify(copy).holds
+
+
+def _die(path: Path) -> str:
+    """Die once the JSON, the last file, is written."""
+    if path.suffix == ".json":
+        raise InputError("the worker died")
+    return sha256(path)

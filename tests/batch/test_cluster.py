@@ -1,4 +1,4 @@
-"""A Dask cluster on this machine: two worker processes, one of which is killed while it has a case."""
+"""Tests of a Dask cluster on this machine: one of two worker processes is killed while it has a case."""
 
 import json
 import os
@@ -32,7 +32,7 @@ def test_two_workers_one_is_killed(small_scans: Path, tmp_path: Path) -> None:
     killed: list[int] = []
 
     def kill() -> None:
-        """The first worker process that has written a mask's neighbour: it is at work."""
+        """Kill the first worker process once a mask has been written, that is, while it is at work."""
         while not list(there.glob("*.nii.gz")):
             time.sleep(0.005)
         killed.append(worker_processes()[0])
@@ -55,7 +55,7 @@ def test_two_workers_one_is_killed(small_scans: Path, tmp_path: Path) -> None:
 
 
 def worker_processes() -> list[int]:
-    """Processes of this test that Dask started as workers."""
+    """Return the ids of the processes of this test that Dask started as workers."""
     from multiprocessing import active_children
 
     return [child.pid for child in active_children() if child.pid and "Worker" in child.name]
@@ -84,7 +84,7 @@ def test_no_scheduler_and_no_dask(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 def test_an_address_that_does_not_fit_the_configuration_of_dask(
     tmp_path: Path, address: str, encryption: bool
 ) -> None:
-    """Certificates that nobody has set are what is missing, and no defect."""
+    """The message names the certificates that nobody has set, and does not report a defect."""
     import dask.config
     import distributed  # noqa: F401 - it puts its own settings there
 
@@ -98,7 +98,7 @@ def test_an_address_that_does_not_fit_the_configuration_of_dask(
 
 @contextmanager
 def cluster_here(workers: int = 1) -> Iterator[Any]:
-    """Scheduler and workers in this process."""
+    """Run a scheduler and workers in this process."""
     import distributed
 
     with distributed.LocalCluster(n_workers=workers, processes=False, dashboard_address=None) as here:
@@ -121,7 +121,7 @@ def test_a_scheduler_without_workers_is_left_alone(tmp_path: Path, monkeypatch: 
 def test_workers_that_cannot_open_the_model_are_no_defect(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As where c3s3-seg is not installed for them, or none of them survives it."""
+    """This happens if c3s3-seg is not installed for the workers, or if none of them survives opening it."""
     from c3s3_seg.batch import cluster
 
     def refuse(setup: str) -> None:
@@ -164,7 +164,7 @@ def test_a_scheduler_that_ends_is_the_fault_of_no_case(
         client = engine.run.args[0]  # type: ignore[attr-defined]
 
         def end() -> None:
-            """The client does this too, once it has waited for a scheduler for as long as it may."""
+            """Cancel all futures, as the client does once it has waited too long for a scheduler."""
             while len(here.scheduler.tasks) < cluster.QUEUED:
                 time.sleep(0.01)
             client.cancel([distributed.Future(key, client) for key in list(client.futures)])
@@ -178,7 +178,7 @@ def test_a_scheduler_that_ends_is_the_fault_of_no_case(
 
 @pytest.mark.slow
 def test_a_local_cluster_answers_to_its_own_key_alone() -> None:
-    """Neither a client without TLS nor one with another key runs code there."""
+    """Neither a client without TLS nor one with another key can run code on the cluster."""
     from contextlib import ExitStack
     from urllib.error import HTTPError
     from urllib.request import urlopen
@@ -240,7 +240,7 @@ def test_a_worker_in_another_folder_finds_scan_and_truth(
 def test_a_machine_with_another_model_makes_no_masks_of_the_run(
     small_scans: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Its bundle has the same path and other weights: the record of the run names those of the first one."""
+    """The bundle there has the same path but other weights; the run's record names the first weights."""
     from c3s3_seg.batch import cluster
 
     monkeypatch.setattr(cluster, "quiet_libraries", lambda: None)  # this process is the worker
@@ -264,7 +264,7 @@ def test_without_a_key_no_local_cluster(monkeypatch: pytest.MonkeyPatch) -> None
     from c3s3_seg.batch import cluster
 
     monkeypatch.setitem(sys.modules, "cryptography", None)
-    assert cluster._security(distributed).require_encryption  # openssl makes one
+    assert cluster._security(distributed).require_encryption  # openssl creates a certificate
     monkeypatch.setenv("PATH", "/nonexistent")
     with pytest.raises(MissingError, match=r"talks TLS.*openssl"):
         cluster._security(distributed)

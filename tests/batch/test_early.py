@@ -1,4 +1,4 @@
-"""The first case is read while the networks are opened: the same result, the same errors."""
+"""Tests of reading the first case while the networks are opened: the same result, the same errors."""
 
 from pathlib import Path
 from typing import Any
@@ -37,7 +37,7 @@ def predictor() -> Predictor:
 
 def early(path: Path, predictor: Predictor, out: Path) -> tuple[EarlyRead, Steps, CaseTask]:
     task, job = CaseTask(Case(path.name, path)), Job(out)
-    # With uncertainty, which needs two networks: reading a scan needs none.
+    # Uncertainty needs two networks, but reading a scan needs none.
     return EarlyRead(task, predictor.task, Settings(uncertainty=True), job), Steps(predictor, job), task
 
 
@@ -55,7 +55,7 @@ def test_what_is_read_early_is_what_would_be_read_later(
     assert found.prepared is not None
     assert expected.prepared is not None
     np.testing.assert_array_equal(found.prepared.array, expected.prepared.array)
-    assert read.take(task) is None  # once: it is not kept
+    assert read.take(task) is None  # it is given once and not kept
     read.close()
 
 
@@ -93,7 +93,7 @@ def test_the_networks_are_compiled_for_its_tiles(scan: Path, tmp_path: Path) -> 
 def test_what_a_device_prepares_is_read_and_checked_only(
     scan: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, wanted: bool | None
 ) -> None:
-    """`None` where there is a GPU: who prepares scans is known when the networks are open."""
+    """With `None` and a GPU, only the opened networks decide where scans are prepared."""
     monkeypatch.setattr("c3s3_seg.batch.early.cuda_devices", lambda: 1)
     monkeypatch.setattr(HostPlace, "prepare", None)
     predictor = open_predictor(

@@ -1,4 +1,4 @@
-"""A folder against a folder: pairs, failures that stay visible, both protocols."""
+"""Tests of a folder evaluated against a folder: pairs, failures that stay visible, both protocols."""
 
 import csv
 import json
@@ -34,7 +34,7 @@ def cube(start: int, stop: int, value: int = 1) -> Volume:
 
 @pytest.fixture
 def folders(tmp_path: Path) -> tuple[Path, Path, Path]:
-    """Two good pairs; predictions lie beside the JSON and CSV that predicting writes."""
+    """Write two good pairs, with the JSON and CSV of `predict` beside the predictions; return the folders."""
     predictions, truth = tmp_path / "predictions", tmp_path / "truth"
     for folder in (predictions, truth):
         folder.mkdir()
@@ -207,7 +207,7 @@ def test_tolerances_and_the_area_form_become_columns(folders: tuple[Path, Path, 
 
 
 def shifted_grid(folders: tuple[Path, Path, Path]) -> None:
-    """Case b once more, drawn on a grid that begins one voxel earlier along i."""
+    """Write the prediction of case b again, on a grid that begins one voxel earlier along i."""
     predictions, _, _ = folders
     array = np.roll(cube(2, 9).array, 1, axis=0)
     origin = GEOMETRY.to_mm((-1, 0, 0))
@@ -310,7 +310,7 @@ def two_organs(one: int, two: int) -> Volume:
 def test_a_case_without_a_label_in_common_is_dice_0_and_stays_in_the_means(
     folders: tuple[Path, Path, Path],
 ) -> None:
-    """Three cases right, in the fourth one organ is called the other: 0.75, and not 1."""
+    """Three cases are right; in the fourth, one organ has the other's label: the mean is 0.75, not 1."""
     predictions, truth, out = folders
     for name, value, said in (("a", 1, 1), ("b", 2, 2), ("c", 1, 1), ("swapped", 1, 2)):
         save(cube(2, 7, value), truth / f"{name}.nii.gz")
@@ -424,10 +424,10 @@ def box(*ends: tuple[int, int], value: int = 1) -> np.ndarray:
 
 
 def test_aggregates_by_hand(tmp_path: Path) -> None:
-    """Two labels in four cases on a grid of 1 x 1 x 2 mm; the diagonal is the root of 9² + 9² + 18².
+    """Two labels occur in four cases on 1 x 1 x 2 mm voxels; the diagonal is the root of 9² + 9² + 18².
 
-    Label 1: `hit` equal; `half` 2 x 2 x 2 voxels in 4 x 2 x 2, Dice 2 * 8 / 24; `swapped` and `missed` none.
-    Label 2: `hit` equal; absent from both in `half`; predicted and not there in `swapped`; equal in `missed`.
+    Label 1: equal in `hit`; 2 x 2 x 2 voxels in 4 x 2 x 2 in `half`, Dice 2 * 8 / 24; else not predicted.
+    Label 2: equal in `hit` and `missed`; absent from both in `half`; predicted but absent in `swapped`.
     """
     grid = Geometry.build((10, 10, 10), (1, 1, 2))
     small, long, other = box((2, 4), (2, 4), (2, 4)), box((2, 6), (2, 4), (2, 4)), box((7, 9), (7, 9), (7, 9))
@@ -465,8 +465,8 @@ def test_aggregates_by_hand(tmp_path: Path) -> None:
 
     paper = evaluate(tmp_path / "p", tmp_path / "t", tmp_path / "out", EvaluationSettings(protocol="paper"))
     one, two = paper.cohorts
-    # In voxels; an empty prediction is 0 in every column: `swapped` and `missed` of label 1, and `half` of 2,
-    # where the truth is empty too and nothing was missed.
+    # Distances are in voxels. An empty prediction counts as 0 in every column: `swapped` and `missed` of
+    # label 1, and `half` of label 2, where the truth is empty too and nothing was missed.
     assert (one.optimistic, two.optimistic) == (2, 0)
     assert one.of("dice").mean == pytest.approx((1 + 2 / 3 + 0 + 0) / 4)
     assert one.of("hd95_vox").mean == pytest.approx((0 + 2 + 0 + 0) / 4)
@@ -492,7 +492,7 @@ def command(*words: object) -> "CompletedProcess[str]":
     return run("evaluate", *words, COLUMNS="200")
 
 
-# --- scans in place of masks, and what pairs with nothing
+# --- scans in place of masks, and files without a partner
 
 
 def test_scans_in_either_argument_are_refused_early(folders: tuple[Path, Path, Path], tmp_path: Path) -> None:
@@ -593,7 +593,7 @@ def test_what_3d_slicer_calls_a_mask_pairs(folders: tuple[Path, Path, Path]) -> 
 
 
 def test_a_scan_beside_its_truth_is_passed_over(folders: tuple[Path, Path, Path]) -> None:
-    """As 3D Slicer and public data sets lie: x.nii.gz, x.seg.nrrd; y.nii.gz, y_gt.nii.gz."""
+    """3D Slicer stores x.seg.nrrd beside x.nii.gz; public data sets store y_gt.nii.gz beside y.nii.gz."""
     predictions, truth, out = folders
     noise = np.random.default_rng(0).integers(0, 999, GEOMETRY.shape).astype(np.int16)
     for name, mask in (("a", "a.seg.nrrd"), ("b", "b_gt.nii.gz")):
@@ -606,7 +606,7 @@ def test_a_scan_beside_its_truth_is_passed_over(folders: tuple[Path, Path, Path]
 
 
 def beside(folder: Path, case: str, labels: dict[str, int], model: str = "hippocampus") -> None:
-    """The JSON that `predict` writes beside a mask."""
+    """Write the JSON that `predict` writes beside a mask."""
     facts = {"c3s3_seg": "0", "case": case, "labels": labels, "made_with": {"bundle": model}}
     (folder / f"{case}.json").write_text(json.dumps(facts))
 

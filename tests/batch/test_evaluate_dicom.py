@@ -1,4 +1,4 @@
-"""DICOM SEG and RTSTRUCT as predictions and as truths: on whose grid, by which names, and what is refused."""
+"""Tests of DICOM SEG and RTSTRUCT as predictions and as truths: their grid, label names and refusals."""
 
 import shutil
 from pathlib import Path
@@ -27,20 +27,20 @@ KINDS = ("nii.gz", "seg.dcm", "labelmap", "rtstruct.dcm")
 
 @pytest.fixture
 def truth(files: list[Path]) -> Volume:
-    """On 40 x 36 x 12 oblique voxels; labels 1 and 3; the first slices are empty."""
+    """Return a mask on 40 x 36 x 12 oblique voxels with labels 1 and 3; the first slices are empty."""
     return drawn(load(files[0].parent))
 
 
 @pytest.fixture
 def moved(truth: Volume) -> Volume:
-    """The same a voxel further along i, and a slice shorter."""
+    """Return the same mask moved by a voxel along i, with an empty last slice."""
     array = np.roll(truth.array, 1, axis=0)
     array[:, :, -1] = 0
     return truth.geometry.volume(array, truth.source)
 
 
 def numbered(mask: Volume) -> Volume:
-    """As an image file holds it that was made from a SEG: segment 2 is `wall`, whose label is 3."""
+    """Return the mask as in an image file made from a SEG: segment 2 is `wall`, whose label is 3."""
     return mask.geometry.volume(np.where(mask.array == 3, 2, mask.array).astype(np.uint8))
 
 
@@ -90,7 +90,7 @@ def test_single_files_of_any_name_are_a_pair(truth: Volume, tmp_path: Path) -> N
 
 
 def test_a_folder_for_each_case_and_files_beside_the_masks(truth: Volume, tmp_path: Path) -> None:
-    """As exports lie: truths in folders of their patients with the slices, ours beside secondary captures."""
+    """Exports have truths beside the slices in patient folders; predictions lie beside secondary captures."""
     for case in ("a", "b"):
         write(truth, tmp_path / "p", "seg.dcm", case)
         shutil.copytree(tmp_path / "series", tmp_path / "t" / case)
@@ -124,7 +124,7 @@ def test_frames_say_the_grid_without_empty_slices_and_upside_down(truth: Volume,
     assert corner == pytest.approx([0, 0, used[0]], abs=1e-3)
 
     def only_some(data: pydicom.Dataset) -> None:
-        """The middle frames of the first segment are gone: two slices are between its neighbours."""
+        """Remove middle frames of the first segment: two slices are then between the neighbouring frames."""
         keep = [n for n in range(int(data.NumberOfFrames)) if n not in (1, 2)]
         data.PixelData = np.packbits(data.pixel_array[keep].ravel(), bitorder="little").tobytes()
         data.PerFrameFunctionalGroupsSequence = [data.PerFrameFunctionalGroupsSequence[n] for n in keep]
@@ -167,7 +167,7 @@ def renamed(mask: Volume, path: Path, *segments: Segment) -> Path:
 
 
 def test_names_and_not_numbers_count_between_segs(truth: Volume, tmp_path: Path) -> None:
-    """Another order, another case of letters; what was not found is a miss, one more is reported."""
+    """Order and letter case differ; a label that was not found is a miss, an extra label is reported."""
     atrium, wall = SEGMENTS
     swapped = (Segment("Wall", 3), Segment("LEFT_ATRIUM", 1))
     renamed(truth, tmp_path / "p" / "a.dcm", *swapped)
@@ -202,7 +202,7 @@ def test_a_seg_that_holds_another_organ_alone_is_a_miss_and_stays(truth: Volume,
 
 
 def test_numbers_that_do_not_agree_are_to_be_named(truth: Volume, tmp_path: Path) -> None:
-    """Beside image files the number of a segment is its value."""
+    """Compared with image files, the number of a segment is its value."""
     atrium, wall = SEGMENTS
     write(truth, tmp_path / "p", "nii.gz", "a")
     write(truth, tmp_path / "p", "nii.gz", "b")
@@ -270,7 +270,7 @@ def test_a_pair_is_read_on_the_grid_of_its_image(truth: Volume, tmp_path: Path) 
 
 
 def test_another_set_is_compared_by_names(truth: Volume, tmp_path: Path) -> None:
-    """The other set pairs with the second case alone, whose truth has the wall only, numbered 1."""
+    """The other set pairs only with the second case, whose truth has only the wall, numbered 1."""
     atrium, wall = SEGMENTS
     for side in "pt":
         renamed(truth, tmp_path / side / "a.dcm", atrium, wall)
@@ -281,7 +281,7 @@ def test_another_set_is_compared_by_names(truth: Volume, tmp_path: Path) -> None
     assert (dice.label, dice.n, dice.mean, dice.against) == ("wall", 1, 1, 1)
     words = "the label left_atrium is not compared: the set 'against' has no label of this name"
     assert words in result.remarks
-    write(truth, tmp_path / "r", "nii.gz", "a")  # by numbers, of which the wall has the second
+    write(truth, tmp_path / "r", "nii.gz", "a")  # compared by number: the wall has number 2
     result = evaluate(tmp_path / "p", tmp_path / "t", tmp_path / "out", against=tmp_path / "r")
     assert [(p.label, p.against) for p in result.comparison if p.metric == "dice"] == [
         ("left_atrium", 1), ("wall", 1),
@@ -309,7 +309,7 @@ def test_no_case_in_both_sets_is_told(truth: Volume, tmp_path: Path) -> None:
 
 
 def test_the_names_of_dicom_files_are_not_written(truth: Volume, tmp_path: Path) -> None:
-    """A case for each folder; one is damaged, one has no prediction."""
+    """There is a case for each folder; one case is damaged, one has no prediction."""
     for case in "abc":
         shutil.move(write(truth, tmp_path / "s", "seg.dcm"), tmp_path / "s" / "SECRET^NAME.dcm")
         (tmp_path / "t" / case).mkdir(parents=True)
@@ -325,7 +325,7 @@ def test_the_names_of_dicom_files_are_not_written(truth: Volume, tmp_path: Path)
 
 
 def test_the_files_of_a_scan_that_gives_the_grid_are_not_written(truth: Volume, tmp_path: Path) -> None:
-    """One slice of the second case's scan is damaged: the terminal names it, what is kept counts it."""
+    """One slice of the second case's scan is damaged: the terminal names it, written files only count it."""
     for case in "ab":
         write(truth, tmp_path / "p", "seg.dcm", case)
         write(truth, tmp_path / "t", "rtstruct.dcm", case)

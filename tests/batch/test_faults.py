@@ -1,4 +1,4 @@
-"""Each fault of benchmarks/faults.py is really done, in its short form."""
+"""Tests that really cause each fault of benchmarks/faults.py, in its short form."""
 
 import importlib.util
 import sys
@@ -20,9 +20,9 @@ SPEC.loader.exec_module(faults)
 
 @pytest.fixture(scope="module")
 def ground(tmp_path_factory: pytest.TempPathFactory):
-    """What is not disturbed is run in this process, and most of the rest in processes that need not import.
+    """Prepare the ground: undisturbed runs use this process, most others forked processes without imports.
 
-    `python -m c3s3_seg` are the first three words.
+    The first three words of each command are `python -m c3s3_seg`.
     """
     return faults.prepare(
         tmp_path_factory.mktemp("faults") / "ground",

@@ -1,4 +1,4 @@
-"""report.html of a prediction: over all cases of a run, done now or before, with what is written of each."""
+"""Tests of a prediction's report.html: all cases of a run, processed now or before, with their results."""
 
 import re
 import shutil
@@ -10,8 +10,10 @@ from helpers.batches import MODEL
 
 from c3s3_seg.batch import Job, predict_cases
 from c3s3_seg.batch.evaluate import EvaluationSettings, evaluate
+from c3s3_seg.batch.folder_report import write_folder_report
 from c3s3_seg.batch.verification import verify
 from c3s3_seg.inference import Settings
+from c3s3_seg.report.rows import PredictionRow
 
 
 @pytest.mark.slow
@@ -53,3 +55,10 @@ def test_a_run_without_it_takes_the_old_one_away_and_leaves_that_of_an_evaluatio
     before = report.read_bytes()
     predict_cases(scans, MODEL, replace(with_pages, html=False))
     assert report.read_bytes() == before
+
+
+def test_a_page_that_cannot_be_looked_at_is_not_linked(tmp_path: Path) -> None:
+    """A name that is too long stands in for a disk that fails."""
+    row = PredictionRow("x" * 300, (("organ", 1.0),), 0.1)
+    write_folder_report(tmp_path / "report.html", Job(tmp_path, html=True), [row], [])
+    assert f'{row.case}.html"' not in (tmp_path / "report.html").read_text(encoding="utf-8")

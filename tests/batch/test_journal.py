@@ -32,7 +32,7 @@ def test_what_goes_in_comes_out(tmp_path: Path) -> None:
     record = again.get("a")
     assert record is not None
     assert (record.state, record.setting, record.run) == ("done", "setting", 1)
-    assert repr(record.outcome) == repr(DONE)  # nan is not itself; its text is
+    assert repr(record.outcome) == repr(DONE)  # nan does not equal itself, but its text does
     assert [r.state for r in again.records()] == ["done", "begun"]
     assert again.get("c") is None
     lines = [json.loads(line, parse_constant=pytest.fail) for line in again.lines()]
@@ -43,7 +43,7 @@ def test_what_goes_in_comes_out(tmp_path: Path) -> None:
 
 
 def test_a_journal_is_read_while_it_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Between the copies of database and log the log goes into the database, and is begun anew."""
+    """Between copying database and log, the log is merged into the database and restarted."""
     path = journal_path(tmp_path)
     live = Journal(path)
     live.begin(Outcome("a", "/scans/a.nii"), "setting")
@@ -53,7 +53,7 @@ def test_a_journal_is_read_while_it_is_written(tmp_path: Path, monkeypatch: pyte
     def read(source: Path, limit: int) -> bytes:
         content = read_regular(source, limit)
         copied.append(source.name)
-        if len(copied) == 2:  # the log has been looked at, the database copied
+        if len(copied) == 2:  # the log was inspected and the database copied
             live._db.execute("PRAGMA wal_checkpoint")
             live.begin(Outcome("b", "/scans/b.nii"), "setting")
         return content
@@ -133,8 +133,8 @@ def test_what_was_done_since_a_shard_was_gathered_stays_whatever_its_clock_says(
     assert gather(whole, tmp_path) == 1
     whole.adopt(at("a", "2026-03-01T02:00:00", "anew"))
     assert gather(whole, tmp_path) == 0
-    inherit(shard, tmp_path, ["a", "b"])  # and the shard is told
-    assert gather(whole, tmp_path) == 1  # which changes nothing
+    inherit(shard, tmp_path, ["a", "b"])  # the shard gets the newer record
+    assert gather(whole, tmp_path) == 1  # this changes nothing
     for journal in (whole, shard):
         record = journal.get("a")
         assert record is not None
@@ -165,7 +165,7 @@ def test_a_journal_that_cannot_be_written_takes_over_all_or_nothing(tmp_path: Pa
 def test_a_row_that_is_no_outcome_is_refused_although_its_seal_holds(
     tmp_path: Path, body: str | bytes
 ) -> None:
-    """The seal is no secret: whoever writes a row can write it too."""
+    """The seal is no secret: whoever writes a row can write its seal too."""
     path = journal_path(tmp_path)
     journal = Journal(path)
     journal.record(DONE, "s")
@@ -187,3 +187,45 @@ def test_a_row_that_is_no_outcome_is_refused_although_its_seal_holds(
         with pytest.raises(InputError, match=r"the journal (is damaged|cannot be written or read)"):
             list(journal.runs())
     journal.close()
+
+
+@pytest.mark.parametrize(
+    ("column", "value"), [("state", "unknown"), ("changed", None), ("run", "x"), ("setting", b"s")]
+)
+def test_a_row_with_a_value_of_another_kind_is_refused_although_its_seal_holds(
+    tmp_path: Path, column: str, value: object
+) -> None:
+    """Such a row in a shard's journal from another machine used to be called a defect of the program."""
+    shard = Journal(journal_path(tmp_path, Shard(1, 2)))
+    shard.record(DONE, "s")
+    shard._db.execute(f"UPDATE cases SET {column} = ?", value)
+    if not isinstance(value, bytes):
+        (row,) = shard._db.rows("SELECT * FROM cases")
+        shard._db.execute("UPDATE cases SET seal = ?", _checksum(row[:-1]))
+    shard.close()
+    with pytest.raises(InputError, match=r"the journal is damaged: the row of case 'a'"):
+        gather(Journal(journal_path(tmp_path)), tmp_path)
+
+
+def test_details_of_a_run_replace_none_of_its_columns(tmp_path: Path) -> None:
+    """A list as number of the run used to be called a defect of the program."""
+    journal = Journal(journal_path(tmp_path))
+    journal.start({"run": [1], "started": 7, "command": ["x"]})
+    (run,) = journal.runs()
+    assert list(run) == ["run", "started", "ended", "command"]
+    assert (run["run"], type(run["started"])) == (1, str)
+    journal._db.execute("UPDATE runs SET started = NULL")
+    with pytest.raises(InputError, match="the journal is damaged"):
+        list(journal.runs())
+
+
+@pytest.mark.parametrize("kind", ["Path", "Any", "re", "no such class"])
+def test_a_refusal_of_an_unknown_kind_is_an_input_error(kind: str) -> None:
+    """The names of a journal may be those of other objects of the module."""
+    assert type(Refusal("w", None, None, kind, "load").error()) is InputError
+
+
+def test_a_scan_whose_folder_cannot_be_looked_at_is_refused(tmp_path: Path) -> None:
+    """A name that is too long stands in for a file server that has gone: the refusal itself used to fail."""
+    scan = tmp_path / ("x" * 300)
+    assert Refusal.of(InputError("w", where=scan / "slice"), "load", scan=scan).where == str(scan / "slice")

@@ -1,4 +1,4 @@
-"""`predict --set KEY=VALUE` and `--tiling`."""
+"""Tests of `predict --set KEY=VALUE` and `--tiling`."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""Files that others put into an output folder, and links there: nothing of theirs is replaced or followed."""
+"""Tests of foreign files and links in an output folder: no foreign file is replaced, no link is followed."""
 
 import os
 import sqlite3
@@ -44,7 +44,7 @@ def test_what_we_did_not_write_is_not_ours(tmp_path: Path, name: str) -> None:
 
 @pytest.fixture(scope="module")
 def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What predict and evaluate write of one small scan."""
+    """Return a folder with the files that `predict` and `evaluate` write for one small scan."""
     from conftest import small_scan
 
     from c3s3_seg.io import save
@@ -107,7 +107,7 @@ def test_evaluate_replaces_no_file_of_others(written: Path, tmp_path: Path, name
     with pytest.raises(InputError, match=f"{name}.*did not write"):
         evaluate(mask, truth, tmp_path, EvaluationSettings(html=True))
     assert [p.name for p in tmp_path.iterdir()] == [name]
-    if name == "report.html":  # not asked for, not in the way
+    if name == "report.html":  # no page is requested, so the file is not in the way
         evaluate(mask, truth, tmp_path)
         assert (tmp_path / name).read_bytes() == FOREIGN["x.html"]
 
@@ -120,7 +120,7 @@ def test_evaluate_again_leaves_no_old_page(written: Path, tmp_path: Path) -> Non
 
 
 def links(target: Path) -> dict[str, Path]:
-    """To a file, to a folder, and to nothing."""
+    """Write targets for links and return them by kind: a file, a folder, and a path of nothing."""
     (target / "folder").mkdir(parents=True)
     (target / "file").write_bytes(b"precious")
     return {"file": target / "file", "folder": target / "folder", "nothing": target / "nothing"}
@@ -182,7 +182,7 @@ def test_the_folder_itself_may_be_a_link(written: Path, tmp_path: Path) -> None:
 @pytest.mark.timeout(20)
 def test_a_lock_that_is_not_ours_is_left_alone(tmp_path: Path) -> None:
     (tmp_path / "victim").write_bytes(b'{"some": "JSON"}')
-    os.link(tmp_path / "victim", tmp_path / NAME)  # a second name: what is written here appears there
+    os.link(tmp_path / "victim", tmp_path / NAME)  # a hard link: writing here changes the victim
     with pytest.raises(InputError, match="not the lock file"):
         hold(tmp_path).__enter__()
     (tmp_path / NAME).unlink()
@@ -195,7 +195,7 @@ def test_a_lock_that_is_not_ours_is_left_alone(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="not the lock file"):
         hold(tmp_path).__enter__()
     (tmp_path / NAME).unlink()
-    (tmp_path / NAME).touch()  # what a kill between making and signing leaves
+    (tmp_path / NAME).touch()  # left by a kill between creating and signing
     with hold(tmp_path):
         pass
     assert (tmp_path / "victim").read_bytes() == b'{"some": "JSON"}'
@@ -236,7 +236,7 @@ def test_a_journal_that_is_not_ours_is_left_alone(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="no regular file"):
         Journal(path)
     path.unlink()
-    path.touch()  # what a full disk leaves
+    path.touch()  # left by a full disk
     Journal(path).close()
 
 
@@ -285,7 +285,7 @@ def test_a_set_of_files_is_replaced_as_one(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"index\.json.*did not write"):
         check_set(tmp_path, ["a"], "index.json")
     (tmp_path / "index.json").unlink()
-    (tmp_path / ".c3s3-seg.unfinished").touch()  # of a run that was killed while it wrote
+    (tmp_path / ".c3s3-seg.unfinished").touch()  # left by a run that was killed while writing
     (tmp_path / "a").write_bytes(b"half")
     write(b"4")
     assert sorted(p.name for p in tmp_path.iterdir()) == ["a", "index.json"]

@@ -49,7 +49,7 @@ def test_an_error_ends_the_line() -> None:
     before = threading.active_count()
     line = overlapped(range(100), lambda n: n)
     assert next(line) == 0
-    line.close()  # somebody had enough
+    line.close()  # the consumer stops early
     assert threading.active_count() <= before + 1
 
 

@@ -1,4 +1,4 @@
-"""Batches in one process: resume, changes, limits, shards."""
+"""Tests of batches in one process: resuming, changes, limits, shards."""
 
 import errno
 import os
@@ -9,9 +9,10 @@ from typing import Any
 import pytest
 from helpers.batches import MODEL, Told, masks
 
-from c3s3_seg.batch import BatchPlan, Job, predict_cases, verify
+from c3s3_seg.batch import BatchPlan, BatchResult, Job, predict_cases, verify
 from c3s3_seg.batch.job import CaseTask
 from c3s3_seg.batch.listing import list_cases
+from c3s3_seg.batch.records import Outcome
 from c3s3_seg.errors import InputError, MemoryLimitError
 from c3s3_seg.geometry.volume import Volume
 from c3s3_seg.inference import Settings
@@ -73,7 +74,7 @@ def test_another_scan_of_the_same_name_is_refused(small_scans: Path, tmp_path: P
     out, other = tmp_path / "out", tmp_path / "other"
     run(small_scans, out)
     before = masks(out)
-    small_scans.rename(other)  # moved, and the same: nothing to do
+    small_scans.rename(other)  # moved but unchanged: nothing to do
     told, _ = run(other, out)
     assert told.done == []
     small_scans.mkdir()
@@ -109,7 +110,7 @@ def test_failed_cases_wait_for_a_reason(small_scans: Path, tmp_path: Path) -> No
 def test_a_list_says_which_failed_cases_are_tried_again(
     small_scans: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Of the two that failed, only a broken scan waits for --retry-failed; the list had both wait."""
+    """Of two failed cases, only the broken scan waits for --retry-failed; the list used to hold back both."""
     out, broken, large = tmp_path / "out", small_scans / "case-2.nii.gz", small_scans / "case-1.nii.gz"
     broken.write_bytes(broken.read_bytes()[:-20])
 
@@ -144,7 +145,7 @@ def test_shards_and_then_the_whole(small_scans: Path, tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_shards_know_what_the_whole_has_done_since(small_scans: Path, tmp_path: Path) -> None:
-    """Night after night: shards, then the whole. What the whole has done anew nobody has edited."""
+    """Shards and the whole run alternate; masks that the whole run made anew do not count as edited."""
     for n in (3, 4):
         (small_scans / f"case-{n}.nii.gz").unlink()
     out, job = tmp_path / "out", Job(tmp_path / "out", allow_out_of_domain=True)
@@ -152,7 +153,7 @@ def test_shards_know_what_the_whole_has_done_since(small_scans: Path, tmp_path: 
     run(small_scans, out)
     model = replace(MODEL, settings=Settings(fill_holes=True))
     predict_cases([small_scans], model, job)
-    listed, _ = list_cases([small_scans], job, BatchPlan(shard=Shard(2, 2)))  # which never ran
+    listed, _ = list_cases([small_scans], job, BatchPlan(shard=Shard(2, 2)))  # a shard that never ran
     assert [case.state for case in listed] == ["done"]
     for n in (1, 2):
         told = Told()
@@ -198,7 +199,7 @@ def test_a_defect_in_one_case_costs_one_case(
 def test_what_a_file_server_did_not_give_is_no_fault_of_the_scan(
     small_scans: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, what: str
 ) -> None:
-    """It is tried again by the next run, as the scan itself did not change and needs not."""
+    """The next run tries the case again, although the scan itself did not change and need not change."""
     from c3s3_seg.batch import case
 
     def read(asked: Case, *how: object, **more: object) -> object:
@@ -216,7 +217,7 @@ def test_what_a_file_server_did_not_give_is_no_fault_of_the_scan(
 
 
 def test_a_scan_keeps_its_name_when_another_one_of_that_name_comes(small_scans: Path, tmp_path: Path) -> None:
-    """An archive that grows: the first one was segmented again as `one_x`, and its mask `x` stayed."""
+    """If an archive grew, the first scan used to be segmented again as `one_x`, and its mask `x` stayed."""
     out, places = tmp_path / "out", [tmp_path / "one", tmp_path / "two"]
     job = Job(out, allow_out_of_domain=True)
     for n, place in enumerate(places):
@@ -236,7 +237,7 @@ def test_a_scan_keeps_its_name_when_another_one_of_that_name_comes(small_scans: 
 def test_a_place_that_cannot_be_looked_at_costs_its_case(
     small_scans: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Hours after the cases were sorted out, when it is begun."""
+    """The place fails when its case is begun, perhaps hours after the cases were listed."""
     from c3s3_seg.batch import ledger
 
     def look(task: CaseTask, *more: object) -> None:
@@ -256,3 +257,44 @@ def test_a_single_case_that_fails_leaves_nothing(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"scan\.nii\.gz"):
         predict_cases([scan], MODEL, Job(tmp_path / "out", allow_out_of_domain=True))
     assert not list((tmp_path / "out").iterdir())
+
+
+def test_a_single_case_that_was_interrupted_is_done_by_the_same_command(
+    small_scans: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The journal used to be removed, and without it the mask of an ended worker was in the way."""
+    from c3s3_seg.batch import ledger
+
+    def stop(self: ledger.Ledger, outcome: Outcome) -> Outcome:
+        (out / "case-0.json").unlink()  # as if the worker had been ended before it wrote the JSON
+        raise KeyboardInterrupt
+
+    scan, out = small_scans / "case-0.nii.gz", tmp_path / "out"
+    with monkeypatch.context() as patch:
+        patch.setattr(ledger.Ledger, "record", stop)
+        with pytest.raises(KeyboardInterrupt):
+            run(scan, out)
+    assert list(masks(out)) == ["case-0.nii.gz"]
+    told, _ = run(scan, out)
+    assert told.done == ["case-0"]
+    assert verify(out).holds
+
+
+def test_a_folder_that_becomes_read_only_costs_no_result(
+    small_scans: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The removal of the old table failed too, and its error took the place of the result."""
+
+    def refuse(*_: object, **__: object) -> None:
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+    run(small_scans, tmp_path / "out", limit=2)
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", refuse)
+        patch.setattr(os, "posix_fallocate", refuse)
+        patch.setattr(Path, "unlink", refuse)
+        _, result = run(small_scans, tmp_path / "out")
+    assert isinstance(result, BatchResult)
+    assert len(result.rows) == 2
+    assert result.undone == ("case-3", "case-4")
+    assert "Read-only file system" in result.stopped

@@ -1,3 +1,4 @@
+import errno
 import json
 import os
 import shutil
@@ -32,7 +33,7 @@ def predicted(scans: Path, folder: Path) -> Path:
 
 @pytest.fixture
 def own(small_scans: Path, tmp_path: Path) -> Path:
-    """An output whose scans a test may change."""
+    """Return an output whose scans a test may change."""
     return predicted(small_scans, tmp_path / "own")
 
 
@@ -46,7 +47,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def out(made: Path, tmp_path: Path) -> Path:
-    """A copy of an output, of scans that no test changes."""
+    """Return a copy of an output whose scans no test changes."""
     return Path(shutil.copytree(made, tmp_path / "out"))
 
 
@@ -131,7 +132,7 @@ def test_a_weight_file_that_became_a_pipe_is_wrong(out: Path, tmp_path: Path) ->
     facts = json.loads((out / "provenance.json").read_text())
     facts["runs"][0]["bundle"] = str(tmp_path / "b")
     (out / "provenance.json").write_text(json.dumps(facts))
-    assert verify(out).holds  # they are not there
+    assert verify(out).holds  # missing weights are no error
     os.mkfifo(tmp_path / "b" / "model.onnx")
     assert [f.what for f in verify(out).wrong] == ["is no regular file any more"]
 
@@ -147,7 +148,7 @@ def test_verify_knows_a_hash_that_was_changed_with_its_mask(out: Path) -> None:
 
 
 def test_verify_takes_a_folder_without_hashes_of_its_tables(out: Path) -> None:
-    """As an earlier version wrote it; and one whose journal was thrown away."""
+    """An earlier version wrote such folders; here the journal was deleted as well."""
     facts = json.loads((out / "provenance.json").read_text())
     assert set(facts.pop("tables_sha256")) == {"summary.csv", "journal.jsonl"}
     (out / "provenance.json").write_text(json.dumps(facts))
@@ -162,7 +163,7 @@ def test_verify_takes_a_folder_without_hashes_of_its_tables(out: Path) -> None:
 def test_verify_wants_a_provenance(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"there is no provenance\.json"):
         verify(tmp_path)
-    (tmp_path / "journal.sqlite").touch()  # as after a kill in the first run
+    (tmp_path / "journal.sqlite").touch()  # left by a kill in the first run
     with pytest.raises(InputError, match=r"no run into this folder has ended yet.*same `predict` command"):
         verify(tmp_path)
     (tmp_path / "provenance.json").write_text("{")
@@ -189,8 +190,14 @@ RUN = {"bundle": "/b", "made_with": {"weights_sha256": {"w": "2"}}}
         *(json.dumps({"runs": [RUN], "cases": [{**CASE, key: {"a": None}}]}) for key in CASE),
         *(json.dumps({"runs": [{**RUN, key: 7}], "cases": [CASE]}) for key in RUN),
         json.dumps({"runs": [{**RUN, "made_with": {"weights_sha256": {"w": None}}}], "cases": [CASE]}),
+        json.dumps({"runs": [{**RUN, "run": [1]}], "cases": [CASE]}),
+        json.dumps({"runs": [RUN], "cases": [CASE], "tables_sha256": {"\ud800": "0"}}),
+        *(json.dumps({"runs": [RUN], "cases": [{**CASE, **wrong}]}) for wrong in (
+            {"run": [1]}, {"earlier_sha256": 3}, {"earlier_sha256": [[1]]},
+            {"outputs_sha256": {"\ud800": "1"}},
+        )),
     ],
-    ids=range(25),
+    ids=range(31),
 )  # fmt: skip
 def test_a_provenance_that_is_none_is_one_line(tmp_path: Path, content: str) -> None:
     path = tmp_path / "provenance.json"
@@ -201,8 +208,64 @@ def test_a_provenance_that_is_none_is_one_line(tmp_path: Path, content: str) -> 
         verify(tmp_path)
 
 
+def test_verify_takes_the_working_folder(out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The files about all cases used to be called stale there."""
+    monkeypatch.chdir(out)
+    assert verify(Path(".")) == verify(out)
+    assert verify(Path(".")).holds
+
+
+def test_verify_goes_on_after_a_file_that_it_may_not_read(
+    out: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A note of another user and a mask on a bad block used to end it, and all findings were lost."""
+    (tmp_path / "b").mkdir()
+    (tmp_path / "b" / "model.onnx").symlink_to("/proc/self/mem")  # a regular file that cannot be read
+    facts = json.loads((out / "provenance.json").read_text())
+    facts["runs"][0]["bundle"] = str(tmp_path / "b")
+    (out / "provenance.json").write_text(json.dumps(facts))
+    (out / "notes.txt").write_text("of another user")
+    (out / "case-4.nii.gz").write_bytes(b"")
+
+    def read(path: Path) -> str:
+        if path.name in ("notes.txt", "case-1.nii.gz"):
+            raise InputError("cannot be read (Permission denied)", where=path)
+        return sha256(path)
+
+    monkeypatch.setattr("c3s3_seg.batch.verification.sha256", read)
+    found = verify(out)
+    wrong = {Path(f.where).name: f.what for f in found.wrong}
+    assert list(wrong) == ["case-1.nii.gz", "case-4.nii.gz", "model.onnx"]
+    assert wrong["case-1.nii.gz"] == "cannot be read (Permission denied)"
+    assert wrong["model.onnx"] == "cannot be read (Input/output error)"
+    assert (found.strangers, found.stale) == (["notes.txt"], [])
+
+
+def test_verify_lists_files_of_a_folder_that_can_only_be_listed(
+    out: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another user's folder with the mode 0744 used to end it."""
+
+    def closed(look: Callable[..., os.stat_result]) -> Callable[..., os.stat_result]:
+        def answer(path: object, **more: object) -> os.stat_result:
+            if "theirs/" in str(path):
+                raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+            return look(path, **more)
+
+        return answer
+
+    (out / "theirs").mkdir()
+    (out / "theirs" / "x.txt").write_text("a note")
+    with monkeypatch.context() as patch:  # root may read everything
+        for name in ("stat", "lstat"):
+            patch.setattr(os, name, closed(getattr(os, name)))
+        found = verify(out)
+    assert found.strangers == ["theirs/x.txt"]
+    assert found.holds
+
+
 def test_verify_does_not_wait_for_what_never_ends(own: Path, small_scans: Path) -> None:
-    """Pipes and devices in place of a mask, a scan and the record itself, and as the folder."""
+    """Pipes and devices stand in place of a mask, a scan, the record itself and the folder."""
     (own / "case-0.nii.gz").unlink()
     os.mkfifo(own / "case-0.nii.gz")
     (own / "case-1.nii.gz").unlink()
@@ -251,7 +314,7 @@ def provenance(path: Path, *, started: str, bundle: str, weights: str, **case: o
 def test_a_place_that_cannot_be_looked_at_is_one_that_is_not_there(
     tmp_path: Path, key: str, name: str
 ) -> None:
-    """As a folder that may not be read by the user who verifies: a name that is too long stands in for it."""
+    """A name that is too long stands in for a folder that the verifying user may not read."""
     words = {"bundle": "/none", key: {name: "0"} if key == "outputs_sha256" else name}
     provenance(tmp_path / "provenance.json", started="", weights="0", **words)  # type: ignore[arg-type]
     found = verify(tmp_path)
@@ -260,7 +323,7 @@ def test_a_place_that_cannot_be_looked_at_is_one_that_is_not_there(
 
 
 def test_the_weights_are_those_that_the_newest_run_found(tmp_path: Path) -> None:
-    """A model that was trained again in its folder, by shards: the older run of all is no record of it."""
+    """The model was trained again in its folder and run by shards: the older whole run does not record it."""
     bundle, out = tmp_path / "bundle", tmp_path / "out"
     bundle.mkdir()
     out.mkdir()
@@ -371,7 +434,7 @@ def test_a_series_that_is_swapped_fails_and_is_tried_again(
 def test_a_file_that_is_still_being_copied_is_tried_again(
     small_scans: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What fails is half a file; by the time that it has failed, the whole one is there."""
+    """Reading half a file fails; by the time that it has failed, the whole file is there."""
     scan = small_scans / "case-0.nii.gz"
     whole = scan.read_bytes()
     scan.write_bytes(whole[:2000])

@@ -1,4 +1,4 @@
-"""What belongs to a case is replaced or removed as one; a full disk ends the run, the next goes on."""
+"""Tests of the files of a case, replaced or removed together; a full disk ends a run, the next continues."""
 
 import json
 import os
@@ -47,7 +47,7 @@ def everything(scan: Path, out: Path) -> None:
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with the scan and an output with everything of it: made once, and copied."""
+    """Return a folder with the scan and its complete output, which is made once and then copied."""
     folder = tmp_path_factory.mktemp("made")
     save(small_scan(0), folder / "x.nii.gz")
     everything(folder / "x.nii.gz", folder / "out")
@@ -56,12 +56,12 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def done(made: Path, tmp_path: Path) -> tuple[Path, Path]:
-    """A scan, which no test changes, and an output of its own."""
+    """Return a scan, which no test changes, and a copy of its output for this test."""
     return made / "x.nii.gz", shutil.copytree(made / "out", tmp_path / "out")
 
 
 def names(out: Path) -> list[str]:
-    """Of the files of cases."""
+    """Return the sorted names of the files of cases."""
     of_all = ("summary", "provenance", "journal")
     files = [p for p in out.rglob("*") if p.is_file() and not p.name.startswith(of_all)]
     return sorted(str(p.relative_to(out)) for p in files)
@@ -83,7 +83,7 @@ def test_other_options_leave_nothing_of_the_first_run(done: tuple[Path, Path]) -
     predict_cases([scan], MODEL, Job(out, allow_out_of_domain=True))
     assert names(out) == ["x.json", "x.nii.gz"]
     assert not any(path.is_dir() for path in out.iterdir())
-    everything(scan, out)  # maps are asked for by the model's settings: not a finished case
+    everything(scan, out)  # the model's settings request maps: not a finished case
     assert names(out) == ALL
     predict_cases([scan], FULL, Job(out, suffix="mha", allow_out_of_domain=True))
     assert names(out) == [
@@ -97,7 +97,7 @@ def test_other_options_leave_nothing_of_the_first_run(done: tuple[Path, Path]) -
 
 
 def test_another_manifest_is_another_model(scan: Path, tmp_path: Path) -> None:
-    """The same weights with other labels or another grid make other masks: no finished case."""
+    """The same weights with other labels or another grid give other masks, so the case is not finished."""
     bundle = ModelBundle.load(MODEL.bundle)
     shutil.copytree(bundle.folder, tmp_path / "model")
     model = replace(MODEL, bundle=tmp_path / "model")
@@ -140,7 +140,7 @@ def test_a_case_that_fails_now_keeps_no_mask(small_scans: Path, tmp_path: Path) 
 
 
 def test_a_case_that_cannot_be_written_any_more_leaves_nothing(small_scans: Path, tmp_path: Path) -> None:
-    out, name = tmp_path / "out", "n" * 244  # the mask's name fits, that of its maps does not
+    out, name = tmp_path / "out", "n" * 244  # the mask's name fits, those of its maps do not
     (small_scans / "case-0.nii.gz").rename(small_scans / f"{name}.nii.gz")
     predict_cases([small_scans], MODEL, Job(out, allow_out_of_domain=True))
     assert (out / f"{name}.nii.gz").exists()
@@ -244,7 +244,7 @@ def test_verify_tells_stale_files_from_those_of_others(done: tuple[Path, Path], 
     assert "10 files" not in answer.stdout
     for name in verdict.stale:
         (out / name).unlink()
-    assert command.run("verify", out).returncode == 0  # strangers alone are no fault
+    assert command.run("verify", out).returncode == 0  # foreign files alone are no fault
 
 
 def test_verify_knows_a_mask_of_another_model(small_scans: Path, tmp_path: Path) -> None:
@@ -274,7 +274,7 @@ def test_verify_says_no_to_a_case_that_was_not_finished(small_scans: Path, tmp_p
     verdict = verify(out)
     assert [finding.where for finding in verdict.wrong] == ["case-1"]
     assert sorted(verdict.stale) == ["case-1.json", "case-1.nii.gz"]
-    predict_cases([small_scans], MODEL, Job(out, allow_out_of_domain=True))  # what a kill left is ours
+    predict_cases([small_scans], MODEL, Job(out, allow_out_of_domain=True))  # files left by a kill are own
     assert verify(out).holds
 
 
@@ -302,7 +302,7 @@ def run(*words: object, **more: object) -> "subprocess.CompletedProcess[str]":
     return subprocess.run(command, capture_output=True, text=True, check=False, timeout=120, **more)  # type: ignore[call-overload, no-any-return]
 
 
-# No file may be larger: stands for a full disk, whose writes fail half way as well.
+# A limit on the size of a file stands in for a full disk, on which writes also fail half way.
 FULL_DISK = {resource.RLIMIT_FSIZE: 200_000}
 
 
@@ -341,7 +341,7 @@ def test_a_full_disk_ends_the_run_at_its_first_case(tmp_path: Path, workers: int
     assert names(out) == []
     assert (out / "summary.csv").read_text().count("it was not done") == 6
     seconds = json.loads((out / "provenance.json").read_text())["cases"]
-    assert len(seconds) <= 4  # what was under way when the first one failed
+    assert len(seconds) <= 4  # the cases in progress when the first one failed
     assert verify(out).holds
     answer = command.run(*words)
     assert answer.returncode == 0, answer.stdout
@@ -437,7 +437,7 @@ def test_memory_that_ends_in_an_import(scan: Path, tmp_path: Path, limit: int) -
     assert "Traceback" not in answer.stderr
     assert "defect" not in answer.stderr
     # Where the memory ends depends on the machine's libraries: in an import, in the network's first tile, or
-    # in a thread of OpenVINO, which then says no more than that its promise was broken.
+    # in a thread of OpenVINO, which then reports only a broken promise.
     assert answer.returncode == 2, answer.stderr
     told = ("the memory did not suffice", "memory was full", "Broken promise")
     assert any(words in answer.stderr for words in told), answer.stderr

@@ -1,4 +1,4 @@
-"""Batches over studies: several series, our own objects stored back, junk, links, damage."""
+"""Tests of batches over studies: several series, own objects stored back, junk files, links, damage."""
 
 import json
 import shutil
@@ -23,14 +23,14 @@ STORED = ("--format", "dicom-seg", "--report", "sc")
 
 
 def predict(*words: object) -> tuple[int, str, list[dict[str, object]]]:
-    """The exit code, stderr in one line, and the events of a run."""
+    """Run `predict` and return the exit code, stderr in one line, and the events."""
     answer = run("predict", *words, *PHANTOM, "--json")
     events = [json.loads(line) for line in answer.stdout.splitlines()]
     return answer.returncode, " ".join(answer.stderr.split()), events
 
 
 def states(events: list[dict[str, object]]) -> dict[object, object]:
-    """What became of the cases of this run; those that an earlier run did are told too, as kept."""
+    """Return the states of this run's cases, without those of earlier runs, which are reported as kept."""
     return {e["case"]: e["state"] for e in events if e["event"] == "case" and not e["kept"]}
 
 
@@ -61,7 +61,7 @@ def test_the_night_after_our_own_objects_were_stored_beside_the_scan(tmp_path: P
         "DICOM objects without an image (1)": 1,
     }  # fmt: skip
     assert {case["case"]: case["state"] for case in told["cases"]} == {"p1_s2": "done", "p1_s3": "skipped"}
-    code, said, events = predict(tmp_path / "archive", "-o", out, *STORED)  # the same from further above
+    code, said, events = predict(tmp_path / "archive", "-o", out, *STORED)  # from the parent folder
     assert (code, states(events)) == (0, {}), said
 
 
@@ -78,7 +78,7 @@ def test_a_study_of_which_no_series_is_in_the_domain_is_one_failure(tmp_path: Pa
     assert "p1_s2: this is not a scan" in message
     series(heart(), tmp_path / "p2", "p2", 1)
     out = tmp_path / "out"
-    for expected in (1, 0):  # the second night tells it again, and it is no new failure
+    for expected in (1, 0):  # the second run reports it again, but as no new failure
         code, said, events = predict(study, tmp_path / "p2", "-o", out)
         assert code == expected, said
     assert states(events) == {}
@@ -101,6 +101,21 @@ def test_the_failure_of_a_study_has_the_name_of_its_first_series_whichever_worke
     assert "s1: too small; s2: too small; s3: too small" in failure.failure.reason
 
 
+def test_a_study_with_a_series_that_cannot_be_read_fails_because_of_that() -> None:
+    """It counted as a study out of the domain, which `serve` passes over, if such a series came first."""
+    tasks = [CaseTask(Case(name, Path("p1"), study="p1")) for name in ("s1", "s2")]
+    far = Refusal("too small", "p1", None, "DomainError", "check")
+    damaged = Refusal("is damaged", "p1/2", "Copy it again", "InputError", "load")
+    for first, second in ((far, damaged), (damaged, far)):
+        studies = Studies(tasks)
+        assert studies.add(Outcome("s1", "p1", refusal=first)) == []
+        (failure,) = studies.add(Outcome("s2", "p1", refusal=second))
+        assert failure.refusal is not None
+        assert (failure.case, failure.out_of_domain) == ("s1", False)
+        assert (failure.refusal.kind, failure.refusal.where) == ("InputError", "p1/2")
+        assert "s1: " + first.what + "; s2: " + second.what in failure.refusal.what
+
+
 def test_a_study_of_hundreds_of_series_fails_in_a_line_that_can_be_read() -> None:
     names = [f"s{n}" for n in range(300)]
     studies = Studies(CaseTask(Case(name, Path("p1"), study="p1")) for name in names)
@@ -113,7 +128,7 @@ def test_a_study_of_hundreds_of_series_fails_in_a_line_that_can_be_read() -> Non
 
 @pytest.mark.slow
 def test_a_study_grows_after_reports_were_added_to_its_mask(tmp_path: Path) -> None:
-    """The mask keeps its name: the journal still knows of which series it is."""
+    """The mask keeps its name, because the journal still records its series."""
     study, out = tmp_path / "p1", tmp_path / "out"
     series(heart(), study, "p1", 1)
     assert predict(study, "-o", out)[0] == 0
@@ -126,7 +141,7 @@ def test_a_study_grows_after_reports_were_added_to_its_mask(tmp_path: Path) -> N
 
 @pytest.mark.slow
 def test_what_is_told_of_a_study_when_its_series_change(tmp_path: Path) -> None:
-    """No limit leaves series that wait for others of their study; the journal speaks of this run."""
+    """Series that wait for others of their study do not count as left; the journal describes this run."""
     study, out = tmp_path / "a" / "p1", tmp_path / "out"
     series(heart(), tmp_path / "a" / "p2", "p2", 1)
     for number in (1, 2):
@@ -243,7 +258,7 @@ def test_shards_take_whole_studies(tmp_path: Path) -> None:
 
 @pytest.fixture
 def archive(tmp_path: Path) -> Path:
-    """13 studies of one series, flat, nested and deeper; two are damaged. Beside them junk and a link."""
+    """Write 13 studies of one suitable scan each, flat, nested or deeper, two damaged; add junk, a link."""
     root, scan = tmp_path / "archive", heart()
     for n in range(3):
         series(scan, root / f"single{n}", f"single{n}", 1)
@@ -265,7 +280,7 @@ def archive(tmp_path: Path) -> Path:
 
 
 def failures(stdout: str) -> list[str]:
-    """The lines of the cases that failed, below the table."""
+    """Return the lines of the failed cases, which are printed below the table."""
     lines = stdout.split(" failed:\n")[1].splitlines()
     return [line.strip() for line in lines if line.startswith("  ")]
 
@@ -293,11 +308,11 @@ def test_an_archive_of_many_studies_night_after_night(archive: Path, tmp_path: P
     }  # fmt: skip
     before = {path.name: path.stat().st_mtime_ns for path in out.glob("*.nii.gz")}
     assert len(before) == 11
-    for study in archive.glob("[fns]*[0-9]"):  # what we write is stored with the study
+    for study in archive.glob("[fns]*[0-9]"):  # own objects are stored with the study
         for path in ours.glob("*.dcm"):
             shutil.copy(path, study)
     second = run("predict", archive, "-o", out, *PHANTOM)
-    assert second.returncode == 0  # the same two are told, and have not changed
+    assert second.returncode == 0  # the same two are reported as unchanged
     assert failures(second.stdout) == failed
     said = " ".join(second.stderr.split())
     assert "11 cases finished before, as recorded; 6 series passed over before" in said

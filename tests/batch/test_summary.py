@@ -1,4 +1,4 @@
-"""summary.csv and the table on a terminal: what they say of a result, and that they say it safely."""
+"""Tests of summary.csv and the table on a terminal: their content, and that its text is harmless."""
 
 import csv
 import io
@@ -53,7 +53,7 @@ def test_the_header_is_the_same_in_every_run() -> None:
     scored = replace(ROW, scores=(CaseScore("a", "organ", score),))
     heads = [summary(rows, ()).splitlines()[0] for rows in ((), (ROW,), (scored,))]
     assert set(heads) == {",".join(HEADER).encode()}
-    assert set(SCORES) == set(score.flat()) - {"volume_ml"}  # a metric that is new has a column too
+    assert set(SCORES) == set(score.flat()) - {"volume_ml"}  # a new metric must get a column too
     assert table(scored)[0]["dice"] == "1.0"
 
 

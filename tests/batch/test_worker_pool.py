@@ -1,4 +1,4 @@
-"""Workers: real processes, really killed."""
+"""Tests of workers: real processes that are really killed."""
 
 import errno
 import json
@@ -31,7 +31,7 @@ from c3s3_seg.inference import BackendRequest, Settings
 from c3s3_seg.io import Case, load, save
 
 pytestmark = pytest.mark.slow
-CASES = [f"case-{n}" for n in range(5)]  # of `small_scans`
+CASES = [f"case-{n}" for n in range(5)]  # the cases of `small_scans`
 
 
 def tasks(scans: Path) -> list[CaseTask]:
@@ -39,7 +39,7 @@ def tasks(scans: Path) -> list[CaseTask]:
 
 
 def kill_when_busy(pool: Pool, times: int) -> threading.Thread:
-    """Kill workers that have a case in hand, each but once."""
+    """Start a thread that kills `times` workers that have a case in hand, each only once."""
 
     def kill() -> None:
         killed: set[int] = set()
@@ -88,7 +88,7 @@ def test_a_case_that_kills_twice_fails_with_the_reason(small_scans: Path, tmp_pa
 def test_a_worker_that_cannot_be_replaced_is_done_without(
     small_scans: Path, tmp_path: Path, count: int
 ) -> None:
-    """Its model has gone, or there is no memory for it any more: those that have one do the cases."""
+    """If the model is gone or the memory is full, the workers that have a model process the cases."""
     bundle = tmp_path / "bundle"
     shutil.copytree(MODEL.bundle, bundle)
     with closing(Pool(replace(MODEL, bundle=bundle), Job(tmp_path / "out"), count, ())) as pool:
@@ -109,7 +109,7 @@ def test_a_worker_that_cannot_be_replaced_is_done_without(
 def test_where_no_process_can_be_started_any_more_the_others_go_on(
     small_scans: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, count: int
 ) -> None:
-    """The worker died as memory ran out, and there is none for the one in its place either."""
+    """The worker died as memory ran out, and there is no memory for its replacement either."""
 
     def refuse(*words: object, **more: object) -> None:
         raise OSError(errno.ENOMEM, os.strerror(errno.ENOMEM))
@@ -128,7 +128,7 @@ def test_where_no_process_can_be_started_any_more_the_others_go_on(
 def test_a_worker_with_another_model_than_the_run_began_with_is_refused(
     small_scans: Path, tmp_path: Path
 ) -> None:
-    """Its folder was written anew meanwhile: the record of the run names the weights of the first one."""
+    """The bundle's folder was rewritten meanwhile; the record of the run names the first weights."""
     bundle = tmp_path / "bundle"
     shutil.copytree(MODEL.bundle, bundle)
     with closing(Pool(replace(MODEL, bundle=bundle), Job(tmp_path / "out"), 1, ())) as pool:
@@ -142,7 +142,7 @@ def test_a_worker_with_another_model_than_the_run_began_with_is_refused(
 def test_no_more_workers_than_cases(
     small_scans: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A configuration file says how many the machine bears, whether a run has a thousand cases or one."""
+    """A configuration file states how many workers the machine bears, whatever the number of cases."""
     started: list[object] = []
 
     class Counted(subprocess.Popen[bytes]):
@@ -186,7 +186,7 @@ def test_no_process_unless_asked(small_scans: Path, tmp_path: Path, monkeypatch:
 
 
 def endless(folder: Path) -> Path:
-    """A bundle whose graph loops for ever where a scan has a bright voxel, and gives an answer elsewhere."""
+    """Write a bundle whose graph loops for ever if a scan has a bright voxel and answers otherwise."""
     brightest = helper.make_node("ReduceMax", ["scan"], ["top"], keepdims=0)
     limit = helper.make_node("Constant", [], ["limit"], value=onnx.numpy_helper.from_array(np.float32(0.9)))
     bright = helper.make_node("Greater", ["top", "limit"], ["bright"])
@@ -220,7 +220,7 @@ def brighten(path: Path) -> None:
 
 
 def test_the_memory_is_that_of_all_workers(tmp_path: Path) -> None:
-    """Their number divides it, on a local cluster too; what this process takes is not for them."""
+    """The workers share the memory, on a local cluster too, without the part that this process takes."""
     from c3s3_seg.batch.cluster import _placed
     from c3s3_seg.batch.job import STARTER_BYTES
 
@@ -230,14 +230,14 @@ def test_the_memory_is_that_of_all_workers(tmp_path: Path) -> None:
         assert settings.processes == 4
         assert settings.own_memory_bytes is not None
         assert 4 * settings.own_memory_bytes + STARTER_BYTES <= 2_100_000_000
-    assert _placed(model, "tcp://h:1", 4).settings == model.settings  # a limit of each machine
+    assert _placed(model, "tcp://h:1", 4).settings == model.settings  # the limit is that of each machine
     with pytest.raises(InputError, match="2 workers and the process that starts them do not fit"):
         replace(MODEL, settings=Settings(memory_bytes=100_000_001)).among(2)
     assert MODEL.among(3).settings.memory_bytes is None
 
 
 def test_the_threads_are_those_of_all_workers(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A deterministic model had one thread in workers, and several on a local cluster."""
+    """A deterministic model used to have one thread in workers, but several on a local cluster."""
     from c3s3_seg.batch.cluster import _placed
 
     monkeypatch.setattr("c3s3_seg.batch.job.available_processors", lambda: 8)
@@ -259,7 +259,7 @@ def test_each_worker_keeps_to_its_share(small_scans: Path, tmp_path: Path) -> No
         result.failures[0].reason
     )
     assert masks(out) == {}
-    # Tried again: it was no fault of theirs.
+    # The cases are tried again, because the failure was not their fault.
     result = predict_cases([small_scans], model, job, None, BatchPlan(workers=1))
     assert len(result.rows) == 5
 
@@ -285,7 +285,7 @@ def test_a_case_that_never_ends_fails_and_the_others_go_on(
 
 
 def test_a_case_that_never_ends_fails_on_a_cluster_too(small_scans: Path, tmp_path: Path) -> None:
-    """Its process ends beside the Dask worker, which stays and starts another one."""
+    """The process of the case ends beside the Dask worker, which stays and starts another process."""
     brighten(small_scans / "case-1.nii.gz")
     model = Model(endless(tmp_path), BackendRequest("openvino"))
     plan = BatchPlan(workers=1, cluster="local", case_timeout_s=LIMIT_S)
@@ -296,7 +296,7 @@ def test_a_case_that_never_ends_fails_on_a_cluster_too(small_scans: Path, tmp_pa
 
 
 def test_a_worker_that_does_not_read_holds_nobody_up(small_scans: Path, tmp_path: Path) -> None:
-    """The files of two series are more than a pipe takes: the limit holds although the pipe is full."""
+    """The file names of two series overfill a pipe: the limit holds although the pipe is full."""
     files = tuple(f"{n:060d}.dcm" for n in range(1500))
     many = [replace(task, case=replace(task.case, files=files)) for task in tasks(small_scans)[:3]]
     with closing(Pool(MODEL, Job(tmp_path), 1, (), LIMIT_S)) as pool:

@@ -1,4 +1,4 @@
-"""The command line as a user meets it: real processes, exit codes, one clear line for what went wrong."""
+"""The command line as a user sees it: real processes, exit codes, one clear line for each error."""
 
 import csv
 import json
@@ -25,7 +25,7 @@ def predict(*words: object) -> subprocess.CompletedProcess[str]:
 
 @pytest.fixture(scope="module")
 def cohort(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two phantoms, one as DICOM and one as NIfTI, and a file that is no scan."""
+    """Write two phantoms, DICOM and NIfTI, to `scans` and their masks to `truth`; return the folder."""
     folder = tmp_path_factory.mktemp("cohort")
     for seed, file_format in ((30_001, "dicom"), (30_002, "nii.gz")):
         save_phantom(simulate(seed), folder / "scans", seed=seed, file_format=file_format)  # type: ignore[arg-type]
@@ -34,7 +34,7 @@ def cohort(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def refused(answer: subprocess.CompletedProcess[str], *parts: str) -> None:
-    """Exit code 2, one line on stderr with these parts, no traceback."""
+    """Check that the process ended with exit code 2 and one line on stderr that contains these parts."""
     assert answer.returncode == 2, answer.stderr
     lines = answer.stderr.strip().splitlines()
     assert len(lines) == 1, answer.stderr
@@ -76,7 +76,7 @@ def test_a_folder_of_cases(cohort: Path, tmp_path: Path) -> None:
     assert json.loads((report / "report.json").read_text())["protocol"]["name"] == "paper"
     assert run("verify", out).returncode == 0
     again = predict(cohort / "scans", "-o", out)
-    assert again.returncode == 0  # our own files may be written anew
+    assert again.returncode == 0  # files of this program may be overwritten
     assert "new reports for 2 finished cases without segmenting again" in again.stderr
     assert "--truth: yes -> no" in again.stderr
     third = predict(cohort / "scans", "-o", out, "--json", "--workers", 2)
@@ -269,7 +269,7 @@ def test_a_configuration_error_names_key_value_and_choices(toy_config: Path, tmp
     [({}, "2000 None"), ({"GOMP_SPINCOUNT": "7"}, "7 None"), ({"OMP_WAIT_POLICY": "active"}, "None active")],
 )
 def test_threads_wait_briefly_unless_told_otherwise(given: dict[str, str], expected: str) -> None:
-    """Two threads of torch beside another program: see the training log."""
+    """Threads of torch that spin while they wait slow a training step down beside another program."""
     code = (
         "import os, sys\nfrom c3s3_seg.cli import main\nsys.argv = ['c3s3-seg', '--version']\n"
         "try:\n    main()\nfinally:\n"
@@ -281,7 +281,7 @@ def test_threads_wait_briefly_unless_told_otherwise(given: dict[str, str], expec
     assert answer.stdout.splitlines()[-1] == expected
 
 
-# An error that no check foresaw, the exit code, and what the last line says.
+# Code that raises an error which no check foresaw, the exit code, and parts of the last line on stderr.
 UNFORESEEN = (
     ("1 / 0", 4, ("ZeroDivisionError: division by zero", "This is a defect of the program", "line ")),
     ("[].boom", 4, ("AttributeError", "defect")),
@@ -310,7 +310,7 @@ for error in sys.argv[1:]:
 
 @pytest.fixture(scope="module")
 def unforeseen() -> dict[bool, list[tuple[int, list[str]]]]:
-    """With the traceback asked for or not: exit code and lines on stderr, of a process for each error."""
+    """Return exit code and stderr lines of one process per error, by whether the traceback was requested."""
     found = {}
     for shown in (False, True):
         answer = subprocess.run(
@@ -344,13 +344,13 @@ def test_what_no_check_foresaw_is_one_line(
 
 
 def test_an_empty_mask_is_no_success(small_scans: Path, tmp_path: Path) -> None:
-    """The mask is written, and the case, the table, the JSON lines and the exit code say that it is empty."""
+    """The mask is written; the case, the table, the JSON lines and the exit code report that it is empty."""
     words = ["predict", str(small_scans / "case-0.nii.gz"), "--model", "phantom", "--allow-out-of-domain"]
     found = run(*words, "-o", str(tmp_path / "found"))
     assert found.returncode == 0, found.stderr
     facts = json.loads((tmp_path / "found" / "case-0.json").read_text())
     assert facts["nothing_found"] is False
-    assert any("the volume of 'left_atrium' is" in note for note in facts["notes"])  # a ball of 4 ml
+    assert any("the volume of 'left_atrium' is" in note for note in facts["notes"])  # it is a 4 ml ball
     empty = run(*words, "-o", str(tmp_path / "empty"), "--set", "postprocess.min_volume_ml=1000")
     assert empty.returncode == 1
     assert "Empty masks, nothing was found: 1 of 1 scan." in empty.stderr
@@ -360,7 +360,7 @@ def test_an_empty_mask_is_no_success(small_scans: Path, tmp_path: Path) -> None:
     assert not load_mask(tmp_path / "empty" / "case-0.nii.gz").array.any()
     assert ",nothing found" in (tmp_path / "empty" / "summary.csv").read_text()
     again = run(*words, "-o", str(tmp_path / "empty"), "--set", "postprocess.min_volume_ml=1000", "--json")
-    assert again.returncode == 1  # what an earlier run found empty is still no success
+    assert again.returncode == 1  # a mask that was empty in an earlier run is still no success
 
 
 PROGRAM = """
@@ -421,7 +421,7 @@ program()
 
 
 def test_a_stop_in_the_middle_of_an_import_shows_no_traceback() -> None:
-    """numpy cannot be imported twice: what ends the program imports nothing."""
+    """numpy cannot be imported twice, so the code that ends the program must not import anything."""
     command = [sys.executable, "-c", STOPPED]
     answer = subprocess.run(command, capture_output=True, text=True, check=False)
     assert (answer.returncode, answer.stdout) == (143, ""), answer.stderr

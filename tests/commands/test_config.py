@@ -1,4 +1,4 @@
-"""Defaults of options from the environment and from c3s3-seg.toml: which holds, and what is refused."""
+"""Defaults of options from the environment and from c3s3-seg.toml: their precedence, and refused values."""
 
 import json
 import os
@@ -25,7 +25,7 @@ ROOT = Path(__file__).parents[2]
 
 @pytest.fixture(autouse=True)
 def own_places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A working folder and a folder of the user without a file, and no variable of ours."""
+    """Give each test empty working and configuration folders and no `C3S3_SEG_` variable."""
     for name in [name for name in os.environ if name.startswith("C3S3_SEG_")]:
         monkeypatch.delenv(name)
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "user"))
@@ -43,7 +43,7 @@ def write(text: str, path: str | Path = "c3s3-seg.toml") -> Path:
 
 @pytest.fixture
 def calls(monkeypatch: pytest.MonkeyPatch) -> Callable[..., dict[str, Any]]:
-    """Run a command whose function only records what it was called with."""
+    """Return a function that runs a command and returns the arguments its callback got, and `stderr`."""
 
     def call(*words: object, **environment: str) -> dict[str, Any]:
         seen: dict[str, Any] = {}
@@ -64,7 +64,7 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> Callable[..., dict[str, Any]]:
 
 
 PREDICT = ("predict", "scan.nii.gz", "-o", "out")
-# Key of the file -> two values, each as the file, the environment and the command line have it.
+# Key of the file -> two values, which the tests set in the file, the environment and the command line.
 VALUES: dict[str, tuple[Any, Any]] = {
     "model": ("phantom", "hippocampus"),
     "format": ("mha", "nrrd"),
@@ -90,7 +90,7 @@ VALUES: dict[str, tuple[Any, Any]] = {
 
 
 def in_file(name: str, value: Any) -> str:
-    """The text of a file that sets one key; a table of a server has its address too."""
+    """Return the text of a file that sets one key; the table of a server also holds its address."""
     table, _, key = name.rpartition(".")
     if table == "pacs.NAME":
         return f'[pacs.archive]\nserver = "A@localhost:104"\n{key} = {json.dumps(value)}\n'
@@ -117,7 +117,7 @@ def options_of(command: str) -> set[str]:
     return {param.name for param in PROGRAM.get_command(None, command).params}
 
 
-# `log_file` is an option of predict as soon as it writes log files.
+# Keys whose command has the option.
 SET = [key for key in KEYS if key.commands and key.option in options_of(key.commands[0])]
 
 
@@ -127,25 +127,25 @@ def test_the_line_holds_over_the_environment_that_over_the_file_that_over_the_de
 ) -> None:
     words = PREDICT if "predict" in key.commands else ("fetch", "archive", "-o", "out")
     one, other = VALUES[key.name]
-    bare = in_file(key.name, one).rpartition(f"{key.option} =")[0]  # the server stays known
+    bare = in_file(key.name, one).rpartition(f"{key.option} =")[0]  # the table of the server stays
 
     def value(*more: str, file: str, **environment: str) -> Any:
         write(file)
         found = calls(*words, *more, **environment)[key.option]
         return list(found) if isinstance(found, tuple) else str(found) if isinstance(found, Path) else found
 
-    value(file=bare)  # without the key, the command runs too
+    value(file=bare)  # the command also runs without the key
     assert value(file=in_file(key.name, one)) == one
     assert value(file=bare, **{key.variable: in_environment(one)}) == one
     assert value(*on_the_line(key.option, one), file=bare) == one
-    # Each pair, both ways round: not even a value like the default is passed over.
+    # Each pair in both orders: a value that equals the default must also take precedence.
     for high, low in ((one, other), (other, one)):
         file, variable = in_file(key.name, low), {key.variable: in_environment(low)}
         line = on_the_line(key.option, high)
         assert value(file=file, **{key.variable: in_environment(high)}) == high
         assert value(*line, file=file) == high
         assert value(*line, file=bare, **variable) == high
-    assert value(file=in_file(key.name, one), **{key.variable: ""}) == one  # empty is not set
+    assert value(file=in_file(key.name, one), **{key.variable: ""}) == one  # empty: not set
 
 
 def test_every_key_is_an_option_of_its_commands() -> None:
@@ -166,11 +166,11 @@ def test_only_the_first_file_holds(tmp_path: Path, calls: Callable[..., dict[str
     assert (found["workers"], found["threads"], found["stderr"]) == (1, 7, "")
     write("workers = 2")
     found = calls(*PREDICT)
-    assert (found["workers"], found["threads"]) == (2, None)  # not merged with that of the user
+    assert (found["workers"], found["threads"]) == (2, None)  # not merged with the user's file
     note = "c3s3-seg.toml in the working folder sets workers (--config none ignores it)\n"
     assert found["stderr"] == note
     assert calls(*PREDICT, "--quiet")["stderr"] == ""
-    assert calls(*PREDICT, "--workers", 3)["stderr"] == ""  # nothing of it is used
+    assert calls(*PREDICT, "--workers", 3)["stderr"] == ""  # no value of the file is used
     found = calls(*PREDICT, C3S3_SEG_CONFIG=str(given))
     assert (found["workers"], found["threads"], found["stderr"]) == (0, 5, "")
     found = calls("--config", user, *PREDICT, C3S3_SEG_CONFIG=str(given))
@@ -249,7 +249,7 @@ def test_help_and_completion_do_without_the_file() -> None:
     answer = run("predict", "--help", C3S3_SEG_MODEL="other")
     assert (answer.returncode, answer.stderr) == (0, "")
     assert "[default: left-atrium]" in answer.stdout
-    assert run("inspect", "nothing").stderr.startswith("error: nothing: ")  # has no key
+    assert run("inspect", "nothing").stderr.startswith("error: nothing: ")  # `inspect` has no key
     assert run("--config", "c3s3-seg.toml", "inspect", "nothing").stderr.startswith("error: c3s3-seg.toml: ")
     assert completed("bash", "fetch ") == []
 
@@ -271,14 +271,14 @@ def test_a_value_of_the_environment_is_refused_by_the_name_of_its_variable() -> 
 
 
 def test_an_error_about_an_option_says_who_set_it(tmp_path: Path) -> None:
-    """The user of a shared file may not know what it says."""
+    """The user of a shared file may not know its content."""
     file = write("model = 'left-atrum'", tmp_path / "user" / "c3s3-seg" / "c3s3-seg.toml")
     told = run(*PREDICT).stderr
     assert told.startswith("error: there is no model left-atrum. ")
     assert told.endswith(f"; model is set by {file}.\n")
     told = run(*PREDICT, C3S3_SEG_MODEL="another", C3S3_SEG_MAX_MEMORY="much").stderr
     assert told.endswith("; model is set by C3S3_SEG_MODEL.\n")
-    assert told.count("set by") == 1  # the memory is not what the error is about
+    assert told.count("set by") == 1  # the error is not about the memory
     assert "set by" not in run(*PREDICT, "--model", "another").stderr
     told = run(*PREDICT, "--model", "phantom", C3S3_SEG_MAX_MEMORY="much").stderr
     assert told.endswith(". Here max_memory is set by C3S3_SEG_MAX_MEMORY.\n")
@@ -299,8 +299,8 @@ def test_a_server_goes_by_its_name(tmp_path: Path, calls: Callable[..., dict[str
     words = ("--config", file, "send")
     found = calls(*words, "archive", "a.dcm")
     assert (found["server"], found["title"]) == ("ARCHIVE@127.0.0.1:11112", "OURS")
-    assert str(found["trust"]) == str(file.parent / "ca.pem")  # paths count from the file
-    assert found["stderr"] == f"archive is ARCHIVE@127.0.0.1:11112 ({file})\n"  # who gets the files
+    assert str(found["trust"]) == str(file.parent / "ca.pem")  # relative to the file's folder
+    assert found["stderr"] == f"archive is ARCHIVE@127.0.0.1:11112 ({file})\n"  # the receiver
     found = calls(*words, "second", "a.dcm", C3S3_SEG_PACS_TITLE="OTHER")
     assert (found["server"], found["title"], found["trust"]) == ("SECOND@[::1]:104", "OTHER", None)
     found = calls(*words, "ARCHIVE@127.0.0.1:11112", "a.dcm")
@@ -335,7 +335,7 @@ def test_paths_count_from_the_folder_of_the_file(
 def test_a_folder_in_the_file_of_the_working_folder_stays_a_folder(
     tmp_path: Path, calls: Callable[..., dict[str, Any]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Whose name a shipped model has, too; and the file was written on Windows."""
+    """A shipped model has the same name as the folder; the file, written on Windows, has a BOM and CRLF."""
     monkeypatch.chdir(tmp_path)
     Path("c3s3-seg.toml").write_bytes(b"\xef\xbb\xbfmodel = './phantom'\r\n")
     assert calls(*PREDICT)["model"] == "./phantom"
@@ -349,10 +349,10 @@ def test_a_file_that_was_found_must_be_ours(tmp_path: Path, calls: Callable[...,
         answer = run(*PREDICT)
         assert answer.returncode == 2
         assert f"error: {file}: was found, and others may write to it (mode 646). Run chmod" in answer.stderr
-        assert calls("--config", file, *PREDICT)["workers"] == expected  # given: the user's decision
+        assert calls("--config", file, *PREDICT)["workers"] == expected  # an explicit file is not checked
         file.unlink()
     for mode, group, owner, refused_for in (
-        (0o100664, os.geteuid(), os.geteuid(), None),  # a group of the user alone
+        (0o100664, os.geteuid(), os.geteuid(), None),  # the user's private group
         (0o100664, 4242, os.geteuid(), "others may write"),
         (0o100644, 4242, 0, None),
         (0o100644, 4242, os.geteuid() + 7, f"user {os.geteuid() + 7} owns it"),
@@ -376,7 +376,7 @@ def test_what_is_no_readable_file_is_refused(tmp_path: Path) -> None:
         for words, environment in ((("--config", name), {}), ((), {"C3S3_SEG_CONFIG": name})):
             answer = run(*words, *PREDICT, **environment)
             assert (answer.returncode, answer.stderr) == (2, f"error: {name}: {told}.\n")
-    Path("c3s3-seg.toml").symlink_to("none.toml")  # not passed over in favour of the user's
+    Path("c3s3-seg.toml").symlink_to("none.toml")  # not skipped in favour of the user's file
     write("workers = 1", tmp_path / "user" / "c3s3-seg" / "c3s3-seg.toml")
     assert run(*PREDICT).stderr.startswith("error: c3s3-seg.toml: cannot be read")
 
@@ -484,7 +484,7 @@ def test_provenance_has_the_options_of_file_and_environment(small_scans: Path) -
 
 
 def test_without_a_file_nothing_more_is_imported() -> None:
-    """Of the modules that only a file needs: TOML, the types of its keys."""
+    """The modules that only a configuration file needs are the TOML parser and the types of its keys."""
     code = """
 import sys
 sys.argv = ["c3s3-seg", "predict", "none.nii.gz", "-o", "out", *sys.argv[1:]]
@@ -505,7 +505,7 @@ except SystemExit:
 
 
 def completed(shell: str, line: str) -> list[str]:
-    """What a shell is given for the end of a line: the words without their descriptions."""
+    """Return the completions that a shell gets for the end of a line, without their descriptions."""
     words = f"c3s3-seg {line}"
     environment = {"_C3S3_SEG_COMPLETE": f"complete_{shell}"}
     if shell == "bash":

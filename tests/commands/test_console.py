@@ -1,8 +1,12 @@
-"""Names of files hold what a terminal would obey: nothing of it reaches one, whatever the command."""
+"""Terminal control characters in file names: no command prints them."""
 
 import ast
+import errno
+import io
+import os
 import re
 import shlex
+import sys
 from pathlib import Path
 from subprocess import CompletedProcess
 
@@ -11,7 +15,7 @@ from conftest import small_scan
 from helpers.command import run
 from rich.console import Console
 
-from c3s3_seg.commands.console import report_failures
+from c3s3_seg.commands.console import Bar, Status, report_failures, say
 from c3s3_seg.io import save
 from c3s3_seg.report.findings import Finding, findings_table
 from c3s3_seg.report.rows import Failure, PredictionRow
@@ -23,7 +27,7 @@ COMMANDS = Path(__file__).parents[2] / "c3s3_seg" / "commands"
 
 
 def harmless(answer: "CompletedProcess[str]") -> str:
-    """What was said, if a terminal shows all of it."""
+    """Return the output without white space; check that it holds no control characters but newlines."""
     text = answer.stdout + answer.stderr
     assert [c for c in text if not c.isprintable() and c != "\n"] == []
     return "".join(text.split())
@@ -114,3 +118,34 @@ def test_every_command_speaks_through_one_place(path: Path) -> None:
     calls = [node.func for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Call)]
     names = {f.attr if isinstance(f, ast.Attribute) else getattr(f, "id", "") for f in calls}
     assert not names & {"echo", "secho", "print"} - ({"print"} if path.name == "console.py" else set())
+
+
+def test_a_full_disk_behind_stderr_ends_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A batch with `2>> FILE` used to end after a few cases. The text is dropped: nothing fails at exit."""
+    with Path("/dev/full").open("w") as full:
+        monkeypatch.setattr(sys, "stderr", full)
+        for _ in range(100):
+            say("x" * 200, err=True)
+        full.flush()
+        monkeypatch.setattr(sys, "stdout", full)
+        with pytest.raises(OSError, match="No space left"):
+            say("x")
+        say("y", err=True)  # it drops the x, too
+
+
+class _Gone(io.StringIO):
+    """A terminal whose window was closed."""
+
+    def isatty(self) -> bool:
+        return True
+
+    def write(self, text: str) -> int:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+
+def test_a_terminal_that_has_gone_ends_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stderr", _Gone())
+    with Status() as status:
+        status.note("a case failed")
+    with Bar() as bar:
+        bar("a case", 1, 2)

@@ -1,4 +1,4 @@
-"""The events of `--json` and `--log-file`: each line, its keys, and that there is an end whatever happens."""
+"""The events of `--json` and `--log-file`: each line, its keys, and an end event whatever happens."""
 
 import json
 import os
@@ -11,6 +11,9 @@ import pytest
 from conftest import small_scan
 from helpers.command import run
 
+from c3s3_seg.commands.console import say
+from c3s3_seg.commands.events import Events
+from c3s3_seg.errors import InputError
 from c3s3_seg.io import save
 from c3s3_seg.system.log_file import LogFile
 from c3s3_seg.version import __version__
@@ -32,7 +35,7 @@ KEYS = {
 
 
 def events(text: str) -> list[dict[str, Any]]:
-    """Every line is an event with all keys of its kind, and no other."""
+    """Return the events; check that each line has exactly the keys of its kind, and that times ascend."""
     found = [json.loads(line) for line in text.splitlines()]
     for event in found:
         assert set(event) == KEYS[event["event"]]
@@ -48,7 +51,7 @@ def counts(event: dict[str, Any]) -> tuple[int, ...]:
 
 @pytest.mark.slow
 def test_two_nights(small_scans: Path, tmp_path: Path) -> None:
-    """The second one keeps the first one's cases, and says of each what the first one said."""
+    """The second run keeps the cases of the first run, and reports the same about each of them."""
     (small_scans / "case-1.nii.gz").write_bytes(b"no scan")
     words = ["predict", small_scans, "-o", tmp_path / "out", *PHANTOM]
     log = tmp_path / "night.log"
@@ -76,7 +79,7 @@ def test_two_nights(small_scans: Path, tmp_path: Path) -> None:
     same = KEYS["case"] - {"time", "run", "kept", "segmented", "done", "total", "left_s"}
     assert all(kept["case-0"][key] == done["case-0"][key] for key in same)
     logged = events(log.read_text())[len(first.stdout.splitlines()) :]
-    assert [event["event"] for event in logged] == ["start", "case", "case", "end"]  # kept ones are above
+    assert [event["event"] for event in logged] == ["start", "case", "case", "end"]  # kept: above
     assert [event["case"] for event in logged[1:-1]] == ["case-3", "case-4"]
 
 
@@ -149,9 +152,9 @@ def test_a_log_file_that_was_rotated(tmp_path: Path) -> None:
     path.rename(tmp_path / "x.log.1")
     log.write(line)
     path.rename(tmp_path / "x.log.2")
-    path.touch()  # logrotate's `create`
+    path.touch()  # as logrotate does with `create`
     log.write(line)
-    os.truncate(path, 0)  # and its `copytruncate`
+    os.truncate(path, 0)  # as logrotate does with `copytruncate`
     log.write(line)
     again = LogFile(path)
     again.write(line)
@@ -176,6 +179,30 @@ def test_a_log_that_cannot_be_written_any_more_ends_nothing(
     answer = run("predict", small_scans, "-o", tmp_path / "out", *PHANTOM, "--log-file", log)
     assert answer.returncode == 0
     assert answer.stderr.count("the log file lacks events") == 1
+
+
+def test_a_full_disk_behind_stdout_is_told_at_the_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first event that could not be printed used to end the batch."""
+    log, done = tmp_path / "x.log", []
+
+    def process() -> None:
+        with Events(as_json=True, log_file=log) as written:
+            for case in ("a", "b"):
+                written("case", {"case": case})
+                done.append(case)
+
+    with Path("/dev/full").open("w") as full:
+        monkeypatch.setattr("sys.stdout", full)
+        with pytest.raises(InputError, match=r"stdout lacks events: .*No space left on device"):
+            process()
+        monkeypatch.setattr("sys.stderr", full)
+        say("", err=True)  # nothing is left to be written when the file is closed
+    assert done == ["a", "b"]
+    *_, end = map(json.loads, log.read_text().splitlines())
+    assert (end["event"], end["exit_code"]) == ("end", 2)
+    assert "stdout lacks events" in end["error"]
 
 
 @pytest.mark.parametrize("kind", KEYS)

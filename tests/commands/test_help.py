@@ -5,6 +5,7 @@ import re
 import subprocess
 import sys
 from importlib import import_module
+from pathlib import Path
 
 import pytest
 from helpers.command import run
@@ -12,6 +13,7 @@ from helpers.command import run
 from c3s3_seg.batch.overrides import PredictKeys
 from c3s3_seg.cli import COMMANDS
 from c3s3_seg.commands.help_text import FILES
+from c3s3_seg.commands.options import config_names
 from c3s3_seg.commands.program_help import page
 
 NAMES = [name for commands in COMMANDS.values() for name in commands]
@@ -34,7 +36,7 @@ def test_the_program_shows_its_commands_in_groups(columns: int) -> None:
     flat = " ".join(text.split())
     for commands in COMMANDS.values():
         for name, summary in commands.items():
-            assert f"{name} {summary}" in flat  # whole, whatever the width
+            assert f"{name} {summary}" in flat  # not shortened at any width
     assert "130 and 143 interrupted." in flat
 
 
@@ -47,10 +49,10 @@ def test_every_command_has_readable_help(name: str) -> None:
     text = help_of(name, columns=120)
     function = getattr(import_module(f"c3s3_seg.commands.{FILES.get(name, name)}"), name)
     summary = next(summary for commands in COMMANDS.values() for n, summary in commands.items() if n == name)
-    assert function.__doc__.splitlines()[0] == summary  # the help of the program has the same words
+    assert function.__doc__.splitlines()[0] == summary  # same as in the program's help
     assert summary in " ".join(text.split())
     others = text.partition("\nOther:\n")[2]
-    assert NAMED.findall(others) == [("--help", "")]  # all its own options have a heading
+    assert NAMED.findall(others) == [("--help", "")]  # all other options are below a heading
 
 
 def test_predict_has_few_options() -> None:
@@ -122,7 +124,7 @@ def test_a_wrong_value_is_answered_with_the_allowed_ones() -> None:
 
 
 def completed(line: str) -> list[str]:
-    """What a shell would offer at the end of a line."""
+    """Return the completions that a shell would offer at the end of a line."""
     words, number = f"c3s3-seg {line}", str(len(line.split(" ")))
     return run(_C3S3_SEG_COMPLETE="complete_bash", COMP_WORDS=words, COMP_CWORD=number).stdout.split()
 
@@ -142,6 +144,15 @@ def test_a_shell_completes_commands_values_and_models(tmp_path: os.PathLike[str]
     script = run(_C3S3_SEG_COMPLETE="source_bash").stdout
     assert "complete -o default" in script
     assert "c3s3-seg" in script
+
+
+def test_configurations_are_completed_by_any_path(tmp_path: Path) -> None:
+    """An absolute path used to print a defect of the program into the prompt."""
+    (tmp_path / "my [new] config.toml").touch()
+    for begun in (tmp_path / "my", tmp_path / "my [n"):
+        assert config_names(str(begun)) == [str(tmp_path / "my [new] config.toml")]
+    assert config_names("a/**b") == []
+    assert config_names("pan") == ["pancreas"]
 
 
 def test_the_version_names_the_installed_runtimes() -> None:

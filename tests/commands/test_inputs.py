@@ -1,4 +1,4 @@
-"""Rows of docs/inputs.md that only the whole program shows: `predict` on scans that are odd, not damaged."""
+"""Rows of docs/inputs.md that need the whole program: `predict` on unusual but undamaged scans."""
 
 import json
 from pathlib import Path
@@ -23,7 +23,7 @@ def phantom() -> Phantom:
 
 @pytest.fixture(scope="module")
 def coarse() -> Phantom:
-    """A quarter of the voxels; the domain check warns of its spacing, and takes it."""
+    """Return a phantom with a quarter of the voxels; the domain check accepts it with a warning (spacing)."""
     return simulate(31_060, Simulator(shape=(72, 66, 36), spacing_mm=(1.95, 1.95, 2.8)))
 
 
@@ -36,7 +36,7 @@ def facts(path: Path) -> Any:
 
 
 def part(scan: Volume, step: tuple[slice, slice, slice]) -> Volume:
-    """Some voxels of a scan, in their places."""
+    """Return some voxels of a scan at their physical positions."""
     low = [s.start or 0 for s in step]
     affine = scan.geometry.affine.copy()
     affine[:3, 3] = scan.geometry.to_mm(low)

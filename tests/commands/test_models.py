@@ -1,4 +1,4 @@
-"""`c3s3-seg models`, and what is said of a model that is not there."""
+"""`c3s3-seg models`, and the messages about unknown models."""
 
 import json
 import shutil
@@ -27,7 +27,7 @@ def test_the_shipped_models_with_what_they_need() -> None:
         ["left_atrium"],
         "left-atrium-resvnet",
     )
-    record = ModelBundle.find("left-atrium").manifest.training["validation_default"][0]  # in its own tiles
+    record = ModelBundle.find("left-atrium").manifest.training["validation_default"][0]  # default tiling
     assert record["candidate"] == "vnet"
     assert atrium["dice"] == record["dice"]
     assert atrium["hd95_vox"] == record["hd95_vox"]
@@ -43,11 +43,11 @@ def test_the_card_of_a_model(tmp_path: Path) -> None:
     assert answer.returncode == 0
     assert answer.stdout == (WEIGHTS / "left-atrium" / "README.md").read_text()
     assert str(WEIGHTS / "left-atrium") in answer.stderr
-    assert "models --card left-atrium" in run("models", "left-atrium").stderr  # no folder of that name
+    assert "models --card left-atrium" in run("models", "left-atrium").stderr  # no such folder
 
 
 def test_a_card_is_hostile_until_checked(tmp_path: Path) -> None:
-    """What a terminal would obey is shown; what the manifest does not know is not read."""
+    """Control characters are printed escaped; a card that the manifest does not list is not read."""
     bundle = ModelBundle.find("phantom")
     shutil.copytree(bundle.folder, tmp_path / "one")
     own = ModelBundle.load(tmp_path / "one").add({"README.md": b"# a\x1b[2Jb\n"})
@@ -84,6 +84,10 @@ def test_bundles_below_a_folder_and_a_damaged_one(tmp_path: Path) -> None:
     assert answer.returncode == 1
     assert "1 failed:" in answer.stdout
     assert "README.md" in answer.stdout.splitlines()[-1]
+    answer = run("models", tmp_path, "--json")
+    assert answer.returncode == 1
+    assert all(json.loads(line) for line in answer.stdout.splitlines())
+    assert "README.md" in answer.stderr.splitlines()[-1]
     folders = [str(tmp_path / "runs" / name) for name in ("bad", "good")]
     assert find_models([tmp_path]) == [*shipped_bundles(), *folders]
     assert summarize(folders[1]).labels == ("left_atrium",)
@@ -97,7 +101,7 @@ def test_a_manifest_of_another_program_is_no_bundle(tmp_path: Path, content: str
     (tmp_path / "web" / "manifest.json").write_text(content)
     (tmp_path / "folder" / "manifest.json").mkdir(parents=True)
     assert find_models([tmp_path]) == shipped_bundles()
-    (tmp_path / "web" / "model.safetensors").touch()  # a bundle was meant: it is damaged
+    (tmp_path / "web" / "model.safetensors").touch()  # with weights, it is a damaged bundle
     assert find_models([tmp_path])[-1] == str(tmp_path / "web")
 
 
@@ -117,7 +121,7 @@ def test_an_unknown_model_names_those_that_there_are(tmp_path: Path) -> None:
 
 
 def rewritten(folder: Path, **training: object) -> Path:
-    """The phantom's bundle with other records of its training, and a name for its primary network."""
+    """Write the phantom's bundle with other training records and the network `vnet-b`; return `folder`."""
     shutil.copytree(WEIGHTS / "phantom", folder)
     manifest = json.loads((folder / "manifest.json").read_text())
     manifest["training"] |= training
@@ -129,7 +133,7 @@ def rewritten(folder: Path, **training: object) -> Path:
 def test_a_network_that_missed_everything_is_listed_by_its_own_name(tmp_path: Path) -> None:
     records = [
         {"candidate": "vnet-a", "dice": 0.9, "hd95_vox": 2.0},
-        {"candidate": "vnet-b", "dice": 0.0, "hd95_vox": "inf"},  # as training writes it
+        {"candidate": "vnet-b", "dice": 0.0, "hd95_vox": "inf"},  # the notation that training writes
     ]
     place = rewritten(tmp_path / "poor", validation_kept=records)
     answer = run("models", place)

@@ -1,4 +1,4 @@
-"""Where the output goes is looked at before anything else, and what stands there of others stays."""
+"""The output is checked before anything else, and files of others at its place are kept."""
 
 import json
 from pathlib import Path
@@ -14,7 +14,7 @@ from c3s3_seg.phantom import save as save_phantom
 from c3s3_seg.phantom import simulate, write_cohort
 from c3s3_seg.phantom.write import check_places
 
-# {scan}: a small scan; -o and the output are put behind. Inputs that are looked at first would be refused.
+# {scan}: a small scan; -o and the output are appended. Commands that checked inputs first would refuse these.
 COMMANDS = {
     "predict": ["predict", "none.nii", "--model", "phantom"],
     "evaluate": ["evaluate", "{scan}", "{scan}"],

@@ -1,4 +1,4 @@
-"""`predict`: what its options do that nothing else tests."""
+"""Effects of options of `predict` that no other file tests."""
 
 import json
 import os
@@ -59,7 +59,7 @@ def test_a_dry_run_lists_and_writes_nothing(small_scans: Path, tmp_path: Path) -
     cases = [json.loads(line) for line in answer.stdout.splitlines()]
     states = ["done", "failed before", "done", "new", "new"]
     assert [case["state"] for case in cases] == states
-    assert [case["to_do"] for case in cases] == [False, False, False, True, False]  # one is the limit
+    assert [case["to_do"] for case in cases] == [False, False, False, True, False]  # the limit is one case
     assert cases[3]["mask"] == str(out / "case-3.nii.gz")
     assert cases[3]["scan"] == str(small_scans / "case-3.nii.gz")
     again = run("predict", small_scans, "-o", out, *PHANTOM, "--dry-run", "--retry-failed")
@@ -69,7 +69,7 @@ def test_a_dry_run_lists_and_writes_nothing(small_scans: Path, tmp_path: Path) -
 
 @pytest.mark.parametrize("suffix", ["nii.gz", "nrrd", "mha"])
 def test_an_output_folder_whose_name_is_not_unicode(small_scans: Path, tmp_path: Path, suffix: str) -> None:
-    """SimpleITK ends the process for such a path."""
+    """SimpleITK ends the process when it gets such a path."""
     out = tmp_path / os.fsdecode(b"caf\xe9")
     words = ["--model", "phantom", "--allow-out-of-domain", "--format", suffix, "--probabilities"]
     answer = run("predict", small_scans / "case-0.nii.gz", "-o", out, *words)

@@ -44,7 +44,7 @@ def test_people_read_what_stays_on_stderr(
 ) -> None:
     out, err = tell(capsys, as_json=False, quiet=False)
     assert out == []
-    assert err == "3 cases finished before\n"  # no terminal, and less than 30 s
+    assert err == "3 cases finished before\n"  # no terminal, and under 30 s passed
     monkeypatch.setattr(progress, "EVERY_S", 0.0)
     _, err = tell(capsys, as_json=False, quiet=False)
     assert "1 of 2 done, about 7 s left: a\\nb\n" in err

@@ -114,7 +114,7 @@ def test_numbers_stay_numbers() -> None:
 
 
 def test_a_key_that_is_there_twice(tmp_path: Path) -> None:
-    """Python takes the last one, other readers the first."""
+    """Of duplicate keys, Python takes the last one, other readers the first."""
     (tmp_path / "x.json").write_text('{"labels": {"a": 1, "a": 2}}')
     with pytest.raises(InputError, match=r"x\.json: has the key 'a' twice"):
         read_json(tmp_path / "x.json")

@@ -42,7 +42,7 @@ def test_two_builds_of_onnx_runtime_in_one_folder_are_noticed(
     install("one", "onnxruntime")
     monkeypatch.setattr(sys, "path", [str(tmp_path / "two"), str(tmp_path / "one")])
     assert check_onnx_wheels("cuda") is None
-    install("two", "onnxruntime-gpu")  # as `pip install --target` does: neither overwrites the other
+    install("two", "onnxruntime-gpu")  # as by `pip install --target`: both stay
     assert installed("onnxruntime", "onnxruntime-gpu") == ["onnxruntime", "onnxruntime-gpu"]
     assert check_onnx_wheels("cuda") is None
     install("two", "onnxruntime")

@@ -1,4 +1,4 @@
-"""Libraries without the parts that are not used, and with them where they insist."""
+"""Libraries are loaded without their unused parts, or with them if a release requires them."""
 
 import subprocess
 import sys

@@ -63,7 +63,7 @@ def test_a_second_process_is_refused_and_told_who_holds_it(tmp_path: Path) -> No
     finally:
         process.send_signal(signal.SIGKILL)
         process.wait()
-    assert (tmp_path / NAME).exists()  # killed: the file stays behind, the lock does not
+    assert (tmp_path / NAME).exists()  # after a kill the file remains, but not the lock
     with hold(tmp_path):
         pass
     assert not (tmp_path / NAME).exists()
@@ -91,7 +91,7 @@ def test_shards_share_the_folder_but_not_a_share(tmp_path: Path) -> None:
 
 
 def test_shards_of_two_counts_are_refused(tmp_path: Path) -> None:
-    """Case 7 is in 1/2 and in 1/3: both would write its files."""
+    """Case 7 is in the shards 1/2 and 1/3, so both runs would write its files."""
     with hold(tmp_path, Shard(1, 2)), hold(tmp_path, Shard(2, 2)):
         with pytest.raises(
             InputError, match="a run with --shard 1/2 writes into this folder: process"
@@ -99,7 +99,7 @@ def test_shards_of_two_counts_are_refused(tmp_path: Path) -> None:
             hold(tmp_path, Shard(1, 3)).__enter__()
         assert "the same count" in (error.value.todo or "")
         assert not (tmp_path / f"{NAME}.1-of-3").exists()
-    (tmp_path / f"{NAME}.1-of-2").touch()  # as a run leaves it that was killed
+    (tmp_path / f"{NAME}.1-of-2").touch()  # as a killed run leaves it
     (tmp_path / f"{NAME}.2-of-2").symlink_to("nowhere")
     os.mkfifo(tmp_path / f"{NAME}.2-of-4")
     with hold(tmp_path, Shard(1, 3)):
@@ -109,7 +109,7 @@ def test_shards_of_two_counts_are_refused(tmp_path: Path) -> None:
 def test_shares_that_begin_at_the_same_moment_leave_a_lock(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As in an array of a scheduler: machines with names of different lengths sign one file."""
+    """In a scheduler's job array, machines with names of different lengths write to the same file."""
     monkeypatch.setattr(socket, "gethostname", lambda: threading.current_thread().name)
 
     def begin(share: Shard) -> None:

@@ -29,7 +29,7 @@ def test_what_is_no_size_is_refused(text: str) -> None:
 def test_a_control_group_leaves_less_than_what_is_free(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Versions 2 and 1; the tightest of the group and those above it; `max` is no limit."""
+    """In versions 2 and 1, the tightest limit of the group and its parents holds; `max` is no limit."""
     monkeypatch.setattr(memory, "_free_memory", lambda: 10**6)
     own = tmp_path / "own"
     own.write_text("0::/job/step\n")
@@ -37,7 +37,7 @@ def test_a_control_group_leaves_less_than_what_is_free(
     for folder, most in (("", "max"), ("job", "5000"), ("job/step", "9000")):
         group(tmp_path / folder, "memory.max", most, "memory.current", "inactive_file 700")
     assert available_memory(tmp_path, own) == 5000 - 1000 + 700
-    group(tmp_path, "memory.max", "3000", "memory.current", "inactive_file 0")  # as a container sees it
+    group(tmp_path, "memory.max", "3000", "memory.current", "inactive_file 0")  # as in a container
     assert available_memory(tmp_path, own) == 2000
     own.write_text("5:cpu:/x\n4:memory,hugetlb:/job\n")
     first = tmp_path / "memory" / "job"
@@ -55,7 +55,7 @@ def group(folder: Path, limit: str, most: str, used: str, stat: str) -> None:
 
 
 def test_the_peak_is_that_of_the_process_itself() -> None:
-    """The maximum of `getrusage` begins with what the process had that started it."""
+    """The maximum of `getrusage` begins with the memory of the parent process."""
     large = np.ones(50_000_000)  # 400 MB
     code = "from c3s3_seg.system.memory import peak_memory; print(peak_memory())"
     answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

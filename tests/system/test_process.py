@@ -1,4 +1,4 @@
-"""What a process is told about its libraries."""
+"""Settings that a process gives its libraries, and the modules it imports."""
 
 import os
 import subprocess
@@ -19,7 +19,7 @@ ROOT = Path(__file__).parents[2]
 
 @pytest.fixture
 def as_before(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Give torch its settings back."""
+    """Restore the settings of torch after the test."""
     monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", ":16:8")
     fill, benchmark = torch.utils.deterministic.fill_uninitialized_memory, torch.backends.cudnn.benchmark
     algorithms = torch.are_deterministic_algorithms_enabled()
@@ -45,7 +45,7 @@ PROGRAM = "if __name__ == '__main__':\n    from c3s3_seg.__main__ import program
 
 
 def test_processes_import_nothing_from_the_working_folder(tmp_path: Path) -> None:
-    """A file `signal.py` beside the scans was run, by name the module that each process imports first."""
+    """A file `signal.py` in the working folder used to be run: each process imports `signal` first."""
     data = tmp_path / "data"
     data.mkdir()
     scan = simulate(0, Simulator(shape=(24, 24, 16))).scan
@@ -56,7 +56,7 @@ def test_processes_import_nothing_from_the_working_folder(tmp_path: Path) -> Non
     script = tmp_path / "bin" / "c3s3-seg"
     script.parent.mkdir()
     script.write_text(PROGRAM)
-    path = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))  # "" is this folder
+    path = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))  # "" is the cwd
     ended = subprocess.run(
         [sys.executable, script, "prepare", "data", "-o", "out", "--workers", "2"],
         env={**os.environ, "PYTHONPATH": path},

@@ -1,4 +1,4 @@
-"""Items over processes: order, deaths, and no process left behind."""
+"""Items distributed over processes: order, processes that die, and no process left behind."""
 
 import multiprocessing
 import os
@@ -23,7 +23,7 @@ def fragile(item: int) -> int:
     if item == 5:
         os._exit(7)
     if item == 7:
-        os.kill(os.getpid(), signal.SIGRTMIN + 1)  # one that has no name
+        os.kill(os.getpid(), signal.SIGRTMIN + 1)  # a signal without a name
     return item
 
 
@@ -77,7 +77,7 @@ def alive(pid: int) -> bool:
 
 @pytest.mark.skipif(not Path("/proc/self").is_dir(), reason="processes are looked up in /proc")
 def test_workers_end_with_the_process_that_is_killed(tmp_path: Path) -> None:
-    """In the middle of an item, which nobody would ask for any more."""
+    """The parent is killed in the middle of an item, whose result nobody would read."""
     script, said = tmp_path / "parent.py", tmp_path / "said"
     said.mkdir()
     script.write_text(PARENT.format(folder=str(said)))

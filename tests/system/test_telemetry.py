@@ -1,4 +1,4 @@
-"""What an import of ours sets off: no fork and no connection."""
+"""Importing this package starts no fork and opens no connection."""
 
 import subprocess
 import sys
