@@ -6,10 +6,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
+from c3s3_seg.errors import InputError
 from c3s3_seg.io.pacs.association import AssociationListener, Caller, Node, Tls
 from c3s3_seg.io.pacs.receiver import Gate
 from c3s3_seg.service.value_types import Count, Modality, Port, Positive
 from c3s3_seg.system.schema import Rule, closed
+
+EVERY_HOST = {"0.0.0.0", "::", "[::]"}  # addresses that stand for all of this machine
 
 
 @closed
@@ -137,3 +140,29 @@ class PollSettings(NodeSettings):
         if self.move_title is None:
             return None
         return AssociationListener.parse(self.move_title, self.move_listen)
+
+    def check_move(self, listen: ListenSettings | None) -> None:
+        """Raise InputError if the listener for a C-MOVE cannot work beside the listener of the service.
+
+        Parameters
+        ----------
+        listen
+            Listener of the service, which holds its address all the time; None without one.
+        """
+        if self.move_listen is not None and self.move_title is None:
+            raise InputError("poll.move_listen has no effect without poll.move_title", todo="Give both")
+        listener = self.listener
+        if listener is None:
+            return
+        if self.caller.tls is not None and (self.trust is None or self.certificate is None):
+            raise InputError(
+                "poll.move_title with TLS needs a certificate of its own, and one to check the server's by",
+                todo="Give both poll.certificate and poll.trust, or fetch without poll.move_title",
+            )
+        hosts = {listener.host, listen.host} if listen is not None else set()
+        same = len(hosts) == 1 or bool(hosts & EVERY_HOST)
+        if listen is not None and same and listener.port == listen.port:
+            raise InputError(
+                f"poll.move_listen is {listener.host}:{listener.port}, which serve.listen holds",
+                todo="Give another port in poll.move_listen",
+            )

@@ -151,8 +151,9 @@ def segment(task: SegmentTask, predictor: Predictor, job: Job) -> SegmentedStudy
     refusals: list[Refusal] = []
 
     def note(progress: BatchProgress) -> None:
-        if progress.outcome is not None and progress.outcome.refusal is not None:
-            refusals.append(progress.outcome.refusal)
+        # What an earlier attempt decided is reported once, before the first case.
+        outcomes = (*progress.refused, *progress.kept, *((progress.outcome,) if progress.outcome else ()))
+        refusals.extend(outcome.refusal for outcome in outcomes if outcome.refusal is not None)
 
     try:
         result = predict_cases([task.folder], predictor, replace(job, out=task.out), note, _PLAN)

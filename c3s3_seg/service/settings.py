@@ -186,11 +186,11 @@ def read_settings(file: FoundConfig) -> ServeSettings:
     if "serve" not in data:
         raise ConfigError("there is no table [serve]", where=path, todo="See docs/service.md")
     settings = parse(_ServeFile, {"serve": data["serve"]}, path).serve
-    _check(settings, path)
     # For a link its own folder counts, as for all keys: the folder of its target changes with each update
     # of a Kubernetes ConfigMap.
     home = Path(os.path.abspath(path)).parent
     there: ServeSettings = _placed(settings, home)
+    _check(there, path)
     return replace(there, model=placed("model", settings.model, home))
 
 
@@ -202,7 +202,7 @@ def _check(settings: ServeSettings, path: Path) -> None:
     places = {
         "store: the same server": [store.server for store in settings.store],
         "poll: the same server": [poll.server for poll in settings.poll],
-        "watch: the same folder": [os.path.abspath(watch.folder) for watch in settings.watch],
+        "watch: the same folder": [os.path.normpath(watch.folder) for watch in settings.watch],
     }
     for what, several in places.items():
         if len(set(several)) < len(several):
@@ -215,7 +215,7 @@ def _check(settings: ServeSettings, path: Path) -> None:
         for node in (*settings.store, *settings.poll):
             node.node, node.caller  # noqa: B018 - both are checked when they are created
         for poll in settings.poll:
-            poll.listener  # noqa: B018
+            poll.check_move(listen)
         if listen is not None:
             listen.gate(1)
     except C3S3Error as error:
@@ -223,9 +223,9 @@ def _check(settings: ServeSettings, path: Path) -> None:
 
 
 def _placed(value: Any, home: Path) -> Any:
-    """Return a settings object with relative paths made absolute."""
+    """Return a settings object with relative paths, and those that begin with `~`, made absolute."""
     if isinstance(value, Path):
-        return home / value
+        return home / os.path.expanduser(value)
     if isinstance(value, tuple):
         return tuple(_placed(item, home) for item in value)
     if is_dataclass(value) and not isinstance(value, type):

@@ -2,26 +2,30 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import os
 import shutil
-import stat
-from collections.abc import Iterator
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, timedelta
 from itertools import groupby
 from pathlib import Path
 
-from c3s3_seg.errors import C3S3Error, InputError, StorageError, public
-from c3s3_seg.io.cases import walk_files
-from c3s3_seg.io.detect import PREFIX_END, begins_as_dicom
+from c3s3_seg.errors import C3S3Error, InputError, StorageError, public, quantity
 from c3s3_seg.io.pacs.client import DimseServer
 from c3s3_seg.io.pacs.identity import identity
 from c3s3_seg.io.pacs.query import FetchLimits, Wanted
 from c3s3_seg.io.pacs.search import FoundSeries, series_of_days
 from c3s3_seg.io.pacs.server import fetch_study
 from c3s3_seg.service.database import Clock
+from c3s3_seg.service.entries import (
+    UNREADABLE,
+    HeldUpError,
+    check_entry,
+    entries_of,
+    files_of,
+    signature_of,
+)
 from c3s3_seg.service.intake import Intake, Sending
 from c3s3_seg.service.node_settings import PollSettings, WatchSettings
 from c3s3_seg.service.settings import LimitSettings
@@ -31,18 +35,15 @@ from c3s3_seg.system.reading import read_regular
 
 FULL = "the spool has no room, or a study is larger than allowed; it is tried again later"
 NO_SPACE = "less space is free than serve.limits.free: nothing is fetched"
-UNREADABLE = "an entry has files or folders that cannot be read: none of it is taken until they can be"
-TOO_LARGE = "an entry has a file larger than serve.limits.object: none of it is taken"
+LARGE_SERIES = "it has a file larger than serve.limits.object: none of it is taken"
 LONGEST_S = 3600.0
+# Failures after which a series no longer keeps the days of a poll from moving on: about four days of trying.
+MOST_FAILURES = 100
 LOGGER = logging.getLogger(__name__)
 
 
 class NoRoomError(InputError):
     """A file that had no room in the spool."""
-
-
-class HeldUpError(InputError):
-    """A file of an entry that cannot be taken now: without it a partial study would pass for a whole one."""
 
 
 @dataclass
@@ -66,9 +67,13 @@ class Patience:
         wait = self._failed.get(what, (0, 0.0))[1] - self.clock()
         return not 0 < wait <= LONGEST_S  # longer than any wait: the clock was set back
 
+    def failures(self, what: str) -> int:
+        """Return how often an item has failed since it last succeeded."""
+        return self._failed.get(what, (0, 0.0))[0]
+
     def failed(self, what: str) -> None:
         """Record one more failure of an item."""
-        times = self._failed.get(what, (0, 0.0))[0] + 1
+        times = self.failures(what) + 1
         self._failed[what] = times, self.clock() + min(LONGEST_S, self.first_s * 2.0 ** min(times, 30))
 
     def succeeded(self, what: str) -> None:
@@ -117,10 +122,10 @@ class FolderSource:
         """
         folder, memory = key_of(str(self.settings.folder)), self.intake.memory
         taken, there = 0, set()
-        for entry in _entries(self.settings.folder):
+        for entry in entries_of(self.settings.folder):
             key = f"{folder}:{key_of(os.fsdecode(entry.name))}"
             there.add(key)
-            signature = _signature(entry)
+            signature = signature_of(entry)
             before, since = self._seen.get(key, ("", 0.0))
             if signature != before:
                 self._seen[key] = (signature, self.clock())
@@ -152,14 +157,14 @@ class FolderSource:
             if key not in self._half:
                 self.intake.parted(sender)
         self._patience.succeeded(key)
-        if signature != UNREADABLE and _signature(entry) == signature:  # else it is taken again
+        if signature != UNREADABLE and signature_of(entry) == signature:  # else it is taken again
             self.intake.memory.remember("watched", key, signature)
         return taken
 
     def _take(self, entry: Path, sender: Sending) -> int:
         taken = 0
         self._check(entry)
-        for path in _regular(entry):
+        for path in files_of(entry):
             content = self._read(path)
             try:
                 found = identity(content)
@@ -183,47 +188,11 @@ class FolderSource:
             return b""
 
     def _check(self, entry: Path) -> None:
-        """Raise HeldUpError if a file cannot be read, or a DICOM file is too large."""
         try:
-            for path in _regular(entry):
-                with os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
-                    large = os.fstat(file.fileno()).st_size > self.object_bytes
-                    if large and begins_as_dicom(file.read(PREFIX_END)):
-                        raise HeldUpError(TOO_LARGE)
+            check_entry(entry, self.object_bytes)
         except HeldUpError:
-            raise
-        except (OSError, C3S3Error) as error:
             self.intake.metrics.failed("unreadable")
-            raise HeldUpError(UNREADABLE) from error
-
-
-def _entries(folder: Path) -> list[Path]:
-    try:
-        with os.scandir(folder) as found:
-            names = sorted(e.name for e in found if not e.name.startswith(".") and not e.is_symlink())
-    except OSError as error:
-        what = f"the watched folder cannot be read ({error.strerror or error})"
-        raise InputError(what, where=folder) from error
-    return [folder / name for name in names]
-
-
-def _regular(entry: Path) -> Iterator[Path]:
-    """Yield the regular files of an entry; links are not followed."""
-    paths = walk_files(entry) if entry.is_dir() else [entry]
-    yield from (path for path in paths if not path.is_symlink() and path.is_file())
-
-
-def _signature(entry: Path) -> str:
-    """Return a hash of an entry's paths, sizes and times; UNREADABLE if they cannot be inspected."""
-    digest = hashlib.sha256()
-    try:
-        for path in _regular(entry):
-            status = path.stat(follow_symlinks=False)
-            if stat.S_ISREG(status.st_mode):
-                digest.update(os.fsencode(path) + f"|{status.st_size}|{status.st_mtime_ns}\n".encode())
-    except (OSError, C3S3Error):
-        return UNREADABLE
-    return digest.hexdigest()
+            raise
 
 
 @dataclass
@@ -248,6 +217,9 @@ class PacsSource:
     folder: Path
     intake: Intake
     clock: Clock
+    _waiting: dict[str, date] = field(default_factory=dict)  # series not fetched yet -> last poll before it
+    _looked: date | None = None
+    _unusable: int = 0
 
     def __post_init__(self) -> None:
         """Start without failures."""
@@ -269,18 +241,43 @@ class PacsSource:
         shutil.rmtree(self.folder, ignore_errors=True)
         if self.intake.spool.is_disk_full:
             raise InputError(NO_SPACE)
-        memory, server = self.intake.memory, self.settings.server
         today = datetime.fromtimestamp(self.clock(), UTC).date()
-        window = (self._since(today), today + timedelta(days=1))  # the PACS may be in another time zone
+        since = self._last(today) - timedelta(days=self.settings.days)
+        window = (since, today + timedelta(days=1))  # the PACS may be in another time zone
         found = series_of_days(
             self.settings.node, self.settings.caller, window, [m.upper() for m in self.settings.modalities]
         )
+        self._report(found.unusable)
         taken = 0
-        for study, several in groupby(found, key=lambda series: series.study):
+        for study, several in groupby(found.series, key=lambda series: series.study):
             with self.intake.sending(key_of(study)):  # incomplete until its last series is fetched
                 taken += sum(self._look_at(series) for series in several)
-        memory.remember("polls", server, today.isoformat())
+        self._remember(found.series, today)
         return taken
+
+    def _report(self, unusable: int) -> None:
+        """Report answers that cannot be used, once and not at every poll."""
+        if unusable > self._unusable:
+            what = "%s: %s without a valid UID: what they stand for cannot be fetched"
+            LOGGER.warning(what, self.name, quantity(unusable, "answer"))
+        self._unusable = unusable
+
+    def _remember(self, found: Sequence[FoundSeries], today: date) -> None:
+        """Record the day from which the next poll searches.
+
+        That is today, or an earlier day if the next poll would miss a series that is not fetched yet. A
+        series that has failed too often no longer counts: else each search would be longer than the last.
+        """
+        memory, server = self.intake.memory, self.settings.server
+        before, self._looked = self._looked or self._last(today), today
+        keys = [(key_of(series.series), series.count) for series in found]
+        waiting = [key for key, count in keys if memory.polled(server, key)[1] != count]
+        self._waiting = {
+            key: self._waiting.get(key, before)
+            for key in waiting
+            if self._patience.failures(key) < MOST_FAILURES
+        }
+        memory.remember("polls", server, min([today, *self._waiting.values()]).isoformat())
 
     def _look_at(self, series: FoundSeries) -> int:
         """Fetch a series if it is due; return the number of files."""
@@ -306,18 +303,21 @@ class PacsSource:
         self._patience.succeeded(key)
         return files
 
-    def _since(self, today: date) -> date:
+    def _last(self, today: date) -> date:
+        """Return the day that the last poll recorded, today if there was none."""
         last = self.intake.memory.remembered("polls", self.settings.server)
-        since = min(date.fromisoformat(last), today) if last else today
-        return since - timedelta(days=self.settings.days)
+        return min(date.fromisoformat(last), today) if last else today
 
     def _fetch(self, series: FoundSeries) -> int:
         limits = FetchLimits(self.limits.study_s, self.limits.files, parse_memory(self.limits.study))
         try:
             server = DimseServer(self.settings.node, self.settings.caller, self.settings.listener)
             paths = fetch_study(server, self.folder, Wanted.parse(series.study, series.series), limits)
+            object_bytes = parse_memory(self.limits.object)
+            if any(path.stat().st_size > object_bytes for path in paths):  # before a part of it is taken
+                raise InputError(LARGE_SERIES)
             for path in paths:
-                content = read_regular(path, parse_memory(self.limits.object))
+                content = read_regular(path, object_bytes)
                 if not self.intake.take(identity(content), content):
                     raise NoRoomError(FULL)
         finally:

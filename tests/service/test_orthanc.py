@@ -1,4 +1,4 @@
-"""The service and the script for cron against Orthanc on loopback; skipped where it is not installed."""
+"""The service and the script for cron against Orthanc on loopback; skipped if Orthanc is not installed."""
 
 import json
 import os
@@ -39,7 +39,7 @@ class Orthanc:
             return json.load(answer)
 
     def segs(self) -> Counter[str]:
-        """Study UID -> instances of SEG."""
+        """Return the number of SEG instances by study UID."""
         found: Counter[str] = Counter()
         for series in self.ask("/series?expand"):
             if series["MainDicomTags"].get("Modality") == "SEG":
@@ -127,7 +127,7 @@ port = 0
 
 
 def is_sent(server: Node, files: list[Path]) -> bool:
-    """As a modality does: again until all of it was acknowledged."""
+    """Send files once; return whether all were acknowledged, so that callers retry as a modality does."""
     try:
         return send(server, files, Caller("SCANNER", 20.0)) == len(files)
     except InputError:

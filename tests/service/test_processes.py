@@ -1,4 +1,4 @@
-"""The service as processes: kills at every step, a worker that dies, SIGTERM, the command from end to end."""
+"""The service as processes: a kill at every step, a worker that dies, SIGTERM, the command end to end."""
 
 import json
 import os
@@ -21,8 +21,8 @@ from c3s3_seg.service.worker_process import WorkerProcess
 pytestmark = pytest.mark.slow
 
 STORE = '[[serve.store]]\nserver = "PACS@127.0.0.1:{}"\n[serve.output]\ncapture = true\n'
-# For each step that it is told a process of its own, which is killed before that step, as by kill -9. They
-# are forks of one process that has imported what they need, and nothing else.
+# Starts a process for each given step and kills that process at the step, as by kill -9. The processes are
+# forks of one process that has only imported the modules they need.
 KILLED = """
 import json, os, signal, sys
 from pathlib import Path
@@ -52,7 +52,7 @@ for step, count in steps:
 
 
 def killed_at(folder: Path, more: str, steps: list[tuple[str, int]]) -> list[int]:
-    """How the process of each step ended."""
+    """Return the exit codes of the processes that were killed at each step."""
     tests = str(Path(__file__).parents[1])
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([tests, *sys.path])}
     words = [sys.executable, "-c", KILLED, str(folder), more, json.dumps(steps)]
@@ -61,7 +61,7 @@ def killed_at(folder: Path, more: str, steps: list[tuple[str, int]]) -> list[int
 
 
 def test_a_kill_at_any_step_loses_nothing_and_doubles_nothing(tmp_path: Path) -> None:
-    """The same study again and again, one step further each time; each result is stored and logged once."""
+    """The same study gets one step further after each kill; each result is stored and logged once."""
     with counting_pacs() as pacs:
         more = STORE.format(pacs.node.port)
         study(tmp_path / "sent", 1)
@@ -75,7 +75,7 @@ def test_a_kill_at_any_step_loses_nothing_and_doubles_nothing(tmp_path: Path) ->
         assert line["verdict"] == "segmented"
         assert bench.counts() == {"done": 1}
         assert bench.segmented == 0
-        # What was sent when its answer was not noted is sent once more, as the same instance.
+        # A result whose acknowledgement was not recorded is sent once more, as the same instance.
         assert sorted(data.Modality for data in pacs.kept.values()) == ["OT", "SEG"]
         assert sorted(pacs.times.values()) == [2, 2]
 
@@ -143,7 +143,7 @@ port = {health}
             send(server, first, scanner)
             until(lambda: len(results(chosen)) == 1)
             send(server, second, scanner)
-            process.send_signal(signal.SIGTERM)  # the second waits for its quiet time: it stays in the queue
+            process.send_signal(signal.SIGTERM)  # the second waits for its quiet time and stays queued
             out, _ = process.communicate(timeout=120)
         finally:
             process.kill()

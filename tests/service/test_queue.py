@@ -1,4 +1,4 @@
-"""The queue: states, the quiet time, waits that grow, and what a start takes up."""
+"""The queue: states, the quiet time, growing waits, and studies that a restart resumes."""
 
 from pathlib import Path
 

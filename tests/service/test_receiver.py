@@ -26,13 +26,13 @@ US = Caller("SCANNER", 10.0)
 
 @dataclass
 class Desk:
-    """What came through a gate."""
+    """The receiving side of a gate: a record of accepted objects and of refusals."""
 
     node: Node
     came: list[Identity] = field(default_factory=list)
     refused: Counter[str] = field(default_factory=Counter)
     room: bool = True
-    links: set[object] = field(default_factory=set)  # associations that are open
+    links: set[object] = field(default_factory=set)  # open associations
 
     def take(self, found: Identity, content: bytes, link: object) -> bool:
         assert content[128:132] == b"DICM"
@@ -44,7 +44,7 @@ class Desk:
         self.refused[reason] += 1
 
     def has_refused(self, reason: str) -> bool:
-        """The sender may read the refusal before it is counted."""
+        """Return whether this refusal is counted in time: the sender may read it before that."""
         for _ in range(100):
             if self.refused[reason]:
                 return True
@@ -124,7 +124,7 @@ def test_more_associations_than_allowed_are_refused(tmp_path: Path) -> None:
         ):
             send(desk.node, files, US)
         assert desk.has_refused("limit")
-        for _ in range(100):  # the first one's thread ends a moment later
+        for _ in range(100):  # the thread of the first association ends a moment later
             try:
                 assert send(desk.node, files, US) == 1
                 break
@@ -162,7 +162,7 @@ def test_with_certificates_only_their_holders_are_served(tmp_path: Path) -> None
 
 
 def certificates(folder: Path, *names: str) -> None:
-    """Self-signed ones: `NAME.pem`, and with its key `NAME.both`."""
+    """Write self-signed certificates: `NAME.pem`, and with its key `NAME.both`."""
     if shutil.which("openssl") is None:
         pytest.skip("openssl is not installed")
     for name in names:

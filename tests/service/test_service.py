@@ -1,4 +1,4 @@
-"""A service without its processes: what becomes of a study, from the folder to the PACS and the log."""
+"""A service without its processes: the path of a study from the folder to the PACS and the log."""
 
 import json
 import os
@@ -9,11 +9,12 @@ from pathlib import Path
 import pytest
 from helpers.dicom_files import edit, values
 from helpers.ports import free_port
-from helpers.service import Bench, counting_pacs, study
+from helpers.service import Bench, counting_pacs, in_process, settings, study
+from helpers.studies import heart, series, small
 
 from c3s3_seg.errors import InputError
 from c3s3_seg.io.pacs.identity import identity
-from c3s3_seg.service.segment import SegmentedSeries, SegmentedStudy, without_table
+from c3s3_seg.service.segment import SegmentedSeries, SegmentedStudy, SegmentTask, without_table
 from c3s3_seg.service.service import opened
 from c3s3_seg.service.spool import SeriesFiles, key_of
 from c3s3_seg.service.work import is_unchanged, record
@@ -28,7 +29,7 @@ def test_a_folder_becomes_a_seg_in_the_pacs_and_a_line_in_the_log(tmp_path: Path
         bench = Bench(tmp_path, STORE.format(pacs.node.port) + KEPT)
         study(tmp_path / "watch" / "one", 1, PatientName="SECRET^NAME")
         (tmp_path / "watch" / "one" / "notes.txt").write_text("no DICOM")
-        assert bench.wait(8) == []  # it has settled, but the quiet time is not over
+        assert bench.wait(8) == []  # settled, but the quiet time is not over
         (line,) = bench.wait()
         assert sorted(data.Modality for data in pacs.kept.values()) == ["OT", "SEG"]
         assert set(pacs.times.values()) == {1}
@@ -40,7 +41,7 @@ def test_a_folder_becomes_a_seg_in_the_pacs_and_a_line_in_the_log(tmp_path: Path
         uid = next(iter(pacs.kept.values())).StudyInstanceUID
         assert line["study"] == key_of(uid)
         assert uid not in json.dumps(line)
-        # Once more the same, and what we made ourselves: nothing is done again.
+        # The same files again, and results of this service: no work is repeated.
         bench.take(sorted((tmp_path / "watch" / "one").glob("*.dcm")))
         shutil.copytree(tmp_path / "watch" / "one", tmp_path / "watch" / "two")
         ours = list((tmp_path / "kept").rglob("*.seg.dcm"))
@@ -55,7 +56,7 @@ def test_a_folder_becomes_a_seg_in_the_pacs_and_a_line_in_the_log(tmp_path: Path
 
 
 def test_an_entry_whose_name_is_not_unicode(tmp_path: Path) -> None:
-    """As old scanners write them to a share; it kept all of the folder from being taken."""
+    """Old scanners write such names to a share; one of them kept the whole folder from being taken."""
     bench = Bench(tmp_path)
     study(tmp_path / "watch" / "one", 1)
     study(tmp_path / "watch" / os.fsdecode(b"caf\xe9"), 2)
@@ -64,7 +65,7 @@ def test_an_entry_whose_name_is_not_unicode(tmp_path: Path) -> None:
 
 
 def leaks(bench: Bench) -> list[Path]:
-    """Files beside DICOM objects that hold a planted value."""
+    """Return the files, other than DICOM objects, that hold a planted value."""
     files = [path for path in bench.settings.state.rglob("*") if path.is_file() and path.suffix != ".dcm"]
     return [path for path in files if b"SECRET" in path.read_bytes()]
 
@@ -91,16 +92,16 @@ def test_the_files_of_a_finished_study_go_and_late_ones_are_judged(tmp_path: Pat
     bench.wait(170)
     assert bench.service.spool.size_bytes == 0
     assert bench.counts() == {"done": 1}
-    bench.take(files[:3])  # a part of the series that was done
+    bench.take(files[:3])  # a part of the finished series
     bench.wait()
     assert bench.counts() == {"dead": 1}
-    bench.take(files)  # all of it again, as it was
+    bench.take(files)  # the whole series again, unchanged
     assert len(bench.wait()) == 1
     assert (bench.counts(), bench.segmented) == ({"done": 1}, 1)
 
 
 def test_series_of_an_earlier_revision_stay_known() -> None:
-    """Their files were removed; another series comes, and then the first ones are sent again."""
+    """The first series' files were removed; another series arrives, and then the first is sent again."""
     heart, localizer = SeriesFiles("a", 36, True), SeriesFiles("b", 3, True)
     segmented = SegmentedSeries("1.2", "ok", (), False, {}, None, "phantom", "", "", 1.0, ())
     first = record({}, SegmentedStudy((segmented,)), {key_of("1.2"): heart})
@@ -150,7 +151,7 @@ def test_a_pacs_that_does_not_answer_is_tried_again_and_given_up(tmp_path: Path)
     bench.take(study(tmp_path / "sent", 1))
     bench.wait(15)
     assert bench.counts() == {"failed": 1}
-    bench.wait(80)  # 30 and 60 s after the attempts
+    bench.wait(80)  # waits of 30 and 60 s after the attempts
     assert bench.counts() == {"failed": 1}
     bench.wait(15)
     assert bench.counts() == {"dead": 1}
@@ -213,7 +214,7 @@ def test_a_study_that_had_no_room_is_done_once_all_of_it_came(tmp_path: Path) ->
 
 
 def test_a_study_waits_for_whoever_is_sending_it(tmp_path: Path) -> None:
-    """A sender that pauses with its association open, or begins again after it was cut off, is not done."""
+    """A sender that pauses with its association open, or begins again after a break, has not finished."""
     bench = Bench(tmp_path)
     contents = [path.read_bytes() for path in study(tmp_path / "sent", 1)]
     take = bench.service.intake.take
@@ -222,7 +223,7 @@ def test_a_study_waits_for_whoever_is_sending_it(tmp_path: Path) -> None:
         assert bench.wait() == []
         assert bench.counts() == {"received": 1}
     bench.service.close()
-    bench = Bench(tmp_path)  # the service was killed, and all of it is sent again
+    bench = Bench(tmp_path)  # after a kill the whole study is sent again
     bench.clock.sleep(5000)
     bench.service.queue.recover()
     for content in contents:
@@ -248,7 +249,7 @@ def test_a_study_waits_while_its_files_change(tmp_path: Path) -> None:
 
 
 def test_a_queue_that_cannot_be_written_loses_and_doubles_nothing(tmp_path: Path) -> None:
-    """As on a full disk: not even the failure can be noted, until there is room again."""
+    """On a full disk not even the failure can be recorded until there is room again."""
     moments: list[str] = []
 
     def step(name: str) -> None:
@@ -310,3 +311,53 @@ watch = [{ folder = "watch", settle_s = 5 }]
 [serve.limits]
 free = "1MB"
 """
+
+
+def test_a_series_with_a_capture_among_its_slices_is_segmented(tmp_path: Path) -> None:
+    """One object of a series stood for all of them: the study was passed over if it was the capture."""
+    bench = Bench(tmp_path)
+    files = study(tmp_path / "sent", 1)
+    first = min(key_of(identity(path.read_bytes()).instance) for path in files)
+    instance = next(uid for n in range(10_000) if key_of(uid := f"1.2.3.{n}") < first)
+    capture = tmp_path / "capture.dcm"
+    shutil.copy(files[0], capture)
+    kind = "1.2.840.10008.5.1.4.1.1.7"
+    edit(capture, lambda data: delattr(data, "ImagePositionPatient"))
+    edit(capture, values(SOPClassUID=kind, SOPInstanceUID=instance, Modality="OT"))
+    bench.take([*files, capture])
+    (line,) = bench.wait()
+    assert line["verdict"] == "segmented"
+
+
+def test_slices_of_the_class_of_a_capture_are_a_scan(tmp_path: Path) -> None:
+    """They state MR and their position, and `predict` reads them; they were passed over."""
+    bench = Bench(tmp_path)
+    bench.take(study(tmp_path / "sent", 1, SOPClassUID="1.2.840.10008.5.1.4.1.1.7"))
+    (line,) = bench.wait()
+    assert line["verdict"] == "segmented"
+
+
+def test_an_attempt_that_is_resumed_repeats_what_was_passed_over(tmp_path: Path) -> None:
+    """After a PACS did not take a result, the log lost the reasons that the first attempt had found."""
+    study_folder = tmp_path / "study"
+    series(heart(), study_folder, "p1", 1)
+    series(small(), study_folder, "p1", 2)
+    task = SegmentTask(study_folder, tmp_path / "out")
+    segmenter = in_process(settings(tmp_path, base=BASE_IN_DOMAIN))
+    first, again = segmenter(task), segmenter(task)
+    assert len(first.series) == 1
+    assert [problem.kind for problem in first.problems] == ["passed over"]
+    assert (again.series, again.problems) == (first.series, first.problems)
+
+
+def test_a_series_whose_place_is_taken_is_a_problem_of_the_study(tmp_path: Path) -> None:
+    """It was not mentioned, and the study counted as done without it."""
+    series(heart(), tmp_path / "study", "p1", 1)
+    series(small(), tmp_path / "study", "p1", 2)
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "study_s2.seg.dcm").write_bytes(b"a file of somebody else")
+    found = in_process(settings(tmp_path, base=BASE_IN_DOMAIN))(SegmentTask(tmp_path / "study", out))
+    assert len(found.series) == 1
+    (problem,) = found.problems
+    assert not problem.is_final

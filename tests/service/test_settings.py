@@ -1,4 +1,4 @@
-"""The table `serve`: what is taken, and what is refused with the name of the file and of the key."""
+"""The table `serve`: accepted values, and values refused with the name of the file and of the key."""
 
 import re
 from dataclasses import fields
@@ -21,6 +21,7 @@ from c3s3_seg.service.settings import (
 from c3s3_seg.system.config_file import FoundConfig
 
 SOURCE = '[serve]\nstate = "s"\nwatch = [{ folder = "w" }]\n'
+POLL = SOURCE + '[[serve.poll]]\nserver = "P@h:1"\n'
 
 
 def test_defaults_and_places(tmp_path: Path) -> None:
@@ -55,9 +56,16 @@ def test_defaults_and_places(tmp_path: Path) -> None:
         (SOURCE + "[serve.listen]\nport = 1\n", "the key 'serve.listen.callers' is missing"),
         (SOURCE + '[serve.output]\nuids = "name"\n', "serve.output.uids"),
         (SOURCE + '[[serve.poll]]\nserver = "P@h:1"\nmodalities = ["M*"]\n', "wanted a modality"),
+        (POLL + 'move_listen = "h:2"\n', "move_listen has no effect without"),
+        (POLL + 'move_title = "A"\ntls = true\n', "with TLS needs a certificate"),
+        (POLL + 'move_title = "A"\ntrust = "t.pem"\n', "with TLS needs a certificate"),
+        (POLL + 'move_title = "A"\n[serve.listen]\ncallers = ["B"]\n', "127.0.0.1:11112.*holds"),
+        (POLL + 'move_title = "A"\n[serve.listen]\ncallers = ["B"]\nhost = "0.0.0.0"\n', "holds"),
+        ('[serve]\nstate = "s"\nwatch = [{ folder = "w" }, { folder = "~/../w" }]\n', "watch.*twice"),
     ],
 )
-def test_what_is_refused(tmp_path: Path, text: str, message: str) -> None:
+def test_what_is_refused(tmp_path: Path, text: str, message: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
     path = tmp_path / "c3s3-seg.toml"
     path.write_text(text)
     with pytest.raises(C3S3Error, match=message) as error:
@@ -66,13 +74,43 @@ def test_what_is_refused(tmp_path: Path, text: str, message: str) -> None:
 
 
 def test_paths_count_from_the_folder_of_a_link_and_a_model_may_be_a_folder(tmp_path: Path) -> None:
-    """As Kubernetes places a ConfigMap; the same as for the other keys of the file."""
+    """Kubernetes places a ConfigMap as a link; paths count as they do for the other keys of the file."""
     (tmp_path / "..data").mkdir()
     (tmp_path / "..data" / "c3s3-seg.toml").write_text(BASE.replace('"phantom"', '"./phantom"'))
     link = tmp_path / "c3s3-seg.toml"
     link.symlink_to(Path("..data") / "c3s3-seg.toml")
     found = read_settings(FoundConfig(link, "given"))
     assert (found.state.parent, found.model) == (tmp_path, str(tmp_path / "phantom"))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        'move_title = "A"\n',
+        'move_title = "A"\nmove_listen = "h:2"\ntrust = "t.pem"\ncertificate = "c.pem"\n',
+        'move_title = "A"\nmove_listen = "127.0.0.1:2"\n[serve.listen]\ncallers = ["B"]\n',
+        'move_title = "A"\nmove_listen = "10.0.0.1:11112"\n[serve.listen]\ncallers = ["B"]\n',
+    ],
+)
+def test_listeners_for_c_move_that_can_work(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "c3s3-seg.toml"
+    path.write_text(POLL + text)
+    assert read_settings(FoundConfig(path, "given")).poll[0].listener is not None
+
+
+def test_a_tilde_is_the_home_folder_in_every_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It was the name of a folder beside the file, except for `model`."""
+    home = tmp_path / "home"
+    monkeypatch.setenv("HOME", str(home))
+    path = tmp_path / "c3s3-seg.toml"
+    path.write_text(
+        '[serve]\nstate = "~/state"\nwatch = [{ folder = "~/in" }]\n[serve.output]\nlog = "~/log"\n'
+        '[serve.listen]\ncallers = ["A"]\ncertificate = "~/c.pem"\ntrust = "/t.pem"\n'
+    )
+    found = read_settings(FoundConfig(path, "given"))
+    assert (found.state, found.watch[0].folder, found.log) == (home / "state", home / "in", home / "log")
+    assert found.listen is not None
+    assert (found.listen.certificate, found.listen.trust) == (home / "c.pem", Path("/t.pem"))
 
 
 def test_the_page_names_every_key() -> None:

@@ -260,10 +260,11 @@ def association(
     handlers += [(pynetdicom.evt.EVT_DATA_RECV, received)] if received else []
     reasons: list[str] = []
     handlers.append((pynetdicom.evt.EVT_PDU_RECV, _note, [reasons]))
-    tls: Any = (caller.tls.context(), node.host) if caller.tls else None
+    host = node.host.strip("[]")
+    tls: Any = (caller.tls.context(), host) if caller.tls else None
     try:
         link = entity.associate(
-            node.host, node.port, ae_title=node.title, ext_neg=roles, evt_handlers=handlers, tls_args=tls
+            host, node.port, ae_title=node.title, ext_neg=roles, evt_handlers=handlers, tls_args=tls
         )
     except (OSError, UnicodeError) as error:  # also for a host name that is not possible
         raise InputError(f"{node} cannot be reached: {error}", todo="Check host and port") from error

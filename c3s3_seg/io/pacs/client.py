@@ -159,7 +159,9 @@ def _look_up(node: Node, link: Any, inbox: Inbox) -> int | None:
     wanted, limit_s = inbox.wanted, inbox.limits.seconds_s
     keys = {"AccessionNumber": "", "PatientID": ""} if wanted.series is None else {}
     asked = query(wanted.level, **wanted.uids, **keys, **{wanted.count: ""})
-    found = answers(node, link, asked, limit_s, most=MOST_STUDIES)
+    # An answer about a series may leave out what the request states; `Wanted.meant` compares the rest.
+    uid = "StudyInstanceUID" if wanted.series is None else None
+    found = answers(node, link, asked, limit_s, most=MOST_STUDIES, uid=uid)
     if not found:
         alone = query("STUDY", StudyInstanceUID=wanted.study)
         knows = wanted.series is not None and answers(node, link, alone, limit_s, most=MOST_STUDIES)

@@ -202,7 +202,8 @@ class Inbox:
         """Call `cuts`, which break connections, if the time is over while the block runs."""
         self._cuts += cuts
         why = f"it took more than {self.limits.seconds_s:g} s"
-        timer = threading.Timer(max(0.0, self._end - time.monotonic()), self.stop, (why, "--max-time"))
+        left_s = min(max(0.0, self._end - time.monotonic()), threading.TIMEOUT_MAX)
+        timer = threading.Timer(left_s, self.stop, (why, "--max-time"))
         timer.daemon = True
         timer.start()
         try:

@@ -66,14 +66,15 @@ def serving(
     Raises
     ------
     InputError
-        If the address is taken, with `todo`, or TLS lacks its certificate or the trusted ones.
+        If the address is taken or is none, with `todo`, or TLS lacks its certificate or the trusted ones.
     """
     context = tls.listening() if tls is not None else None
     place = (listener.host.strip("[]"), listener.port)
     try:
         server = entity.start_server(place, block=False, evt_handlers=handlers, ssl_context=context)
-    except OSError as error:
-        what = f"cannot listen on {listener.host}:{listener.port}: {error.strerror or error}"
+    except (OSError, UnicodeError) as error:  # also for a host name that is not possible
+        reason = getattr(error, "strerror", None) or error
+        what = f"cannot listen on {listener.host}:{listener.port}: {reason}"
         raise InputError(what, todo=todo) from error
     try:
         yield

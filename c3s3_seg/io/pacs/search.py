@@ -36,9 +36,25 @@ class FoundSeries:
     count: int
 
 
+@dataclass(frozen=True)
+class FoundInDays:
+    """The answers of a PACS about a range of days.
+
+    Parameters
+    ----------
+    series
+        Series, those of a study one after the other.
+    unusable
+        Number of answers without a valid UID: such a study or series cannot be fetched.
+    """
+
+    series: tuple[FoundSeries, ...]
+    unusable: int = 0
+
+
 def series_of_days(
     node: Node, caller: Caller, days: tuple[date, date], modalities: Sequence[str]
-) -> list[FoundSeries]:
+) -> FoundInDays:
     """Return the series of some modalities in studies of a range of days.
 
     Parameters
@@ -53,29 +69,38 @@ def series_of_days(
     Raises
     ------
     InputError
-        If the server cannot be reached, does not answer, or answers without valid UIDs.
+        If the server cannot be reached or does not answer.
     """
     window, limit_s = "-".join(f"{day:%Y%m%d}" for day in days), PATIENCE * caller.timeout_s
     found: dict[Uid, FoundSeries] = {}
+    unusable = 0
     with association(node, caller, [(FIND, PLAIN)]) as link:
         studies: dict[Uid, None] = {}
         for modality in modalities:
             asked = query("STUDY", StudyInstanceUID="", StudyDate=window, ModalitiesInStudy=modality)
-            for item in answers(node, link, asked, limit_s, most=MOST):
-                studies[Uid(text_of(item, "StudyInstanceUID"))] = None
+            for item in answers(node, link, asked, limit_s, most=MOST, uid=None):
+                uid = text_of(item, "StudyInstanceUID")
+                if Uid.is_valid(uid):
+                    studies[Uid(uid)] = None
+                else:
+                    unusable += 1
         for study in studies:
             asked = query(
                 "SERIES", StudyInstanceUID=study, SeriesInstanceUID="", Modality="", **{SERIES_FILES: ""}
             )
-            for item in answers(node, link, asked, limit_s, most=MOST, uid="SeriesInstanceUID"):
+            for item in answers(node, link, asked, limit_s, most=MOST, uid=None):
                 same = text_of(item, "StudyInstanceUID") in ("", study)
-                if same and text_of(item, "Modality") in modalities:
-                    series = Uid(text_of(item, "SeriesInstanceUID"))
-                    count = count_of(item, SERIES_FILES)
-                    if count is None:  # the key is optional
-                        count = _listed(node, link, (study, series), limit_s)
-                    found[series] = FoundSeries(study, series, count)
-    return list(found.values())
+                if not same or text_of(item, "Modality") not in modalities:
+                    continue
+                uid = text_of(item, "SeriesInstanceUID")
+                if not Uid.is_valid(uid):
+                    unusable += 1
+                    continue
+                series, count = Uid(uid), count_of(item, SERIES_FILES)
+                if count is None:  # the key is optional
+                    count = _listed(node, link, (study, series), limit_s)
+                found[series] = FoundSeries(study, series, count)
+    return FoundInDays(tuple(found.values()), unusable)
 
 
 def query(level: str, **attributes: str) -> Any:
@@ -90,9 +115,9 @@ def query(level: str, **attributes: str) -> Any:
 
 
 def answers(
-    node: Node, link: Any, asked: Any, limit_s: float, *, most: int, uid: str = "StudyInstanceUID"
+    node: Node, link: Any, asked: Any, limit_s: float, *, most: int, uid: str | None = "StudyInstanceUID"
 ) -> list[Any]:
-    """Return the answers to a search, each with a valid UID of this kind.
+    """Return the answers to a search, each with a valid UID of this kind; None: with any UIDs, or none.
 
     Raises
     ------
@@ -104,7 +129,7 @@ def answers(
     for status, item in responses(node, link.send_c_find, asked, FIND):
         if getattr(status, "Status", None) not in (PENDING, PENDING + 1):
             break
-        if item is None or not Uid.is_valid(text_of(item, uid)):
+        if uid is not None and not Uid.is_valid(text_of(item, uid)):
             kind = uid.removesuffix("InstanceUID").lower()
             raise InputError(f"{node} answered the search without a valid {kind} UID")
         found.append(item)
@@ -121,7 +146,7 @@ def responses(node: Node, ask: Any, *words: Any) -> Iterator[tuple[Any, Any]]:
     Raises
     ------
     InputError
-        If the server does not offer the service.
+        If the server does not offer the service, or has broken the connection before.
     """
     try:
         yield from ask(*words)
@@ -129,6 +154,8 @@ def responses(node: Node, ask: Any, *words: Any) -> Iterator[tuple[Any, Any]]:
         service = {FIND: "searches (C-FIND)", GET: "C-GET", MOVE: "C-MOVE"}[words[-1]]
         todo = "Ask for C-MOVE instead (--move)" if words[-1] == GET else None
         raise InputError(f"{node} does not offer {service} to us", todo=todo) from error
+    except RuntimeError as error:  # pynetdicom: the association has ended
+        raise InputError(f"{node} broke the connection") from error
 
 
 def check_end(node: Node, status: Any, what: str) -> None:
