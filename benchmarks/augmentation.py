@@ -1,12 +1,12 @@
-"""One augmented crop for training: ours beside MONAI, TorchIO and batchgeneratorsv2.
+"""One augmented crop for training: this package compared with MONAI, TorchIO and batchgeneratorsv2.
 
     pip install -e '.[train,bench]'
     python benchmarks/augmentation.py [--runs 40] [--threads 1]
 
-From a labelled phantom on the model's grid (112 x 104 x 56, image and soft target of two classes) each makes
-a crop of 64 x 64 x 48: rotation, scale and an elastic map, then gamma, a bias field (batchgeneratorsv2 has
-none), gain, offset and noise. The peers first cut out a cube with a margin, as their own pipelines do.
-All in turn; milliseconds, medians.
+From a labelled phantom on the model's grid (112 x 104 x 56, image and soft target of two classes)
+each library makes a crop of 64 x 64 x 48: rotation, scale and an elastic map, then gamma, a bias field
+(batchgeneratorsv2 has none), gain, offset and noise. The peers first cut out a cube with a margin,
+as their own pipelines do. The libraries run in turn; figures are medians in milliseconds.
 """
 
 import argparse
@@ -26,13 +26,13 @@ from c3s3_seg.training.data import Sampler, Views
 from c3s3_seg.training.settings import AugmentConfig, DataConfig
 
 PATCH = (64, 64, 48)
-CUT = (96, 96, 56)  # what a turned and magnified crop can reach, within the scan
+CUT = (96, 96, 56)  # the reach of a turned and magnified crop, within the scan
 CONFIG = AugmentConfig(elastic_mm=2.5, bias=0.15)
 Draw = Callable[[], Tensor]
 
 
 def a_case() -> TrainingCase:
-    """A phantom as training holds it in memory."""
+    """Return a phantom as training holds a case in memory."""
     phantom = simulate(0)
     scan = torch.from_numpy(phantom.scan.array.astype("float32"))
     organ = torch.from_numpy(phantom.truth.array.astype("float32"))
@@ -84,7 +84,7 @@ def torchio(case: TrainingCase) -> Draw:
         affine_kwargs={"scales": CONFIG.scale, "degrees": degrees(CONFIG.rotation_rad)},
         elastic_kwargs={"num_control_points": 7, "max_displacement": 5},
     )
-    # these would change the target too if they saw it as an image
+    # These would change the target too if it were passed as an image.
     intensity = tio.Compose(
         [tio.RandomGamma(0.35), tio.RandomBiasField(CONFIG.bias), tio.RandomNoise(0, CONFIG.noise)]
     )

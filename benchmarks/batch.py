@@ -3,14 +3,14 @@
     python benchmarks/batch.py [--cases 200] [--distinct 20] [--runs 3] [--fine] [--before REVISION]
     python benchmarks/batch.py --flat 1000
 
-Same files, same bundle, a process or set of workers per contender, in turn, start-up included (seconds in a
-run of minutes). Each contender has done two cases before, so that caches and byte code are warm for all.
-The plain loop reads, predicts and writes with SimpleITK: no hash, no journal, no read-back, nothing
-at the same time. Ours is `c3s3-seg predict`. Memory is that of all processes together (PSS, sampled).
-`--fine` takes the same hearts in the voxels of the public benchmark's scans (0.625 x 0.625 x 1.25 mm, 3.7
-million voxels); the default has half as many a side, so that the network is nearly all that there is to do.
-`--before` lets `predict` of a git revision run in turn with that of the working tree; the plain loop is that
-of the working tree.
+All contenders process the same files with the same bundle, in turn, each in a process or set of workers of
+its own; start-up is included (seconds in a run of minutes). Each contender has processed two cases before,
+so that caches and byte code are warm for all. The plain loop reads, predicts and writes with SimpleITK,
+one after the other, without hashes, journal or read-back. `ours` is `c3s3-seg predict`. Memory is that of
+all processes together (PSS, sampled). `--fine` simulates the same hearts with the voxels of the public
+benchmark's scans (0.625 x 0.625 x 1.25 mm, 3.7 million voxels); the default has half as many a side,
+so that the network is nearly the whole work. `--before` runs `predict` of a git revision in turn with
+that of the working tree; the plain loop is that of the working tree.
 """
 
 import argparse
@@ -59,7 +59,7 @@ HERE = Path(__file__).parents[1]
 
 
 class Meter(threading.Thread):
-    """Memory of a process and its children, looked at every 0.3 s."""
+    """A thread that samples the memory of a process and its children every 0.3 s."""
 
     def __init__(self, pid: int) -> None:
         super().__init__(daemon=True)
@@ -89,9 +89,9 @@ def pss_mb(pid: int) -> float:
 
 
 def timed(command: list[str], tree: Path = HERE) -> tuple[float, float, list[float]]:
-    """Wall seconds, processor seconds, and memory over time, of the package in this folder."""
+    """Run a command with the package of a folder; return wall and processor seconds and memory samples."""
     started, before_s = time.perf_counter(), processor_s()
-    # In that folder: with -m and -c Python looks for the package in the current one first.
+    # It runs in that folder, as Python with -m or -c searches the current folder for the package first.
     process = subprocess.Popen(command, cwd=tree, env=environment(tree))
     meter = Meter(process.pid)
     meter.start()
@@ -103,7 +103,7 @@ def timed(command: list[str], tree: Path = HERE) -> tuple[float, float, list[flo
 
 
 def processor_s() -> float:
-    """Of all children that have ended, and of theirs."""
+    """Return the processor seconds of all ended child processes and their descendants."""
     used = resource.getrusage(resource.RUSAGE_CHILDREN)
     return used.ru_utime + used.ru_stime
 
@@ -125,14 +125,14 @@ def fill(folder: Path, cases: int, distinct: int, *, fine: bool = False) -> Path
 
 
 def network_s(out: Path) -> float:
-    """Mean seconds of network, as the JSON of each case has it."""
+    """Return the mean seconds of the network, as the journal records them for each case."""
     facts = [json.loads(line) for line in (out / "journal.jsonl").read_text().splitlines()]
     return statistics.fmean(fact["seconds"]["network"] for fact in facts if "seconds" in fact)
 
 
 @dataclass(frozen=True)
 class Measured:
-    """One run of one contender."""
+    """The figures of one run of one contender."""
 
     wall_s: float
     used_s: float
@@ -141,7 +141,7 @@ class Measured:
 
 
 def contenders(before: str | None, folder: Path) -> dict[str, tuple[list[str] | None, Path]]:
-    """Name -> the options of `predict`, None for the plain loop, and the folder of the package."""
+    """Return the options of `predict` (None for the plain loop) and the package's folder by contender."""
     every = {name: (words, HERE) for name, words in CONTENDERS.items()}
     if before is None:
         return every
@@ -155,7 +155,7 @@ def contenders(before: str | None, folder: Path) -> dict[str, tuple[list[str] | 
 
 
 def compare(folder: Path, scans: Path, options: argparse.Namespace) -> None:
-    """All contenders in turn, so many times over: a machine that slows down slows all of them."""
+    """Run all contenders in turn, `runs` times, so that a slow machine slows all of them; print the table."""
     cases, runs = len(list(scans.iterdir())), options.runs
     every = contenders(options.before, folder)
     measured: dict[str, list[Measured]] = {name: [] for name in every}
@@ -192,9 +192,9 @@ def measure(out: Path, scans: Path, words: list[str] | None, tree: Path) -> Meas
 
 
 def share_of_the_proofs(out: Path) -> None:
-    """What a case costs that the plain loop does without, each part alone on the files that are there.
+    """Print the cost per case of work that the plain loop omits, each part timed alone on the written files.
 
-    Wall time; where writing waits for the disk, another case is in the network.
+    Times are wall times; while writing waits for the disk, another case is in the network.
     """
     from c3s3_seg.batch.journal import Journal
 
@@ -214,7 +214,7 @@ def share_of_the_proofs(out: Path) -> None:
 
 
 def proofs(record: Any, out: Path, copy: Any) -> dict[str, Callable[[], object]]:
-    """What is done once more for a case that is done; `copy` is another journal."""
+    """Return the proofs of a finished case as functions that repeat them; `copy` is another journal."""
     from c3s3_seg.io.image.files import _compare, load_image
     from c3s3_seg.system.files import write_whole
     from c3s3_seg.system.reading import sha256
@@ -239,7 +239,7 @@ def synced(path: Path) -> None:
 
 
 def flat(folder: Path, cases: int) -> None:
-    """Memory over many small cases."""
+    """Print the memory over a run of many small cases."""
     import numpy as np
 
     from c3s3_seg.geometry.volume import Geometry

@@ -1,16 +1,16 @@
-"""`predict` of one scan from the start of the process: each phase, before and after, and the network alone.
+"""`predict` of one scan from the start of the process: time of each phase by revision, and the network alone.
 
     python benchmarks/cold_start.py [--before REVISION] [--scan FILE] [--model NAME] [--runs 10]
 
-Every run is a process of its own. A revision is taken from git into a temporary folder (`git archive`); it
+Every run is a process of its own. A revision is unpacked from git into a temporary folder (`git archive`); it
 and the working tree run in turn, after one run of each that writes the byte code. Wall time, processor time
 and peak memory are those of the plain command. The phases are from runs with a stopwatch in the package: each
-is the time that a thread spends in it, less what other phases in it take; "the rest" is the time in which no
-thread is in a phase. Two threads may be at work at once, so phases add up to more than the wall time.
-A network that waits for its compilation in another thread is in both phases.
+is the time that a thread spends in it, less the time of other phases within it; "the rest" is the time in
+which no thread is in a phase. Two threads may work at once, so phases can add up to more than the wall time.
+A network that waits for its compilation in another thread counts in both phases.
 The network alone is a loaded and compiled network on all tiles of this scan, the best of three scans.
 
-A folder as the scan is a DICOM study. `PYTHONDONTWRITEBYTECODE` is taken out of the environment.
+A folder given as the scan is a DICOM study. `PYTHONDONTWRITEBYTECODE` is removed from the environment.
 """
 
 import argparse
@@ -124,13 +124,13 @@ print(json.dumps(min(spent[1:])))
 
 
 def environment(tree: Path, **more: str) -> dict[str, str]:
-    """Of a process that runs the package in this folder; byte code is kept."""
+    """Return the environment of a process that runs the package in this folder; byte code is kept."""
     kept = {key: value for key, value in os.environ.items() if key != "PYTHONDONTWRITEBYTECODE"}
     return {**kept, "PYTHONPATH": str(tree), **more}
 
 
 def archived(revision: str, folder: Path) -> Path:
-    """The package of a git revision."""
+    """Unpack the package of a git revision below a folder; return its folder."""
     tree = folder / "before"
     tree.mkdir()
     archive = subprocess.run(
@@ -141,7 +141,7 @@ def archived(revision: str, folder: Path) -> Path:
 
 
 def run(command: list[str], tree: Path, **more: str) -> dict[str, float]:
-    """Wall and processor seconds and peak memory of one process."""
+    """Run one process; return its wall and processor seconds, peak memory (MB) and end time."""
     started = time.monotonic()
     process = subprocess.Popen(
         command,
@@ -165,7 +165,7 @@ def run(command: list[str], tree: Path, **more: str) -> dict[str, float]:
 
 
 def predicted(tree: Path, scan: Path, model: str, folder: Path) -> dict[str, float]:
-    """One plain run, then one with the stopwatch."""
+    """Run `predict` plainly, then with the stopwatch; return the figures of both runs."""
     count = len(list(folder.iterdir()))
     words = ["predict", str(scan), "--model", model]
     command = [sys.executable, "-m", "c3s3_seg", *words, "-o", str(folder / f"{count}")]
@@ -179,14 +179,14 @@ def predicted(tree: Path, scan: Path, model: str, folder: Path) -> dict[str, flo
 
 
 def alone(tree: Path, scan: Path, model: str) -> float:
-    """Seconds of the network, compiled and warm."""
+    """Return the seconds of the network alone, compiled and warm."""
     command = [sys.executable, "-c", ALONE, str(scan), model]
     answer = subprocess.run(command, env=environment(tree), capture_output=True, text=True, check=True)
     return float(answer.stdout.splitlines()[-1])
 
 
 def measure(options: argparse.Namespace, trees: dict[str, Path], folder: Path) -> dict[str, dict[str, float]]:
-    """Medians of each tree."""
+    """Run all trees in turn; return the medians of each tree."""
     measured: dict[str, list[dict[str, float]]] = {name: [] for name in trees}
     for number in range(options.runs + 1):
         for name, tree in trees.items():
@@ -208,7 +208,7 @@ def measure(options: argparse.Namespace, trees: dict[str, Path], folder: Path) -
 
 
 def table(medians: dict[str, dict[str, float]], runs: int) -> None:
-    """What was measured, in Markdown."""
+    """Print the medians as a Markdown table."""
     print(f"Medians of {runs} runs in turn; seconds unless said.\n")
     print("| | " + " | ".join(medians) + " |")
     print("|---" * (len(medians) + 1) + "|")

@@ -1,7 +1,7 @@
-"""Ways to run one network over one volume, each in a process of its own. Used by inference.py and memory.py.
+"""Ways to run one network over one volume, each in a process of its own, for inference.py and memory.py.
 
-A child prints one line of JSON and writes its labels; the parent compares them. Before the clock starts the
-child has run the contender once, so that neither imports nor first calls are timed.
+A child prints one line of JSON and writes its labels; the parent compares them. The child runs the contender
+once before the clock starts, so that neither imports nor first calls are timed.
 """
 
 import json
@@ -22,7 +22,7 @@ Labels = np.ndarray
 
 @dataclass(frozen=True)
 class Result:
-    """Of one process: seconds and peak memory while it worked, above what it held before."""
+    """The seconds of one process, its peak memory, the part above what it held before, and its labels."""
 
     name: str
     wall_s: float
@@ -33,7 +33,7 @@ class Result:
 
 
 def apart(script: str, name: str, words: list[str]) -> Result | str:
-    """Run `script --one NAME WORDS` in a process; gives what it measured, or its last line if it failed."""
+    """Run `script --one NAME WORDS` in a process; return its result, or its last line if it failed."""
     with tempfile.TemporaryDirectory() as folder:
         target = Path(folder) / "labels.npy"
         command = [sys.executable, script, "--one", name, str(target), *words]
@@ -45,9 +45,9 @@ def apart(script: str, name: str, words: list[str]) -> Result | str:
 
 
 def watched(work: Callable[[], Labels], target: Path, warm_up: Callable[[], object] | None = None) -> None:
-    """In the child: run once, then time the work and watch its memory; write the labels and a line of JSON.
+    """Run the work once, then measure its time and memory, in the child; write the labels and a line of JSON.
 
-    `warm_up` replaces the first run of `work` where a whole one would blur the memory: the allocator keeps
+    `warm_up` replaces the first run of `work` if a whole run would blur the memory: the allocator keeps
     pages, which then count as held before.
     """
     (warm_up or work)()
@@ -67,7 +67,7 @@ def resident_mb() -> float:
 
 
 def reset_peak() -> None:
-    """So that the peak is that of the work, not of what was loaded for it."""
+    """Reset the peak memory, so that it is that of the work and not that of loading."""
     Path("/proc/self/clear_refs").write_text("5")
 
 

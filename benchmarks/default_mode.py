@@ -1,8 +1,9 @@
-"""Whole volume at once, or tiles? The shipped default against overlapping tiles, on the validation cases.
+"""Whole volume or tiles: the shipped default compared with overlapping tiles, on the validation cases.
 
     python benchmarks/default_mode.py [--data DATA] [--bundle left-atrium-72]
 
-Scan's own grid; 95HD in voxels by the paper's protocol, as the README's table has it. Means over the cases.
+Scores are means over the cases, on the scan's own grid; 95HD is in voxels by the paper's protocol, as in the
+README.
 """
 
 import argparse
@@ -41,7 +42,7 @@ def main() -> None:
                 predictor = open_predictor(bundle, backend=how)
             else:
                 predictor = open_predictor(bundle, settings=how)
-        except Exception as error:  # a precision that this processor lacks
+        except Exception as error:  # for example a precision that this processor lacks
             print(f"| {way} | {error} | | |")
             continue
         found = [predictor(scan) for scan, _ in cases]

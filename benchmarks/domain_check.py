@@ -1,10 +1,10 @@
-"""What the domain check says of every pair of our data and the shipped bundles: right and wrong verdicts.
+"""Right and wrong verdicts of the domain check for every pair of the shared data and the shipped bundles.
 
     python benchmarks/domain_check.py [--data ../shared/data] [--every 1]
 
-Each scan is judged for each bundle as `predict` judges it; where its field of view is larger than in training
-the network looks for the organ. Right is: a scan of the bundle's own organ and kind is not refused, any other
-is refused or nothing is found in it. `--every 5` takes each fifth file.
+Each scan is judged for each bundle as `predict` judges it; if its field of view is larger than in training,
+the network searches for the organ. A verdict is right if a scan of the bundle's own organ and kind is
+not refused, or if any other scan is refused or nothing is found in it. `--every 5` takes each fifth file.
 """
 
 import argparse
@@ -21,7 +21,7 @@ from c3s3_seg.io import load
 from c3s3_seg.phantom import Simulator, simulate
 
 BUNDLES = ("left-atrium", "hippocampus", "phantom")
-# Kind of scan -> the bundles that were made for it. A phantom is no atrium of a patient.
+# Kind of scan -> the bundles made for it. A phantom does not count as an atrium of a patient.
 OWN = {
     "atria (MR)": {"left-atrium"},
     "hippocampi (MR)": {"hippocampus"},
@@ -32,7 +32,7 @@ OWN = {
 
 
 def scans(data: Path, every: int) -> Iterator[tuple[str, Volume]]:
-    """Kind and scan."""
+    """Yield kind and scan of each file or series."""
     for kind, folder in (("atria (MR)", "la"), ("hippocampi (MR)", "hippocampus")):
         for path in sorted((data / folder / "imagesTr").glob("*.nii.gz"))[::every]:
             yield kind, load(path)
@@ -51,7 +51,7 @@ def scans(data: Path, every: int) -> Iterator[tuple[str, Volume]]:
 
 
 def verdict(scan: Volume, predictor: Predictor) -> str:
-    """`pass`, `warn`, `refuse`, `not found` (in a larger scan), `empty`."""
+    """Return `pass`, `warn`, `refuse`, `not found` (in a larger scan) or `empty`."""
     try:
         found = predictor(scan)
     except DomainError:

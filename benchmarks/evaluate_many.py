@@ -1,10 +1,10 @@
-"""A folder of 300 cases evaluated in one go: seconds, and memory from the first case to the last.
+"""A folder of 300 cases evaluated in one run: seconds, and memory from the first case to the last.
 
     python benchmarks/evaluate_many.py [CASES]     default 300
 
-Masks of 96 x 96 x 64 voxels are simulated, written, and measured by `c3s3-seg evaluate` with one and with two
-processes. One of the cases is damaged: it must become a failure with its reason. Memory is that of all
-processes together, sampled ten times a second: its median in each quarter of the run, and its peak.
+Masks of 96 x 96 x 64 voxels are simulated, written, and measured by `c3s3-seg evaluate` with one and with
+two processes. One of the cases is damaged: it must be reported as a failure with its reason. Memory is that
+of all processes together, sampled ten times a second: the median of each quarter of the run, and the peak.
 """
 
 import json
@@ -45,12 +45,12 @@ def children(process: int) -> list[int]:
 
 
 def memory_mb(process: int) -> float:
-    """Proportional set size of a process and all below it: shared pages are counted once."""
+    """Return the proportional set size (MB) of a process and its descendants: shared pages count once."""
     total = 0.0
     for number in [process, *children(process)]:
         try:
             text = Path(f"/proc/{number}/smaps_rollup").read_text()
-        except OSError:  # it has just ended
+        except OSError:  # the process has just ended
             continue
         total += next(int(line.split()[1]) for line in text.splitlines() if line.startswith("Pss:")) / 1024
     return total

@@ -1,10 +1,10 @@
-"""What a batch survives: each fault is really done to a real `c3s3-seg predict`, which is then run again.
+"""Faults that a batch run survives: each is really inflicted on `c3s3-seg predict`, which is then run again.
 
     python benchmarks/faults.py [--kills 50] [--files 10000] [--seed 0] [--only WORDS]
 
-Prints the table of docs/operations.md. A row is right if the exit code and the message are the ones
-that are promised, no half file is left, nothing that was there is lost, and the same command again
-ends with the hashes of a run that nothing happened to. tests/batch/test_faults.py runs the same rows.
+Prints the table of docs/operations.md. A row is right if the exit code and the message are as promised,
+no half file is left, no existing file is lost, and the same command again ends with the hashes of an
+undisturbed run. tests/batch/test_faults.py runs the same rows.
 """
 
 import argparse
@@ -43,7 +43,7 @@ def start(
     stderr: int = subprocess.DEVNULL,
     limits: Mapping[int, int] | None = None,
 ) -> "subprocess.Popen[str]":
-    """A process of its own; with soft limits of `resource`."""
+    """Start a command in a process of its own, with soft `resource` limits."""
 
     def limited() -> None:
         for number, limit in (limits or {}).items():
@@ -55,7 +55,7 @@ def start(
 
 @dataclass
 class Ground:
-    """A folder to break things in, its scans, and the hashes of a run that nothing happened to."""
+    """A folder in which faults are inflicted, its scans, and the hashes of an undisturbed run."""
 
     folder: Path
     kills: int = 2
@@ -63,8 +63,8 @@ class Ground:
     seed: int = 0
     hashes: dict[str, str] = field(default_factory=dict)
     seconds_s: float = 0.0
-    # What runs a command to which nothing happens, and what starts one to which something does: tests
-    # spare the process or its imports.
+    # The function that runs an undisturbed command, and the one that starts a command to be disturbed:
+    # tests replace them to save a process or its imports.
     undisturbed: Callable[[list[object]], Answer] | None = None
     start: Callable[..., "subprocess.Popen[str]"] = start
 
@@ -94,7 +94,7 @@ class Ground:
         return [*COMMAND, str(scans or self.scans), "-o", str(out), "--model", "phantom", "--threads", "1"]
 
     def whole(self, out: Path) -> None:
-        """The same command again ends as if nothing had happened; nothing is left over."""
+        """Check that the same command again ends as if undisturbed and leaves no temporary files."""
         answer = self.predict(out)
         assert answer.returncode == 0, answer.stderr
         assert masks(out) == self.hashes, "other hashes"
@@ -146,7 +146,7 @@ def leftovers(out: Path) -> list[str]:
 
 
 def said(answer: Answer, code: int, *parts: str) -> str:
-    """The exit code and the message, or an AssertionError."""
+    """Check exit code and message; return both for the table. Raise AssertionError if either differs."""
     text = answer.stdout + answer.stderr
     assert answer.returncode == code, (answer.returncode, text[-2000:])
     assert "Traceback" not in text, text[-2000:]
@@ -157,7 +157,7 @@ def said(answer: Answer, code: int, *parts: str) -> str:
 
 
 def whole_so_far(ground: Ground, out: Path) -> None:
-    """Each mask that can be seen is a whole one, and the right one."""
+    """Check that each visible mask is complete and right."""
     for path in visible(out) if out.exists() else []:
         load_mask(path)
         assert masks(out)[path.name] == ground.hashes[path.name]
@@ -177,7 +177,7 @@ def killed_program_with_workers(ground: Ground) -> str:
 
 
 def killed_worker(ground: Ground) -> str:
-    """A worker dies; the run goes on by itself."""
+    """Kill a worker; the run must continue by itself."""
     out = ground.fresh("kill-worker")
     process = ground.start([*ground.words(out), "--workers", "2"])
     while not visible(out) if out.exists() else True:
@@ -194,7 +194,7 @@ def children(pid: int) -> list[int]:
 
 
 def at_work(pid: int) -> bool:
-    """Neither gone nor waiting to be counted as gone."""
+    """Return whether a process exists and is not a zombie."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except (FileNotFoundError, ProcessLookupError):
@@ -207,7 +207,7 @@ def kill_often(ground: Ground, name: str, words: list[str], kill: Callable[..., 
     for _ in range(ground.kills):
         out = ground.fresh(name)
         process = ground.start([*ground.words(out), *words])
-        stop = draw.randrange(CASES)  # a random number of masks, then a random moment within a case
+        stop = draw.randrange(CASES)  # kill after this many masks, at a random moment of a case
         while process.poll() is None and len(visible(out) if out.exists() else []) < stop:
             time.sleep(0.002)
         time.sleep(draw.uniform(0, 0.06))
@@ -215,7 +215,7 @@ def kill_often(ground: Ground, name: str, words: list[str], kill: Callable[..., 
         caught += process.poll() is None
         kill(process)
         process.wait()
-        while any(map(at_work, workers)):  # they end by themselves; until then they hold the folder's lock
+        while any(map(at_work, workers)):  # workers end by themselves and hold the folder's lock until then
             time.sleep(0.01)
         whole_so_far(ground, out)
         ground.whole(out)
@@ -231,7 +231,7 @@ def signalled(ground: Ground, number: int, code: int) -> str:
         time.sleep(0.005)
     process.send_signal(number)
     stdout, stderr = process.communicate(timeout=60)
-    if process.returncode == 0:  # it was done before the signal came
+    if process.returncode == 0:  # it had finished before the signal
         return said(Answer(words, code, stdout, stderr), code)
     text = said(Answer(words, process.returncode, stdout, stderr), code, "what was finished is kept")
     whole_so_far(ground, out)
@@ -248,7 +248,7 @@ def terminated(ground: Ground) -> str:
 
 
 def disk_full_for_a_mask(ground: Ground) -> str:
-    """A limit on the size of files takes the place of a full disk: the write fails half way."""
+    """Limit the size of files in place of a full disk, so that a write fails half way."""
     scans, out = ground.fresh("big"), ground.fresh("full")
     shutil.copytree(ground.scans, scans)
     save(scan(1, (60, 60, 60)), scans / "large.nii.gz")  # type: ignore[arg-type]
@@ -268,7 +268,7 @@ def disk_full_for_the_journal(ground: Ground) -> str:
     def limited() -> None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (60_000, resource.RLIM_INFINITY))
 
-    # Under a limit this low, what measures the coverage of tests could not write its own file.
+    # Under a limit this low, the coverage tool could not write its own file.
     plain = {name: value for name, value in os.environ.items() if not name.startswith("COVERAGE_")}
     text = said(ground.predict(out, preexec_fn=limited, env=plain), 2, "the journal cannot be written")
     whole_so_far(ground, out)
@@ -281,7 +281,7 @@ def out_of_memory(ground: Ground) -> str:
     shutil.copytree(ground.scans, scans)
     (scans / "case-05.nii.gz").unlink()
     save(scan(1), scans / "case-05.nii")  # type: ignore[arg-type]
-    with (scans / "case-05.nii").open("r+b") as file:  # the header now claims 0.6 GB, and they are there
+    with (scans / "case-05.nii").open("r+b") as file:  # header and file now have 0.6 GB
         file.seek(42)
         file.write(np.array([1000, 1000, 150], "<i2").tobytes())
         file.truncate(352 + 600_000_000)
@@ -297,7 +297,7 @@ def read_only(ground: Ground) -> str:
     out.mkdir(mode=0o555)
 
     def no_override() -> None:
-        """Root may write anywhere unless CAP_DAC_OVERRIDE (1) is dropped (PR_CAPBSET_DROP = 24)."""
+        """Drop CAP_DAC_OVERRIDE (1) by PR_CAPBSET_DROP (24): with it, root may write anywhere."""
         ctypes.CDLL(None).prctl(24, 1, 0, 0, 0)
 
     answer = ground.predict(out, preexec_fn=no_override)
@@ -359,7 +359,7 @@ def bit_in_the_weights(ground: Ground) -> str:
 
 
 def bit_in_the_journal(ground: Ground) -> str:
-    """Wherever the bit is: refused, or without consequence."""
+    """Flip a bit in the journal: the next run must refuse it, and the run after its removal must succeed."""
     out = ground.fresh("journal")
     said(ground.predict(out), 0)
     path = out / "journal.sqlite"

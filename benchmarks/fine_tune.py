@@ -1,13 +1,15 @@
-"""Does `train --from` improve the shipped `hippocampus-20` with five more labelled cases, in five minutes?
+"""Does `train --from` improve the shipped `hippocampus-20`, given five more labelled cases and five minutes?
 
     python benchmarks/fine_tune.py [DATA] [--seed 1] [--budget 5m] [--set KEY=VALUE] [--out FOLDER]
 
 DATA is the hippocampus data set (default: ../shared/data/hippocampus). The seed draws, from its unlabelled
-list, five cases whose masks are used and forty that take no part in anything but the table; the other
-unlabelled cases stay unlabelled, and validation is as the index has it. `plan --from` and `train --from` then
-run as a user runs them, one after the other, and the table is of masks that `predict` would write.
+list, five cases whose masks are used and forty held-out cases that are used only for the table; the
+other unlabelled cases stay unlabelled, and the validation cases are those of the index. `plan --from`
+and `train --from` then run one after the other as a user would run them; the table scores masks as
+`predict` writes them.
 
-The bundle `hippocampus-20` has seen the scans of all unlabelled cases, the forty too, but no mask of them.
+The bundle `hippocampus-20` has seen the scans of all unlabelled cases, also of the forty, but none of
+their masks.
 """
 
 import argparse
@@ -74,7 +76,7 @@ def run(*command: object) -> None:
 
 
 def five_more(source: DataSet, folder: Path, seed: int) -> tuple[Path, tuple[str, ...]]:
-    """A folder with an index of its own and the scans of `source`; and the cases that are in neither list."""
+    """Write a data set with five labelled cases of `source`; return its folder and the held-out cases."""
     pool = list(source.splits.unlabelled)
     random.Random(seed).shuffle(pool)
     labelled, untouched, rest = pool[:LABELLED], pool[LABELLED:][:UNTOUCHED], pool[LABELLED + UNTOUCHED :]
@@ -105,7 +107,7 @@ def predictor(bundle: ModelBundle, kind: str) -> Predictor:
 
 
 def scores(source: DataSet, names: tuple[str, ...], predict: Predictor) -> dict[str, tuple[float, float]]:
-    """Label -> mean Dice and 95HD in mm; their mean over labels too."""
+    """Return mean Dice and 95HD in mm by label, and their mean over labels as "mean"."""
     rows: dict[str, list[tuple[float, float]]] = {label: [] for label in source.labels}
     for name in names:
         scan = load(source.scan(name))

@@ -1,14 +1,14 @@
-"""Mutated files of every kind that is read: each is read right or refused; none crashes, hangs or misleads.
+"""Mutated files of every readable kind: each is read correctly or refused; none crashes, hangs or misleads.
 
     python benchmarks/fuzz.py [--count 2000] [--seed 0]
 
-Every mutant is read in this one process, so that a crash would end the run. "Wrong" is a volume of other
-shape or place than the original, or with other voxels where the file has a checksum to tell. Pixels of
-DICOM and of uncompressed NIfTI have none, nor have the headers of `.nii`, `.nrrd` and `.mha`: a flipped
-pixel or digit there is another scan that nobody can tell from the true one, and is counted apart. (In
-DICOM the slices bear witness to each other's place.) So is a change that is in the notes of the volume.
-Masks (DICOM SEG, label map, RTSTRUCT) are read onto the grid of their scan; HDF5 files have no place.
-Time is that of the processor, children included, so that a busy machine does not look like a hang.
+Every mutant is read in this one process, so that a crash would end the run. "Wrong" is a volume with another
+shape or position than the original, or with other voxels although the file has a checksum. Pixels of DICOM
+and of uncompressed NIfTI have no checksum, nor do the headers of `.nii`, `.nrrd` and `.mha`: a flipped pixel
+or digit in them makes another scan that cannot be told from the true one, and is counted separately. (In
+DICOM the slices confirm each other's position.) So is a change that the notes of the volume report. Masks
+(DICOM SEG, label map, RTSTRUCT) are read onto the grid of their scan; HDF5 files have no position. Times are
+processor times, children included, so that a busy machine does not look like a hang.
 """
 
 import argparse
@@ -49,7 +49,7 @@ Mutation = Callable[[bytes, np.random.Generator], bytes]
 
 
 def original() -> Volume:
-    """A small oblique scan of smooth values."""
+    """Return a small oblique scan of smooth values."""
     i, j, k = np.indices((40, 36, 6))
     turn = np.linalg.qr(np.array([[1, 0.1, -0.2], [0, 1, 0.15], [0.2, -0.1, 1.0]]))[0]
     turn = turn * np.sign(np.diag(turn))
@@ -58,7 +58,7 @@ def original() -> Volume:
 
 
 def flip_bits(raw: bytes, random: np.random.Generator) -> bytes:
-    """One to eight flipped bits, half of the time among the first 2,000 bytes."""
+    """Flip one to eight bits, half of the time among the first 2,000 bytes."""
     content = bytearray(raw)
     end = min(len(raw), 2000) if random.random() < 0.5 else len(raw)
     for _ in range(random.integers(1, 9)):
@@ -67,12 +67,12 @@ def flip_bits(raw: bytes, random: np.random.Generator) -> bytes:
 
 
 def cut(raw: bytes, random: np.random.Generator) -> bytes:
-    """The beginning alone."""
+    """Keep only the beginning."""
     return raw[: random.integers(len(raw))]
 
 
 def overwrite(raw: bytes, random: np.random.Generator) -> bytes:
-    """A run of other bytes: noise, zeros or ones."""
+    """Overwrite a run of bytes with noise, zeros or ones."""
     start = int(random.integers(len(raw)))
     size = int(random.integers(1, 64))
     run = (random.bytes(size), bytes(size), b"\xff" * size)[random.integers(3)]
@@ -80,7 +80,7 @@ def overwrite(raw: bytes, random: np.random.Generator) -> bytes:
 
 
 def insert_or_drop(raw: bytes, random: np.random.Generator) -> bytes:
-    """Bytes more or less, so that everything behind them moves."""
+    """Insert or drop bytes, so that everything behind them moves."""
     start, size = int(random.integers(len(raw))), int(random.integers(1, 32))
     return (
         raw[:start] + random.bytes(size) + raw[start:]
@@ -90,7 +90,7 @@ def insert_or_drop(raw: bytes, random: np.random.Generator) -> bytes:
 
 
 def repeat(raw: bytes, random: np.random.Generator) -> bytes:
-    """A part of the file twice."""
+    """Repeat a part of the file."""
     a, b = sorted(int(n) for n in random.integers(len(raw), size=2))
     return raw[:b] + raw[a:]
 
@@ -99,7 +99,7 @@ MUTATIONS: tuple[Mutation, ...] = (flip_bits, cut, overwrite, insert_or_drop, re
 
 
 def seeds(folder: Path, scan: Volume) -> dict[str, Path]:
-    """One healthy file or series of each kind."""
+    """Write one intact file or series of each kind; return their paths by kind."""
     made = {}
     for name, syntax in SYNTAXES.items():
         files = save_series(scan, folder / name, description="fuzz", seed_uid=name)
@@ -122,7 +122,7 @@ def seeds(folder: Path, scan: Volume) -> dict[str, Path]:
 
 
 def detached(folder: Path, scan: Volume) -> dict[str, Path]:
-    """A header with its data file beside it, and an HDF5 file; none has a checksum."""
+    """Write headers with a separate data file, and an HDF5 file; none has a checksum."""
     import SimpleITK
     from h5py import File
 
@@ -141,7 +141,7 @@ def detached(folder: Path, scan: Volume) -> dict[str, Path]:
 
 
 def enhanced(folder: Path) -> dict[str, Path]:
-    """The plain series as one file of frames."""
+    """Write the plain series as one multi-frame file."""
     from highdicom.legacy import LegacyConvertedEnhancedMRImage
     from pydicom.uid import generate_uid
 
@@ -155,7 +155,7 @@ def enhanced(folder: Path) -> dict[str, Path]:
 
 
 def masks(folder: Path) -> dict[str, Path]:
-    """A mask of the plain series in each of DICOM's forms."""
+    """Write a mask of the plain series in each of DICOM's forms."""
     scan = load(folder / "plain")
     mask = Volume(the_mask(scan), scan.geometry, scan.source)
     segments = (Segment("organ", 1), Segment("lump", 2))
@@ -167,7 +167,7 @@ def masks(folder: Path) -> dict[str, Path]:
 
 
 def the_mask(scan: Volume) -> np.ndarray:
-    """Two labels (i, j, k)."""
+    """Return a mask (i, j, k) of two labels."""
     labels = np.zeros(scan.array.shape, np.uint8)
     labels[8:30, 6:28, 1:5] = 1
     labels[12:20, 10:20, 2:4] = 2
@@ -175,7 +175,7 @@ def the_mask(scan: Volume) -> np.ndarray:
 
 
 def read(path: Path, scan: Volume, kind: str) -> Volume:
-    """A mutant, by the reader of its kind."""
+    """Read a mutant with the reader of its kind."""
     if kind in MASKS:
         return load_mask(path, grid=scan.geometry)
     if kind == ".h5":
@@ -185,7 +185,7 @@ def read(path: Path, scan: Volume, kind: str) -> Volume:
 
 
 def judge(path: Path, scan: Volume, kind: str) -> str:
-    """What became of a mutant."""
+    """Return the outcome of reading a mutant."""
     try:
         back = read(path, scan, kind)
     except C3S3Error:
@@ -209,13 +209,13 @@ def judge(path: Path, scan: Volume, kind: str) -> str:
 
 
 def processor_s() -> float:
-    """Time that the processor has given to this process and to its children that have ended."""
+    """Return the processor seconds of this process and of its ended children."""
     times = os.times()
     return times.user + times.system + times.children_user + times.children_system
 
 
 def mutate(path: Path, work: Path, random: np.random.Generator) -> Path:
-    """A copy with one file mutated by one or two mutations."""
+    """Return a copy with one file mutated by one or two mutations."""
     shutil.rmtree(work, ignore_errors=True)
     work.mkdir()
     target = work / path.name
@@ -234,7 +234,7 @@ def mutate(path: Path, work: Path, random: np.random.Generator) -> Path:
 
 
 def fuzz(count: int, seed: int) -> tuple[dict[str, Counter[str]], float, list[str]]:
-    """Outcomes by kind of file, the longest time, and what must not be."""
+    """Return the outcomes by kind of file, the longest time, and descriptions of failures."""
     random = np.random.default_rng(seed)
     scan = original()
     outcomes: dict[str, Counter[str]] = {}

@@ -1,13 +1,14 @@
-"""One scan, one network, several ways to run it: wall and CPU seconds, peak memory, agreement of the labels.
+"""Several ways to run one network on one scan: wall and CPU seconds, peak memory, agreement of the labels.
 
     python benchmarks/inference.py [--data DATA] [--bundle left-atrium] [--size 112 112 80] [--repeats 3]
                                    [--spacing MM] [--only NAME ...]
 
-The scan is the first validation atrium of DATA (the folder `la`), on the bundle's own grid unless `--spacing`
-gives another (0.625: as acquired). Every row is a process of its own; one runtime a process; medians over
-processes. Seconds and memory are those of network and stitching; each process has done the same work once
-before, so that imports and first calls are not timed. Ratios are against MONAI's row. nnU-Net's row appears
-where nnunetv2 is installed, those in bfloat16 where the processor computes in it (AVX-512 BF16 or AMX).
+The scan is the first validation atrium of DATA (the folder `la`), on the bundle's own grid unless
+`--spacing` gives another (0.625: as acquired). Every row is measured in processes of its own, with one
+runtime each; figures are medians over processes. Seconds and memory are those of network and stitching;
+each process has done the same work once before, so that imports and first calls are not timed. Ratios
+are relative to MONAI's row. nnU-Net's row appears if nnunetv2 is installed, rows in bfloat16 if the
+processor supports it (AVX-512 BF16, AMX).
 """
 
 import argparse
@@ -46,7 +47,7 @@ def main() -> None:
         left_out += tuple(name for name in ROWS if name.endswith("bf16"))
     names = options.only or [name for name in ROWS if name not in left_out]
     results: dict[str, list[Result]] = {name: [] for name in names}
-    for _ in range(options.repeats):  # in turn, so that a busy minute does not hit one contender alone
+    for _ in range(options.repeats):  # in turn, so that a busy minute affects all contenders
         for name in names:
             found = apart(__file__, name, words)
             if isinstance(found, str):
@@ -121,7 +122,7 @@ def child(options: argparse.Namespace) -> None:
 
 
 def ours(name, bundle, volume):  # type: ignore[no-untyped-def]
-    """Labels on the model's grid, slab by slab."""
+    """Return a function that computes the labels on the model's grid, slab by slab."""
     from c3s3_seg.inference.backends.select import BackendRequest, open_backend
     from c3s3_seg.inference.streaming import stream
     from c3s3_seg.inference.tiling import Tiling, softmax
@@ -151,7 +152,7 @@ def ours(name, bundle, volume):  # type: ignore[no-untyped-def]
 
 
 def torch_work(name, bundle, volume):  # type: ignore[no-untyped-def]
-    """The peers, each as its own users run it: plain torch, the weights of the same bundle."""
+    """Run a peer as its own users run it: plain torch with the weights of the same bundle."""
     import torch
 
     from c3s3_seg.inference.backends.runtimes import load_torch
@@ -182,7 +183,7 @@ def monai(net, volume, patch):  # type: ignore[no-untyped-def]
 
 
 def nnunet(net, volume, patch):  # type: ignore[no-untyped-def]
-    """Its Gaussian weights and its mirroring switched off: the same work as the others."""
+    """Run nnU-Net's predictor without Gaussian weights and mirroring, so that the work is the same."""
     import torch
     from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 

@@ -2,14 +2,15 @@
 
     python benchmarks/launches.py [--revision HEAD~1] [--method c3s3] [--size 32 32 32] [--set KEY=VALUE ...]
 
-On a GPU every operation that is no view and no allocation starts one kernel at least, and small crops take as
-long as the starting takes. The count is of operations (`aten::...`) for which torch has one kernel. The
-optimiser runs in its `foreach` form, as on a GPU, and a `_foreach` operation counts once, though it starts a
-kernel for every few dozen tensors. So a figure is a lower bound for a GPU; no time is measured. `waits` are
-operations after which Python waits for the GPU: numbers that are read, and `nonzero`.
+On a GPU every operation that is neither a view nor an allocation launches at least one kernel, and for
+small crops the launches take most of the time. The script counts operations (`aten::...`) for which torch
+has one kernel. The optimiser runs in its `foreach` form, as on a GPU, and a `_foreach` operation counts
+once, although it launches a kernel for every few dozen tensors. So a figure is a lower bound for a GPU;
+no time is measured. `waits` are operations after which Python waits for the GPU: numbers that are read,
+and `nonzero`.
 
-With `--revision` the same step of another commit is counted too. The package of that commit is unpacked in a
-temporary folder.
+With `--revision` the same step of another commit is counted too; the package of that commit is unpacked
+in a temporary folder.
 """
 
 import argparse
@@ -24,9 +25,9 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 WAITS = {"aten::_local_scalar_dense", "aten::nonzero"}
-WHOLE = {"aten::convolution_backward"}  # counted once, whatever is inside
-# Views, allocations, and what only looks at the form of a tensor start no kernel; drawing random numbers of
-# the contrast is work of the CPU on a GPU too.
+WHOLE = {"aten::convolution_backward"}  # counted once, whatever operations it contains
+# Views, allocations and queries of a tensor's form launch no kernel; the random numbers of the contrast are
+# drawn on the CPU even when training runs on a GPU.
 NAMES = """
 view as_strided as_strided_ slice select expand permute transpose t mT unsqueeze squeeze detach detach_ alias
 _reshape_alias _unsafe_view split split_with_sizes unbind unfold unflatten flatten movedim chunk narrow
@@ -70,7 +71,7 @@ def row(name: str, found: dict) -> None:  # type: ignore[type-arg]
 
 
 def unpack(revision: str, folder: Path) -> None:
-    """The package of a commit, without the weights."""
+    """Unpack the package of a commit, without the weights, in a folder."""
     wanted = ["c3s3_seg", ":(exclude)c3s3_seg/weights"]
     packed = subprocess.run(
         ["git", "archive", revision, "--", *wanted], cwd=ROOT, check=True, stdout=subprocess.PIPE
@@ -79,7 +80,7 @@ def unpack(revision: str, folder: Path) -> None:
 
 
 def alone(package: Path) -> dict:  # type: ignore[type-arg]
-    """Count in a process that imports the package from there."""
+    """Count in a process that imports the package from this folder; return its result."""
     environment = {**os.environ, "PYTHONPATH": str(package)}
     command = [sys.executable, __file__, *sys.argv[1:], "--one"]
     answer = subprocess.run(command, env=environment, cwd=package, check=True, stdout=subprocess.PIPE)
@@ -88,7 +89,7 @@ def alone(package: Path) -> dict:  # type: ignore[type-arg]
 
 
 def count(options: argparse.Namespace) -> dict:  # type: ignore[type-arg]
-    """Of the second step: the first one makes the momentum."""
+    """Return the counts of the second step, as the first step creates the momentum."""
     import torch
 
     from c3s3_seg.training.config import load_config
@@ -123,7 +124,7 @@ def count(options: argparse.Namespace) -> dict:  # type: ignore[type-arg]
 
 
 def leaves(event):  # type: ignore[no-untyped-def]
-    """The operations at and below a profiler event that start a kernel."""
+    """Yield the operations at and below a profiler event that launch a kernel."""
     if event.name.startswith("aten::_foreach") or event.name in WHOLE or has_kernel(event.name):
         yield event.name
         return
@@ -136,7 +137,7 @@ def leaves(event):  # type: ignore[no-untyped-def]
 
 @cache
 def has_kernel(name: str) -> bool:
-    """Whether torch has one kernel for an operation, which others (`linear`, `stack`) are made of."""
+    """Return whether torch has one kernel for an operation; others (`linear`, `stack`) are composites."""
     import torch
 
     if not name.startswith("aten::") or name in FREE:
@@ -148,7 +149,7 @@ def has_kernel(name: str) -> bool:
 
 
 def batch(run, size):  # type: ignore[no-untyped-def]
-    """Noise around a box of foreground, which the networks disagree about."""
+    """Return a batch of noise with a box of foreground, about which the networks disagree."""
     import torch
 
     from c3s3_seg.training.data import EMPTY, Batch, draw_box

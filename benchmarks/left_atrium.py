@@ -2,8 +2,8 @@
 
     python benchmarks/left_atrium.py [DATA]      DATA: the folder `la`, default ../shared/data/la
 
-Cold start included: wall seconds and peak memory are those of the whole `c3s3-seg predict` process.
-Then all 8 in one process, and the scores in both protocols.
+The cold start is included: wall seconds and peak memory are those of the whole `c3s3-seg predict` process.
+Then all 8 cases run in one process, and the scores are printed in both protocols.
 """
 
 import csv
@@ -21,7 +21,7 @@ CASES = 8  # the last of the unlabelled list: the validation cases of the shippe
 
 
 def run(*words: object) -> float:
-    """Wall seconds of one command."""
+    """Run one command and return its wall seconds."""
     started = time.perf_counter()
     subprocess.run(
         [sys.executable, "-m", "c3s3_seg", *map(str, words)], check=True, stdout=subprocess.DEVNULL
@@ -30,7 +30,7 @@ def run(*words: object) -> float:
 
 
 def peak_mb() -> float:
-    """Largest resident memory of any finished child so far."""
+    """Return the largest resident memory (MB) of any finished child so far."""
     return resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024
 
 

@@ -3,13 +3,13 @@
     python benchmarks/memory.py [--classes 2 25] [--shape 512 512 300] [--tile 112 112 80] [--back]
     python benchmarks/memory.py --tiles [--bundle left-atrium]
 
-The network is one small convolution and a softmax, the same for all, so that what is seen is the stitching.
-Each row is a process of its own, which has done the same on a small scan before; memory is the peak above
-what that process held before it began, the scan among that. With `--back` the network's grid is half as fine
-along each axis, and the labels are wanted on the scan's: the peer interpolates its probabilities, as its
-users do.
+The network is one small convolution and a softmax, the same for all, so that the figures show the
+stitching. Each row is a process of its own, which has done the same on a small scan before; memory is
+the peak above the memory that the process held at the start, which includes the scan. With `--back`
+the network's grid is half as fine along each axis, and the labels are required on the scan's grid:
+the peer interpolates its probabilities, as its users do.
 
-`--tiles` measures what a tile costs in each runtime: the figures of `c3s3_seg/inference/memory.py`.
+`--tiles` measures the cost of a tile in each runtime, for the figures of `c3s3_seg/inference/memory.py`.
 """
 
 import argparse

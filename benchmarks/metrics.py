@@ -7,12 +7,12 @@ atria   the 8 validation cases of the left atrium: masks of the shipped bundle a
 large   one organ in 512 x 512 x 300 voxels of 0.7 x 0.7 x 1.25 mm, simulated
 labels  20 organs in such a volume, simulated
 
-Each contender is a process of its own that measures 95HD and an average surface distance of all labels,
-starting from arrays in memory; this package measures all its numbers. It has measured a small pair
-before, so that imports and first calls are not timed. Times are medians over the pairs of
-the median of up to 5 runs; CPU seconds count all threads, those that wait for others too. Memory is the
-peak of the whole process, imports and masks included. The reference is medpy, label by label on crops; its
-time is taken on the whole volume, with 20 labels for one of them alone.
+Each contender runs in a process of its own and measures 95HD and an average surface distance of all
+labels, starting from arrays in memory; this package measures all its metrics. The contender has measured
+a small pair before, so that imports and first calls are not timed. Times are medians over the pairs
+of the median of up to 5 runs; CPU seconds count all threads, including waiting threads. Memory is the
+peak of the whole process, imports and masks included. The reference is medpy, label by label on crops;
+its time is measured on the whole volume, and for only one label if there are 20.
 """
 
 import importlib.metadata
@@ -31,7 +31,7 @@ import numpy as np
 CASES = 8
 SHAPE, SPACING = (512, 512, 300), (0.7, 0.7, 1.25)
 RUNS, ENOUGH_S = 5, 8.0
-# label -> [95HD, average surface distance]; which average, says AVERAGE
+# label -> [95HD, average surface distance]; CONTENDERS states which average
 Found = dict[int, list[float]]
 
 
@@ -46,7 +46,7 @@ def ours(p: np.ndarray, t: np.ndarray, spacing: tuple[float, ...], labels: list[
 def medpy(p: np.ndarray, t: np.ndarray, spacing: tuple[float, ...], labels: list[int]) -> Found:
     from medpy.metric import binary
 
-    n = labels[0]  # of 20 labels one: all would take a quarter of an hour
+    n = labels[0]  # only one of 20 labels: all would take 15 minutes
     return {n: [binary.hd95(p == n, t == n, spacing), binary.asd(p == n, t == n, spacing)]}
 
 
@@ -76,7 +76,7 @@ def monai(p: np.ndarray, t: np.ndarray, spacing: tuple[float, ...], labels: list
 
 
 def simpleitk(p: np.ndarray, t: np.ndarray, spacing: tuple[float, ...], labels: list[int]) -> Found:
-    """The recipe of the ITK notebooks: contours, and Maurer's distance map of each."""
+    """Measure by the recipe of the ITK notebooks: contours, and Maurer's distance map of each contour."""
     import SimpleITK as sitk  # noqa: N813
 
     found = {}
@@ -102,7 +102,7 @@ def exacta(p: np.ndarray, t: np.ndarray, spacing: tuple[float, ...], labels: lis
     return {n: [float(found["hd95"][0, n - 1]), float(found["assd"][0, n - 1])] for n in labels}
 
 
-# Name -> (function, which average it gives, distribution)
+# Name -> (function, the average that it gives, distribution)
 CONTENDERS: dict[str, tuple[Callable[..., Found], str, str]] = {
     "c3s3-seg": (ours, "asd", "c3s3-seg"),
     "medpy": (medpy, "asd", "medpy"),
@@ -114,7 +114,7 @@ CONTENDERS: dict[str, tuple[Callable[..., Found], str, str]] = {
 
 
 def contend(name: str, folder: Path) -> None:
-    """In a process of its own: measure every pair of the folder, print JSON."""
+    """Measure every pair of the folder with one contender, in a process of its own; print JSON."""
     measure, seconds, cpu, found = CONTENDERS[name][0], [], [], []
     measure(*small_pair())
     for path in sorted(folder.glob("*.json")):
@@ -135,19 +135,19 @@ def contend(name: str, folder: Path) -> None:
 
 
 def small_pair() -> tuple[np.ndarray, np.ndarray, tuple[float, ...], list[int]]:
-    """Prediction and truth (32, 32, 32) with one label, its spacing and labels."""
+    """Return prediction and truth (32, 32, 32) with one label, their spacing and labels."""
     p, t = organ((32, 32, 32), np.array((9, 8, 7)), np.random.default_rng(2))
     return p.astype(np.uint8), t.astype(np.uint8), SPACING, [1]
 
 
 def peak_mb() -> float:
-    """Of this process alone: what getrusage says begins with the memory of the one that started it."""
+    """Return the peak memory (MB) of this process; `getrusage` would include that of the parent process."""
     (line,) = re.findall(r"VmHWM:\s*(\d+) kB", Path("/proc/self/status").read_text())
     return int(line) / 1024
 
 
 def reference(folder: Path) -> list[dict[str, dict[str, list[float]]]]:
-    """What medpy says of every label of every pair, on the box around it and one voxel more."""
+    """Return medpy's results for every label of every pair, on its bounding box enlarged by one voxel."""
     from medpy.metric import binary
 
     answers = []
@@ -190,7 +190,7 @@ def atria(folder: Path, data: Path) -> None:
 
 
 def waves(shape: tuple[int, ...], rng: np.random.Generator, count: int) -> np.ndarray:
-    """A smooth random field (i, j, k) of about unit size."""
+    """Return a smooth random field (i, j, k) of unit standard deviation."""
     field = rng.standard_normal((count,) * 3).astype(np.float32)
     for n in shape:
         basis = np.cos(np.pi * np.outer(np.arange(count), np.arange(n) + 0.5) / n).astype(np.float32)
@@ -199,7 +199,7 @@ def waves(shape: tuple[int, ...], rng: np.random.Generator, count: int) -> np.nd
 
 
 def organ(shape: tuple[int, ...], radii: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, ...]:
-    """Prediction and truth (i, j, k) bool: a bumpy ellipsoid, and the same with another boundary."""
+    """Return prediction and truth (i, j, k) bool: a bumpy ellipsoid, the prediction with another boundary."""
     axes = [((np.arange(n, dtype=np.float32) - n / 2) / r) ** 2 for n, r in zip(shape, radii, strict=True)]
     inside = 1 - np.sqrt(axes[0][:, None, None] + axes[1][:, None] + axes[2])
     inside += 0.12 * waves(shape, rng, 5)

@@ -1,10 +1,10 @@
-"""Do exported files load in older releases of ONNX Runtime, and give the same numbers there?
+"""Exported files in older releases of ONNX Runtime: whether they load and give the same numbers.
 
     python benchmarks/onnxruntime_versions.py [BUNDLE] [VERSION ...]      default: left-atrium 1.20 1.23
 
-float32, float16 and the ensemble in one graph are exported here. Each release is installed with pip into an
-environment of its own, where nothing of ours is, and runs them on the same patches. A release that pip
-cannot get is left out, with a line that says so.
+float32, float16 and the ensemble in one graph are exported by this script. Each release is installed
+with pip into an environment of its own, without this package, and runs the files on the same patches. A
+release that pip cannot get is left out, with a line that reports it.
 """
 
 import subprocess
@@ -23,7 +23,7 @@ from c3s3_seg.export.standalone import standalone_graph
 
 FORMS = {"float32": GraphSpec(), "float16": GraphSpec("float16"), "ensemble": GraphSpec(ensemble=True)}
 SHAPE = (2, 1, 64, 64, 48)
-# Run by each release: FOLDER holds patches.npy and NAME.onnx; NAME-VERSION.npy are its answers.
+# Run by each release: FOLDER holds patches.npy and NAME.onnx; the outputs go to NAME-VERSION.npy.
 ANSWER = """
 import pathlib, sys
 import numpy, onnxruntime
@@ -39,13 +39,13 @@ print(onnxruntime.__version__)
 
 
 def answer(python: Path, folder: Path, version: str) -> str:
-    """Run all files with the ONNX Runtime of an environment; its exact version."""
+    """Run all files with the ONNX Runtime of an environment; return its exact version."""
     words = [str(python), "-c", ANSWER, str(folder), version]
     return subprocess.run(words, check=True, capture_output=True, text=True).stdout.strip()
 
 
 def install(folder: Path, version: str) -> Path | None:
-    """Python of a new environment with this ONNX Runtime; None if pip cannot get it."""
+    """Return the Python of a new environment with this ONNX Runtime; None if pip cannot get the release."""
     venv.create(folder, with_pip=True)
     python = folder / ("Scripts" if sys.platform == "win32" else "bin") / "python"
     words = [python, "-m", "pip", "install", "-q", "--disable-pip-version-check", f"onnxruntime=={version}.*"]
@@ -57,7 +57,7 @@ def export(bundle: ModelBundle, folder: Path) -> None:
     for name, form in FORMS.items():
         try:
             (folder / f"{name}.onnx").write_bytes(standalone_graph(bundle, form))
-        except InputError as error:  # an ensemble of one network
+        except InputError as error:  # such as an ensemble of one network
             print(f"{name} is left out: {error}")
 
 

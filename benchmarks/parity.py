@@ -1,12 +1,13 @@
-"""How far each exported format is from torch: the table of docs/export.md.
+"""Differences of each exported format from torch: the table of docs/export.md.
 
     python benchmarks/parity.py [DATA] [BUNDLE]      DATA: the folder `la`, default ../shared/data/la
 
-The 8 validation cases, whole scans on their own grid and the patches that cover them. Every format is
-written by `export_folder`, so each row has also passed the gate. An ensemble is the bundle's networks and
-its linked bundle's in one graph, against torch running each of them. The last rows are MONAI's own runner on
-the exported folder: its pre- and post-processing instead of ours. The scans have their origin at zero, where
-MONAI pairs other voxels than elsewhere, so it also gets them moved by 100 mm.
+The data are the 8 validation cases: whole scans on their own grid and the patches that cover them. Every
+format is written by `export_folder`, so each row has also passed the parity check. An ensemble is
+the networks of the bundle and of its linked bundle in one graph, compared with torch running each of
+them. The last rows are MONAI's own runner on the exported folder: its pre- and post-processing instead
+of this package's. The scans have their origin at zero, where MONAI pairs other voxels than elsewhere,
+so MONAI also gets them moved by 100 mm.
 """
 
 import json
@@ -41,7 +42,7 @@ FORMATS: tuple[tuple[str, ExportTarget, GraphSpec], ...] = (
 
 
 def row(name: str, proof: Parity, size: float | None = None) -> str:
-    """A line of the table; without a size, of whole scans only."""
+    """Return a line of the table; without a size, only the columns of whole scans are filled."""
     worst = proof.worst
     left = "- | - | -" if size is None else f"{size / 1e6:.1f} | {proof.difference:.1e} | {proof.flipped}"
     return (
@@ -51,7 +52,7 @@ def row(name: str, proof: Parity, size: float | None = None) -> str:
 
 
 def monai_rows(exported: Path, task: Task, scans: list[Volume], references: list[Volume]) -> None:
-    """MONAI's runner on the scans as they are, and moved by 100 mm; masks compared with ours."""
+    """Print the rows of MONAI's runner on the scans as they are, and moved by 100 mm."""
     label = "monai-bundle, MONAI's runner"
     print(row(label, monai_runs(exported, "as-they-are", task, scans, references)), flush=True)
     pairs = [(moved(scan), moved(mask)) for scan, mask in zip(scans, references, strict=True)]
@@ -70,7 +71,7 @@ def moved(volume: Volume) -> Volume:
 
 
 def monai_runs(folder: Path, name: str, task: Task, scans: list[Volume], references: list[Volume]) -> Parity:
-    """MONAI's bundle runner on the folder, in a process of its own; masks compared with ours."""
+    """Run MONAI's bundle runner on scans in a process; return the parity of its masks with the references."""
     data, out = folder / name, folder / f"{name}-masks"
     data.mkdir()
     for number, scan in enumerate(scans):

@@ -1,10 +1,10 @@
-"""Reading a DICOM series of hundreds of slices: we, with all checks, beside SimpleITK's own reader.
+"""Reading a DICOM series of hundreds of slices: this package, with all checks, and SimpleITK's own reader.
 
     python benchmarks/reading.py [--slices 400] [--runs 5]
 
-A phantom is repeated to 512 x 512 x N and written as a series, plain and compressed. Both read the same
-files in turn; the first reading of each is not counted, so that the disk is not what is measured. Seconds
-are of the processor, children included: on a busy machine those of the wall say little.
+A phantom is repeated to 512 x 512 x N and written as a series, plain and compressed. Both readers read
+the same files in turn; the first reading of each is not counted, so that the disk is not measured. Times
+are processor seconds, children included, as wall seconds mean little on a busy machine.
 """
 
 import argparse
@@ -26,7 +26,7 @@ from c3s3_seg.phantom import simulate
 
 
 def write(folder: Path, slices: int) -> list[Path]:
-    """A phantom, repeated until it is as large as a CT of the chest."""
+    """Write a phantom, repeated until it is as large as a chest CT, as a series; return its files."""
     scan = simulate(0).scan
     array = scan.array.astype(np.uint16)
     times = [-(-n // m) for n, m in zip((512, 512, slices), array.shape, strict=True)]
@@ -52,7 +52,7 @@ def timed(read: Callable[[Path], int], folder: Path) -> float:
 
 
 def compare(folder: Path, runs: int) -> tuple[float, float]:
-    """Median seconds of both, taken in turn."""
+    """Return the median seconds of both readers, run in turn."""
     if ours(folder) != theirs(folder):
         raise SystemExit("the two readers differ")
     pairs = [(timed(ours, folder), timed(theirs, folder)) for _ in range(runs)]

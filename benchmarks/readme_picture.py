@@ -2,8 +2,8 @@
 
     python benchmarks/readme_picture.py [--seed 20262] [--out docs/images/left-atrium.png]
 
-The scan is simulated and the model is the phantom bundle, so the picture may be shown without terms of a data
-collection. About 5 s.
+The scan is simulated and the model is the phantom bundle, so the picture is not subject to the terms
+of a data collection. Takes about 5 s.
 """
 
 import argparse
@@ -21,11 +21,11 @@ from c3s3_seg.report.mesh import mesh_webp, surface_mesh
 from c3s3_seg.report.planes import Panel, cut
 
 WIDTH, GAP, MARGIN, HEAD, CAPTION = 1200, 12, 12, 34, 40
-FINE = 4  # contours are drawn so many times larger and reduced, because Pillow does not smooth lines
+FINE = 4  # factor by which contours are drawn larger, then reduced: Pillow does not smooth lines
 BACKGROUND, TEXT, FAINT, CONTOUR = (14, 16, 20), (236, 238, 242), (165, 171, 181), (230, 159, 0)
 WORDS = "Simulated scan, model phantom, research use only"
 NOTE = "R, L: the patient's right and left"
-FRONT = "RLHF"  # left, right, top and bottom of the surface, which is seen from the patient's front
+FRONT = "RLHF"  # left, right, top and bottom of the surface, as seen from the patient's front
 
 
 def main() -> None:
@@ -43,7 +43,7 @@ def main() -> None:
 
 
 def picture(scan: Volume, mask: Volume) -> Image.Image:
-    """Three planes, the surface and a caption in one row, `WIDTH` pixels wide."""
+    """Return three planes, the surface and a caption in one row, `WIDTH` pixels wide."""
     side = (WIDTH - 2 * MARGIN - 3 * GAP) // 4
     image = Image.new("RGB", (WIDTH, HEAD + side + CAPTION), BACKGROUND)
     draw = ImageDraw.Draw(image)
@@ -63,7 +63,7 @@ def picture(scan: Volume, mask: Volume) -> Image.Image:
 
 
 def plane(panel: Panel, side: int) -> Image.Image:
-    """A square of the plane around the mask's centre, with the contour."""
+    """Return a square of the plane around the mask's centre, with the contour."""
     scale = side / min(panel.size_mm)
     width, height = (round(mm * scale) for mm in panel.size_mm)
     grey = Image.fromarray(panel.grey).resize((width, height), Image.Resampling.BICUBIC).convert("RGB")
@@ -81,7 +81,7 @@ def plane(panel: Panel, side: int) -> Image.Image:
 
 
 def surface(mask: Volume, side: int) -> Image.Image:
-    """The surface of the mask from the patient's front, on the background."""
+    """Return a picture of the mask's surface from the patient's front, on the background."""
     mesh = surface_mesh(mask.array != 0, mask.geometry)
     colours = np.tile(np.array(CONTOUR, dtype=np.uint8), (len(mesh.vertices_mm), 1))
     drawn = Image.open(io.BytesIO(mesh_webp(mesh, colours))).convert("RGBA")
@@ -92,7 +92,7 @@ def surface(mask: Volume, side: int) -> Image.Image:
 
 
 def mark(draw: ImageDraw.ImageDraw, letters: str, corner: tuple[int, int], side: int) -> None:
-    """Letters of the patient's directions at the left, right, top and bottom edge."""
+    """Draw the letters of the patient's directions at the left, right, top and bottom edge."""
     left, top = corner
     middle_x, middle_y, edge = left + side / 2, top + side / 2, 8
     places = (
@@ -108,7 +108,7 @@ def mark(draw: ImageDraw.ImageDraw, letters: str, corner: tuple[int, int], side:
 
 
 def font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
-    """Pillow's own."""
+    """Return Pillow's own font in this size."""
     return ImageFont.load_default(size=size)
 
 

@@ -1,12 +1,12 @@
-"""The service against Orthanc: many small studies sent, the service killed meanwhile, every result back once.
+"""Soak test of the service with Orthanc: many small studies, kills of the service, each result back once.
 
     python benchmarks/service_soak.py --studies 50 --kills 5
     python benchmarks/service_soak.py --studies 500 --kills 0
 
-A sender sends each study until all of it was acknowledged, as a modality does. The service is ended with
-SIGKILL at moments spread over the run and started again. At the end Orthanc is asked: each study must have
-one SEG. Memory (of the service and its worker), queue and spool are printed over time. Exit code 1: a result
-is missing, is there twice, or a stranger's title was accepted.
+A sender repeats each study until it was acknowledged completely, as a modality does. The service
+is killed with SIGKILL at moments spread over the run and restarted. At the end Orthanc is queried:
+each study must have one SEG. Memory (of the service and its worker), queue and spool are printed over
+time. The exit code is 1 if a result is missing or exists twice, or if an unknown title was accepted.
 """
 
 import argparse
@@ -78,7 +78,7 @@ def wait_for(port: int) -> None:
 
 
 class Pacs:
-    """Orthanc until the end of the block."""
+    """An Orthanc server that runs until the end of the block."""
 
     def __init__(self, folder: Path, dicom: int, http: int) -> None:
         self.http = http
@@ -101,7 +101,7 @@ class Pacs:
         self.process.wait()
 
     def segs_by_study(self) -> Counter[str]:
-        """Study UID -> number of SEG instances."""
+        """Return the number of SEG instances by study UID."""
         found: Counter[str] = Counter()
         for series in self._get("/series?expand"):
             if series["MainDicomTags"].get("Modality") == "SEG":
@@ -141,7 +141,7 @@ class Served:
         return {name: float(value) for name, _, value in (s.rpartition(" ") for s in lines if s[0] != "#")}
 
     def memory_mb(self) -> list[float]:
-        """Resident memory of the service and of each worker."""
+        """Return the resident memory (MB) of the service and of each worker."""
         own = self.process.pid
         pids = [own]
         for path in Path(f"/proc/{own}/task").glob("*/children"):
@@ -159,7 +159,7 @@ def _resident_mb(pid: int) -> float:
 
 
 def sender(scan: list[Path], folder: Path, count: int, server: Node, sent: list[str]) -> None:
-    """Send copies of a scan, each a study of its own, again and again until it was taken."""
+    """Send copies of a scan, each as a study of its own, and repeat each until it was accepted."""
     for number in range(count):
         study, series = generate_uid(entropy_srcs=["soak", str(number)]), generate_uid()
         place = folder / str(number)
@@ -215,7 +215,7 @@ def run(folder: Path, studies: int, kills: int, every_s: float) -> int:
             words = (files, folder / "outgoing", studies, server, sent)
             threading.Thread(target=sender, args=words, daemon=True).start()
             _watch(service, pacs, studies, moments, every_s, sent)
-            time.sleep(10)  # what might still come twice
+            time.sleep(10)  # results that come twice would arrive now
             service.process.send_signal(signal.SIGTERM)
             code = service.process.wait()
         finally:
@@ -225,7 +225,7 @@ def run(folder: Path, studies: int, kills: int, every_s: float) -> int:
     twice, missing = [s for s, n in found.items() if n > 1], set(sent) - set(found)
     lines = (folder / "state" / "results.jsonl").read_text().splitlines()
     ids = Counter(json.loads(line)["id"] for line in lines)
-    revised = sum(json.loads(line)["revision"] > 1 for line in lines)  # a part of a study was taken for all
+    revised = sum(json.loads(line)["revision"] > 1 for line in lines)  # a part was taken for a whole study
     print(
         f"{len(sent)} studies sent, {kills} times SIGKILL, {len(found)} studies with a SEG,"
         f" {len(missing)} missing, {len(twice)} twice,"
@@ -239,7 +239,7 @@ def run(folder: Path, studies: int, kills: int, every_s: float) -> int:
 def _watch(
     service: Served, pacs: Pacs, studies: int, moments: list[float], every_s: float, sent: list[str]
 ) -> None:
-    """Until each study has a result: kill at the moments, print a line now and then."""
+    """Kill the service at the moments and print a line every `every_s`, until each study has a result."""
     started, printed = time.monotonic(), 0.0
     while (stored := pacs.count()) < studies:
         if moments and stored / studies >= moments[0]:

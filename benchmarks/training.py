@@ -1,13 +1,13 @@
-"""One training step, side by side: ours, a plain transcription of the equations, supervised, MCF.
+"""One training step compared: this package, a plain transcription of the equations, supervised, MCF.
 
     python benchmarks/training.py [--methods] [--size 64 64 48] [--steps 5] [--only NAME] [--device cuda]
 
-With --methods: every method of `c3s3_seg.training.methods` in float32, beside supervised training.
+With --methods: every method of `c3s3_seg.training.methods` in float32, compared with supervised training.
 
 Every contender runs in a process of its own, one after the other: seconds are medians over the steps after
-the first, memory is the largest resident size of that process, or on a GPU the most that torch had allocated
-there. Random crops: the arithmetic is the same. BCP and SDCL are measured after their pre-training, CauSSL
-with one update of its coefficients in each step, which is its mean.
+the first; memory is the largest resident size of that process, or on a GPU the most that torch had allocated.
+The crops are random numbers, for which the arithmetic is the same. BCP and SDCL are measured after their
+pre-training, CauSSL with one update of its coefficients in each step, which is its average.
 """
 
 import argparse
@@ -31,7 +31,7 @@ CONTENDERS = {
 }
 METHODS = ["supervised", "uamt", "dtc", "sassnet", "ssnet", "caml", "bcp"]
 METHODS += ["mcf", "caussl", "tracoco", "sdcl", "c3s3"]  # two networks
-# Every method at its own step, not at its warm-up.
+# Settings so that every method is measured at its own step, not at its warm-up.
 OWN_STEP = ["c3s3.warm_up=0", "bcp.pretraining=0", "sdcl.pretraining=0"]
 OWN_STEP += ["caussl.coefficient_start=0", "caussl.every=1e-9"]
 
@@ -68,7 +68,7 @@ def main() -> None:
 
 
 def alone(contender: tuple[str, str], options: argparse.Namespace) -> dict[str, float] | int:
-    """Measure in a process of its own; its exit code where it failed."""
+    """Measure in a process of its own; return the figures, or the exit code if the process failed."""
     command = [sys.executable, __file__, "--size", *map(str, options.size), "--steps", str(options.steps)]
     command += ["--device", options.device, "--one", *contender]
     answer = subprocess.run(command, capture_output=True, text=True, check=False)
@@ -141,7 +141,7 @@ def peak_mb(device: str) -> float:
 
 
 class Plain:
-    """The equations as they stand: four forwards, 64-channel maps at full size, a backward for each net."""
+    """The equations literally: four forward passes, 64-channel maps at full size, a backward pass per net."""
 
     def __init__(self, run) -> None:  # type: ignore[no-untyped-def]
         self.run, self.method, self.config = run, run.method, run.config.c3s3
@@ -184,7 +184,7 @@ class Plain:
         return logits, logits.softmax(dim=1), z
 
     def _iuc(self, x, y, n):  # type: ignore[no-untyped-def]
-        """Both contrasts of one pair, from maps of 64 channels at full size."""
+        """Return both contrasts of one pair, from maps of 64 channels at full size."""
         import torch
 
         (logits_x, _, z_x), (logits_y, _, z_y) = x, y

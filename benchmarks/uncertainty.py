@@ -1,10 +1,10 @@
-"""Does the disagreement of two networks foretell the error? By kind of degradation.
+"""The disagreement of two networks as a predictor of the error, by kind of degradation.
 
     python benchmarks/uncertainty.py [--bundle phantom] [--data DATA] [--bad-mm MM]
 
-Prints what `c3s3-seg calibrate` measures and writes into a bundle's manifest. DATA is a training set's
-folder; its validation cases are used (of `la`: the last 8 of the unlabelled list). Without it, phantoms
-that no shipped bundle has seen stand in.
+Prints the figures that `c3s3-seg calibrate` measures and writes into a bundle's manifest. DATA is
+the folder of a training set, whose validation cases are used (of `la`: the last 8 of the unlabelled
+list). Without DATA, phantoms that no shipped bundle has seen are used.
 """
 
 import argparse

@@ -1,4 +1,4 @@
-"""Shared fixtures: small volumes with known content, and the real scans where they are at hand."""
+"""Shared fixtures: small volumes with known content, and the real scans if they are available."""
 
 import gc
 import json
@@ -17,7 +17,7 @@ SHARED_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 
 
 def pytest_collection_finish() -> None:
-    """Libraries and tests are half a million objects that stay: no search for garbage goes through them."""
+    """Exclude the half a million objects of libraries and tests, which stay, from garbage collection."""
     gc.freeze()
     gc.set_threshold(50_000, 20, 20)
 
@@ -27,7 +27,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         return
     skip = pytest.mark.skip(reason=f"the real scans are not at {SHARED_DATA}")
     for item in items:
-        if item.get_closest_marker("data"):  # not a keyword: the folder of a clone may be called so
+        if item.get_closest_marker("data"):  # not `keywords`: a clone's folder may be named `data`
             item.add_marker(skip)
 
 
@@ -37,7 +37,7 @@ def shared_data() -> Path:
 
 
 def rotation(degrees_x: float, degrees_y: float, degrees_z: float) -> np.ndarray:
-    """A rotation matrix (3, 3): about x, then y, then z."""
+    """Return the matrix (3, 3) of a rotation about x, then y, then z."""
     ax, ay, az = np.radians([degrees_x, degrees_y, degrees_z])
     cx, cy, cz, sx, sy, sz = np.cos(ax), np.cos(ay), np.cos(az), np.sin(ax), np.sin(ay), np.sin(az)
     rx = np.array([[1, 0, 0], [0, cx, -sx], [0, sx, cx]])
@@ -48,7 +48,7 @@ def rotation(degrees_x: float, degrees_y: float, degrees_z: float) -> np.ndarray
 
 @pytest.fixture
 def oblique() -> Volume:
-    """An asymmetric int16 ramp with a bright corner block, on an oblique grid of three spacings."""
+    """Return an asymmetric int16 ramp with a bright corner block, on an oblique grid of three spacings."""
     geometry = Geometry.build((20, 16, 12), (0.7, 0.9, 2.5), (-31.5, 12.25, 80.0), rotation(12, -20, 30))
     i, j, k = np.indices(geometry.shape)
     array = (i + 20 * j + 320 * k).astype(np.int16)
@@ -58,7 +58,7 @@ def oblique() -> Volume:
 
 @pytest.fixture(scope="session")
 def toy_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A data set of bright balls in noise: 2 labelled, 2 unlabelled and 1 validation case, 40 x 36 x 34."""
+    """Write a data set of balls in noise: 2 labelled, 2 unlabelled, 1 validation case; 40 x 36 x 34."""
     from c3s3_seg.io import save
 
     folder = tmp_path_factory.mktemp("toy")
@@ -81,7 +81,7 @@ def toy_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def small_scans(tmp_path: Path) -> Path:
-    """Five scans of 24 x 20 x 16 voxels with a blob each, which the phantom bundle does in no time."""
+    """Write five scans of 24 x 20 x 16 voxels with a blob each, which the phantom bundle segments quickly."""
     from c3s3_seg.io import save
 
     folder = tmp_path / "scans"
@@ -100,13 +100,13 @@ def small_scan(seed: int) -> Volume:
 
 @pytest.fixture(scope="session")
 def toy_config(toy_data: Path) -> Path:
-    """A configuration that trains both nets, tiny, on the toy data: 8 iterations, seconds."""
+    """Return a configuration that trains two tiny networks on the toy data: 8 iterations, in seconds."""
     return _toy(toy_data, "toy.toml", [32, 32, 32])
 
 
 @pytest.fixture(scope="session")
 def small_crops(toy_data: Path) -> Path:
-    """The same with crops of a quarter of the size: for tests in which no value depends on it."""
+    """Return the same with crops of a quarter of the size, for tests whose values do not depend on it."""
     return _toy(toy_data, "small-crops.toml", [32, 16, 16])
 
 
@@ -142,9 +142,9 @@ def _toy(data: Path, name: str, patch: list[int]) -> Path:
 
 @pytest.fixture(scope="session")
 def layers_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A CT-like data set, a ball in three layers of values 1, 2 and 5: 4 labelled cases, 1 for validation.
+    """Write a CT-like data set of balls in three layers, labels 1, 2, 5: 4 labelled cases, 1 for validation.
 
-    Soft tissue of 40, the layers of 60, 120 and 180 Hounsfield units, air around; 40 x 36 x 34 voxels.
+    Soft tissue has 40, the layers have 60, 120 and 180 Hounsfield units, in air; 40 x 36 x 34 voxels.
     """
     from c3s3_seg.dataset import DataSet, Splits
     from c3s3_seg.io import save
@@ -170,7 +170,7 @@ def layers_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def two_nets(tmp_path_factory: pytest.TempPathFactory) -> ModelBundle:
-    """A bundle of a VNet and a ResVNet with random weights: 3 classes, 2 filters, 1 mm, patches of 32."""
+    """Return a bundle of a VNet and a ResVNet, random weights, 3 classes, 2 filters, 1 mm, patches of 32."""
     import torch
 
     from c3s3_seg.models import build
@@ -189,7 +189,7 @@ def two_nets(tmp_path_factory: pytest.TempPathFactory) -> ModelBundle:
 
 @pytest.fixture(scope="session")
 def companions(tmp_path_factory: pytest.TempPathFactory) -> ModelBundle:
-    """A bundle of one VNet with random weights that names another such bundle as its linked bundle."""
+    """Return a bundle of one VNet with random weights that names another such bundle as its linked bundle."""
     import torch
 
     from c3s3_seg.models import build
@@ -210,6 +210,6 @@ def companions(tmp_path_factory: pytest.TempPathFactory) -> ModelBundle:
 
 @pytest.fixture(scope="session")
 def noise() -> Volume:
-    """A scan of 40 x 36 x 34 voxels of 1 mm: normal noise."""
+    """Return a scan of 40 x 36 x 34 voxels of 1 mm with normal noise."""
     array = np.random.default_rng(0).normal(size=(40, 36, 34)).astype(np.float32)
     return Geometry.build(array.shape).volume(array)

@@ -1,4 +1,4 @@
-"""The public names: they can be listed, they describe themselves in one line, and a wrong one is reported."""
+"""The public names: they can be listed, describe themselves in one line, and a wrong name is reported."""
 
 import pydoc
 import subprocess
@@ -27,7 +27,7 @@ def test_a_wrong_name_says_which_there_are() -> None:
         c3s3_seg.open_predictr  # noqa: B018
 
 
-# The types of other packages do not matter here: reading them takes most of the time.
+# The types of other packages are skipped: they do not matter here, and reading them takes most of the time.
 CONFIGURATION = """
 [mypy]
 cache_dir = /dev/null

@@ -1,4 +1,4 @@
-"""The Dockerfiles, as far as they can be checked without an engine: their instructions, parsed."""
+"""The Dockerfiles, as far as their parsed instructions can be checked without Docker."""
 
 import re
 import shlex
@@ -17,7 +17,7 @@ OCI = "org.opencontainers.image."
 
 
 class Stage(NamedTuple):
-    """From one FROM to the next; what stands before the first FROM has an empty base."""
+    """The instructions from one FROM to the next; those before the first FROM have an empty base."""
 
     base: str
     steps: list[tuple[str, str]]

@@ -1,4 +1,4 @@
-"""What the documents name exists: files, links, options, configuration keys, packages."""
+"""Everything that the documents name exists: files, links, options, configuration keys, packages."""
 
 import dataclasses
 import importlib
@@ -17,13 +17,13 @@ import typer
 ROOT = Path(__file__).parents[1]
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), ROOT / "benchmarks/README.md"])
 CARDS = sorted(ROOT.glob("c3s3_seg/weights/*/README.md"))
-# Options of the programs that the documents call beside ours.
+# Options of the other programs that the documents call.
 FOREIGN = {
     *("nproc-per-node", "array", "nthreads", "nworkers", "resources", "protocol", "no-dashboard"),
     *("tls-ca-file", "tls-cert", "tls-key", "meta", "config", "bundle", "dataset", "output"),
-    *("no-index", "find-links", "no-deps"),  # of pip
-    *("network", "read-only", "rm", "tmpfs", "user", "memory", "build-arg"),  # of docker
-    # of scripts in benchmarks/
+    *("no-index", "find-links", "no-deps"),  # pip
+    *("network", "read-only", "rm", "tmpfs", "user", "memory", "build-arg"),  # docker
+    # scripts in benchmarks/
     *("kills", "flat", "studies", "tiles", "fine", "slices", "size", "steps", "methods"),
     *("scan", "parts", "list-sha", "minutes", "only", "rehearse", "python", "wheel", "without", "part-mb"),
 }
@@ -32,14 +32,14 @@ METADATA = {
     for key in ("task", "networks", "weights", "precision", "input", "output", "postprocess", "use")
 }
 SUBTABLES = {"networks.a", "networks.b"}
-# Files that a recipe or a command makes.
+# Files that a recipe or a command creates.
 MADE = {"c3s3_seg/models/NAME.py"}
 names = pytest.mark.parametrize("path", DOCUMENTS, ids=lambda p: p.relative_to(ROOT).as_posix())
 
 
 @cache
 def options() -> dict[str, set[str]]:
-    """Command, "" for the program itself -> its options without their dashes."""
+    """Return the options, without their dashes, by command; "" is the program itself."""
     from c3s3_seg.cli import app
 
     group: Any = typer.main.get_command(app)
@@ -52,7 +52,7 @@ def options() -> dict[str, set[str]]:
 
 
 def keys(kind: type, prefix: str = "") -> Iterator[str]:
-    """The keys of a configuration, tables as `table.key`."""
+    """Yield the keys of a configuration; keys of tables as `table.key`."""
     hints = typing.get_type_hints(kind)
     for field in dataclasses.fields(kind):
         yield prefix + field.name
@@ -81,7 +81,7 @@ def test_anchors_exist(path: Path) -> None:
 @names
 def test_options_are_ours(path: Path) -> None:
     if path.name == "CHANGELOG.md":
-        return  # of what was there once
+        return  # it names former options too
     ours = set().union(*options().values())
     text = re.sub(r"`python benchmarks/[^`]*`", "", path.read_text(encoding="utf-8"))
     found = set(re.findall(r"(?<![\w-])--([a-z][a-z-]+)", text))
@@ -93,7 +93,7 @@ CALLING = [*DOCUMENTS, *CARDS, *(ROOT / name for name in ("Makefile", "Dockerfil
 
 @pytest.mark.parametrize("path", CALLING, ids=lambda p: p.parent.name + "/" + p.name)
 def test_commands_have_the_options_that_they_are_called_with(path: Path) -> None:
-    """In `c3s3-seg predict ... --report png`, and in `predict --report png` between backquotes."""
+    """Calls are `c3s3-seg predict ... --report png`, or `predict --report png` between backquotes."""
     if path.name == "CHANGELOG.md":
         return
     text = path.read_text(encoding="utf-8").replace("\\\n", " ")
@@ -107,7 +107,7 @@ def test_commands_have_the_options_that_they_are_called_with(path: Path) -> None
     ]
     assert wrong == []
     if path.name in ("README.md", "Makefile") and path.parent == ROOT:
-        assert any("--" in words for _, words in calls)  # it looks at something
+        assert any("--" in words for _, words in calls)  # the pattern finds calls
 
 
 @names
@@ -165,7 +165,7 @@ def test_the_sdist_holds_what_its_tests_read() -> None:
     held = {*build["sdist"]["include"], "pyproject.toml"}
     pattern = re.compile(r"""(?:\bROOT|parents\[[12]\]) / f?["']([\w.-]+)""")
     read = {name for path in ROOT.glob("tests/**/*.py") for name in pattern.findall(path.read_text())}
-    assert read - held - {"shared"} == set()  # the real scans are never in it
+    assert read - held - {"shared"} == set()  # never contains the real scans
     assert {path.name for path in DOCUMENTS if path.parent == ROOT} <= held
     assert [name for name in held if not (ROOT / name).exists()] == []
 

@@ -1,4 +1,4 @@
-"""Messages show values of numpy as those of Python; no message of the package shows `np.float64(...)`."""
+"""Messages show numpy values as Python values; no message of the package shows `np.float64(...)`."""
 
 from importlib import import_module
 from pathlib import Path
@@ -57,7 +57,7 @@ def test_options_of_a_message_in_the_words_of_python(told: str, python: str) -> 
 
 def bad_spacing(folder: Path) -> None:
     grid = Geometry.build((3, 4, 5), (0.5, 0.5, 2000.0))
-    save(grid.volume(np.zeros(grid.shape, np.uint8)), folder / "a.nii.gz")  # which reads it back
+    save(grid.volume(np.zeros(grid.shape, np.uint8)), folder / "a.nii.gz")  # `save` reads the file back
 
 
 def bad_labels(folder: Path) -> None:
@@ -86,7 +86,7 @@ def test_no_message_shows_the_types_of_numpy(act, tmp_path: Path) -> None:  # ty
 def test_a_module_that_finds_no_memory_when_it_is_loaded(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """torch under a limit on memory raises this SystemError; anywhere else it is a defect."""
+    """With limited memory, importing torch raises this SystemError; anywhere else this error is a defect."""
     said = "error return without exception set"
     for name, code in (
         ("starved", f"raise SystemError({said!r})"),

@@ -1,4 +1,4 @@
-"""The recipes of docs/extending.md, followed as they stand."""
+"""The recipes of docs/extending.md, followed literally."""
 
 import json
 import os
@@ -21,13 +21,13 @@ def toy_config(small_crops: Path) -> Path:
 
 
 def blocks(section: str) -> list[tuple[str, str]]:
-    """The code blocks of a section: (language, content)."""
+    """Return the code blocks of a section: (language, content)."""
     (text,) = re.findall(rf"^## {section}\n(.*?)(?=^## |\Z)", DOCUMENT, flags=re.DOTALL | re.MULTILINE)
     return re.findall(r"^```(\w+)\n(.*?)^```", text, flags=re.DOTALL | re.MULTILINE)
 
 
 def apply(folder: Path, language: str, block: str) -> None:
-    """Write a new file, or change the lines of an old one that a diff names; its first line is the path."""
+    """Write a new file, or apply a diff to an existing file; the first line of the block is the path."""
     first, content = block.split("\n", 1)
     path = folder / first.removeprefix("# ")
     if language == "python":

@@ -1,6 +1,6 @@
-"""Files that we did not make: all of pydicom's and pydicom-data's are read or refused, and in no long time.
+"""Files of other programs: all files of pydicom and pydicom-data are read or refused, without taking long.
 
-Their series are compared with what highdicom and dcm2niix make of them.
+Their series are compared with the volumes that highdicom and dcm2niix read.
 """
 
 import shutil
@@ -25,7 +25,7 @@ pytestmark = pytest.mark.slow
 
 
 def processor_s() -> float:
-    """Seconds of this thread: a busy machine is no hang."""
+    """Return the processor seconds of this thread, so that a busy machine does not count as a hang."""
     return time.thread_time()
 
 
@@ -66,7 +66,7 @@ def test_every_folder_is_read_or_refused() -> None:
         except C3S3Error:
             continue
         readable |= {row.uid for row in rows if row.readable}
-    # The small gated CT, and the enhanced CT.
+    # The UIDs of the small gated CT and of the enhanced CT.
     assert readable == {
         "1.3.6.1.4.1.5962.1.1.0.0.0.1194734704.16302.0.6",
         "1.3.6.1.4.1.5962.1.3.10.3.1166562673.14401",
@@ -74,13 +74,13 @@ def test_every_folder_is_read_or_refused() -> None:
 
 
 def same(found: Volume, other: Volume) -> bool:
-    """The same values at the same places, whatever the order and direction of the axes."""
+    """Return whether both have the same values at the same positions, whatever the order of their axes."""
     last = np.array(other.geometry.shape) - 1
     corners = np.array(list(product(*((0, n) for n in last))))
     there = found.geometry.to_index(other.geometry.to_mm(corners))
-    if np.abs(there - np.rint(there)).max() >= 0.02:  # between the corners it is less
+    if np.abs(there - np.rint(there)).max() >= 0.02:  # smaller between the corners
         return False
-    # Along which axis of the other, and which way, each axis of the found one runs.
+    # The axis of `other`, and the direction, along which each axis of `found` runs.
     origin, *steps = np.rint(
         found.geometry.to_index(other.geometry.to_mm(np.vstack([np.zeros(3), np.eye(3)])))
     )
@@ -91,7 +91,7 @@ def same(found: Volume, other: Volume) -> bool:
 
 
 def converted(folder: Path, out: Path) -> Volume:
-    """What dcm2niix makes of a series."""
+    """Return the volume that dcm2niix converts a series to; skip the test if it is not installed."""
     program = shutil.which("dcm2niix") or shutil.which("dcm2niix", path=str(Path(sys.executable).parent))
     if program is None:
         pytest.skip("dcm2niix is not installed")

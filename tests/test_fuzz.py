@@ -1,4 +1,4 @@
-"""A few mutants of each kind of file, every time; `benchmarks/fuzz.py` makes thousands."""
+"""A few mutants of each kind of file in each test run; `benchmarks/fuzz.py` makes thousands."""
 
 import sys
 from pathlib import Path

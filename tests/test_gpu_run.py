@@ -1,6 +1,6 @@
-"""`benchmarks/gpu.sh` and `gpu_parts.sh` without a GPU: parts, their refusals, limits of time, the install.
+"""`benchmarks/gpu.sh` and `gpu_parts.sh` without a GPU: parts, refused parts, time limits, the install.
 
-The whole is rehearsed by `benchmarks/gpu.sh --rehearse`, which takes minutes and is no test.
+`benchmarks/gpu.sh --rehearse` rehearses the whole run; it takes minutes and is not a test.
 """
 
 import hashlib
@@ -29,7 +29,7 @@ def benchmarks(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def wheels(tmp_path: Path) -> list[Path]:
-    """Three files with the names of wheels, one of them smaller than a part."""
+    """Write three files with the names of wheels, one of them smaller than a part; return their paths."""
     folder, random = tmp_path / "made", np.random.default_rng(0)
     folder.mkdir()
     sizes = {"b-2.0-py3-none-any.whl": 2500, "a-1.0-py3-none-any.whl": 40, "c_c-3-cp312-cp312-x.whl": 1000}
@@ -58,7 +58,7 @@ def test_joined_parts_are_the_wheels(wheels: list[Path], parts: Path, tmp_path: 
 
 
 def listing(change: Callable[[Any], object]) -> Callable[[Path], None]:
-    """Change the list of a folder of parts."""
+    """Return a function that changes the list of a folder of parts."""
 
     def apply(parts: Path) -> None:
         listed = json.loads((parts / "parts.json").read_text())
@@ -93,7 +93,7 @@ FAULTS: dict[str, tuple[Callable[[Path], object], str]] = {
         listing(lambda x: x["wheels"][0].update(name="../../a-1.0-py3-none-any.whl")),
         "the name '../",
     ),
-    # Its first 256 characters alone are the name of a wheel.
+    # The first 256 characters of this path are a valid name of a wheel.
     "a path behind a name": (
         listing(lambda x: x["wheels"][0].update(name=f"{'a' * 235}-1.0-py3-none-any.whl/../../evil")),
         "the name 'aaa",
@@ -155,7 +155,7 @@ def test_what_cannot_be_cut_is_refused(wheels: list[Path], parts: Path, tmp_path
 
 
 def wheel(folder: Path, name: str, needs: str = "") -> Path:
-    """A wheel that pip takes, with one module."""
+    """Write a wheel that pip accepts, with one module; return its path."""
     path = folder / f"{name}-1.0-py3-none-any.whl"
     facts = {
         "METADATA": f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n{needs}",

@@ -14,7 +14,7 @@ LAYERS = (
     {"io"},
     {"bundle", "report"},
     {"dataset", "inference"},
-    {"phantom", ""},  # "" is the package itself: its public names, which come from the layers below
+    {"phantom", ""},  # "": the package's own public names, from the layers below
     {"training", "export", "batch"},
     {"service"},
     {"commands"},
@@ -22,7 +22,7 @@ LAYERS = (
     {"__main__"},
 )
 LAYER = {name: number for number, names in enumerate(LAYERS) for name in names}
-# Runtimes and toolkits: the packages that may import them; all but these import them inside functions.
+# Runtimes and toolkits: the packages that may import them; those not in AT_ONCE import them inside functions.
 HEAVY = {
     "torch": {"models", "training", "export", "inference", "system"},
     "openvino": {"inference", "export", "system"},
@@ -53,12 +53,12 @@ AT_ONCE = {
 
 @cache
 def trees() -> dict[Path, ast.Module]:
-    """Every file of the package, parsed when a test asks: each process that runs tests imports this file."""
+    """Return every file of the package, parsed on demand because each test process imports this module."""
     return {path: ast.parse(path.read_text()) for path in sorted(PACKAGE.rglob("*.py"))}
 
 
 def package(path: Path) -> str:
-    """The package, or the loose file, that a file belongs to."""
+    """Return the subpackage of a file, or the name of a file that is in none; "" for `__init__.py`."""
     return path.relative_to(PACKAGE).parts[0].removesuffix(".py").replace("__init__", "")
 
 
@@ -78,7 +78,7 @@ def imports(tree: ast.AST) -> set[str]:
 
 
 def offences(tree: ast.AST, home: str) -> list[str]:
-    """Imports that run upwards or sideways, or are not for this package."""
+    """Return the imports from a higher or the same layer, and those of toolkits not allowed for `home`."""
     found = []
     for name in imports(tree):
         top, _, rest = name.partition(".")
@@ -130,7 +130,7 @@ def test_no_assert_in_the_product() -> None:
 
 
 def test_no_module_needs_itself() -> None:
-    """Not even by an import within a function."""
+    """Imports within functions count too."""
     modules = {module(path) for path in trees()} - {"c3s3_seg"}
     TopologicalSorter({module(path): imports(tree) & modules for path, tree in trees().items()}).prepare()
 

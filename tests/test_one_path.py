@@ -1,4 +1,4 @@
-"""The command line and the Python API take one path: equal inputs get equal masks, notes and refusals."""
+"""The command line and the Python API share one path: equal inputs get equal masks, notes and refusals."""
 
 import json
 from collections.abc import Callable
@@ -29,7 +29,7 @@ from c3s3_seg.phantom import Simulator, simulate
 pytestmark = pytest.mark.slow
 
 LARGER = Simulator(shape=(140, 124, 62), spacing_mm=(1.5, 1.5, 2.2))  # 210 x 186 x 136 mm
-COARSE = Simulator(shape=(72, 66, 36), spacing_mm=(1.95, 1.95, 2.8))  # the domain's check warns
+COARSE = Simulator(shape=(72, 66, 36), spacing_mm=(1.95, 1.95, 2.8))  # the domain check warns
 Made = tuple[Volume, list[str]]
 
 
@@ -79,7 +79,7 @@ CASES: dict[str, Callable[[], Made]] = {
 
 @dataclass(frozen=True)
 class Answer:
-    """What the API says of a case: a prediction or an error, and the progress that it told."""
+    """The result of the API for a case: a prediction or an error, and the progress that it reported."""
 
     path: Path
     options: list[str]
@@ -94,7 +94,7 @@ class Answer:
 
 @pytest.fixture(scope="module")
 def answer(predictor: Predictor, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Answer]:
-    """The answer of the API for a case, which is asked once for all tests."""
+    """Return a function that gives the result of the API for a case, computed once for all tests."""
     folder = tmp_path_factory.mktemp("cases")
 
     @cache

@@ -1,6 +1,6 @@
-"""No name, id or date of a patient in anything that we write or say, but for SEG and RTSTRUCT by design.
+"""No output holds a name, ID or date of a patient, except DICOM objects by design (SEG, RTSTRUCT).
 
-Nor the name of a file in a DICOM folder, but on a terminal.
+No output but that on a terminal holds the name of a file in a DICOM folder.
 """
 
 import gzip
@@ -31,14 +31,14 @@ from c3s3_seg.io.dicom_objects.seg_write import write_seg
 from c3s3_seg.phantom import Simulator, save, simulate
 
 pytestmark = pytest.mark.slow
-# An atrium and little around it, which the domain check would refuse: a third of the work, the same words.
+# An atrium with little around it, which the domain check would refuse: a third of the work, the same text.
 SMALL = Simulator(shape=(44, 40, 16), spacing_mm=(1.95, 1.95, 4.0))
 MODEL = ("--model", "phantom", "--allow-out-of-domain")
 
 
 @pytest.fixture(scope="module")
 def scans(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A phantom with markers; one with a gap, one cut off, one of two patients, two series in one folder."""
+    """Write phantoms with markers: whole, with a gap, cut off, of two patients, two series in one folder."""
     folder = tmp_path_factory.mktemp("scans")
     for seed, name in enumerate(("good", "gap", "cut", "mixed", "two"), 31_000):
         path, _ = save(simulate(seed, SMALL), folder, seed=seed, file_format="dicom")
@@ -56,14 +56,14 @@ def scans(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def run(*words: object) -> subprocess.CompletedProcess[bytes]:
-    """In this process: what libraries write to its streams is caught as well."""
+    """Run a command in this process, which also captures the output of libraries."""
     ended = command.run(*words)
     streams = (text.encode() for text in (ended.stdout, ended.stderr))
     return subprocess.CompletedProcess(ended.args, ended.returncode, *streams)
 
 
 def run_alone(*words: object) -> subprocess.CompletedProcess[bytes]:
-    """In a process of its own, whose libraries nobody has set up before."""
+    """Run a command in a process of its own, in which no library has been set up before."""
     return subprocess.run(
         [sys.executable, "-m", "c3s3_seg", *map(str, words)], capture_output=True, check=False
     )
@@ -94,14 +94,14 @@ def test_nothing_we_write_or_say_names_a_patient(scans: Path, tmp_path: Path) ->
         if path.suffix == ".gz":
             content = gzip.decompress(content)
         assert found(content, str(path.relative_to(out)).encode()) == [], path
-    for name in ("cut", "mixed", "two"):  # of the last one both series are done
+    for name in ("cut", "mixed", "two"):  # "two": both series are segmented
         alone = run("predict", scans / name, "-o", tmp_path / "o", *MODEL)
         assert alone.returncode == (0 if name == "two" else 2)
         assert found(alone.stderr, alone.stdout) == []
 
 
 def test_the_markers_would_be_found(scans: Path, tmp_path: Path) -> None:
-    """DICOM SEG carries the patient module by design, and so shows that the search can find something."""
+    """DICOM SEG carries the patient module by design, so the search must find markers in it."""
     answer = run("predict", scans / "good", "-o", tmp_path, *MODEL, "--format", "dicom-seg")
     assert answer.returncode == 0, answer.stderr
     assert MARKER.encode() in found((tmp_path / "good.seg.dcm").read_bytes())
@@ -110,7 +110,7 @@ def test_the_markers_would_be_found(scans: Path, tmp_path: Path) -> None:
 
 
 def test_key_images_carry_the_patient_by_design_and_never_in_the_picture(scans: Path, tmp_path: Path) -> None:
-    """The folder's name, which may be the patient's, is not burnt in; the header is the slices' own."""
+    """The folder's name, which may be the patient's, is not burnt in; the header is that of the slices."""
     named = tmp_path / f"{MARKER}-folder"
     named.symlink_to(scans / "good")
     other = tmp_path / "plain"
@@ -163,7 +163,7 @@ def test_inspect_shows_the_description_and_nothing_else(scans: Path) -> None:
     assert found(text.replace(MARKER, "").encode(), answer.stderr) == []
 
 
-# A name as it may stand in a header: one part, all parts and more, three alphabets, accents, blanks.
+# Forms of a name in a header: one part, all parts and more, three alphabets, accents, blanks.
 FORMS: dict[str, tuple[str | list[str], str]] = {
     "one": ("ISO_IR 192", MARKER),
     "many": ("ISO_IR 192", f"{MARKER}^GIVEN^MIDDLE^DR^JR^MORE^MORE"),
@@ -192,7 +192,7 @@ def named(form: str, number: int) -> Edit:
 
 @pytest.fixture(scope="module")
 def forms(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A series for each form, with markers in its file names; one has a slice twice, one is cut off."""
+    """Write a series for each form, with markers in its file names; one repeats a slice, one is cut off."""
     folder = tmp_path_factory.mktemp("forms")
     plain, _ = save(
         simulate(31_010, SMALL), tmp_path_factory.mktemp("plain"), seed=31_010, file_format="dicom"
@@ -211,7 +211,7 @@ def forms(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def traces(content: bytes, *, dicom: bool = False) -> list[bytes]:
-    """Marks in a file or stream; a DICOM object carries the patient by design, the name of a file never."""
+    """Return the markers in a file or stream; DICOM objects may hold the patient's, but never a file name."""
     marks = (FILE.encode(),) if dicom else (FILE.encode(), MARKER.encode(), *IDEOGRAMS)
     return [mark for mark in marks if mark in content]
 
@@ -220,11 +220,11 @@ def traces(content: bytes, *, dicom: bool = False) -> list[bytes]:
 @pytest.mark.parametrize("style", FORMATS)
 def test_no_format_and_no_stream_names_a_patient_or_a_file(style: str, forms: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    pages = ["--report", "png,html,sc"]  # which do not depend on the format of the mask
+    pages = ["--report", "png,html,sc"]  # independent of the format of the mask
     more = {"nii.gz": [*pages, "--probabilities"], "nrrd": ["--json"], "mha": ["--workers", "2"]}
     more["dicom-seg"] = ["--report", "sc"]
     words = [*MODEL, "--format", style, *more.get(style, [])]
-    # What a name looks like matters to what carries it.
+    # All forms of a name are needed only for formats that carry the name.
     names = (*FORMS, "cut") if "." not in style and style not in ("nrrd", "mha") else ("one", "many", "cut")
     answer = run(
         "predict", *(forms / name for name in names), "-o", out, "--log-file", tmp_path / "x.log", *words
@@ -257,7 +257,7 @@ def test_no_format_and_no_stream_names_a_patient_or_a_file(style: str, forms: Pa
 
 
 def test_on_a_terminal_a_file_has_its_name(forms: Path, tmp_path: Path) -> None:
-    """And in a pipe its number, by which the user finds it; `inspect` does as `predict`."""
+    """In a pipe it has its number, by which the user finds it; `inspect` does the same as `predict`."""
     words = [sys.executable, "-m", "c3s3_seg", "predict", forms / "cut", "-o", tmp_path, *MODEL]
     ours, theirs = os.openpty()
     answer = subprocess.run([*map(str, words), "--quiet"], stderr=theirs, check=False)
@@ -277,7 +277,7 @@ def test_on_a_terminal_a_file_has_its_name(forms: Path, tmp_path: Path) -> None:
 def test_no_library_warns_of_a_name(
     form: str, oblique: Volume, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """In the process of somebody who uses us as a library, too; and the name itself arrives as it was."""
+    """This also holds for users of the Python package, and the name is written unchanged."""
     files = save_series(oblique, tmp_path / "series", description="", seed_uid="names")
     for file in files:
         edit(file, named(form, 1))
@@ -302,7 +302,7 @@ def test_no_library_warns_of_a_name(
 
 
 def test_what_nobody_foresaw_is_kept_without_its_text(forms: Path, tmp_path: Path) -> None:
-    """A library's error quotes a header: the journal gets where it was raised, and no more."""
+    """A library's error may quote a header: the journal records only the type and place of the error."""
     from c3s3_seg.batch.records import may_be_quoted, trace_of
     from c3s3_seg.errors import as_c3s3_error
 

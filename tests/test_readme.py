@@ -1,4 +1,4 @@
-"""The commands of the README and of the tutorial, run as they stand in an empty folder with an empty HOME."""
+"""The commands of the README and of the tutorial, run literally in an empty folder with an empty HOME."""
 
 import json
 import os
@@ -17,7 +17,7 @@ README = (ROOT / "README.md").read_text()
 
 
 def commands(text: str) -> list[str]:
-    """The lines of the shell blocks, without their comments."""
+    """Return the lines of the shell blocks, without their comments."""
     blocks = re.findall(r"```sh\n(.*?)```", text, flags=re.DOTALL)
     return [re.sub(r"\s+#.*", "", line) for block in blocks for line in block.splitlines()]
 
@@ -32,7 +32,7 @@ def here(line: str) -> "CompletedProcess[str]":
 
 @pytest.mark.slow
 def test_the_readme_and_the_tutorial_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """In one folder, as the tutorial repeats the README's third part: a command of both is run once.
+    """Both run in one folder; the tutorial repeats the README's third part, whose commands are run once.
 
     The first command is the installed program, as a shell finds it; the others are run in this process.
     """
@@ -49,7 +49,7 @@ def test_the_readme_and_the_tutorial_run(tmp_path: Path, monkeypatch: pytest.Mon
     first, *others = dict.fromkeys([*ours, *more])
     said = {}
     for line in (first, *others):
-        if line.startswith("c3s3-seg export "):  # until then there is no graph
+        if line.startswith("c3s3-seg export "):  # before this, no graph exists
             early = here("c3s3-seg predict scans/phantom-1 -o o --model run/bundle --backend onnx")
             assert early.returncode == 2
             (reason,) = early.stderr.splitlines()

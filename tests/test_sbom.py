@@ -1,4 +1,4 @@
-"""The list of parts that `make sbom` writes, of the environment at hand."""
+"""The list of parts (SBOM) that `make sbom` writes for the present environment."""
 
 import json
 import subprocess

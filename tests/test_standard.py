@@ -1,4 +1,4 @@
-"""What we write in DICOM, of every kind of series, keeps the standard: dciodvfy finds no error of ours."""
+"""DICOM objects written for every kind of series conform: dciodvfy finds no error but the source's."""
 
 from pathlib import Path
 
@@ -18,10 +18,10 @@ from c3s3_seg.phantom import Simulator, simulate
 from c3s3_seg.system.choices import Repair
 
 COARSE = Simulator(shape=(72, 66, 36), spacing_mm=(1.95, 1.95, 2.8))
-# What the real slices themselves have wrong in what has to be repeated, and a program's own way to count it.
+# Errors of the real slices in attributes that have to be copied, and the summary line that dciodvfy adds.
 THEIRS = ("Patient's Age", "Dicom dataset contains invalid data values")
-# The folder, how many of its slices, and what is repaired. The axis of an oblique series is known from the
-# places of its slices, which are rounded: from ten of them not well enough for the programs to agree.
+# The folder, the number of its slices used, and the repairs. The axis of an oblique series is known from the
+# rounded positions of its slices: ten slices are too few for the programs to agree.
 REAL: dict[str, tuple[str, int, tuple[Repair, ...]]] = {
     "Philips CT": ("philips-ct/S2010", 10, ()),
     "tilted CT": ("philips-ct-tilt", 10, ("tilt", "gaps")),
@@ -32,7 +32,7 @@ REAL: dict[str, tuple[str, int, tuple[Repair, ...]]] = {
 
 
 def some_slices(series: Path, count: int, folder: Path) -> Path:
-    """Links to the first slices of a series: what is checked is of each object and of each frame."""
+    """Link the first slices of a series to a new folder: checks are per object and frame, so few suffice."""
     numbers = {path: pydicom.dcmread(path, force=True).get("InstanceNumber") for path in series.iterdir()}
     slices = sorted((path for path in numbers if numbers[path]), key=lambda path: int(numbers[path]))
     folder.mkdir()
@@ -42,7 +42,7 @@ def some_slices(series: Path, count: int, folder: Path) -> Path:
 
 
 def check_all(scan: Volume, folder: Path) -> None:
-    """Write every kind of object and look for errors; the SEG is read back where the grid is the slices'."""
+    """Write every kind of object and check it for errors; the SEG is read back unless repaired."""
     mask = drawn(scan)
     write_seg(mask, folder / "binary.dcm", SEGMENTS, MAKER)
     write_seg(mask, folder / "labelmap.dcm", SEGMENTS, MAKER, labelmap=True)

@@ -1,4 +1,4 @@
-"""What `gpu.sh` and `gpu_parts.sh` do: measure on a GPU; bring wheels to a machine without a package index.
+"""Implementation of `gpu.sh` (measure on a GPU) and `gpu_parts.sh` (wheels for a machine without an index).
 
-Nothing in here was run on a GPU so far; it was rehearsed on the CPU, by `gpu.sh --rehearse`.
+This package has not been run on a GPU so far; it was rehearsed on the CPU with `gpu.sh --rehearse`.
 """

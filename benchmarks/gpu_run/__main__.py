@@ -1,13 +1,12 @@
-"""All that can be measured on one GPU, in one call with a limit of time; prints one table.
+"""Run all measurements for one GPU in one call with a time limit; prints one table.
 
     benchmarks/gpu.sh [--bundle left-atrium] [--scan FILE] [--parts FOLDER] [--list-sha256 HASH]
                       [--out FOLDER] [--minutes 8] [--only GROUP ...] [--rehearse]
 
-The masks of every runtime are compared with those of the CPU. `--parts` is what `gpu_parts.sh` made, for a
-machine without a package index. OUT keeps the table, a log of each part, the packages, and the masks. Groups:
-scans, batch, training, tests, patches, tensorrt.
-`--rehearse` runs every part on the CPU with sizes at which nothing is measured: its figures mean nothing
-about a GPU.
+The masks of every runtime are compared with those of the CPU. `--parts` is the folder that `gpu_parts.sh`
+made, for a machine without a package index. OUT keeps the table, a log of each part, the packages, and
+the masks. Groups: scans, batch, training, tests, patches, tensorrt.
+`--rehearse` runs every part on the CPU with tiny sizes: its figures say nothing about a GPU.
 """
 
 from __future__ import annotations
@@ -26,11 +25,11 @@ from gpu_run.plan import CARD, GROUPS, Plan
 from gpu_run.rows import Row, table
 from gpu_run.runner import Runner
 
-RESERVE_S = 10.0  # for what comes after the last part
+RESERVE_S = 10.0  # for the work after the last part
 
 
 def main() -> int:
-    """0: every part measured; 1: some did not; 2: the command or the parts are at fault."""
+    """Run everything; return 0 if every part measured, 1 if some did not, 2 for a wrong command or parts."""
     started, options = time.monotonic(), parsed()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the table so far is printed
     out = (options.out or Path(tempfile.mkdtemp(prefix="c3s3-gpu-"))).absolute()
@@ -46,7 +45,7 @@ def main() -> int:
 
 
 def measured(runner: Runner, plan: Plan, groups: list[str]) -> int:
-    """Run all parts and print the table; without a GPU end at the first."""
+    """Run all parts and print the table; return the exit code. Without a GPU, end after the first part."""
     try:
         for part in plan.parts(groups):
             runner.run(part)
@@ -59,7 +58,7 @@ def measured(runner: Runner, plan: Plan, groups: list[str]) -> int:
 
 
 def parsed() -> argparse.Namespace:
-    """The command line."""
+    """Return the parsed command line."""
     parser = argparse.ArgumentParser(prog="gpu.sh", description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--bundle", help="default: left-atrium; in a rehearsal phantom")
     parser.add_argument("--scan", type=Path, help="in place of a phantom; should suit the bundle")
@@ -73,12 +72,12 @@ def parsed() -> argparse.Namespace:
 
 
 def prepared(out: Path, options: argparse.Namespace, deadline: float) -> Runner:
-    """Folders, packages, environment.
+    """Create the folders, install the packages, and return a runner with their environment.
 
     Raises
     ------
     InputError
-        If an option is out of form, or the parts cannot be installed.
+        If an option is not valid, or the parts cannot be installed.
     """
     if not 0.5 <= options.minutes <= 600:
         raise InputError(f"found {options.minutes} minutes, wanted 0.5 to 600")
@@ -98,7 +97,7 @@ def prepared(out: Path, options: argparse.Namespace, deadline: float) -> Runner:
 
 
 def free_folder(out: Path) -> Path:
-    """`run-1`, or the first number that no earlier call took."""
+    """Create and return `run-1`, or the folder with the first number that no earlier call took."""
     for number in range(1, 1000):
         with suppress(FileExistsError):
             (made := out / f"run-{number}").mkdir()

@@ -1,4 +1,4 @@
-"""Install what is missing from wheels into a folder of its own, never into the user's environment."""
+"""Install missing packages from wheels into a folder of their own, never into the user's environment."""
 
 from __future__ import annotations
 
@@ -16,29 +16,29 @@ from gpu_run.parts import join, read_list
 from gpu_run.requirements import ROOT, needed
 
 STAMP = "c3s3-seg-parts.txt"
-LIMIT_S = 150  # for pip
+LIMIT_S = 150  # of each pip command
 
 
 def installed_from(parts: Path, site: Path, onnx_runtime: str, list_sha256: str | None) -> str:
-    """Join the parts and install what this Python lacks into `site`; gives a sentence about it.
+    """Join the parts and install the packages that this Python lacks into `site`; return a sentence about it.
 
     A `site` that an earlier call finished with the same list and the same Python is used again.
 
     Parameters
     ----------
     parts
-        As `gpu_parts.sh` made them.
+        Folder of parts that `gpu_parts.sh` made.
     site
-        A folder that is not there yet, or one that was made here.
+        Folder that does not exist yet, or one that an earlier call created.
     onnx_runtime
-        The distribution that is wanted besides: `onnxruntime-gpu`, or `onnxruntime` in a rehearsal.
+        Distribution that is also required: `onnxruntime-gpu`, or `onnxruntime` in a rehearsal.
     list_sha256
-        As in `join`.
+        Same as in `join`.
 
     Raises
     ------
     InputError
-        If the parts are damaged, the folder is something else, or a wheel that is needed is not among them.
+        If the parts are damaged, `site` is another folder, or a required wheel is missing.
     MissingError
         If this Python has no pip.
     """
@@ -53,7 +53,7 @@ def installed_from(parts: Path, site: Path, onnx_runtime: str, list_sha256: str 
     ).returncode:
         raise MissingError(f"{sys.executable} has no pip", todo="Take a Python that has it, by PYTHON=...")
     partial, wheels = (site.with_name(f"{site.name}-{word}") for word in ("partial", "wheels"))
-    for left in (partial, wheels):  # by a call that was cut off
+    for left in (partial, wheels):  # left by an interrupted call
         shutil.rmtree(left, ignore_errors=True)
     try:
         join(parts, wheels, list_sha256)
@@ -69,12 +69,12 @@ def installed_from(parts: Path, site: Path, onnx_runtime: str, list_sha256: str 
 
 
 def missing(wheels: Path, requirements: list[str]) -> list[Path]:
-    """The wheels that this Python lacks for the requirements and for what these need, as pip finds.
+    """Return the wheels that this Python lacks for the requirements and their dependencies, as pip finds.
 
     Raises
     ------
     InputError
-        If one is neither installed nor among the wheels.
+        If a requirement is neither installed nor among the wheels.
     """
     words = ["--dry-run", "--report", "-", "--no-index", "--find-links", str(wheels), "--only-binary=:all:"]
     report: dict[str, Any] = json.loads(_pip("install", *words, *requirements))
@@ -84,9 +84,9 @@ def missing(wheels: Path, requirements: list[str]) -> list[Path]:
 
 
 def environment(site: Path | None) -> dict[str, str]:
-    """For the measurements: the folder first on Python's path, and torch's CUDA libraries for ONNX Runtime.
+    """Return the environment of the measurements: `site` first on the path, torch's CUDA libraries added.
 
-    ONNX Runtime looks for CUDA and cuDNN beside itself, and then where the system's loader looks.
+    ONNX Runtime needs these: it searches CUDA and cuDNN beside itself, then as the system's loader does.
     """
     made = dict(os.environ)
     python = [str(ROOT), str(ROOT / "benchmarks"), made.get("PYTHONPATH", "")]
@@ -99,14 +99,14 @@ def environment(site: Path | None) -> dict[str, str]:
 
 
 def _cuda_libraries() -> list[Path]:
-    """Where pip put CUDA and cuDNN for torch: one folder for each of NVIDIA's packages."""
+    """Return the folders in which pip put CUDA and cuDNN for torch, one for each NVIDIA package."""
     spec = importlib.util.find_spec("nvidia")
     places = list(spec.submodule_search_locations or []) if spec else []
     return sorted(path for place in places for path in Path(place).glob("*/lib"))
 
 
 def _pip(*words: str) -> str:
-    """Without the user's settings: they may name an index, a target or other wheels."""
+    """Run pip and return its output; the user's settings, such as an index or a target, are ignored."""
     own = {name: value for name, value in os.environ.items() if not name.startswith(("PIP_", "PYTHONPATH"))}
     own["PIP_CONFIG_FILE"] = os.devnull
     command = [sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check", *words]

@@ -1,4 +1,4 @@
-"""What a process of the run is told: sizes, device, runtime; and where it leaves its rows."""
+"""The settings of a process of the run: sizes, device, runtime, and the file for its rows."""
 
 from __future__ import annotations
 
@@ -16,24 +16,24 @@ Way = Literal["host", "device", "device-without-graphs"]
 
 @dataclass(frozen=True)
 class Scale:
-    """How much is measured.
+    """The sizes and numbers of the measurements.
 
     Parameters
     ----------
     atrium, spacing_mm
-        Voxels of the small scan, and the spacing of both.
+        Voxels of the small scan, and the spacing of both scans.
     large
         Voxels of the large scan.
     repeats
-        Of the small and of the large scan, after one that is not counted; medians are told.
+        Repeats of the small and of the large scan, after one that is not counted; medians are reported.
     batch, compared
-        Scans of the batch, and how many of them the CPU does too.
+        Number of scans in the batch, and the number of them that the CPU processes too.
     crops
-        Sizes of the training steps.
+        Crop sizes of the training steps.
     steps
-        Training steps after the first.
+        Number of training steps after the first.
     patches
-        Runs of a patch.
+        Number of runs of a patch.
     """
 
     atrium: Shape = (192, 141, 88)
@@ -53,28 +53,28 @@ REHEARSAL = Scale((40, 32, 24), 2.5, (48, 40, 32), (1, 1), 3, 2, ((16, 16, 16),)
 
 @dataclass(frozen=True)
 class Job:
-    """One process of the run, as its command line says.
+    """One process of the run, as given by its command line.
 
     Parameters
     ----------
     out
-        The folder of the run.
+        Folder of the run.
     rows
-        Where its rows go.
+        File for the rows of this process.
     bundle
-        Name or folder.
+        Name or folder of the bundle.
     scan
-        Of the user; None: a phantom.
+        Scan of the user; None for a phantom.
     device
-        `cuda`, in a rehearsal `cpu`.
+        `cuda`, or `cpu` in a rehearsal.
     rehearse
-        Whether next to nothing is measured, on the CPU.
+        Whether this is a rehearsal: tiny sizes on the CPU.
     runtime, way, precision
-        What is measured. `host`: the network alone runs on the GPU, its tiles go there and back; `device`:
-        all arithmetic of the inference runs there, and torch plays CUDA graphs; `device-without-graphs`: it
-        does not.
+        Setting to be measured. `host`: only the network runs on the GPU, and tiles are copied to it and back;
+        `device`: all arithmetic of the inference runs on the GPU, and torch replays CUDA graphs;
+        `device-without-graphs`: the same without CUDA graphs.
     crop
-        Of a training step.
+        Crop size of a training step.
     """
 
     out: Path
@@ -90,22 +90,22 @@ class Job:
 
     @property
     def scale(self) -> Scale:
-        """How much is measured."""
+        """The sizes and numbers of the measurements."""
         return REHEARSAL if self.rehearse else FULL
 
     @property
     def row(self) -> Row:
-        """With the cells that say how."""
+        """A row with the cells for runtime, way and precision filled in."""
         return Row("", f"{self.runtime}, {self.way}", self.precision)
 
     @property
     def on_device(self) -> bool:
-        """`network.on_device`."""
+        """The setting `network.on_device`."""
         return self.way != "host"
 
     @property
     def cuda_graphs(self) -> bool:
-        """`network.cuda_graphs`."""
+        """The setting `network.cuda_graphs`."""
         return self.way == "device"
 
     def tell(self, row: Row) -> None:
@@ -113,12 +113,12 @@ class Job:
         add(self.rows, row)
 
     def on_cpu(self) -> Job:
-        """The reference: OpenVINO in single precision on the host."""
+        """Return the job of the reference: OpenVINO in single precision on the host."""
         return replace(self, device="cpu", runtime="openvino", way="host", precision="float32")
 
 
 def parser() -> argparse.ArgumentParser:
-    """Of the command line of a process; `words` writes what it reads."""
+    """Return the parser of a process's command line; `words` writes the arguments that it reads."""
     made = argparse.ArgumentParser()
     made.add_argument("kind")
     made.add_argument("--out", type=Path, required=True)
@@ -134,7 +134,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def parsed() -> tuple[str, Job]:
-    """What to do, and with what."""
+    """Return the kind of work and its job, from the command line."""
     given = vars(parser().parse_args())
     kind, crop = given.pop("kind"), cast(Shape, tuple(given.pop("crop")))
     return kind, Job(**given, crop=crop, device="cpu" if given["rehearse"] else "cuda")

@@ -2,10 +2,10 @@
 
     benchmarks/gpu_parts.sh OUT [--wheel FILE] [--python 3.12] [--without NAME ...] [--part-mb 55]
 
-OUT is a folder that is not there yet. The wheels are onnxruntime-gpu (FILE, or the pinned release from the
-package index), the base packages of c3s3-seg, and what its tests and exports need; torch is taken to be on
-that machine. `--without` leaves out packages that are known to be there. Copy OUT to that machine, in as many
-steps as you like, and give the folder to `gpu.sh --parts`.
+OUT is a folder that does not exist yet. The wheels are onnxruntime-gpu (FILE, or the pinned release
+from the package index), the base packages of c3s3-seg, and the packages that its tests and exports need;
+torch must be installed on that machine. `--without` leaves out packages that are known to be there. Copy
+OUT to that machine, in as many steps as you like, and give the folder to `gpu.sh --parts`.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ from c3s3_seg.errors import C3S3Error, InputError
 from gpu_run.parts import LIST, cut
 from gpu_run.requirements import ROOT, needed, normal
 
-ONNX_RUNTIME = "onnxruntime-gpu==1.31.0"  # wants CUDA 13 and cuDNN 9
-# pip compares these one by one, and wheels name the oldest system on which they run.
+ONNX_RUNTIME = "onnxruntime-gpu==1.31.0"  # needs CUDA 13 and cuDNN 9
+# All are listed: pip compares tags literally, and a wheel names the oldest system that it supports.
 PLATFORMS = ("manylinux_2_28", "manylinux_2_27", "manylinux_2_17", "manylinux2014", "manylinux1")
 
 
 def main() -> int:
-    """Make the parts; print where they are and the hash of their list."""
+    """Make the parts; print their folder and the hash of their list. Return the exit code."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("out", type=Path)
     parser.add_argument("--wheel", type=Path, help="of ONNX Runtime, in place of a download")
@@ -46,12 +46,12 @@ def main() -> int:
 
 
 def make(options: argparse.Namespace) -> str:
-    """Download and cut; gives what to say about it.
+    """Download the wheels and cut them into parts; return the text to print.
 
     Raises
     ------
     InputError
-        If an option is out of form, pip does not find a package, or the parts cannot be written.
+        If an option is not valid, pip does not find a package, or the parts cannot be written.
     """
     if not re.fullmatch(r"3\.\d{1,2}", options.python, re.ASCII):
         raise InputError(f"found the Python version {options.python!r}, wanted one such as 3.12")
@@ -70,12 +70,12 @@ def make(options: argparse.Namespace) -> str:
 
 
 def download(wheels: Path, python: str, wheel: Path | None) -> None:
-    """Wheels for another machine: CPython of that version, x86-64 Linux. Nothing is built or run.
+    """Download wheels for another machine (CPython `python`, x86-64 Linux); nothing is built or run.
 
     Raises
     ------
     InputError
-        If pip does not find one of them.
+        If pip does not find one of the wheels.
     """
     if wheel is not None and not wheel.is_file():
         raise InputError("there is no such wheel", where=wheel)

@@ -1,8 +1,8 @@
-"""Wheels as parts of one size, for a machine that takes nothing else; joined there, and checked by SHA-256.
+"""Wheels cut into parts of one size, for a machine that accepts only such files; joined and checked there.
 
-A folder of parts holds `parts.json` and `part-001`, `part-002` ...: all wheels one behind the other, cut into
-pieces. The list names each wheel and each part with its size and its SHA-256. It is checked as a file from
-outside is: names, sizes and number first, then every byte.
+A folder of parts holds `parts.json` and `part-001`, `part-002` ...: the concatenated wheels, cut into pieces.
+The list names each wheel and each part with its size and its SHA-256. It is checked like any untrusted file:
+names, sizes and numbers first, then every byte.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ LIST = "parts.json"
 PART_BYTES = 55 * 10**6
 LARGEST_LIST, LARGEST_PART, LARGEST_TOTAL = 10**6, 2**28, 4 * 10**9  # bytes; a part is held in memory
 MOST_PARTS = 999  # three digits
-LONGEST = 200  # characters of a name; file systems take 255 bytes
+LONGEST = 200  # characters of a name; file systems allow 255 bytes
 WHEEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+!]*(-[A-Za-z0-9_.+!]+){4,5}\.whl", re.ASCII)
 PART = re.compile(r"part-\d{3}", re.ASCII)
 HASH = re.compile(r"[0-9a-f]{64}", re.ASCII)
@@ -41,19 +41,19 @@ class Piece:
 
 @dataclass(frozen=True)
 class PartsList:
-    """What a folder of parts holds: the bytes of all parts are those of all wheels, in their order."""
+    """The content of a folder of parts: the bytes of all parts are those of all wheels, in order."""
 
     wheels: tuple[Piece, ...]
     parts: tuple[Piece, ...]
 
 
 def cut(wheels: list[Path], folder: Path, part_bytes: int = PART_BYTES) -> PartsList:
-    """Write wheels as parts into a folder that is not there yet, and the list last.
+    """Write wheels as parts into a folder that does not exist yet, and the list last; return the list.
 
     Raises
     ------
     InputError
-        If there is no wheel, a name is not that of a wheel, the folder is there, or there are too many parts.
+        If there is no wheel, a name is not that of a wheel, the folder exists, or there are too many parts.
     """
     wheels = sorted(wheels, key=lambda path: path.name)
     if not wheels:
@@ -76,21 +76,21 @@ def cut(wheels: list[Path], folder: Path, part_bytes: int = PART_BYTES) -> Parts
 
 
 def join(folder: Path, wheels: Path, list_sha256: str | None = None) -> PartsList:
-    """Check a folder of parts and write its wheels into a folder that is not there yet.
+    """Check a folder of parts and write its wheels into a folder that does not exist yet; return the list.
 
     Parameters
     ----------
     folder
-        With the list and the parts, and nothing else.
+        Folder with the list and the parts, and no other file.
     wheels
-        Made whole or not at all.
+        Folder for the wheels, created completely or not at all.
     list_sha256
-        What the list must have, where that is known by another way.
+        Required SHA-256 of the list, if it is known from another source.
 
     Raises
     ------
     InputError
-        If a name, a size or a hash is not as it should be, a part is missing, or there is a file too many.
+        If a name, a size or a hash is wrong, a part is missing, or there is a surplus file.
     """
     if wheels.exists():
         raise InputError("the folder for the wheels is there already", where=wheels)
@@ -109,12 +109,12 @@ def join(folder: Path, wheels: Path, list_sha256: str | None = None) -> PartsLis
 
 
 def read_list(folder: Path, list_sha256: str | None = None) -> PartsList:
-    """The list of a folder of parts, its names, sizes and hashes checked for their form.
+    """Return the list of a folder of parts, with the form of its names, sizes and hashes checked.
 
     Raises
     ------
     InputError
-        If there is none, it is another than the one wanted, or anything in it is out of form.
+        If there is no list, it is not the required one, or an entry is not valid.
     """
     path = folder / LIST
     if path.is_symlink() or not path.is_file():
@@ -136,7 +136,7 @@ def read_list(folder: Path, list_sha256: str | None = None) -> PartsList:
 
 
 def _pieces(rows: Any, form: re.Pattern[str], largest: int) -> tuple[Piece, ...]:
-    """Checked one by one. ValueError says what is wrong."""
+    """Return the entries of a table, each checked; raise ValueError with the reason if one is not valid."""
     if not isinstance(rows, list):
         raise ValueError("a table is no list")
     made = [Piece(**row) for row in rows]
@@ -163,7 +163,7 @@ def _check_list(listed: PartsList, path: Path) -> None:
 
 
 def _check_files(folder: Path, listed: PartsList) -> None:
-    """Before a byte is read: nothing missing, nothing too many, only plain files of the right size."""
+    """Check, before a byte is read, that exactly the listed parts exist, as plain files of the right size."""
     wanted, there = {piece.name for piece in listed.parts}, {path.name for path in folder.iterdir()}
     if missing := sorted(wanted - there):
         raise InputError(f"missing: {_some(missing)} of {len(wanted)} parts", where=folder, todo=AGAIN)
@@ -180,10 +180,10 @@ def _check_files(folder: Path, listed: PartsList) -> None:
 
 
 def _checked(folder: Path, listed: PartsList) -> Iterator[bytes]:
-    """The bytes of the parts, one part at a time, each after its hash was found right."""
+    """Yield the bytes of the parts, one part at a time, each after its hash was checked."""
     for piece in listed.parts:
         with (folder / piece.name).open("rb") as file:
-            content = file.read(piece.size + 1)  # it may have grown since its size was looked at
+            content = file.read(piece.size + 1)  # it may have grown since the check of its size
         if hashlib.sha256(content).hexdigest() != piece.sha256:
             what = "the part is damaged: its SHA-256 is not that of the list"
             raise InputError(what, where=folder / piece.name, todo=f"Copy {piece.name} once more")
@@ -191,7 +191,7 @@ def _checked(folder: Path, listed: PartsList) -> Iterator[bytes]:
 
 
 def _write(contents: Iterator[bytes], listed: PartsList, target: Path, folder: Path) -> None:
-    """Deal the bytes out to the wheels; each must then have its hash."""
+    """Distribute the bytes to the wheels and check the hash of each wheel."""
     held = memoryview(b"")
     for piece in listed.wheels:
         digest, left = hashlib.sha256(), piece.size

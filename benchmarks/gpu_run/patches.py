@@ -1,7 +1,7 @@
 """The network alone, on patches of a phantom: torch, and exported files in ONNX Runtime and TensorRT.
 
-Copies to and from the GPU are part of the time. torch in float32 comes first and leaves its labels; the
-others are compared with them.
+Copies to and from the GPU are part of the time. torch in float32 runs first and writes its labels; the others
+are compared with them.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ Network = Callable[[NDArray[np.float32]], NDArray[np.float32]]
 
 
 def export(job: Job) -> None:
-    """Write the network for a runtime and a precision; the gate of `export` compares it with torch."""
+    """Export the network for a runtime and a precision; `export` checks its parity with torch."""
     target = {"onnx": "onnx", "tensorrt": "tensorrt"}[job.runtime]
     command = [sys.executable, "-m", "c3s3_seg", "export", job.bundle, "--to", target]
     command += ["--precision", job.precision, "-o", str(job.out / f"{job.runtime}-{job.precision}")]
@@ -38,7 +38,7 @@ def export(job: Job) -> None:
 
 
 def patches(job: Job) -> None:
-    """Median of one patch, patches a second in fours, labels compared with torch in float32."""
+    """Measure the median of one patch and patches/s in fours; compare the labels with torch in float32."""
     from c3s3_seg import ModelBundle
     from c3s3_seg.phantom import simulate
 
@@ -61,7 +61,7 @@ def patches(job: Job) -> None:
 
 
 def without_tensorrt() -> str | None:
-    """What is missing for TensorRT; None if all is there."""
+    """Return the reason why TensorRT cannot be used; None if its packages are installed."""
     for package in ("cuda", "tensorrt", "onnx"):
         if importlib.util.find_spec(package) is None:
             return f"{package} is not installed"
@@ -90,13 +90,13 @@ def _onnx(path: str, device: str) -> Network:
     getattr(onnxruntime, "preload_dlls", lambda: None)()
     wanted: Any = CPU if device == "cpu" else (CUDA, CUDA_OPTIONS)
     session = onnxruntime.InferenceSession(path, providers=[wanted])
-    if session.get_providers()[0] != (CPU if device == "cpu" else CUDA):  # it falls back without a word
+    if session.get_providers()[0] != (CPU if device == "cpu" else CUDA):  # it falls back silently
         raise RuntimeError("ONNX Runtime does not run on the GPU here")
     return lambda given: np.asarray(session.run(None, {"scan": given})[0])
 
 
 def _median_s(network: Network, given: NDArray[np.float32], runs: int) -> float:
-    for _ in range(min(10, runs)):  # torch records its work at the ninth
+    for _ in range(min(10, runs)):  # torch records a CUDA graph at the ninth
         network(given)
     seconds: list[float] = []
     for _ in range(runs):

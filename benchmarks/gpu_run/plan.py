@@ -1,4 +1,4 @@
-"""The parts of a run in their order, each with its limit: what matters most comes first, TensorRT last."""
+"""The parts of a run in order, each with its time limit: the most important first, TensorRT last."""
 
 from __future__ import annotations
 
@@ -11,32 +11,32 @@ from gpu_run.job import FULL, REHEARSAL
 from gpu_run.rows import Row
 from gpu_run.runner import Part
 
-# (runtime, way, precision): the old way first, which is the one to compare with. A batch leaves out the first
-# two, torch in single precision: nobody runs it so on a GPU.
+# (runtime, way, precision): the old way, with which the others are compared, comes first. A batch leaves out
+# the first two, torch in single precision, which nobody uses on a GPU.
 WAYS = [("torch", way, precision) for precision in ("float32", "float16") for way in ("host", "device")]
 WAYS += [("onnx", "host", "float32"), ("onnx", "device", "float32")]
-GRAPHS = ("torch", "device-without-graphs", "float16")  # what CUDA graphs are worth
+GRAPHS = ("torch", "device-without-graphs", "float16")  # shows the gain by CUDA graphs
 TRAINING = ("float32", "float16", "bfloat16")
-CARD = "machine"  # the first part; without a card there is nothing to run
+CARD = "machine"  # the first part; without a GPU no other part runs
 HALVES = ("float32", "float16")
 GROUPS = ("scans", "batch", "training", "tests", "patches", "tensorrt")
-SLOWER = 4  # a rehearsal on a few processors, half precision in software
+SLOWER = 4  # factor of a rehearsal: few processors, half precision in software
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What all parts are told.
+    """The settings shared by all parts.
 
     Parameters
     ----------
     out
-        The folder of the run.
+        Folder of the run.
     bundle
-        Name or folder.
+        Name or folder of the bundle.
     scan
-        Of the user; None: a phantom.
+        Scan of the user; None for a phantom.
     rehearse
-        Whether next to nothing is measured, on the CPU.
+        Whether this is a rehearsal: tiny sizes on the CPU.
     """
 
     out: Path
@@ -45,7 +45,7 @@ class Plan:
     rehearse: bool
 
     def parts(self, groups: Collection[str] = GROUPS) -> Iterator[Part]:
-        """Those of some groups; the seconds are limits, and what is left to the whole run is another."""
+        """Yield the parts of some groups; each has a time limit, besides the time left to the whole run."""
         yield self._part(CARD, 60, Row("card"))
         if {"scans", "batch", "tensorrt"} & set(groups):
             yield self._part("prepare", 90, Row("scans"))

@@ -1,4 +1,4 @@
-"""Which packages `gpu.sh` needs beside torch: the base packages of c3s3-seg, and a few of its extras."""
+"""The packages that `gpu.sh` needs besides torch: the base packages of c3s3-seg, and a few of its extras."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import tomllib
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
-# Of the extras: `tests/gpu`, checkpoints, the export to ONNX in single and in half precision.
+# Packages of extras, for `tests/gpu`, checkpoints, and the export to ONNX in single and half precision.
 MORE = (
     "pytest",
     "pytest-timeout",
@@ -20,12 +20,12 @@ MORE = (
 
 
 def normal(name: str) -> str:
-    """The name of a distribution, as packages are compared: `python_gdcm` is `python-gdcm`."""
+    """Return the normalised name of a distribution: `python-gdcm` for `python_gdcm`."""
     return re.sub(r"[-_.]+", "-", name).lower()
 
 
 def needed() -> list[str]:
-    """Requirements as `pyproject.toml` has them, base packages first."""
+    """Return the requirements as in `pyproject.toml`, base packages first."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     extras = [line for lines in project["optional-dependencies"].values() for line in lines]
     by_name = {normal(re.split(r"[^\w.-]", line)[0]): line for line in extras}

@@ -1,4 +1,4 @@
-"""The rows of the one table, and how far two masks agree."""
+"""The rows of the result table, and the agreement of two masks."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ FAILED = ("failed", "out of time", "not run")
 
 @dataclass(frozen=True)
 class Row:
-    """One line of the table; `result` begins with a word of `FAILED` where there is none."""
+    """One line of the table; `result` begins with a word of `FAILED` if there is no result."""
 
     what: str
     how: str = ""
@@ -29,31 +29,31 @@ class Row:
 
     @property
     def failed(self) -> bool:
-        """Whether this was to be measured and was not."""
+        """Whether a requested measurement is missing."""
         return self.result.startswith(FAILED)
 
 
 def table(rows: Iterable[Row]) -> str:
-    """Markdown."""
+    """Return the rows as a Markdown table."""
     lines = [f"| {' | '.join(HEAD)} |", "|" + "---|" * len(HEAD)]
     lines += [f"| {' | '.join(_cell(text) for text in asdict(row).values())} |" for row in rows]
     return "\n".join(lines) + "\n"
 
 
 def add(path: Path, row: Row) -> None:
-    """Append a row to the file of a part: what a part had measured before it failed is kept."""
+    """Append a row to the file of a part, so that rows written before a failure are kept."""
     with path.open("a", encoding="utf-8") as file:
         file.write(json.dumps(asdict(row)) + "\n")
 
 
 def read(path: Path) -> list[Row]:
-    """The rows of a part; a line that its end cut off is left out."""
+    """Return the rows of a part; an incomplete last line is left out."""
     lines = path.read_text(encoding="utf-8").splitlines(keepends=True) if path.is_file() else []
     return [Row(**json.loads(line)) for line in lines if line.endswith("\n")]
 
 
 def agreement(mask: NDArray[Any], wanted: NDArray[Any]) -> dict[str, str]:
-    """How many voxels have another label, and the Dice of all that is not background: cells of a row.
+    """Return the number of voxels with another label and the foreground Dice, as cells of a row.
 
     Parameters
     ----------
@@ -63,7 +63,7 @@ def agreement(mask: NDArray[Any], wanted: NDArray[Any]) -> dict[str, str]:
     Raises
     ------
     ValueError
-        If they have different shapes.
+        If the masks have different shapes.
     """
     if mask.shape != wanted.shape:
         raise ValueError(f"the masks have the shapes {mask.shape} and {wanted.shape}")

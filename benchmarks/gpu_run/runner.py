@@ -1,4 +1,4 @@
-"""Run the parts one by one, each in a process of its own with a limit of time; none stops the others."""
+"""Run the parts one by one, each in a process of its own with a time limit; no part stops the others."""
 
 from __future__ import annotations
 
@@ -14,25 +14,25 @@ from pathlib import Path
 
 from gpu_run.rows import Row, read, table
 
-GRACE_S = 3.0  # from the request to end to the kill
-LEAST_S = 2.0  # with less time left a part is not begun
+GRACE_S = 3.0  # between SIGTERM and SIGKILL
+LEAST_S = 2.0  # with less time left, no part is started
 LONGEST_REMARK = 200  # characters
 
 
 @dataclass(frozen=True)
 class Part:
-    """One process.
+    """One process of the run.
 
     Parameters
     ----------
     name
-        Of its log and of its rows: letters, digits and dashes.
+        Name of its log and of its file of rows: letters, digits and dashes.
     row
-        What stands in the table if the part fails; the failure is filled in.
+        Row for the table if the part fails; the failure is filled in.
     command
-        What to run; `--rows FILE` is appended.
+        Command to run; `--rows FILE` is appended.
     limit_s
-        Seconds it may take, if so many are left.
+        Time limit in seconds; shortened if less time is left.
     """
 
     name: str
@@ -43,16 +43,16 @@ class Part:
 
 @dataclass
 class Runner:
-    """Runs parts until a point in time.
+    """A runner of parts until a deadline.
 
     Parameters
     ----------
     out
-        Folder for the logs, the rows of each part, and the table as far as it is.
+        Folder for the logs, the rows of each part, and the table so far.
     environment
-        Of the parts.
+        Environment of the parts.
     deadline
-        Of `time.monotonic`.
+        Time of the deadline, as given by `time.monotonic`.
     """
 
     out: Path
@@ -61,7 +61,7 @@ class Runner:
     rows: list[Row] = field(default_factory=list)
 
     def run(self, part: Part) -> None:
-        """Run one part and add its rows, or one that says why there are none."""
+        """Run one part and add its rows, or a row with the reason why there are none."""
         left = self.deadline - time.monotonic()
         if left < LEAST_S:
             self.add(replace(part.row, result="not run: no time was left"))
@@ -81,13 +81,13 @@ class Runner:
         self.add(*found)
 
     def add(self, *rows: Row) -> None:
-        """Add rows, and write the table as it is now: the run may be cut off."""
+        """Add rows and write the table so far, as the run may be interrupted."""
         self.rows += rows
         (self.out / "table.md").write_text(table(self.rows), encoding="utf-8")
 
 
 def _finished(command: list[str], log: int, environment: Mapping[str, str], limit_s: float) -> int | None:
-    """The exit code, or None if the time was up. Whatever the process had started ends with it."""
+    """Run a command; return its exit code, or None after the time limit. Its child processes end with it."""
     process = subprocess.Popen(
         command,
         stdin=subprocess.DEVNULL,
@@ -105,7 +105,7 @@ def _finished(command: list[str], log: int, environment: Mapping[str, str], limi
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
-    """End the group: first asked, then killed."""
+    """End the process group by SIGTERM, then by SIGKILL."""
     for number in (signal.SIGTERM, signal.SIGKILL):
         with suppress(ProcessLookupError):
             os.killpg(process.pid, number)

@@ -1,4 +1,4 @@
-"""Masks of whole scans: how long one takes, how many a second, and whether they are those of the CPU."""
+"""Masks of whole scans: time of one mask, masks per second, and agreement with the masks of the CPU."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ REFERENCE = "compared-on-the-cpu"
 
 
 def prepare(job: Job) -> None:
-    """Write the scan, the same scan alone in a folder, and a batch: the scan in noise that differs."""
+    """Write the scan, the same scan alone in a folder, and a batch of the scan with different noise."""
     from c3s3_seg import save
 
     scan, scale = _small(job), job.scale
@@ -48,7 +48,7 @@ def prepare(job: Job) -> None:
 
 
 def latency(job: Job) -> None:
-    """Seconds from a scan in memory to its mask, warm; on the CPU the masks become the reference."""
+    """Measure the warm seconds from a scan in memory to its mask; masks of the CPU become the reference."""
     from c3s3_seg import load
 
     predictor = _opened(job)
@@ -69,7 +69,7 @@ def latency(job: Job) -> None:
 
 
 def batch(job: Job) -> None:
-    """Scans a second of `predict` over a folder, and one scan alone, each in a process of its own."""
+    """Measure scans/s of `predict` over a folder, and one scan alone, each in a process of its own."""
     name = "-".join((job.runtime, job.way, job.precision))
     alone_s = _predict(job, job.out / ONE, job.out / f"{ONE}-{name}")
     masks = job.out / f"{BATCH}-{name}"
@@ -88,7 +88,7 @@ def batch(job: Job) -> None:
 
 
 def reference_batch(job: Job) -> None:
-    """The first scans of the batch on the CPU."""
+    """Segment the first scans of the batch on the CPU."""
     taken_s, count = _predict(job, job.out / COMPARED, job.out / REFERENCE), job.scale.compared
     row = replace(job.row, what=f"the first {count} of the batch", result=f"{taken_s:.1f} s")
     job.tell(replace(row, remark="a fresh process"))
@@ -99,15 +99,16 @@ def _is_reference(job: Job) -> bool:
 
 
 def _timed(predictor: Predictor, scan: Volume, repeats: int, job: Job) -> tuple[NDArray[Any], Row]:
-    """The mask, and a row with medians; without repeats of the only call, with its first steps in it.
+    """Return the mask and a row with medians; if `repeats` is 0, with the time of the first and only call.
 
-    A graph is recorded after some tiles of a shape, and an atrium may be one tile: those calls do not count.
+    A graph is recorded after some tiles of a shape, and an atrium may be a single tile: the calls up to the
+    recording are not counted.
     """
     from c3s3_seg.inference.backends.select import notes
     from c3s3_seg.inference.device.cuda_graphs import WORTH
 
     _reset_peak(job)
-    roi = ",".join(f"0:{n}" for n in scan.array.shape)  # all of it: nothing is looked for first
+    roi = ",".join(f"0:{n}" for n in scan.array.shape)  # the whole scan, so that no search comes first
     seconds: list[float] = []
     network: list[float] = []
     first = WORTH + 1 if job.cuda_graphs and repeats > 1 else min(1, repeats)
@@ -125,12 +126,12 @@ def _timed(predictor: Predictor, scan: Volume, repeats: int, job: Job) -> tuple[
 
 
 def _predict(job: Job, scans: Path, out: Path) -> float:
-    """Wall seconds of the command.
+    """Run `predict` and return its wall seconds.
 
     Raises
     ------
     RuntimeError
-        If it fails; its last line is in the message.
+        If the command fails; the message holds its last line.
     """
     command = [sys.executable, "-m", "c3s3_seg", "predict", str(scans), "-o", str(out), "--quiet"]
     command += ["--model", job.bundle, "--allow-out-of-domain", "--backend", job.runtime]
@@ -147,7 +148,7 @@ def _predict(job: Job, scans: Path, out: Path) -> float:
 
 
 def _opened(job: Job) -> Predictor:
-    """The network in its runtime, with the way that the arithmetic around it takes."""
+    """Return the opened predictor of a job: its runtime, and where the steps around the network run."""
     from c3s3_seg import ModelBundle, Settings, open_predictor
     from c3s3_seg.inference import BackendRequest
 
@@ -167,7 +168,7 @@ def _small(job: Job) -> Volume:
 
 
 def _large(small: Volume, job: Job) -> Volume:
-    """The small scan again and again along each axis: what a tile costs does not hang on what is in it."""
+    """Return the small scan repeated along each axis: the cost of a tile does not depend on its content."""
     large = job.scale.large
     pads = [(0, max(0, n - m)) for n, m in zip(large, small.array.shape, strict=True)]
     array = np.pad(small.array, pads, mode="wrap")[tuple(slice(0, n) for n in large)]
@@ -175,14 +176,14 @@ def _large(small: Volume, job: Job) -> Volume:
 
 
 def _as_stored(values: NDArray[Any], dtype: np.dtype[Any]) -> NDArray[Any]:
-    """In the type of the scan: whole numbers within its range, where it has one."""
+    """Return values in the type of the scan: integer types are rounded and clipped to their range."""
     if np.issubdtype(dtype, np.integer):
         values = np.clip(np.rint(values), np.iinfo(dtype).min, np.iinfo(dtype).max)
     return values.astype(dtype)
 
 
 def _masks(folder: Path, names: list[str]) -> NDArray[Any]:
-    """Some masks of a batch, one behind the other along the first axis."""
+    """Return some masks of a batch, concatenated along the first axis."""
     from c3s3_seg import load_mask
 
     return np.concatenate([load_mask(folder / name).array for name in names])
@@ -196,7 +197,7 @@ def _reset_peak(job: Job) -> None:
 
 
 def _peak(job: Job) -> str:
-    """Memory of the GPU that torch took; ONNX Runtime and TensorRT take theirs past it."""
+    """Return the GPU memory of torch as text; ONNX Runtime and TensorRT allocate without torch."""
     if job.device != "cuda" or job.runtime != "torch":
         return ""
     import torch

@@ -1,4 +1,4 @@
-"""One process of the run: `python -m gpu_run.work KIND ...`, as `plan.py` writes it; rows go to a file."""
+"""One process of the run, `python -m gpu_run.work KIND ...`, started by `plan.py`; rows go to a file."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ from gpu_run.rows import Row
 
 
 def machine(job: Job) -> None:
-    """The card, the driver, the processor, and the versions of the runtimes.
+    """Report the GPU, the driver, the processor, and the versions of the runtimes.
 
     Raises
     ------
     RuntimeError
-        If torch does not run on CUDA, and this is no rehearsal.
+        If torch does not run on CUDA and this is not a rehearsal.
     """
     import torch
 
@@ -57,7 +57,7 @@ def _driver() -> str:
 
 
 def training(job: Job) -> None:
-    """A step of C3S3 with its two networks, as `benchmarks/training.py` measures it."""
+    """Measure a step of C3S3 with its two networks, as `benchmarks/training.py` does."""
     from training import measure
 
     size, steps = list(job.crop), job.scale.steps
@@ -69,16 +69,16 @@ def training(job: Job) -> None:
 
 
 def tests(job: Job) -> None:
-    """`tests/gpu`, in several processes: most of their time is spent beside the GPU."""
+    """Run `tests/gpu` in several processes, as most of their time is spent outside the GPU."""
     report = job.out / "tests.xml"
     command = [sys.executable, "-m", "pytest", "-q", "-n", "4", "-p", "no:cacheprovider"]
-    # Of TensorRT in one process, whose folder keeps the engines: each takes minutes.
+    # TensorRT tests run in one process, whose folder keeps the engines: building one takes minutes.
     command += ["--dist", "loadgroup", f"--junitxml={report}", "tests/gpu"]
     started = time.perf_counter()
     code = subprocess.run(command, cwd=ROOT, check=False).returncode
     taken = f"{time.perf_counter() - started:.0f} s"
     counts, failed = told_by_junit(report)
-    bad = code != 0 or (counts.startswith("0 passed") and not job.rehearse)  # with a GPU those of torch run
+    bad = code != 0 or (counts.startswith("0 passed") and not job.rehearse)  # with a GPU, torch's tests run
     job.tell(
         Row(
             "tests/gpu",
@@ -89,7 +89,7 @@ def tests(job: Job) -> None:
 
 
 def told_by_junit(report: Path) -> tuple[str, list[str]]:
-    """How many tests passed, failed and were skipped, and the names of those that failed.
+    """Return the counts of passed, failed and skipped tests as text, and the names of failed tests.
 
     Raises
     ------
@@ -105,7 +105,7 @@ def told_by_junit(report: Path) -> tuple[str, list[str]]:
 
 
 def only_with_tensorrt(measure: Callable[[Job], None]) -> Callable[[Job], None]:
-    """TensorRT is an optional part: without it a row says so, and nothing has failed."""
+    """Wrap a measurement: without the optional TensorRT, a row states the reason and nothing fails."""
 
     def run(job: Job) -> None:
         missing = patches.without_tensorrt() or ("a rehearsal has no GPU" if job.rehearse else None)
@@ -132,7 +132,7 @@ KINDS: dict[str, Callable[[Job], None]] = {
 
 
 def main() -> int:
-    """Run one; an error of ours, or of a contender, ends in one line."""
+    """Run one kind of work; return 1 after an error of this package or a contender, with a line on stderr."""
     kind, job = parsed()
     try:
         KINDS[kind](job)

@@ -198,7 +198,7 @@ DOMAIN = Domain(
 
 @pytest.fixture
 def whole(bundle: ModelBundle) -> ModelBundle:
-    """A bundle in whose manifest every key has a value."""
+    """Return a bundle in whose manifest every key has a value."""
     uncertainty = Calibration(2.5, 6.0, -0.3, 0.9, 72, "la")
     task = replace(TASK, domain=DOMAIN, overlap=0.5, series=SeriesRule("modality=CT,description~portal"))
     manifest = replace(
@@ -208,7 +208,7 @@ def whole(bundle: ModelBundle) -> ModelBundle:
 
 
 def changed(bundle: ModelBundle, key: str, value: Any) -> Path:
-    """Write one value of the manifest anew, as JSON has it; the key's parts are apart by dots."""
+    """Replace one value in the manifest's JSON and return its path; dots separate the parts of the key."""
     path = bundle.folder / "manifest.json"
     data = json.loads(path.read_text())
     *parents, last = key.split(".")
@@ -296,7 +296,7 @@ def label(name: str, value: object) -> dict[str, object]:
 def test_a_value_that_cannot_be_is_refused_when_the_manifest_is_read(
     whole: ModelBundle, key: str, values: list[Any]
 ) -> None:
-    """One line that names the key; the message neither repeats a long value nor ends in a traceback."""
+    """The message is one line that names the key; it repeats no long value and has no traceback."""
     assert ModelBundle.load(whole.folder).manifest == whole.manifest
     before = (whole.folder / "manifest.json").read_text()
     for value in values:
@@ -378,7 +378,7 @@ def test_a_training_file_that_never_ends_or_is_nested_without_end(tmp_path: Path
 
 
 def refused(*words: object) -> str:
-    """What the command line says: one line, exit code 2."""
+    """Run a command that must fail with one line and exit code 2; return that line."""
     answer = run(*words)
     assert answer.returncode == 2, answer.stderr
     assert answer.stderr.startswith("error: ")

@@ -13,7 +13,7 @@ from c3s3_seg.geometry.volume import Geometry, Source, Volume, fits_float32, nar
 
 
 def ramp(geometry: Geometry) -> np.ndarray:
-    """x + 2 y + 3 z of every voxel, in mm: linear, so that interpolation is exact inside."""
+    """Return x + 2 y + 3 z of every voxel, in mm: linear, so that interpolation is exact inside."""
     return (geometry.to_mm(np.moveaxis(np.indices(geometry.shape), 0, -1)) @ [1.0, 2.0, 3.0]).astype(
         np.float32
     )
@@ -23,7 +23,7 @@ INNER = (slice(2, -2),) * 3
 
 
 def orientations() -> list[np.ndarray]:
-    """The 48 ways in which three axes can lie along the patient's."""
+    """Return the 48 ways in which three axes can lie along the patient's axes."""
     return [
         np.eye(3)[:, list(order)] * np.array(signs)
         for order in permutations(range(3))
@@ -43,7 +43,7 @@ def test_positions_survive_the_way_there_and_back(spacing: tuple[float, float, f
     geometry = Geometry.build((30, 26, 22), (0.8, 1.0, 1.3), (3, -4, 5), rotation(100, 20, -35))
     recipe = Recipe(spacing, Intensity("window", 0.0, 1.0))
     grid = recipe.grid(geometry)
-    # Intensities are not wanted here: look at the resampling through soft targets of one number.
+    # Intensities do not matter here: the resampling is tested with soft targets of one number per voxel.
     there = ramp(grid)
     back = recipe.to_scan(there, geometry)
     np.testing.assert_allclose(back[INNER], ramp(geometry)[INNER], atol=2 * max(spacing))
@@ -114,7 +114,7 @@ def test_a_grid_that_is_refused_names_its_file(oblique: Volume) -> None:
 
 
 def test_a_large_grid_is_let_through() -> None:
-    """A whole body of 2 m at 1 mm, and a long thin scan."""
+    """The grids are a whole body of 2 m at 1 mm, and a long thin scan."""
     body = Geometry.build((512, 512, 400), (0.97, 0.97, 5.0))
     assert Recipe((1.0, 1.0, 1.0)).grid(body).shape == (497, 497, 2000)
     spine = Geometry.build((32, 32, 800), (1.0, 1.0, 2.5))
@@ -135,7 +135,7 @@ def test_an_offset_of_all_grey_values_changes_nothing(
 
 
 def test_an_offset_in_float32_costs_what_the_file_has_lost_and_no_more(oblique: Volume) -> None:
-    rounded = oblique.array.astype(np.float32) + np.float32(1e8)  # in steps of 8
+    rounded = oblique.array.astype(np.float32) + np.float32(1e8)  # float32 has steps of 8 here
     recipe = Recipe((1.0, 1.0, 1.0))
     wanted = recipe.to_model(oblique.geometry.volume(rounded.astype(np.float64) - 1e8)).array
     np.testing.assert_allclose(recipe.to_model(oblique.geometry.volume(rounded)).array, wanted, atol=1e-5)

@@ -1,4 +1,4 @@
-"""A MONAI bundle runs in MONAI's own tools, without a line of ours, and gives our masks."""
+"""A MONAI bundle runs in MONAI's own tools, without any code of this package, and gives the same masks."""
 
 import json
 import os
@@ -24,7 +24,7 @@ from c3s3_seg.export.spec import GraphSpec
 from c3s3_seg.geometry.volume import Geometry, Volume
 from c3s3_seg.phantom import simulate
 
-# Looked up and not imported: MONAI takes seconds, also where none of these tests is run.
+# `find_spec` instead of an import: importing MONAI takes seconds, even where none of these tests is run.
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.skipif(find_spec("monai") is None, reason="MONAI reads these bundles"),
@@ -33,7 +33,7 @@ pytestmark = [
 
 @pytest.fixture(scope="module")
 def scan() -> Volume:
-    """The middle of a phantom: one tile is enough here."""
+    """Return the middle of a phantom: one tile is enough for these tests."""
     whole = simulate(20_261)
     return organ(whole.scan, whole.truth)[0]
 
@@ -48,7 +48,7 @@ def exported(tmp_path_factory: pytest.TempPathFactory, scan: Volume) -> Path:
 
 
 def monai(folder: Path, *commands: list[str]) -> str:
-    """`python -m monai.bundle ...` where nothing of ours can be imported; its imports take seconds."""
+    """Return the output of `python -m monai.bundle` commands, in one process that cannot import c3s3_seg."""
     empty = folder / "empty"
     empty.mkdir(exist_ok=True)
     configs = ["--meta_file", "configs/metadata.json", "--config_file", "configs/inference.json"]
@@ -67,7 +67,7 @@ def monai(folder: Path, *commands: list[str]) -> str:
 
 @pytest.fixture(scope="module")
 def ran(exported: Path, scan: Volume, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Path]:
-    """MONAI runs the bundle on the scan and verifies its network: what it said, and the mask."""
+    """Let MONAI run the bundle on the scan and verify its network; return the output and the mask's path."""
     folder = tmp_path_factory.mktemp("ran")
     (folder / "scans").mkdir()
     save(scan, folder / "scans" / "one.nii.gz")
@@ -84,14 +84,14 @@ def test_monai_runs_the_bundle_and_finds_our_mask(ran: tuple[str, Path], scan: V
     theirs = load_mask(mask, grid=scan.geometry)
     ours = open_predictor(bundle, backend="torch")(scan).mask
     apart = masks_apart(bundle.task, ours, theirs, 0.0)
-    # MONAI samples linearly where we average; 1.25 mm to 1.8 mm is where that shows.
+    # MONAI interpolates linearly where this package averages, which shows from 1.25 mm to 1.8 mm.
     assert apart.dice > 0.985
     assert apart.asd_mm < 0.25
     assert theirs.array.dtype == np.uint8
 
 
 def monai_prepares(task: Task, path: Path) -> np.ndarray:
-    """What MONAI's transforms of an exported bundle make of a file, (x, y, z)."""
+    """Return the array (x, y, z) that MONAI's transforms of an exported bundle make of a file."""
     from monai.bundle import ConfigParser
 
     config = inference(task)
@@ -103,9 +103,9 @@ def monai_prepares(task: Task, path: Path) -> np.ndarray:
 
 
 def test_where_the_spacing_doubles_monai_makes_our_input(tmp_path: Path) -> None:
-    """Even sides and an origin away from zero: MONAI's samples lie between two voxels, so they are means.
+    """With even sides and an origin away from zero, MONAI samples between two voxels and so takes their mean.
 
-    At an origin of zero its first sample lies a voxel further out, so that other voxels are paired.
+    At an origin of zero, MONAI's first sample lies a voxel further out, so that other voxels are paired.
     """
     task = Task("x", "MR", (Label("a", 1),), Recipe((1.25, 1.25, 1.25)), (32, 32, 32), overlap=0.5)
     array = np.random.default_rng(0).normal(size=(20, 18, 14)).astype(np.float32)
@@ -116,7 +116,7 @@ def test_where_the_spacing_doubles_monai_makes_our_input(tmp_path: Path) -> None
         ours = task.recipe.to_model(scan).array
         differences.append(np.abs(monai_prepares(task, tmp_path / "scan.nii.gz") - ours).max())
     assert differences[0] < 1e-5
-    assert differences[1] > 0.1  # or MONAI has changed, and docs/export.md should say so
+    assert differences[1] > 0.1  # if not, MONAI has changed, and docs/export.md should state it
 
 
 def test_an_ensemble_holds_the_networks_of_the_companion(companions: ModelBundle, tmp_path: Path) -> None:
@@ -148,9 +148,9 @@ def test_monai_accepts_the_network_and_the_properties(exported: Path, ran: tuple
 
 
 def test_the_metadata_hold_what_the_specification_wants(exported: Path, tmp_path: Path) -> None:
-    """`verify_metadata` against a schema of the keys that the specification calls mandatory.
+    """MONAI's `verify_metadata` checks against a schema of the keys that the specification calls mandatory.
 
-    The official schema is on the web; MONAI does not fetch it where the file is there already.
+    The official schema is on the web; MONAI does not download it if the file exists already.
     """
     tensor = ["type", "format", "modality", "num_channels", "spatial_shape", "dtype", "value_range"]
     tensor += ["is_patch_data", "channel_def"]
@@ -230,7 +230,7 @@ def named(two_nets: ModelBundle, name: str, place: str) -> ModelBundle:
 
 
 def monai_reads(content: dict[str, Any]) -> Any:
-    """Every part of the metadata as MONAI's own parser gives it."""
+    """Return the metadata as MONAI's own parser evaluates it."""
     from monai.bundle import ConfigParser
 
     parser = ConfigParser({"name": "of the configuration", "bundle_root": "."})
@@ -256,7 +256,7 @@ def test_a_name_that_monai_would_run_is_refused(
 def test_the_guard_is_needed(two_nets: ModelBundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     monai_reads(metadata(named(two_nets, CODE, "label"), GraphSpec()))
-    assert (tmp_path / "ran").exists()  # or MONAI has changed, and nothing need be refused
+    assert (tmp_path / "ran").exists()  # if not, MONAI has changed, and no name need be refused
 
 
 @pytest.mark.parametrize("name", PLAIN)
@@ -268,6 +268,6 @@ def test_any_other_name_is_what_it_says(two_nets: ModelBundle, name: str) -> Non
 
 
 def test_nothing_of_a_bundle_reaches_what_is_run(two_nets: ModelBundle) -> None:
-    """The other configuration is made of expressions; no text of the task is in it."""
+    """The inference configuration consists of expressions, so it must not contain any text of the task."""
     marked = named(named(named(two_nets, "MARK", "label"), "MARK", "name"), "MARK", "modality")
     assert "MARK" not in json.dumps(inference(marked.task))

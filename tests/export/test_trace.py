@@ -1,4 +1,4 @@
-"""torch -> ONNX: batch and sides stay free, whether the graph depends on them or not."""
+"""torch -> ONNX: the batch size and the sides stay free, whether the graph depends on them or not."""
 
 import numpy as np
 import onnxruntime
@@ -15,7 +15,7 @@ TASK = Task("toy", "MR", (Label("a", 1),), Recipe((1.0, 1.0, 1.0)), (32, 32, 32)
 
 
 class Plain(nn.Module):
-    """Its graph is the same for all sides."""
+    """A network whose graph is the same for all sides."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -27,7 +27,7 @@ class Plain(nn.Module):
 
 
 class Reshaping(Plain):
-    """A trace of fixed sides would hold them."""
+    """A network whose trace would contain the sides if they were fixed."""
 
     def forward(self, x: Tensor) -> Tensor:
         y = super().forward(x)

@@ -1,4 +1,4 @@
-"""Exports that stand alone: what is in the file, what runs it, and what is refused."""
+"""Exports that stand alone: the content of the file, the runtimes that run it, and refused exports."""
 
 import io
 import json
@@ -41,7 +41,7 @@ def graph(two_nets: ModelBundle) -> bytes:
 
 @pytest.fixture(scope="module")
 def second(two_nets: ModelBundle) -> ModelBundle:
-    """The ResVNet alone."""
+    """Return the bundle with the ResVNet alone."""
     return replace(two_nets, manifest=replace(two_nets.manifest, networks=two_nets.networks[1:]))
 
 
@@ -61,7 +61,7 @@ def torch_says(bundle: ModelBundle, patches: np.ndarray) -> list[np.ndarray]:
 
 @pytest.fixture(scope="module")
 def half(two_nets: ModelBundle, graph: bytes) -> bytes:
-    """The same network in half precision; traced once."""
+    """Return the same network in half precision, without tracing it again."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(standalone, "trace", lambda *_, **__: onnx.load_from_string(graph))
         return standalone_graph(two_nets, GraphSpec("float16"))
@@ -127,7 +127,7 @@ def test_an_ensemble_holds_the_networks_of_the_companion(
     patches = noise_patches(1, 1, 32, 32, 32)
     members = [softmax(TorchBackend(load_torch(*member))(patches)) for member in companions.members()]
     np.testing.assert_allclose(run(path.read_bytes(), patches), np.mean(members, axis=0), atol=1e-4)
-    assert np.abs(members[0] - members[1]).max() > 0.1  # or the mean would prove nothing
+    assert np.abs(members[0] - members[1]).max() > 0.1  # otherwise the mean would prove nothing
     record = json.loads((tmp_path / "export.json").read_text())
     assert set(record["weights"]) == {"model.safetensors", "second/model.safetensors"}
     assert len(set(record["weights"].values())) == 2
@@ -136,7 +136,7 @@ def test_an_ensemble_holds_the_networks_of_the_companion(
 
 
 def test_half_precision_is_half_the_size_and_close(graph: bytes, half: bytes) -> None:
-    assert len(half) < 0.75 * len(graph)  # tiny nets: much of the file is names
+    assert len(half) < 0.75 * len(graph)  # names are a large part of a tiny network's file
     patches = noise_patches(1, 1, 32, 32, 32)
     found = run(half, patches)
     assert found.dtype == np.float32
@@ -151,14 +151,14 @@ def test_openvino_carries_the_facts(two_nets: ModelBundle, graph: bytes, tmp_pat
     model = openvino.Core().read_model(tmp_path / "toy-float16.xml")
     assert "a = 1, b = 2" in model.get_rt_info(["c3s3", "postprocess"]).value
     patches = noise_patches(2, 1, 32, 32, 32)
-    # Unless told, OpenVINO computes in bfloat16 where the CPU can.
+    # By default OpenVINO computes in bfloat16 if the CPU supports it.
     compiled = openvino.Core().compile_model(tmp_path / "toy.xml", "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
     np.testing.assert_allclose(compiled(patches)[0], run(graph, patches), atol=1e-4)
 
 
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch, graph: bytes) -> Callable[[bytes], None]:
-    """Spare the tests the tracing: `write` gets this graph."""
+    """Let `write` use a given graph, at first `graph`, so that no test has to trace the network."""
 
     def give(content: bytes) -> None:
         for module in (write, tensorrt):
@@ -185,7 +185,7 @@ def test_a_folder_holds_the_file_its_card_and_its_proof(
 
 @pytest.fixture
 def stand_ins(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """A GPU and a TensorRT that are none, and a cache folder of the test's own."""
+    """Install stand-ins for the GPU and TensorRT, and a cache folder of the test's own."""
     gpu = tensorrt_stand_in.Cuda("Stand-in GPU")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setattr(cuda, "cudart", lambda: gpu)
@@ -220,7 +220,7 @@ def test_an_exported_engine_holds_the_companion(
 
 
 def change_a_weight(model: onnx.ModelProto) -> None:
-    """The middle weight of a 3x3x3 kernel in the middle of the network becomes 1 larger."""
+    """Add 1 to the middle weight of a 3x3x3 kernel in the middle of the network."""
     kernels = [t for t in model.graph.initializer if list(t.dims)[2:] == [3, 3, 3]]
     kernel = kernels[len(kernels) // 2]
     numbers = onnx.numpy_helper.to_array(kernel).copy()
@@ -229,7 +229,7 @@ def change_a_weight(model: onnx.ModelProto) -> None:
 
 
 def shift_a_padding(model: onnx.ModelProto) -> None:
-    """A 3x3x3 convolution pads 0 before and 2 after along x: the answer moves by a voxel, its shape stays."""
+    """Pad a 3x3x3 convolution by 0 before and 2 after along x: its output moves a voxel, the shape stays."""
     convolution = [n for n in model.graph.node if n.op_type == "Conv"][3]
     (pads,) = [a for a in convolution.attribute if a.name == "pads"]
     assert list(pads.ints) == [1] * 6
@@ -249,7 +249,7 @@ def test_planted_faults_are_refused_and_nothing_is_written(
 ) -> None:
     model = onnx.load_from_string(graph)
     fault(model)
-    onnx.checker.check_model(model, full_check=True)  # formally it is as good as the other
+    onnx.checker.check_model(model, full_check=True)  # the faulty model is formally valid
     quick(model.SerializeToString())
     with pytest.raises(RefusedError, match="differs from torch: on patches a probability differs by"):
         export_folder(two_nets, target, GraphSpec(), tmp_path / "out", [noise])
@@ -257,7 +257,7 @@ def test_planted_faults_are_refused_and_nothing_is_written(
 
 
 def leave_a_member_out(model: onnx.ModelProto) -> None:
-    """The winner's probabilities take the linked bundle's place in the mean."""
+    """Use the winner's probabilities in the mean in place of those of the linked bundle."""
     (mean,) = [n for n in model.graph.node if n.op_type == "ReduceMean"]
     (stack,) = [n for n in model.graph.node if mean.input[0] in n.output]
     assert (stack.op_type, len(stack.input)) == ("Concat", 2)
@@ -265,7 +265,7 @@ def leave_a_member_out(model: onnx.ModelProto) -> None:
 
 
 def take_a_member_twice(model: onnx.ModelProto) -> None:
-    """The winner's kernels take the place of the linked bundle's: the right names and shapes."""
+    """Replace the linked bundle's tensors by the winner's, which have the right names and shapes."""
     tensors = {t.name: t for t in model.graph.initializer}
     theirs = [name for name in tensors if "networks.1." in name]
     assert len(theirs) > 20
@@ -274,7 +274,7 @@ def take_a_member_twice(model: onnx.ModelProto) -> None:
 
 
 def change_a_weight_of_the_companion(model: onnx.ModelProto) -> None:
-    """The middle weight of one of its kernels becomes 1 larger."""
+    """Add 1 to the middle weight of one of the companion's kernels."""
     theirs = [t for t in model.graph.initializer if "networks.1." in t.name and list(t.dims)[2:] == [3, 3, 3]]
     kernel = theirs[len(theirs) // 2]
     numbers = onnx.numpy_helper.to_array(kernel).copy()
@@ -333,7 +333,7 @@ def test_what_cannot_be_had_is_refused(two_nets: ModelBundle, noise: Volume, tmp
 
 
 def polygraphy(*words: object) -> str:
-    """NVIDIA's command line in this process: its imports take seconds each time."""
+    """Return the output of NVIDIA's command line, run in this process: its imports take seconds each time."""
     text = io.StringIO()
     with pytest.MonkeyPatch.context() as patch, redirect_stdout(text), redirect_stderr(text):
         patch.setattr(sys, "argv", ["polygraphy", *map(str, words)])
@@ -347,7 +347,7 @@ def polygraphy(*words: object) -> str:
 def test_nvidia_tools_accept_the_file(
     half: bytes, graph: bytes, companion_graph: bytes, which: str, tmp_path: Path
 ) -> None:
-    """`polygraphy inspect model` and `polygraphy surgeon sanitize`, as a user would run them."""
+    """`polygraphy inspect model` and `polygraphy surgeon sanitize` run as a user would run them."""
     content, classes = {"float32": (graph, 3), "float16": (half, 3), "ensemble": (companion_graph, 2)}[which]
     path, clean = tmp_path / "it.onnx", tmp_path / "clean.onnx"
     path.write_bytes(content)
@@ -366,7 +366,7 @@ def untouched(*_: object) -> bytes:
 
 @pytest.fixture
 def no_tracing(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What follows takes minutes: whatever is refused is refused before."""
+    """Make tracing and comparison, which take minutes, fail: refusals must come before them."""
     for name in ("standalone_graph", "onnx_graph", "compare"):
         monkeypatch.setattr(write, name, untouched)
 
@@ -411,7 +411,7 @@ def test_files_of_others_are_left_alone(
         export_folder(two_nets, target, GraphSpec(), tmp_path, [noise])
     assert path.read_text() == '{"mine": 1}'
     path.unlink()
-    path.symlink_to(tmp_path / "elsewhere")  # a link is somebody's too, although nothing is behind it
+    path.symlink_to(tmp_path / "elsewhere")  # a dangling link of somebody else is kept too
     with pytest.raises(InputError, match="is a symbolic link, wanted a place to write to"):
         export_folder(two_nets, target, GraphSpec(), tmp_path, [noise])
     path.unlink()
@@ -436,7 +436,7 @@ def test_the_same_export_again_and_another_in_its_place(
     for target in ("onnx", "onnx", "openvino", "onnx"):
         export_folder(two_nets, target, GraphSpec(), tmp_path / "a" / "b", [noise])  # type: ignore[arg-type]
     found = {path.name for path in (tmp_path / "a" / "b").iterdir()}
-    assert found == {"toy.onnx", "README.md", "export.json"}  # no file of a format that no record speaks of
+    assert found == {"toy.onnx", "README.md", "export.json"}  # no file of a format without a record
 
 
 def test_the_names_of_the_files_are_known_before(two_nets: ModelBundle, quick: object) -> None:

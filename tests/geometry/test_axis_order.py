@@ -1,4 +1,4 @@
-"""The same voxels in another order: all 48 of them, and none that are other voxels."""
+"""Tests of the same voxels in another order: all 48 orders are recognised, other voxels are not."""
 
 from itertools import permutations, product
 
@@ -14,7 +14,7 @@ MASK = SCAN.volume(np.arange(210, dtype=np.uint8).reshape(5, 6, 7))
 
 
 def stored(order: tuple[int, ...], flips: tuple[bool, ...]) -> Volume:
-    """The same mask as a converter could have stored it."""
+    """Return the same mask as a converter could have stored it."""
     affine = np.eye(4)
     affine[:3, :3] = SCAN.affine[:3, list(order)] * np.where(flips, -1, 1)
     first = np.zeros(3)

@@ -1,4 +1,4 @@
-"""Masks on other grids, where the answer is known, and sums along an axis, compared with a matrix."""
+"""Tests of masks on other grids with known results, and of sums along an axis, compared with a matrix."""
 
 import tracemalloc
 
@@ -53,7 +53,7 @@ def test_the_same_grid_is_left_alone(dtype: type) -> None:
 
 
 def test_what_lies_outside_is_counted() -> None:
-    """A bar of 10 voxels along x, onto a grid that has 6 of them, of half the spacing."""
+    """A bar of 10 voxels along x is resampled to a grid of half the spacing that covers 6 of them."""
     mask = np.zeros((10, 3, 3), np.uint8)
     mask[:, 1, 1] = 2
     grid = Geometry.build((12, 6, 6), (0.5, 0.5, 0.5), (1.75, -0.25, -0.25))
@@ -64,7 +64,7 @@ def test_what_lies_outside_is_counted() -> None:
 
 
 def matrix(inputs: int, outputs: int) -> np.ndarray:
-    """The same weights, each voxel of one grid compared with each of the other."""
+    """Return the same weights by comparing each voxel of one grid with each voxel of the other."""
     factor, voxels = inputs / outputs, np.arange(inputs)
     if factor > 1:
         edges = np.arange(outputs + 1)[:, None] * factor
@@ -118,7 +118,7 @@ def test_gathering_is_the_matrix_product(axis: int, outputs: int) -> None:
 
 @pytest.mark.parametrize(("inputs", "outputs"), [(60_000, 120_000), (60_000, 40_000), (60_000, 1)])
 def test_a_long_axis_takes_memory_by_its_length(inputs: int, outputs: int) -> None:
-    """A matrix of both lengths has 10 and 29 GB."""
+    """A float32 matrix of both lengths would take 29 and 10 GB in the first two cases."""
     tracemalloc.start()
     found = resample(np.ones((inputs, 1, 1), np.float32), (outputs, 1, 1))
     _, peak = tracemalloc.get_traced_memory()

@@ -46,7 +46,7 @@ def test_nonsense_is_refused(shape: tuple[int, int, int], affine: np.ndarray, me
 
 def test_an_array_of_another_shape_is_refused(oblique: Volume) -> None:
     with pytest.raises(GeometryError, match=r"\(1, 16, 12\)"):
-        oblique.geometry.volume(np.zeros((1, 16, 12)))  # would broadcast
+        oblique.geometry.volume(np.zeros((1, 16, 12)))  # this shape would broadcast
 
 
 def test_matches_says_no(oblique: Volume) -> None:

@@ -1,9 +1,9 @@
-"""What only a GPU can show. Skipped where there is none, or TensorRT is missing:
+"""Tests of TensorRT, which need a GPU. They are skipped if there is no GPU or TensorRT is missing:
 
     pip install tensorrt-cu13 (from NVIDIA's own index) && pip install '.[tensorrt,gpu,train]'
     python -m pytest tests/gpu -v
 
-Nothing here has been run so far: no machine with a GPU was at hand.
+These tests have not been run so far: no machine with a GPU was available.
 """
 
 import importlib.util
@@ -28,7 +28,7 @@ from c3s3_seg.phantom import simulate
 
 
 def missing() -> str | None:
-    """Why these tests cannot run."""
+    """Return the reason why these tests cannot run, or None if they can."""
     for package in ("cuda.bindings", "tensorrt", "onnx"):
         try:
             if importlib.util.find_spec(package) is None:
@@ -44,7 +44,7 @@ def missing() -> str | None:
 
 pytestmark = [
     pytest.mark.skipif(missing() is not None, reason=str(missing())),
-    pytest.mark.xdist_group("tensorrt"),  # one process: its folder keeps the engines
+    pytest.mark.xdist_group("tensorrt"),  # one process, whose folder keeps the engines
 ]
 
 
@@ -55,7 +55,7 @@ def bundle(request: pytest.FixtureRequest) -> ModelBundle:
 
 @pytest.fixture(autouse=True)
 def cache(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """One cache for a process that runs tests: engines take minutes."""
+    """Set one engine cache per process that runs tests, because engines take minutes; return its folder."""
     folder = tmp_path_factory.getbasetemp() / "cache"
     monkeypatch.setenv("XDG_CACHE_HOME", str(folder))
     return folder / "c3s3-seg" / "tensorrt"

@@ -1,6 +1,6 @@
-"""Inference that stays on the GPU, against the host's path on the same GPU and against the CPU.
+"""Tests of inference that stays on the GPU, against the host's path on the same GPU and against the CPU.
 
-Skipped where torch finds no GPU. Nothing here has been run so far: no machine with a GPU was at hand.
+They are skipped if torch finds no GPU. They have not been run so far: no machine with a GPU was available.
 """
 
 from dataclasses import replace
@@ -34,7 +34,7 @@ def bundle(request: pytest.FixtureRequest) -> ModelBundle:
 def mask(
     bundle: ModelBundle, request: BackendRequest, settings: Settings | None = None, calls: int = 1
 ) -> np.ndarray:
-    """Of the last call."""
+    """Return the mask of the last of `calls` calls."""
     settings = replace(settings or Settings(), keep_largest=False)
     predictor, scan = open_predictor(bundle, backend=request, settings=settings), simulate(20_261, SMALL).scan
     return [predictor(scan, **ANY).mask.array for _ in range(calls)][-1]
@@ -44,7 +44,7 @@ def mask(
 def test_masks_are_those_of_the_host_and_of_the_cpu(
     bundle: ModelBundle, precision: Any, allowed: float
 ) -> None:
-    """`auto` is half precision. The bounds are those of tests/gpu/test_torch_cuda.py."""
+    """`auto` means half precision. The bounds are those of tests/gpu/test_torch_cuda.py."""
     request = BackendRequest("torch", "cuda", precision)
     found = mask(bundle, request)
     host = mask(bundle, request, Settings(on_device=False))
@@ -65,7 +65,7 @@ def test_layout_and_graphs_change_rounding_only(
     bundle: ModelBundle, channels_last: bool, cuda_graphs: bool
 ) -> None:
     request = BackendRequest("torch", "cuda", channels_last=channels_last, cuda_graphs=cuda_graphs)
-    settings = Settings(overlap=0.5)  # tiles of one shape, so that a graph is played in the end
+    settings = Settings(overlap=0.5)  # tiles of one shape, so that a graph is replayed in the end
     usual = mask(bundle, BackendRequest("torch", "cuda"), settings, WORTH + 1)
     assert (mask(bundle, request, settings) != usual).mean() <= 1e-3
 
@@ -105,7 +105,7 @@ def test_what_comes_back_beside_the_mask() -> None:
 
 
 def test_free_memory_counts_what_torch_holds_unused(monkeypatch: pytest.MonkeyPatch) -> None:
-    # What the driver has left is the device's, and other processes run tests on it at the same time.
+    # The driver reports the whole device, on which other processes run tests at the same time.
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda *_: (2**33, 2**34))
     arrays = TorchArrays(torch.device("cuda:0"))
     before = arrays.free()
@@ -117,7 +117,7 @@ def test_free_memory_counts_what_torch_holds_unused(monkeypatch: pytest.MonkeyPa
     assert during is not None
     assert after is not None
     assert before >= 2**33
-    assert after - during >= 2**29  # the cache that `held` came from or went to
+    assert after - during >= 2**29  # torch's cache, which `held` came from or went to
     shared = arrays.free(processes=4)
     assert shared is not None
     assert after - shared == 2**33 - 2**31

@@ -1,8 +1,8 @@
-"""ONNX Runtime on CUDA. Skipped where there is no GPU, or its GPU build is missing:
+"""Tests of ONNX Runtime on CUDA. They are skipped if there is no GPU or the GPU build is missing:
 
     pip install '.[gpu,train]' && python -m pytest tests/gpu -v
 
-Nothing here has been run so far: no machine with a GPU was at hand.
+These tests have not been run so far: no machine with a GPU was available.
 """
 
 import numpy as np

@@ -1,4 +1,4 @@
-"""Inference with torch on a GPU. Skipped where torch finds none."""
+"""Tests of inference with torch on a GPU. They are skipped if torch finds none."""
 
 from collections.abc import Iterator
 
@@ -23,7 +23,7 @@ def bundle(request: pytest.FixtureRequest) -> ModelBundle:
 
 @pytest.fixture(autouse=True)
 def tf32() -> Iterator[None]:
-    """As torch has it at first: the product must ask for exact numbers itself."""
+    """Allow TF32, as torch does by default: the product must request exact numbers itself."""
     torch.backends.cudnn.allow_tf32 = True
     yield
     torch.backends.cudnn.allow_tf32 = True
@@ -39,7 +39,7 @@ def test_single_precision_rounds_nothing_to_tf32(bundle: ModelBundle) -> None:
 
 @pytest.mark.parametrize(("precision", "allowed"), [("float32", 1e-5), ("auto", 1e-3)])
 def test_masks_are_those_of_the_cpu(bundle: ModelBundle, precision: str, allowed: float) -> None:
-    """`auto` is half precision on a GPU."""
+    """`auto` means half precision on a GPU."""
     scan = simulate(20_261).scan
     on_cpu = open_predictor(bundle, backend=BackendRequest("torch", "cpu"))(scan)
     on_gpu = open_predictor(bundle, backend=BackendRequest("torch", "cuda", precision))(scan)

@@ -1,4 +1,4 @@
-"""Training on a GPU: losses, half precision, resuming, memory. Skipped where there is none."""
+"""Tests of training on a GPU: losses, half precision, resuming, memory. They are skipped without a GPU."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -30,13 +30,13 @@ CHANGES = [
     "data.folder=none",
     "run.precision=float32",
     "networks.ship=[]",
-    "bcp.pretraining=0",  # of small crops a mixed pair alone has one voxel in the coarsest map
+    "bcp.pretraining=0",  # a mixed pair of small crops has only one voxel in the coarsest map
     "sdcl.pretraining=0",
     "caml.attention_dropout=0",
-    "caml.ramp=1.0",  # in so few steps the networks have nothing to agree on before
+    "caml.ramp=1.0",  # rise until the end: in so few steps the networks cannot agree earlier
     "ssnet.weight=0.1",
 ]
-# What they draw where they are, noise or dropout, is in the loss of the first step; of others in a later one.
+# Methods that draw noise or dropout on their own device: in the loss of the first step, or of a later one.
 AT_ONCE = ("tracoco", "ssnet")
 LATER = ("uamt", "sassnet", "caml")
 
@@ -75,7 +75,7 @@ def steps(run: Run, count: int) -> Iterator[dict[str, float]]:
 
 @pytest.mark.parametrize("method", METHODS)
 def test_the_losses_are_those_of_the_cpu(method: str, tmp_path: Path) -> None:
-    # Every voxel is an anchor and a negative: which ones are drawn hangs on how many there are.
+    # Every voxel is an anchor and a negative, because which ones are drawn depends on their number.
     changes = (f"method={method}", "task.patch=[16, 16, 16]", "c3s3.anchors=4096", "c3s3.negatives=4096")
     places = [config(*changes, "optimiser.lr=0.001", f"run.device={device}") for device in ("cpu", "cuda")]
     cpu, cuda = (list(steps(Run(place, tmp_path), 4)) for place in places)
@@ -95,7 +95,7 @@ def test_every_precision_learns(method: str, precision: str, tmp_path: Path) -> 
     found = list(steps(run, 40))
     learnt = next(name for name in ("seg_a", "dice", "inward", "mix_a", "loss") if name in found[0])
     losses = [terms[learnt] for terms in found]
-    slow = method in ("caml", "ssnet")  # Dice alone, and half of the loss is without labels
+    slow = method in ("caml", "ssnet")  # Dice alone is supervised; half of the loss is without labels
     assert sum(losses[-8:]) < (0.9 if slow else 0.7) * sum(losses[:8])
     after = next(iter(run.method.parameters()))
     assert after.dtype == torch.float32

@@ -1,4 +1,4 @@
-"""What tests of data sets share: small DICOM studies with known masks, as SEG, RTSTRUCT or image files."""
+"""Helpers for data sets: small DICOM studies with known masks as SEG, RTSTRUCT or image files."""
 
 from pathlib import Path
 
@@ -17,7 +17,7 @@ SEGMENTS = (Segment("liver", 1), Segment("tumour", 2))
 
 
 def scan_and_mask(seed: int, shape: tuple[int, int, int] = (24, 20, 10)) -> tuple[Volume, np.ndarray]:
-    """A noisy ball with a smaller one in it, on a grid of its own."""
+    """Return a scan of a noisy ball on a grid of its own, and a mask of it with a smaller ball as label 2."""
     random = np.random.default_rng(seed)
     geometry = Geometry.build(shape, (1.5, 1.25, 3.0), (7.5 * seed - 40, 12.25, -80.0))
     distance = np.linalg.norm(np.moveaxis(np.indices(shape), 0, -1) - np.array(shape) / 2, axis=-1)
@@ -27,7 +27,7 @@ def scan_and_mask(seed: int, shape: tuple[int, int, int] = (24, 20, 10)) -> tupl
 
 
 def study(folder: Path, seed: int, truth: str = "none", patient: str = "") -> np.ndarray:
-    """A series in a folder, and its mask beside the slices; gives the mask."""
+    """Write a series to a folder, and its mask in the format `truth` beside the slices; return the mask."""
     scan, mask = scan_and_mask(seed)
     name = patient or f"ID-{seed}"
     save_series(scan, folder, description="portal venous", seed_uid=f"s{seed}", patient=name)
@@ -43,7 +43,7 @@ def study(folder: Path, seed: int, truth: str = "none", patient: str = "") -> np
 
 
 def image_case(folder: Path, seed: int, name: str, mask_name: str | None = None) -> np.ndarray:
-    """A NIfTI scan, and its mask where it has a name; both relative to the folder."""
+    """Write a NIfTI scan, and its mask if that has a name, relative to the folder; return the mask."""
     scan, mask = scan_and_mask(seed)
     files = [(scan, name), (scan.geometry.volume(mask), mask_name)]
     for volume, where in files:
@@ -55,7 +55,7 @@ def image_case(folder: Path, seed: int, name: str, mask_name: str | None = None)
 
 
 def renamed(path: Path, **attributes: str) -> None:
-    """All slices below a folder, with other attributes."""
+    """Set attributes of all slices below a folder."""
     for file in path.rglob("*.dcm"):
         data = pydicom.dcmread(file)
         for keyword, value in attributes.items():

@@ -11,7 +11,7 @@ MODEL = Model(WEIGHTS / "phantom", backend=BackendRequest(threads=1))
 
 
 class Told:
-    """Collects what a batch says."""
+    """A listener that collects the progress of a batch run."""
 
     def __init__(self) -> None:
         self.progress: list[BatchProgress] = []

@@ -1,4 +1,4 @@
-"""Shared by tests: a headless browser, and what it did while it showed a page."""
+"""Shared by tests: a headless browser, and its requests and messages while it shows a page."""
 
 import json
 import shutil
@@ -15,7 +15,7 @@ in_browser = pytest.mark.skipif(not (BROWSER and DRIVER), reason=WHY)
 
 
 def started() -> Any:
-    """A headless Chromium that logs its requests and its console."""
+    """Return a headless Chromium that logs its requests and its console."""
     from selenium import webdriver
 
     options = webdriver.ChromeOptions()
@@ -33,7 +33,7 @@ def started() -> Any:
 
 
 def open_page(browser: Any, path: Path) -> float:
-    """Seconds until it was loaded: where the machine is busy with other things, the best of three."""
+    """Open a page; return the seconds until it was loaded, the best of three if the machine is busy."""
     best = float("inf")
     for _ in range(3):
         browser.get("about:blank")
@@ -56,7 +56,7 @@ def wait_for(browser: Any, condition: str) -> None:
 
 
 def complaints(browser: Any) -> list[str]:
-    """What the console says, but for remarks of the software renderer on its own speed."""
+    """Return the console's errors; warnings, such as the software renderer's on its speed, are left out."""
     return [
         e["message"] for e in browser.get_log("browser") if e["level"] not in ("WARNING", "INFO", "DEBUG")
     ]

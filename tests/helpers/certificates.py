@@ -8,7 +8,7 @@ import pytest
 
 
 def certificates(folder: Path, *names: str) -> None:
-    """`NAME.pem` and `NAME.key`, and both in `NAME.both`."""
+    """Write `NAME.pem` and `NAME.key` for each name, and both in `NAME.both`."""
     openssl = shutil.which("openssl")
     if openssl is None:
         pytest.skip("openssl is not installed")

@@ -19,7 +19,7 @@ from c3s3_seg.cli import main
 
 
 def run(*words: object, **environment: str) -> "CompletedProcess[str]":
-    """Run `c3s3-seg WORDS` with more environment: its exit code, and what it and libraries wrote."""
+    """Run `c3s3-seg WORDS` with more environment; return its exit code and its and the libraries' output."""
     given = ["c3s3-seg", *map(str, words)]
     with ExitStack() as stack:
         stdout, stderr = stack.enter_context(TemporaryFile()), stack.enter_context(TemporaryFile())
@@ -31,7 +31,7 @@ def run(*words: object, **environment: str) -> "CompletedProcess[str]":
 
 
 def _code_of_main() -> int:
-    """What the process would end with."""
+    """Run `main` and return the exit code that the process would end with."""
     code: object = None
     try:
         main()
@@ -43,7 +43,7 @@ def _code_of_main() -> int:
 
 @contextmanager
 def _as_before() -> Iterator[None]:
-    """Take back what a command may change in its process: arguments, environment, signals, logs, warnings."""
+    """Restore what a command may change in its process: arguments, environment, signals, logs, warnings."""
     words, environment = sys.argv, dict(os.environ)
     handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     loggers = {name: list(logging.getLogger(name).handlers) for name in ("", "c3s3_seg")}
@@ -62,7 +62,7 @@ def _as_before() -> Iterator[None]:
 
 @contextmanager
 def _redirected(name: str, descriptor: int, file: IO[Any]) -> Iterator[None]:
-    """Send a stream to a file, whether Python writes it or a library."""
+    """Redirect a stream to a file, whether Python or a library writes to the stream."""
     theirs = getattr(sys, name)
     theirs.flush()
     kept = os.dup(descriptor)

@@ -4,7 +4,7 @@ import numpy as np
 
 
 def inside(polygons: list[np.ndarray], points: np.ndarray) -> np.ndarray:
-    """Even-odd rule: points (n, 2) within an odd number of closed polygons."""
+    """Return which points (n, 2) lie within an odd number of closed polygons (even-odd rule)."""
     odd = np.zeros(len(points), bool)
     for polygon in polygons:
         for a, b in zip(polygon, np.roll(polygon, -1, axis=0), strict=True):

@@ -1,4 +1,4 @@
-"""What tests of DICOM share: doctored copies of a written series."""
+"""Shared by tests of DICOM: edits of the files of a written series."""
 
 from collections.abc import Callable
 from pathlib import Path

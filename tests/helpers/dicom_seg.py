@@ -19,7 +19,7 @@ MAKER = Maker("left-atrium", "0123456789abcdef")
 
 
 def drawn(scan: Volume) -> Volume:
-    """An asymmetric mask of two labels; the first slices are empty."""
+    """Return an asymmetric mask of two labels (1 and 3); its first slices are empty."""
     i, j, k = (np.indices(scan.array.shape).T / (np.array(scan.array.shape) - 1)).T
     mask = np.zeros(scan.array.shape, np.uint8)
     mask[(i - 0.3) ** 2 + (j - 0.55) ** 2 + ((k - 0.6) / 1.3) ** 2 < 0.06] = 1
@@ -38,7 +38,7 @@ def files(tmp_path: Path) -> list[Path]:
 
 
 def errors(path: Path) -> list[str]:
-    """What dciodvfy finds wrong, but for the sources' own faults."""
+    """Return the error lines that dciodvfy prints for a file, without its warnings."""
     found = subprocess.run([tool("dciodvfy"), str(path)], capture_output=True, text=True, check=False)
     return [line for line in (found.stdout + found.stderr).splitlines() if line.startswith("Error")]
 
@@ -53,7 +53,7 @@ def tool(name: str) -> str:
 
 
 def differing(path: Path, mask: Volume, folder: Path) -> int:
-    """Voxels by which the SEG differs from the mask, when dcmqi reads it."""
+    """Return the number of voxels by which the SEG, as dcmqi reads it, differs from the mask."""
     command = [tool("segimage2itkimage"), "--inputDICOM", str(path), "--outputDirectory", str(folder)]
     folder.mkdir(exist_ok=True)
     subprocess.run([*command, "--outputType", "nii"], check=True, capture_output=True)

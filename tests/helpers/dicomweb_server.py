@@ -1,4 +1,4 @@
-"""A DICOMweb server of our own on loopback, which does what no good one does."""
+"""A DICOMweb server on loopback that can misbehave in ways that no good server does."""
 
 import json
 import ssl
@@ -21,7 +21,7 @@ MARK = "a-mark-between-parts"
 
 
 def instance(number: int, **change: Any) -> bytes:
-    """A file of a study, as a server stores it: with a preamble and a header of its own."""
+    """Return a file of a study as a server stores it, with the server's own preamble and header."""
     meta = FileMetaDataset()
     meta.MediaStorageSOPClassUID, meta.MediaStorageSOPInstanceUID = MR, f"{SERIES}.{number}"
     meta.TransferSyntaxUID = ExplicitVRLittleEndian
@@ -38,7 +38,7 @@ def instance(number: int, **change: Any) -> bytes:
 
 
 def found(**values: Any) -> dict[str, Any]:
-    """An item of an answer to a search."""
+    """Return an item of an answer to a search."""
     data = Dataset()
     for keyword, value in values.items():
         setattr(data, keyword, value)
@@ -47,26 +47,26 @@ def found(**values: Any) -> dict[str, Any]:
 
 @dataclass
 class Behaviour:
-    """What the server does.
+    """The behaviour of the server.
 
     Parameters
     ----------
     search, series
-        Answers to a search for studies, and for series: JSON, or bytes as they are.
+        Answers to a search for studies, and for series: JSON, or bytes that are sent unchanged.
     parts
-        Of the answer to a transfer.
+        Parts of the answer to a transfer.
     code
-        Status of every answer; `store_codes`, of each store in turn.
+        Status of every answer; `store_codes` holds the status of each store in turn.
     headers
-        More of every answer.
+        Additional headers of every answer.
     media, ending
-        Of a transfer: content type, and what follows the last part.
+        Content type of a transfer, and the bytes behind its last part.
     line
-        Repeat this for ever in place of the length of a piece, behind `before_line`.
+        Bytes repeated for ever in place of the length of a chunk, behind `before_line`.
     endless
-        Repeat this for ever in place of the parts.
+        Bytes repeated for ever in place of the parts.
     drip_s
-        Send one byte of each answer's head so often.
+        Seconds between single bytes, sent without end in place of an answer; 0 to answer.
     stored
         Body of the answers to a store.
     """
@@ -91,7 +91,7 @@ class _Handler(BaseHTTPRequestHandler):
     server: "_Server"
 
     def log_message(self, *_: object) -> None:
-        """Nothing."""
+        """Log nothing."""
 
     def do_GET(self) -> None:
         how = self.server.how
@@ -147,12 +147,12 @@ class _Server(ThreadingHTTPServer):
     how: Behaviour
 
     def handle_error(self, *_: object) -> None:
-        """The other side went away: what these tests are about."""
+        """Ignore errors: these tests make the client close the connection."""
 
 
 @contextmanager
 def serving(how: Behaviour, certificate: Path | None = None, trusted: Path | None = None) -> Iterator[str]:
-    """The address of a server until the end of the block; with TLS if a certificate is given."""
+    """Run a server until the end of the block and yield its address; with TLS if a certificate is given."""
     server = _Server(("127.0.0.1", 0), _Handler)
     server.how = how
     if certificate is not None:

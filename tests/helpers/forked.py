@@ -1,8 +1,8 @@
 """Shared by tests: Process, `c3s3-seg WORDS` in a process of its own that need not import anything first.
 
 A fresh `python -m c3s3_seg` spends over a second on imports. Here one process has done them, and forks at
-each request before any thread has started: what is forked is as real as another to signals, limits, locks
-and pipes. A test of imports or of how the interpreter starts needs `subprocess`.
+each request before any thread has started: for signals, limits, locks and pipes, a forked process is like any
+other. A test of imports or of how the interpreter starts needs `subprocess`.
 """
 
 import atexit
@@ -38,10 +38,10 @@ _LONGEST = 1 << 17
 
 
 class Process:
-    """What tests use of `subprocess.Popen`, in text; the exit code is negative for a signal.
+    """The part of `subprocess.Popen` that tests use, in text mode; the exit code is negative for a signal.
 
-    `limits` are soft ones, by their number; `environment` is added to that of the tests; `imports` are
-    done beforehand, once for all such processes.
+    `limits` are soft resource limits by number; `environment` is added to that of the tests; `imports` are
+    modules imported beforehand, once for all processes with the same `imports`.
     """
 
     def __init__(
@@ -67,7 +67,7 @@ class Process:
         self.pid = self._answer()
 
     def poll(self) -> int | None:
-        """The exit code, or None while it runs."""
+        """Return the exit code, or None while the process runs."""
         try:
             return self.wait(0)
         except subprocess.TimeoutExpired:
@@ -83,7 +83,7 @@ class Process:
         return self.returncode
 
     def communicate(self, timeout: float | None = None) -> tuple[str, str]:
-        """What is left to be read of both streams, and the end."""
+        """Read the rest of both streams and wait for the end; return both texts."""
         with ThreadPoolExecutor(2) as threads:
             out, err = threads.map(_rest, (self.stdout, self.stderr))
         self.wait(timeout)
@@ -105,7 +105,7 @@ def run(
 
 
 def _pipe(wanted: int) -> tuple[IO[str] | None, int]:
-    """The end to read from, where one is wanted, and the one to write to."""
+    """Return the reading end (None for DEVNULL) and the descriptor of the writing end."""
     if wanted == DEVNULL:
         return None, os.open(os.devnull, os.O_WRONLY)
     ours, theirs = os.pipe()
@@ -121,7 +121,7 @@ def _rest(stream: IO[str] | None) -> str:
 
 @cache
 def _server(imports: tuple[str, ...]) -> socket.socket:
-    """Started once; it ends with this process, or with its socket."""
+    """Start the forking process once; return its socket. It ends with this process, or with its socket."""
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     process = subprocess.Popen(
         [sys.executable, "-P", __file__, str(theirs.fileno()), *imports],
@@ -135,13 +135,13 @@ def _server(imports: tuple[str, ...]) -> socket.socket:
 
 
 def _end(requests: socket.socket, server: "subprocess.Popen[bytes]") -> None:
-    """Wait for it too, so that what measures a test run counts the time that it took."""
+    """End the server and wait for it, so that measurements of a test run include its processor time."""
     requests.close()
     server.wait()
 
 
 def _serve(requests: socket.socket) -> None:
-    """Fork at each request; what returns from here is a process that has been forked."""
+    """Fork at each request; only forked processes return from this function."""
     attending = set()
     while True:
         content, descriptors, *_ = socket.recv_fds(requests, _LONGEST, 3)
@@ -161,7 +161,7 @@ def _serve(requests: socket.socket) -> None:
 
 
 def _attend(request: "dict[str, object]", answers: socket.socket, streams: list[int]) -> None:
-    """Start what was asked for, say its number and at last its exit code. Only the started one returns."""
+    """Start the requested process, send its number and at last its exit code. Only that process returns."""
     pid = os.fork()
     if pid == 0:
         answers.close()

@@ -6,7 +6,7 @@ from c3s3_seg.geometry.volume import Geometry, Volume
 
 
 def organ(scan: Volume, truth: Volume, margin: int = 6) -> tuple[Volume, Volume]:
-    """The organ and a few voxels around it: a fraction of the patches of the whole scan."""
+    """Return the organ and a few voxels around it: a fraction of the patches of the whole scan."""
     inside = truth.array.any
     box = [np.flatnonzero(inside(axis=others)) for others in ((1, 2), (0, 2), (0, 1))]
     cut = tuple(slice(max(0, int(b[0]) - margin), int(b[-1]) + margin + 1) for b in box)

@@ -21,11 +21,11 @@ LABELS = {"background": 0, "lower": 1, "upper": 2}
 LABELLED = [f"heart-{n}" for n in range(6)]
 UNLABELLED = [f"heart-{n}" for n in range(6, 9)]
 VALIDATION = [f"heart-{n}" for n in range(9, 12)]
-CASE = LABELLED[1]  # where a fault is planted, unless it says otherwise
+CASE = LABELLED[1]  # the case in which a fault is planted by default
 
 
 def clean_set(folder: Path) -> Path:
-    """Twelve phantoms; the mask's upper half is a label of its own."""
+    """Write a data set of twelve phantoms; the mask's upper half is a label of its own. Return its folder."""
     for name in ("imagesTr", "labelsTr"):
         (folder / name).mkdir(parents=True)
     for number, name in enumerate(LABELLED + UNLABELLED + VALIDATION):
@@ -43,7 +43,7 @@ def clean_set(folder: Path) -> Path:
 
 
 def copy_of(clean: Path, folder: Path) -> Path:
-    """A copy that shares its files until they are replaced."""
+    """Return a copy that shares the original's files (hard links) until they are replaced."""
     return Path(shutil.copytree(clean, folder, copy_function=os.link))
 
 
@@ -84,7 +84,7 @@ def crop_both(folder: Path, box: tuple[slice, slice, slice], case: str = CASE) -
 
 @dataclass(frozen=True)
 class Plant:
-    """A fault: how it is planted, which check finds it with which severity, in which cases."""
+    """A fault: the function that plants it, the check that finds it, the severity and the cases."""
 
     name: str
     do: Callable[..., None]
@@ -93,7 +93,7 @@ class Plant:
     cases: tuple[str, ...] = (CASE,)
 
     def finding(self, case: str = CASE) -> tuple[str, str, tuple[str, ...]]:
-        """What is found where the fault was planted in a case: severity, check, cases."""
+        """Return the finding expected if the fault is planted in `case`: severity, check, cases."""
         return self.severity, self.check, tuple(name.replace(CASE, case) for name in self.cases)
 
 
@@ -172,7 +172,7 @@ def same_scan(folder: Path, case: str = CASE) -> None:
 
 
 def saved_again(folder: Path, case: str = CASE) -> None:
-    """Brighter, noisier and cropped by two voxels."""
+    """Plant a copy of the scan that is brighter, noisier and cropped by two voxels."""
     same_scan(folder, case)
     crop_both(folder, (slice(2, 56), slice(2, 50), slice(0, 31)), VALIDATION[0])
     noise = np.random.default_rng(0)
@@ -213,7 +213,7 @@ def with_nan(folder: Path, case: str = CASE) -> None:
     image = SimpleITK.Cast(SimpleITK.ReadImage(str(image_of(folder, case))), SimpleITK.sitkFloat32)
     image[3, 4, 5] = float("nan")
     image_of(folder, case).unlink()
-    path = folder / "imagesTr" / f"{case}.mha"  # SimpleITK would write zeros for it into NIfTI
+    path = folder / "imagesTr" / f"{case}.mha"  # in NIfTI, SimpleITK would write a zero for NaN
     SimpleITK.WriteImage(image, str(path))
 
 

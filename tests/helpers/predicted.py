@@ -1,4 +1,4 @@
-"""Shared by tests: CASE, and the same with a truth whose largest error is known."""
+"""Shared by tests: CASE, a predicted case, and SCORED, a case with a truth whose largest error is known."""
 
 from dataclasses import replace
 
@@ -25,7 +25,7 @@ CASE = PredictedCase(
     },
 )
 
-# A bar sticks out of the truth, along x, at y = 18 and z = 12: its end is where the atrium is most wrong.
+# A bar sticks out of the truth, along x, at y = 18 and z = 12: the atrium's largest error is at its end.
 _TRUTH = ball(8)
 _TRUTH[20:36, 18, 12] = 1
 WORST = (35, 18, 12)

@@ -3,7 +3,7 @@
 import pydicom
 from pydicom.datadict import DicomDictionary
 
-# Every attribute of the patient, the visit and the people around it, and every date and time.
+# Parts of the keywords of attributes of the patient, the visit and the persons involved.
 WORDS = (
     "Patient", "Physician", "Operator", "Institution", "Accession", "StudyID", "Birth", "Visit", "Insurance",
 )  # fmt: skip
@@ -22,7 +22,7 @@ DATE, TIME = "18991231", "235958.123"
 
 
 def planted(data: pydicom.Dataset) -> None:
-    """Markers in every such tag, of the kind that the tag takes."""
+    """Set a marker of the right type in each attribute of `WORDS`, each date and time, and two comments."""
     count = 0
     for vr, _, _, _, keyword in DicomDictionary.values():
         wanted = any(word in keyword for word in WORDS) or vr in ("DA", "DT", "TM")

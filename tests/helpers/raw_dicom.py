@@ -1,4 +1,4 @@
-"""What tests of DICOM share: elements with bytes that pydicom would not write."""
+"""Shared by tests of DICOM: elements with bytes that pydicom would not write."""
 
 import pydicom
 from pydicom.datadict import dictionary_VR
@@ -9,7 +9,7 @@ from helpers.dicom_files import Edit
 
 
 def raw(**attributes: str) -> Edit:
-    """Set attributes to bytes of their type, whatever they say."""
+    """Return an edit that sets attributes to the bytes of texts, valid for their type or not."""
 
     def change(data: pydicom.Dataset) -> None:
         for keyword, text in attributes.items():

@@ -17,7 +17,7 @@ VOID = {"meta", "img", "link", "br", "hr", "input"}
 
 
 class Tags(HTMLParser):
-    """Says whether every tag is closed where it should be."""
+    """A parser that collects the tags and checks that each is closed at the right place."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -47,7 +47,7 @@ def ball(radius: float, centre: tuple[float, float, float] = (20, 18, 12)) -> np
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Six cases: three ordinary ones, a miss, an empty truth, both empty; scans of two of them."""
+    """Write six cases: 3 ordinary, a miss, an empty truth, both empty; two with scans; return the folder."""
     place = tmp_path_factory.mktemp("cases")
     masks = {
         "good": (ball(8), ball(8.2)),

@@ -1,4 +1,4 @@
-"""Shared by tests of the service: a clock that is set, small studies, a PACS that counts."""
+"""Shared by tests of the service: a clock that tests set, small studies, a PACS that counts files."""
 
 import json
 import tempfile
@@ -46,7 +46,7 @@ port = 0
 
 @dataclass
 class SetClock:
-    """Seconds that only a test moves."""
+    """A clock in seconds that advances only when a test says so."""
 
     now: float = 1_800_000_000.0
 
@@ -58,7 +58,7 @@ class SetClock:
 
 
 def until(condition: Callable[[], object], seconds: float = 200) -> None:
-    """Wait for a condition; it fails the test if it does not come true."""
+    """Wait for a condition; fail the test if it does not become true in time."""
     end = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < end, "it did not happen"
@@ -66,7 +66,7 @@ def until(condition: Callable[[], object], seconds: float = 200) -> None:
 
 
 def settings(folder: Path, more: str = "", base: str = BASE) -> ServeSettings:
-    """The settings of a service in a folder, with its watched folder made."""
+    """Return the settings of a service in a folder; create its watched folder."""
     (folder / "watch").mkdir(exist_ok=True)
     path = folder / "c3s3-seg.toml"
     path.write_text(base + more)
@@ -74,7 +74,7 @@ def settings(folder: Path, more: str = "", base: str = BASE) -> ServeSettings:
 
 
 def study(folder: Path, seed: int, **attributes: str) -> list[Path]:
-    """The files of a series of 16 slices with a blob; another seed is another study."""
+    """Write a series of 16 slices with a blob; return its files. Each seed is a study of its own."""
     files = save_series(_scan(seed), folder, description="phantom", seed_uid=f"service-{seed}")
     for path in files if attributes else ():
         edit(path, values(**attributes))
@@ -89,13 +89,13 @@ def _scan(seed: int) -> Volume:
 
 @cache
 def predictor() -> tuple[Predictor, dict[str, Any]]:
-    """The phantom model, opened once, and what it makes masks with."""
+    """Return the phantom model, opened once, and the provenance shared by its masks."""
     with tempfile.TemporaryDirectory() as name:
         return model_of(settings(Path(name))).open()
 
 
 def in_process(settings: ServeSettings) -> Segmenter:
-    """What segments a study in this process: the real model, without a worker."""
+    """Return a function that segments a study in this process: the real model, without a worker."""
 
     def run(task: SegmentTask) -> SegmentedStudy:
         opened, origin = predictor()
@@ -105,7 +105,7 @@ def in_process(settings: ServeSettings) -> Segmenter:
 
 
 class Bench:
-    """A service on a folder, whose time passes when a test says so."""
+    """A service on a folder whose clock advances only when a test says so."""
 
     def __init__(
         self, folder: Path, more: str = "", base: str = BASE, step: Callable[[str], None] = lambda _: None
@@ -122,7 +122,7 @@ class Bench:
         return in_process(self.settings)(task)
 
     def wait(self, seconds: int = 30, step: int = 1) -> list[dict[str, Any]]:
-        """Let time pass, look at the sources, and do all that is due; gives the log of results."""
+        """Let time pass, poll the sources and do all due work; return the log of results."""
         for _ in range(0, seconds, step):
             self.clock.sleep(step)
             for source in self.sources:
@@ -134,7 +134,7 @@ class Bench:
         return results(self.settings)
 
     def take(self, files: list[Path]) -> list[bool]:
-        """As the listener does."""
+        """Take files in as the listener does; return the answer for each file."""
         contents = [path.read_bytes() for path in files]
         return [self.service.intake.take(identity(content), content) for content in contents]
 
@@ -150,7 +150,7 @@ def results(settings: ServeSettings) -> list[dict[str, Any]]:
 
 @dataclass
 class CountingPacs:
-    """A storage SCP that counts what it is sent: instance -> times, and keeps the last file of each."""
+    """A storage SCP that counts received files (instance -> times) and keeps each last file."""
 
     node: Node
     times: Counter[str] = field(default_factory=Counter)

@@ -6,6 +6,6 @@ from pathlib import Path
 
 
 def sleep_on(folder: str) -> None:
-    """At work for minutes, once it has said who it is."""
+    """Write a file named by this process's number, then sleep for minutes as a busy worker."""
     (Path(folder) / str(os.getpid())).touch()
     time.sleep(300)

@@ -1,4 +1,4 @@
-"""What tests of studies share: series of one study, nested or flat, with what a PACS has beside them."""
+"""Shared by tests of studies: series of one study, nested or flat, with the other objects of a PACS."""
 
 from functools import cache
 from io import BytesIO
@@ -19,13 +19,13 @@ STRUCTURED_REPORT = "1.2.840.10008.5.1.4.1.1.88.11"
 
 @cache
 def heart() -> Volume:
-    """A scan that the phantom model takes."""
+    """Return a scan that the phantom model accepts."""
     return simulate(31_000, COARSE).scan
 
 
 @cache
 def small(slices: int = 4) -> Volume:
-    """A volume that its domain check refuses: too few slices and too small a field of view."""
+    """Return a volume that the phantom's domain check refuses: too few slices, too small a field of view."""
     shape = (12, 10, slices)
     return Geometry.build(shape, (2.0, 2.0, 2.0)).volume(
         np.arange(120 * slices, dtype=np.uint16).reshape(shape)
@@ -39,7 +39,7 @@ def uid(*words: object) -> UID:
 def series(
     volume: Volume, folder: Path, study: str, number: int, description: str = "", **attributes: object
 ) -> list[Path]:
-    """Add a series to the files of a folder, under names of their own."""
+    """Add a series to a folder, under file names that contain its number; return the files."""
     folder.mkdir(parents=True, exist_ok=True)
     placed = []
     for n, content in enumerate(_slices(volume), 1):
@@ -63,7 +63,7 @@ _WRITTEN: dict[int, tuple[Volume, list[bytes]]] = {}
 
 
 def _slices(volume: Volume) -> list[bytes]:
-    """The files of a volume, which are written once."""
+    """Return the contents of the DICOM files of a volume, which are written once."""
     if id(volume) not in _WRITTEN:
         with TemporaryDirectory() as folder:
             files = save_series(volume, Path(folder) / "s", description="", seed_uid="template")
@@ -72,7 +72,7 @@ def _slices(volume: Volume) -> list[bytes]:
 
 
 def report(folder: Path, study: str) -> Path:
-    """A structured report, which has no image; of no study where `study` is empty."""
+    """Write a structured report, which has no image; without a StudyInstanceUID if `study` is empty."""
     data = pydicom.Dataset()
     data.file_meta = pydicom.dataset.FileMetaDataset()
     data.file_meta.TransferSyntaxUID = pydicom.uid.ExplicitVRLittleEndian
@@ -86,7 +86,7 @@ def report(folder: Path, study: str) -> Path:
 
 
 def whole_study(folder: Path, study: str, scan: Volume, *, flat: bool = False) -> Path:
-    """A scan (series 2), a short volume (3), a localizer (1) and a report, flat or in sub-folders."""
+    """Write a scan (series 2), a short volume (3), a localizer (1) and a report, flat or in sub-folders."""
     places = [folder] * 4 if flat else [folder / "study" / name for name in ("1", "2", "3", "sr")]
     series(small(1), places[0], study, 1, "localizer", ImageType=["ORIGINAL", "PRIMARY", "LOCALIZER"])
     series(scan, places[1], study, 2, "LGE 3D")

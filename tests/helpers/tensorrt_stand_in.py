@@ -1,8 +1,8 @@
 """A stand-in for TensorRT and the CUDA runtime: host memory for the GPU's, ONNX Runtime for the engine.
 
-It has the calls that `c3s3_seg.inference` makes, with the names and arguments of the real bindings (which
-`test_tensorrt_types` checks), and does for real what they promise: addresses are addresses, copies copy, an
-answer appears only after the run. It shows that our side is whole; of TensorRT it shows nothing.
+It has the functions that `c3s3_seg.inference` calls, with the names and arguments of the real bindings
+(`test_tensorrt_types` checks them), and does what they promise: addresses are valid, copies copy, an output
+appears only after the run. It tests this package's side; it shows nothing about TensorRT itself.
 """
 
 import ctypes
@@ -16,7 +16,7 @@ import onnxruntime
 
 
 class Dims:
-    """Can be indexed and has a length, and no more."""
+    """A shape that can only be indexed and has a length."""
 
     def __init__(self, shape: Any) -> None:
         self._shape = [int(n) for n in shape]
@@ -37,7 +37,7 @@ class Cuda(types.ModuleType):
         super().__init__("runtime")
         self.gpu = name
         self.memory: dict[int, Any] = {}
-        self.largest = 2**40  # bytes of a buffer; a larger one is not to be had
+        self.largest = 2**40  # bytes; a larger buffer cannot be allocated
 
     def cudaGetErrorString(self, error: int) -> tuple[int, bytes]:  # noqa: N802
         return 0, f"error {error}".encode()
@@ -214,9 +214,9 @@ class Logger:
 
 
 def tensorrt(version: str) -> types.ModuleType:
-    """A module `tensorrt`."""
+    """Return a stand-in for the module `tensorrt` with this version."""
     module = types.ModuleType("tensorrt")
-    module.__spec__ = ModuleSpec("tensorrt", None)  # torch looks whether it is there
+    module.__spec__ = ModuleSpec("tensorrt", None)  # torch tests for the package
     names = {"Builder": Builder, "OnnxParser": Parser, "Runtime": Runtime, "Logger": Logger, "Dims": Dims}
     flags = types.SimpleNamespace(STRONGLY_TYPED=1)
     names |= {"NetworkDefinitionCreationFlag": flags, "BuilderFlag": types.SimpleNamespace(TF32="TF32")}

@@ -1,8 +1,8 @@
-"""The types of NVIDIA's own TensorRT bindings, where TensorRT itself cannot be installed.
+"""The types of NVIDIA's own TensorRT bindings, for machines on which TensorRT cannot be installed.
 
-The wheel `tensorrt-cu13-bindings` holds a compiled module without stubs, and loads only beside TensorRT's
-libraries. Empty libraries with the few symbols that it looks up let it load, and then mypy's `stubgen`
-reads every signature out of it. Nothing of TensorRT can run that way; its types can be checked.
+The wheel `tensorrt-cu13-bindings` holds a compiled module without stubs, which loads only beside TensorRT's
+libraries. Empty libraries with the few symbols it looks up let the module load, and then mypy's `stubgen`
+reads all signatures. TensorRT cannot run that way, but calls can be checked against its types.
 """
 
 import importlib.util
@@ -51,7 +51,7 @@ def available() -> bool:
 
 
 def write_stub(folder: Path) -> Path:
-    """Folder for MYPYPATH that types `tensorrt` as the installed bindings do."""
+    """Write stubs of `tensorrt` with the types of the installed bindings; return the folder for MYPYPATH."""
     libraries = _placeholders(folder / "lib")
     environment = {**os.environ, "LD_LIBRARY_PATH": str(libraries)}
     words = ["-q", "--inspect-mode", "-m", "tensorrt_bindings.tensorrt", "-o", str(folder / "raw")]
@@ -84,17 +84,17 @@ def _version() -> str:
 
 
 def _narrow(text: str) -> str:
-    """The classes that we use; types that they name besides are Any."""
+    """Return the stubs of the classes that this package uses; other types they name become Any."""
     blocks = {m[1]: m[0] for m in re.finditer(r"^class (\w+).*?(?=^\S|\Z)", text, re.MULTILINE | re.DOTALL)}
     kept = "\n".join(blocks[name] for name in CLASSES)
-    # pybind11 gives the host memory a buffer; Python before 3.12 has no name for that.
+    # pybind11 gives the host memory the buffer protocol, which Python before 3.12 cannot name.
     kept = kept.replace(
         "class IHostMemory:\n", "class IHostMemory:\n    def __buffer__(self, f: int, /) -> memoryview: ...\n"
     )
-    # Methods that add layers are not ours to call, and some come out with defaults in the wrong order.
+    # Methods that add layers are not called, and the stubs of some have defaults in the wrong order.
     kept = re.sub(r"^    def add_(?!optimization_profile).*\n", "", kept, flags=re.MULTILINE)
     others = set(re.findall(r"\b[A-Z]\w+\b", kept)) - set(CLASSES) - {*KNOWN}
-    # The bindings name a C++ type here.
+    # The bindings name a C++ type as the result of this method.
     kept = re.sub(r"def get_error\(.*", "def get_error(self, index: int) -> ParserError: ...", kept)
     head = [
         "# mypy: ignore-errors",

@@ -4,7 +4,7 @@ import numpy as np
 
 
 class Threshold:
-    """A backend that costs nothing: foreground is what is brighter than a limit."""
+    """A backend that costs no time: voxels brighter than a limit are foreground."""
 
     name = "threshold"
 
@@ -16,6 +16,6 @@ class Threshold:
 
 
 def ball(shape: tuple[int, int, int], radius: float) -> np.ndarray:
-    """Bright inside of a ball in the middle: (i, j, k) uint8."""
+    """Return an array (i, j, k) uint8 that is 1 inside a ball in the middle and 0 elsewhere."""
     x, y, z = (np.square(np.arange(n, dtype=np.float32) - (n - 1) / 2) for n in shape)
     return np.asarray(x[:, None, None] + y[:, None] + z < radius**2, dtype=np.uint8)

@@ -12,7 +12,7 @@ from c3s3_seg.training.settings import AugmentConfig
 
 
 def sampler(config_path: Path, **changes: object) -> Sampler:
-    """Of the configuration's cases, which are read once; what it draws depends on the iteration alone."""
+    """Return a sampler of the configuration's cases, read once; its draws depend only on the iteration."""
     return copy(_sampler(config_path, tuple(sorted(changes.items()))))
 
 

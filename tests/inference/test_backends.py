@@ -62,8 +62,8 @@ def test_the_fast_torch_says_what_the_plain_one_says(bundle: ModelBundle, patch:
 
 
 def test_weights_that_are_rounded_once_say_what_autocast_says(bundle: ModelBundle) -> None:
-    """Bit for bit: it rounds the same weights for every tile. Done on a GPU only; here on a tile without the
-    small maps that the CPU leaves in float32."""
+    """The outputs are equal bit for bit: autocast rounds the same weights for every tile. Weights are rounded
+    on a GPU only; the tile here has no small maps, which the CPU would leave in float32."""
     patch = np.random.default_rng(0).normal(size=(1, 1, 48, 48, 48)).astype(np.float32)
     plain, rounded = (fold_batch_norm(load_torch(bundle, bundle.networks[0])) for _ in range(2))
     round_convolutions(rounded, torch.bfloat16)
@@ -86,7 +86,7 @@ def test_the_layout_in_memory_changes_rounding_only(bundle: ModelBundle, patch: 
 
 @pytest.mark.parametrize("runtime", ["torch", "onnx"])
 def test_tensors_get_the_answers_of_arrays(runtime: str, bundle: ModelBundle, patch: np.ndarray) -> None:
-    """Each in memory of its own, whatever the layout of what was given."""
+    """Each output has memory of its own, whatever the layout of the input."""
     backend: TorchBackend | OnnxBackend
     if runtime == "torch":
         backend = open_torch(bundle, bundle.networks[0], device="cpu")
@@ -107,7 +107,7 @@ def test_tensors_get_the_answers_of_arrays(runtime: str, bundle: ModelBundle, pa
 def test_a_graph_that_cannot_be_recorded_is_a_note_and_no_failure(
     bundle: ModelBundle, patch: np.ndarray
 ) -> None:
-    """As on a GPU, but for the recording itself."""
+    """Everything but the recording itself runs as on a GPU."""
 
     def refuse(*_: object) -> object:
         raise RuntimeError("operation not permitted when stream is capturing")
@@ -158,7 +158,7 @@ def test_a_precision_that_the_cpu_lacks_is_refused(bundle: ModelBundle, patch: n
 def test_a_precision_that_a_limit_takes_away_is_refused_before_the_first_case(
     small_scans: Path, tmp_path: Path
 ) -> None:
-    """OpenVINO lists what the processor has, whatever oneDNN may use of it."""
+    """OpenVINO lists all instruction sets of the processor, even those that oneDNN may not use."""
     words = [
         sys.executable,
         "-m",
@@ -182,7 +182,7 @@ def test_a_precision_that_a_limit_takes_away_is_refused_before_the_first_case(
 
 def test_openvino_keeps_only_the_last_shapes(bundle: ModelBundle) -> None:
     backend = OpenVinoBackend(bundle.folder / "model.onnx")
-    for side in (16, 32, 48, 16, 64):  # 16 is used again, so 32 is the one to go
+    for side in (16, 32, 48, 16, 64):  # 16 is used again, so 32 is dropped
         assert backend(np.zeros((1, 1, side, 16, 16), np.float32)).shape == (1, 2, side, 16, 16)
     assert [shape[2] for shape in backend._compiled] == [48, 16, 64]
     assert len(backend._compiled) == COMPILED

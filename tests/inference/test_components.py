@@ -1,4 +1,4 @@
-"""Components as scipy labels them, whose import `predict` does without."""
+"""Connected components equal to those of scipy, which `predict` does not import."""
 
 import numpy as np
 import pytest

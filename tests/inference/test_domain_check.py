@@ -1,4 +1,4 @@
-"""The gate: scans like those in training pass; what is unlike them is named, refused or warned of."""
+"""The domain check: scans like those in training pass; differences are named and refused or warned of."""
 
 import json
 from dataclasses import replace
@@ -73,7 +73,7 @@ def test_grey_values_of_another_kind(domain: Domain) -> None:
     assert check_intensities(scan(2).geometry.volume(two), domain).level == "refuse"
     assert (
         check_intensities(scan(2).geometry.volume(scan(2).array * 7 + 300), domain).level == "pass"
-    )  # no unit
+    )  # without a unit
     absolute = measure([scan(seed) for seed in range(5)], "absolute")
     assert check_intensities(scan(2).geometry.volume(scan(2).array * 7 + 300), absolute).level == "refuse"
     with pytest.raises(InputError, match="the same value"):
@@ -94,7 +94,7 @@ def test_nothing_known_is_nothing_said() -> None:
 
 
 def test_several_sizes_out_of_range_are_refused_together(domain: Domain) -> None:
-    # each is worth a warning: 1.6 and 1.7 times the size; 1.33 times the spacing along all axes
+    # Each size alone causes a warning: 1.6, 1.7 and 1.5 times the field of view.
     two = scan(2, shape=(96, 85, 40))
     verdict = check_frame(two, domain, "MR", GRID)
     assert verdict.factor == pytest.approx(1.6 * 1.7)
@@ -106,7 +106,7 @@ def test_several_sizes_out_of_range_are_refused_together(domain: Domain) -> None
     assert "its field of view is 96 mm left-right" in verdict.refusals[0]
     with pytest.raises(DomainError, match="give the region of the organ with roi="):
         verdict.settle(three, allowed=False)
-    mixed = scan(2, shape=(48, 85, 22), spacing=2.0)  # the spacing, one side twice and one 1.6 times as large
+    mixed = scan(2, shape=(48, 85, 22), spacing=2.0)  # 1.33 times the spacing; sides of 1.6, 3.4, 1.1 times
     assert check_frame(mixed, domain, "MR", GRID).level == "refuse"
 
 
@@ -188,7 +188,7 @@ def test_hippocampus_takes_its_own_kind_and_no_atrium(shared_data: Path) -> None
 
 @pytest.mark.parametrize("shape", [(320, 320, 40), (448, 448, 12), (40, 320, 320)])
 def test_voxels_of_all_slices_are_looked_at(shape: tuple[int, int, int]) -> None:
-    """Every 40th of 320 x 320 x 40 voxels would be the first slice alone. Slice n has the grey value n."""
+    """Every 40th of 320 x 320 x 40 voxels would lie in the first slice. Slice n has the grey value n."""
     slices = shape[2]
     array = np.broadcast_to(np.arange(slices, dtype=np.float32), shape)
     found = intensity_quantiles(Geometry.build(shape).volume(array), "absolute")

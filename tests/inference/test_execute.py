@@ -28,10 +28,10 @@ from c3s3_seg.inference.backends.tensorrt import TensorRtBackend
 from c3s3_seg.inference.predictor import Predictor, Settings
 
 LABELS = (Label("a", 1),)
-# Values pass unchanged: a window from 0 to 1.
+# The window only divides intensities by 1,000.
 TASK = Task("x", "MR", LABELS, Recipe((1.0, 1.0, 1.0), Intensity("window", 0, 1000)), (16, 16, 16))
 BRIGHT = 900.0
-TAKES_LOGARITHM_OF = 0.5  # less the input: NaN where the input is above
+TAKES_LOGARITHM_OF = 0.5  # of this less the input: NaN where the input is larger
 
 
 def constant(name: str, numbers: Any) -> Any:
@@ -93,7 +93,7 @@ def graph(kind: str) -> bytes:
 
 
 class Net(torch.nn.Module):
-    """The same in torch."""
+    """The same networks in torch."""
 
     def __init__(self, kind: str) -> None:
         super().__init__()
@@ -115,7 +115,7 @@ class Net(torch.nn.Module):
 
 @pytest.fixture
 def made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str, str], Backend]:
-    """A network of one of these kinds in one of the runtimes."""
+    """Return a function that opens a network of one of these kinds in one of the runtimes."""
     runtime = stand_in.Cuda("Stand-in GPU")
     monkeypatch.setattr(cuda, "cudart", lambda: runtime)
     monkeypatch.setitem(sys.modules, "tensorrt", stand_in.tensorrt("11.4.0"))
@@ -142,7 +142,7 @@ def bundle_of(folder: Path, *kinds: str) -> ModelBundle:
 
 
 def scan() -> Volume:
-    """Six tiles of 16 voxels; one voxel is bright enough for the logarithm of a negative number."""
+    """Return a scan of six tiles of 16 voxels; one voxel leads to the logarithm of a negative number."""
     array = np.full((48, 32, 16), 100.0, np.float32)
     array[40, 5, 5] = BRIGHT
     return Geometry.build(array.shape).volume(array)
@@ -162,7 +162,7 @@ def test_a_good_network_is_let_through(made: Callable[[str, str], Backend], back
 @pytest.mark.parametrize("kind", WRONG)
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_a_wrong_output_fails_the_case(made: Callable[[str, str], Backend], backend: str, kind: str) -> None:
-    """NaN and infinity are in one value of one tile of six."""
+    """NaN and infinity occur in one value of one tile of six."""
     if kind == "whole numbers" and backend == "torch":
         pytest.skip("it gives single precision")
     if kind in ("one voxel", "another size", "another rank") and backend == "tensorrt":
@@ -192,7 +192,7 @@ def test_each_network_of_an_ensemble_is_looked_at(
 
 
 class Answers:
-    """A backend that gives this, or raises it."""
+    """A backend that returns a given output, or raises it if it is an exception."""
 
     name = "stand-in"
 
@@ -230,7 +230,7 @@ def test_a_runtime_that_fails_is_one_line() -> None:
 
 
 def test_a_gpu_that_finds_no_way_to_compute_is_tried_with_smaller_tiles() -> None:
-    """Which is not said to be a lack of memory: the GPU may be one that cuDNN does not support."""
+    """The note does not call it a lack of memory: cuDNN may not support the GPU."""
 
     class Picky:
         name = "stand-in"
@@ -250,7 +250,7 @@ def test_a_gpu_that_finds_no_way_to_compute_is_tried_with_smaller_tiles() -> Non
 
 
 def test_an_export_is_looked_at_too(made: Callable[[str, str], Backend]) -> None:
-    """A single channel would spread over the two of the reference."""
+    """A single channel would be broadcast to the two channels of the reference."""
     for kind in ("one channel", "NaN"):
         found = compare(TASK, [made("torch", "good")], [made("openvino", kind)], [scan()])
         assert not found.holds

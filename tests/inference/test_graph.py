@@ -1,4 +1,4 @@
-"""An ONNX graph takes its weights from its own hashed file, wherever in the graph a tensor may be."""
+"""An ONNX graph takes its weights only from its own hashed file, wherever in the graph a tensor is."""
 
 import shutil
 import signal
@@ -35,7 +35,7 @@ NUMBERS = np.array([3.0, -3.0], np.float32).reshape(1, 2, 1, 1, 1)
 
 
 def external(location: str, offset: int | str = 0, length: int | str = 8) -> TensorProto:
-    """Two numbers in another file."""
+    """Return a tensor of two numbers that are stored in another file."""
     tensor = TensorProto(name="bias", data_type=TensorProto.FLOAT, dims=NUMBERS.shape)
     tensor.data_location = TensorProto.EXTERNAL
     for key, value in {"location": location, "offset": offset, "length": length}.items():
@@ -44,7 +44,7 @@ def external(location: str, offset: int | str = 0, length: int | str = 8) -> Ten
 
 
 def graph_of(nodes: list[Any], initializers: list[Any] = [], **more: Any) -> onnx.ModelProto:  # noqa: B006
-    """`scan` (N, 1, X, Y, Z) -> `logits` (N, 2, X, Y, Z)."""
+    """Return a model of these nodes: `scan` (N, 1, X, Y, Z) -> `logits` (N, 2, X, Y, Z)."""
     sides = ["n", 1, "x", "y", "z"], ["n", 2, "x", "y", "z"]
     given, gives = (
         helper.make_tensor_value_info(name, TensorProto.FLOAT, shape)
@@ -68,7 +68,7 @@ def in_constant(tensor: TensorProto) -> onnx.ModelProto:
 
 
 def in_branch(tensor: TensorProto) -> onnx.ModelProto:
-    """In both branches of an If, in one as an initializer."""
+    """Return a graph with the tensor in both branches of an If, in one of them as an initializer."""
     out = helper.make_tensor_value_info("out", TensorProto.FLOAT, list(NUMBERS.shape))
     constant = helper.make_node("Constant", [], ["out"], value=tensor)
     same = helper.make_node("Identity", ["bias"], ["out"])
@@ -89,7 +89,7 @@ def in_function(tensor: TensorProto) -> onnx.ModelProto:
 
 
 def in_list(tensor: TensorProto) -> onnx.ModelProto:
-    """As an attribute that nobody reads: a list of tensors, a list of graphs, a sparse tensor."""
+    """Return a graph with the tensor in an attribute that no runtime reads: a list of tensors."""
     model = in_initializer(onnx.numpy_helper.from_array(NUMBERS, "bias"))
     node = model.graph.node[0]
     node.attribute.append(AttributeProto(name="a", type=AttributeProto.TENSORS, tensors=[tensor]))
@@ -120,7 +120,7 @@ UNREAD = [in_list, in_graphs, in_sparse, in_training]
 
 
 def write(folder: Path, model: onnx.ModelProto) -> Path:
-    """A graph, its own weights file of 16 bytes, and a strange file beside it."""
+    """Write a graph, its own weights file of 16 bytes and a foreign file; return the path of the graph."""
     (folder / "model.safetensors").write_bytes(b"headhead" + NUMBERS.tobytes())
     (folder / "other.bin").write_bytes(bytes(8) + (7 * NUMBERS).tobytes())
     path = folder / "model.onnx"
@@ -147,10 +147,10 @@ def test_weights_of_its_own_file_are_put_in(
     path = write(tmp_path, place(external("model.safetensors", 8)))
     given = np.zeros((1, 1, 16, 16, 16), np.float32)
     onnx.checker.check_model(onnx.load_from_string(read_graph(path)))
-    # OpenVINO knows no functions of a graph's own.
+    # OpenVINO does not support functions defined in a graph.
     for read in (OnnxBackend, OpenVinoBackend)[: 1 if place is in_function else 2]:
         backend = read(path)
-        path.with_suffix(".safetensors").write_bytes(bytes(16))  # too late: they were read
+        path.with_suffix(".safetensors").write_bytes(bytes(16))  # too late: already read
         np.testing.assert_array_equal(backend(given), np.broadcast_to(NUMBERS, (1, 2, 16, 16, 16)))
         write(tmp_path, place(external("model.safetensors", 8)))
 
@@ -185,21 +185,21 @@ def _varint(number: int) -> bytes:
 
 @pytest.mark.parametrize("bits", [1 << 32, 1 << 34])
 def test_a_reference_behind_bits_that_readers_drop_is_refused(tmp_path: Path, bits: int) -> None:
-    """A tag has 32 bits: of one with more, OpenVINO reads the lower ones and would follow the reference."""
+    """A tag has 32 bits: OpenVINO drops the higher bits of a longer tag and would follow the reference."""
     tensor = TensorProto(name="bias", data_type=TensorProto.FLOAT, dims=NUMBERS.shape).SerializeToString()
     for entry in external("other.bin", 8).external_data:
         content = entry.SerializeToString()
         tensor += _varint((13 << 3 | 2) + bits) + _varint(len(content)) + content
     tensor += _varint((14 << 3) + bits) + b"\x01"
     path = write(tmp_path, graph_of([add()]))
-    path.write_bytes(path.read_bytes() + _field(7, _field(5, tensor)))  # two graphs are read as one
+    path.write_bytes(path.read_bytes() + _field(7, _field(5, tensor)))  # protobuf merges two graphs
     for read in READERS:
         with pytest.raises(InputError, match="its structure is broken"):
             read(path)
 
 
 def test_every_message_that_may_hold_a_tensor_is_walked_through() -> None:
-    """Against the definition in the installed `onnx`: a new release may have a new place for tensors."""
+    """The definition in the installed `onnx` decides: a new release may have a new place for tensors."""
     names = {
         "ModelProto": "model", "GraphProto": "graph", "NodeProto": "node", "FunctionProto": "function",
         "AttributeProto": "attribute", "TensorProto": "tensor", "SparseTensorProto": "sparse",
@@ -298,7 +298,7 @@ def test_a_graph_that_a_runtime_does_not_take_is_refused(tmp_path: Path, read: C
 @pytest.mark.parametrize("name", ["model.onnx", "model.safetensors"])
 @pytest.mark.parametrize("backend", ["openvino", "onnx", "torch"])
 def test_what_changes_after_its_hash_was_compared_is_not_run(tmp_path: Path, name: str, backend: str) -> None:
-    """Between the look at the hashes and the reading for the runtime."""
+    """The file changes after its hash was compared and before the runtime reads it."""
     shutil.copytree(WEIGHTS / "phantom", tmp_path / "b")
     bundle = ModelBundle.load(tmp_path / "b")
     request = BackendRequest(backend)  # type: ignore[arg-type]
@@ -308,14 +308,14 @@ def test_what_changes_after_its_hash_was_compared_is_not_run(tmp_path: Path, nam
     content[-1] ^= 1
     path.write_bytes(content)
     if backend == "torch" and name == "model.onnx":
-        open_backend(bundle, bundle.networks[0], request)  # which it does not read
+        open_backend(bundle, bundle.networks[0], request)  # torch does not read the graph
         return
     with pytest.raises(InputError, match=f"{name}: has changed since its sha256 was compared"):
         open_backend(bundle, bundle.networks[0], request)
 
 
 def test_filters_that_no_memory_holds_are_refused_before_a_network_is_built(tmp_path: Path) -> None:
-    """1,024 filters are 155 GB of single precision."""
+    """The weights of 1,024 filters would take 155 GB in single precision."""
     shutil.copytree(WEIGHTS / "phantom", tmp_path / "b")
     bundle = ModelBundle.load(tmp_path / "b")
     network = replace(bundle.networks[0], filters=1024)
@@ -362,7 +362,7 @@ RUNTIMES = ["openvino", "onnx", "torch"]
 def test_a_manifest_that_names_another_network_is_refused(
     tmp_path: Path, backend: Any, change: dict[str, Any]
 ) -> None:
-    """The graph would run all the same, and the record would speak of a network that it is not."""
+    """The graph would run nevertheless, and the record would name the wrong network."""
     shutil.copytree(WEIGHTS / "phantom", tmp_path / "b")
     bundle = ModelBundle.load(tmp_path / "b")
     true, other = bundle.networks[0], replace(bundle.networks[0], **change)
@@ -373,7 +373,7 @@ def test_a_manifest_that_names_another_network_is_refused(
 
 @pytest.mark.parametrize("backend", RUNTIMES[:2])
 def test_a_graph_of_another_network_is_refused(tmp_path: Path, backend: Any) -> None:
-    """With the right hashes: the graph of a ResVNet over the weights of a VNet."""
+    """The hashes match, but the graph is that of a ResVNet over the weights of a VNet."""
     shutil.copytree(WEIGHTS / "phantom", tmp_path / "b")
     bundle = ModelBundle.load(tmp_path / "b")
     strange = (tmp_path / "b" / "secondary.onnx").read_bytes()
@@ -408,7 +408,7 @@ def test_two_initializers_may_share_one_tensor(tmp_path: Path) -> None:
 
 
 def endless() -> onnx.ModelProto:
-    """A Loop without a limit whose condition stays true."""
+    """Return a graph of a Loop without a limit whose condition stays true."""
     infos = {name: helper.make_tensor_value_info(name, kind, shape) for name, kind, shape in (
         ("turn", TensorProto.INT64, []), ("go", TensorProto.BOOL, []), ("again", TensorProto.BOOL, []),
         ("value", TensorProto.FLOAT, None), ("next", TensorProto.FLOAT, None),
@@ -424,7 +424,7 @@ def endless() -> onnx.ModelProto:
 @pytest.mark.slow
 @pytest.mark.parametrize("backend", ["openvino", "onnx"])
 def test_a_graph_that_never_ends_can_be_stopped(small_scans: Path, tmp_path: Path, backend: str) -> None:
-    """By the signal that a scheduler sends, and by a limit: nothing of the case is left."""
+    """A scheduler's signal and a time limit both end it, and no file of the case is left."""
     content = endless().SerializeToString()
     bundle = bundle_of(tmp_path, {"model.safetensors": b"", "model.onnx": content})
     out = tmp_path / "out"
@@ -433,7 +433,7 @@ def test_a_graph_that_never_ends_can_be_stopped(small_scans: Path, tmp_path: Pat
     process = forked.Process(words, stderr=forked.PIPE)
     while not any((out / f"journal.sqlite{part}").exists() for part in ("-wal", "")):
         time.sleep(0.1)
-    time.sleep(1)  # it was begun, and is in the network by now
+    time.sleep(1)  # the case has begun; by now it is in the network
     process.send_signal(signal.SIGTERM)
     _, said = process.communicate(timeout=60)
     assert (process.returncode, said.count("\n")) == (143, 1)
@@ -449,7 +449,7 @@ def test_a_graph_that_never_ends_can_be_stopped(small_scans: Path, tmp_path: Pat
 def test_weights_in_8_bits_of_another_program_are_widened_as_it_meant_them(
     tmp_path: Path, zero: int | None, axis: int
 ) -> None:
-    """With zero points, or scales along another axis: they were read as ours, which gives other numbers."""
+    """Zero points, or scales along another axis, used to be read as in this package: wrong weights."""
     kernel = np.array([4, 7], np.int8).reshape(2, 1, 1, 1)
     scales = np.array([0.5, 2.0], np.float32)
     if axis == 1:

@@ -101,7 +101,7 @@ print(tile, int(peak) * 1024)
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="limits of the address space are Linux's")
 def test_out_of_memory_means_smaller_tiles_once_and_the_report_says_so() -> None:
-    """The real runtime, and a process that may not grow.
+    """This uses the real runtime in a process that may not grow.
 
     glibc ends a process in which no memory is left for the data of a new thread. No program can prevent that;
     the test then tries again.
@@ -129,7 +129,7 @@ def predictor_of(labels: int, networks: int = 1, **settings: Any) -> Predictor:
 
 
 def needed(predictor: Predictor, voxels: int) -> int:
-    """What the smallest tiles take, from the message."""
+    """Return the bytes that the smallest tiles need, as stated in the error message."""
     network = TiledNetwork(predictor.task, predictor.backends, predictor.settings, predictor.costs)
     with pytest.raises(MemoryLimitError) as refusal:
         network(np.zeros((16, 16, 16), np.float32), voxels)
@@ -137,7 +137,7 @@ def needed(predictor: Predictor, voxels: int) -> int:
 
 
 def test_what_a_prediction_keeps_counts() -> None:
-    """On 100 million voxels: a scan of 4 bytes and a mask; 4 bytes a label; or 13 and 0.18 GB to compare."""
+    """For 100 million voxels 4 bytes for the scan, 1 for the mask, 4 a label; 13 and 0.18 GB to compare."""
     voxels = 100_000_000
     for overlap in (0.5, None):
         options = {"memory_bytes": 1000, "overlap": overlap}

@@ -1,7 +1,7 @@
-"""ONNX Runtime: bound memory on the CPU for real; CUDA's answers, good and bad, by a stand-in module.
+"""ONNX Runtime: bound memory on the real CPU; CUDA's success and failures with a stand-in module.
 
-No GPU build runs on a CPU: without CUDA's libraries the real one gives a session that lists the CPU only,
-which is what `Stand.runs` answers here.
+The GPU build does not run on a CPU: without CUDA's libraries its session lists the CPU only, as a session of
+`Stand(runs=False)` does.
 """
 
 import sys
@@ -31,7 +31,7 @@ def patches(*shape: int) -> np.ndarray:
 
 
 class Stand(types.ModuleType):
-    """A GPU build: CUDA `runs`, or its provider is not loaded, or `fails` when a session begins."""
+    """A GPU build in which CUDA `runs`, its provider is not loaded, or a session `fails` to open."""
 
     SessionOptions, OrtValue = onnxruntime.SessionOptions, onnxruntime.OrtValue
 
@@ -58,7 +58,7 @@ class Stand(types.ModuleType):
 
 @pytest.fixture
 def stand(monkeypatch: pytest.MonkeyPatch) -> Any:
-    """Put a GPU build and a GPU in place."""
+    """Return a function that installs stand-ins for a GPU build and a GPU."""
     monkeypatch.setattr(onnx, "cuda_devices", lambda: 1)
     monkeypatch.setattr(onnx, "check_onnx_wheels", lambda _: None)
 
@@ -78,7 +78,7 @@ def test_bound_memory_gives_the_same_and_leaves_arrays_alone(graph: Path) -> Non
         before = given.copy()
         kept.append((backend._bound(given, "cpu"), backend(given)))
         np.testing.assert_array_equal(given, before)
-    for bound, plain in kept:  # memory that is used again changes no earlier answer
+    for bound, plain in kept:  # reused memory changes no earlier output
         np.testing.assert_allclose(bound, plain, atol=1e-5)
 
 
@@ -101,7 +101,7 @@ def test_an_array_that_is_not_in_order_is_taken(graph: Path) -> None:
 
 
 class Full:
-    """A session that has no memory until torch has given back what it does not use."""
+    """A session that has no memory until torch has released its unused memory."""
 
     def __init__(self, session: Any, words: str) -> None:
         self.session, self.words, self.runs, self.given_back = session, words, 0, 0

@@ -13,7 +13,7 @@ from c3s3_seg.phantom import Simulator, simulate
 
 
 def turned(scan: Volume, order: tuple[int, ...], signs: tuple[int, ...]) -> Volume:
-    """The same voxels at the same places, with other axes."""
+    """Return the same voxels at the same physical positions, with other axes."""
     array = scan.array.transpose(order)
     affine = scan.geometry.affine.copy()
     affine[:3, :3] = affine[:3, list(order)]
@@ -36,7 +36,7 @@ def test_all_48_orientations_give_the_same_mask_in_mm(tmp_path: Path) -> None:
             cases[name] = (order, signs)
             save(turned(scan, order, signs), tmp_path / "scans" / f"{name}.nii.gz")
     assert len(cases) == 48
-    # Smaller than in training along all axes: it is refused otherwise.
+    # The scan is smaller than in training along all axes and would be refused without this option.
     words = ("--model", "phantom", "--allow-out-of-domain")
     answer = run("predict", tmp_path / "scans", "-o", tmp_path / "out", *words)
     assert answer.returncode == 0, answer.stderr

@@ -1,4 +1,4 @@
-"""Where the steps around the network are done, and with how much memory."""
+"""The place of the steps around the network (host or device), and their memory limit."""
 
 from dataclasses import dataclass, replace
 from typing import Any
@@ -33,7 +33,7 @@ class OnTensors(Threshold):
 
 
 class Keeping(OnTensors):
-    """One that keeps memory on its device, in place of CUDA graphs."""
+    """A network that keeps memory on its device, a stand-in for CUDA graphs."""
 
     def __init__(self, place: str, kept_memory: int) -> None:
         super().__init__(place)
@@ -50,7 +50,7 @@ class Keeping(OnTensors):
 
 @dataclass(frozen=True)
 class Gpu(TorchArrays):
-    """A device that has so much memory of its own left."""
+    """A device with memory of its own, of which `left` bytes are free."""
 
     left: int = 0
 
@@ -132,7 +132,7 @@ def test_what_a_worker_holds_itself_is_not_shared(monkeypatch: pytest.MonkeyPatc
 
 
 def test_what_networks_keep_is_not_free() -> None:
-    networks = [Keeping("cuda:0", 4_000), Keeping("cuda:0", 4_000)]  # both say it of the process
+    networks = [Keeping("cuda:0", 4_000), Keeping("cuda:0", 4_000)]  # both report the whole process
     gpu = Gpu(torch.device("cpu"), 10_000)
     assert memory_limit(Settings(processes=2), gpu, networks) == GPU_SHARE * 1_000
     assert memory_limit(Settings(), Gpu(torch.device("cpu"), 3_000), networks) == 0
@@ -143,7 +143,7 @@ def test_what_networks_keep_is_not_free() -> None:
 def test_tiles_do_not_depend_on_what_networks_keep(
     bundle: ModelBundle, monkeypatch: pytest.MonkeyPatch, left: int, stays: bool
 ) -> None:
-    """A tile that does not fit beside it is not made smaller: what is kept goes."""
+    """A tile that does not fit beside the kept memory is not made smaller: that memory is released."""
     gpu, volume = Gpu(torch.device("cpu"), left), torch.zeros(96, 96, 96)
     monkeypatch.setattr("c3s3_seg.inference.tiled_network.arrays_of", lambda _: gpu)
     tiles, kept = [], []
@@ -195,7 +195,7 @@ def test_on_a_gpu_tiles_are_the_usual_ones_while_they_fit(
     small = tile(1_100_000_000)
     assert np.prod(small) < 96**3
     assert min(small) >= 48
-    assert tile(80 * 10**9, overlap=0.5) == (48, 48, 48)  # not grown to what a GPU has room for
+    assert tile(80 * 10**9, overlap=0.5) == (48, 48, 48)  # not grown to fill the GPU
 
 
 def test_memory_that_is_full_on_the_device_is_one_line(

@@ -9,7 +9,7 @@ LARGEST = Postprocessing(keep_largest=True)
 
 @pytest.fixture(params=[8_000_000, 40])
 def part(request, monkeypatch) -> int:
-    """In one piece, and plane by plane: the answer is the same."""
+    """Process masks in one piece or plane by plane: the result is the same."""
     monkeypatch.setattr("c3s3_seg.inference.postprocess.PART", request.param)
     return request.param
 
@@ -22,7 +22,7 @@ def test_the_largest_component_stays(part: int) -> None:
     assert postprocess(mask, 2, LARGEST, 0.5) == {"removed_ml": 0.5}
     assert (mask == 2).sum() == 27
     assert (mask == 1).sum() == 8
-    assert postprocess(mask, 5, LARGEST, 0.5) == {}  # absent: nothing happens
+    assert postprocess(mask, 5, LARGEST, 0.5) == {}  # an absent label changes nothing
     assert postprocess(mask, 2, LARGEST, 0.5) == {}
 
 
@@ -39,7 +39,7 @@ def test_holes_are_filled_and_other_labels_are_not(part: int) -> None:
     mask = np.zeros((12, 12, 12), np.uint8)
     mask[1:11, 1:11, 1:11] = 1
     mask[3:5, 3:5, 3:5] = 0
-    mask[7, 7, 7] = 2  # enclosed too, but somebody else's
+    mask[7, 7, 7] = 2  # enclosed too, but of another label
     mask[5, 5, 1:6] = 0  # open to the outside: no hole
     assert postprocess(mask, 1, Postprocessing(fill_holes=True), 1.0) == {"filled_ml": 8.0}
     assert (mask[3:5, 3:5, 3:5] == 1).all()

@@ -133,7 +133,7 @@ print(bool(same), prediction.tiles, int(peak_kb) // 1024)
 
 @pytest.mark.slow
 def test_a_very_large_scan_fits() -> None:
-    """23 million voxels: the scan, the network's input and the mask take 0.2 GB, all the rest a little."""
+    """For 23 million voxels, scan, network input and mask take 0.2 GB; everything else takes little."""
     answer = subprocess.run(
         [sys.executable, "-c", LARGE],
         capture_output=True,
@@ -163,7 +163,7 @@ def test_the_steps_can_be_run_apart_and_by_threads(bundle, phantom) -> None:
 
 
 def test_flips_average_over_mirrored_views(bundle, phantom) -> None:
-    """Eight views of a scan and of its mirror image are the same eight: so are the masks."""
+    """A scan and its mirror image have the same eight mirrored views, so their masks are mirrored too."""
     settings = Settings(mirroring=(0, 1, 2), keep_largest=False, overlap=0.0)
     predictor = open_predictor(bundle, settings=settings)
     shape = (48, 48, 48)
@@ -176,7 +176,7 @@ def test_flips_average_over_mirrored_views(bundle, phantom) -> None:
 
 
 def test_turning_the_voxels_does_not_move_the_mask(bundle, phantom) -> None:
-    """The same scan stored with other axes: the same mask in mm."""
+    """The same scan stored with other axes gives the same mask in mm."""
     geometry = phantom.scan.geometry
     affine = geometry.affine @ np.array(
         [[0, 0, -1, geometry.shape[0] - 1], [1, 0, 0, 0], [0, 1, 0, 0], [0, 0, 0, 1.0]]
@@ -208,7 +208,7 @@ def single(bundle: ModelBundle) -> ModelBundle:
 
 
 def modules_of(code: str) -> set[str]:
-    """Top-level modules, of this package also the inner ones, that a process has loaded after this code."""
+    """Return the top-level modules, and all modules of this package, that are loaded after this code."""
     answer = subprocess.run(
         [sys.executable, "-c", code + "\nimport sys\nprint(*sys.modules)"],
         capture_output=True,
@@ -236,7 +236,7 @@ UNUSED = {
     "c3s3_seg.report.label_values", "c3s3_seg.io.dicom.load", "c3s3_seg.io.dicom.series",
     "c3s3_seg.io.dicom_objects.seg_write", "c3s3_seg.io.dicom_objects.rtstruct_write",
     "c3s3_seg.batch.verification", "c3s3_seg.batch.worker_pool", "c3s3_seg.system.process_pool",
-    "absl",  # of OpenVINO's conversion tools
+    "absl",  # part of OpenVINO's conversion tools
 }  # fmt: skip
 
 
@@ -270,7 +270,7 @@ scan = Geometry.build((48, 48, 48), (2, 2, 2)).volume(np.indices((48, 48, 48)).s
 open_predictor(ModelBundle.find("phantom"), backend="openvino")(scan, allow_out_of_domain=True)
 """
     loaded = modules_of(code)
-    # In a process that is not ours OpenVINO brings all it has.
+    # In a process not started by this program, OpenVINO imports all its modules.
     assert loaded & ((UNUSED - {"absl"}) | {"SimpleITK", "typer", "rich"}) == set()
     assert "scipy" not in loaded  # an empty mask has no components
 

@@ -1,4 +1,4 @@
-"""What ships, on real scans; and a short real training with two classes."""
+"""The shipped models on real scans, and a short real training with two classes."""
 
 import json
 import re
@@ -18,7 +18,7 @@ from c3s3_seg.training.train import train
 
 
 def validation_scores(bundle: ModelBundle, folder: Path) -> dict[str, PaperScore]:
-    """Scores of the validation cases, with the bundle's own tiling."""
+    """Return the scores of the validation cases, segmented with the bundle's own tiling."""
     predictor, scores = open_predictor(bundle, backend="openvino"), {}
     for name in json.loads((folder / "dataset.json").read_text())["unlabelled"][-8:]:
         scan = load(folder / "imagesTr" / f"{name}.nii.gz")
@@ -36,7 +36,7 @@ def validation_scores(bundle: ModelBundle, folder: Path) -> dict[str, PaperScore
 def test_a_model_reaches_what_its_card_says(
     shared_data: Path, name: str, inference: str, at_least: float
 ) -> None:
-    """The row of the card's table with the tiles that the bundle has by default."""
+    """The scores are compared with the row of the card's table for the bundle's default tiles."""
     bundle = ModelBundle.find(name)
     card = (bundle.folder / "README.md").read_text()
     (row,) = re.findall(rf"^\| tiles, {inference} \|.*$", card, re.MULTILINE)
@@ -59,7 +59,7 @@ def test_the_splits_are_those_of_the_benchmark(shared_data: Path) -> None:
 
 
 def few_of(source: Path, folder: Path, count: int) -> Path:
-    """A data set of the first cases of each part of another."""
+    """Write a data set of the first `count` cases of each part of another; return its folder."""
     folder.mkdir()
     for kind in ("imagesTr", "labelsTr"):
         (folder / kind).symlink_to(source / kind)

@@ -1,4 +1,4 @@
-"""A scan larger than those in training: the organ is found, and the mask is the whole scan's."""
+"""A scan larger than those in training: the organ is found, and the mask covers the whole scan."""
 
 from dataclasses import replace
 from typing import Any
@@ -20,12 +20,12 @@ from c3s3_seg.inference.predictor import CheckedScan, Predictor
 from c3s3_seg.inference.settings import Settings
 from c3s3_seg.phantom import Phantom, Simulator, simulate
 
-COARSE_MM = (1.95, 1.95, 2.8)  # in place of (1.25, 1.25, 1.8): a quarter of the voxels
+COARSE_MM = (1.95, 1.95, 2.8)  # not (1.25, 1.25, 1.8): a quarter of the voxels
 
 
 @pytest.fixture(scope="module")
 def larger() -> Phantom:
-    """A heart in a scan that is half as long again along each axis."""
+    """Return a heart in a scan that is about half as long again along each axis."""
     return simulate(31_050, Simulator(shape=(170, 150, 76)))
 
 
@@ -132,7 +132,7 @@ def test_boxes() -> None:
     for text in ("1:2", "1:2,3:4", "a:b,c:d,e:f", "1:2,3:4,5:6cm"):
         with pytest.raises(InputError, match="wanted x0:x1"):
             parse_box(text, grid)
-    assert parse_box("5.6:6.4,5:9,-20:4mm", grid) == Box((0, 0, 0), (3, 3, 1))  # up to the first voxel's edge
+    assert parse_box("5.6:6.4,5:9,-20:4mm", grid) == Box((0, 0, 0), (3, 3, 1))  # to the first voxel's edge
     outside = ("5:6,5:9,-20:3.4mm", "5:6,5:9,93.6:99mm", "0:4.4,5:9,5:11mm")
     for text in ("5:5,0:9,0:9", "20:30,0:9,0:9", *outside):
         with pytest.raises(InputError, match="holds no voxel"):
@@ -151,7 +151,7 @@ def test_crop_and_paste_are_inverse() -> None:
 
 
 def ct(depth: int, seed: int = 0) -> Volume:
-    """A bright ball in air that is noisy, below the window of the recipe: (48, 48, depth) of 2 mm."""
+    """Return a bright ball in noisy air below the window of the recipe: (48, 48, depth) voxels of 2 mm."""
     shape, random = (48, 48, depth), np.random.default_rng(seed)
     array = random.normal(-1000, 5, shape)
     near = ball((48, 48, 48), 20) > 0
@@ -176,7 +176,7 @@ def test_windows_of_air_outside_of_the_intensities_of_a_recipe_are_passed_over()
 
 
 def test_the_coarse_search_counts_on_the_memory_of_its_own_network() -> None:
-    """Twice 32 filters: the one network that searches takes half of what both take."""
+    """With two networks of 32 filters, the single network that searches takes half of their memory."""
     costs = costs_of("openvino", [32, 32])
     predictor = Predictor(ct_task(), [Threshold(0.6)] * 2, costs=costs)
     assert predictor._foreground().predictor.costs == costs_of("openvino", [32])

@@ -69,7 +69,7 @@ def test_what_was_asked_for_is_taken_or_refused(bundle: ModelBundle, monkeypatch
             MissingError, match=r"as asked .*no NVIDIA GPU was found.*leave device= out"
         ) as found:
             open_backend(bundle, network, BackendRequest(device="cuda"))
-        assert "c3s3-seg export" not in str(found.value)  # there is a graph already
+        assert "c3s3-seg export" not in str(found.value)  # a graph exists already
     monkeypatch.setattr(select, "PACKAGES", dict.fromkeys(select.PACKAGES, ("not_here", "")))
     with pytest.raises(MissingError, match="no installed runtime can run this bundle"):
         open_backend(bundle, network)
@@ -92,7 +92,7 @@ def test_what_there_is_not_is_refused(wrong: dict[str, Any], words: str) -> None
 
 
 def test_one_runtime_for_all_networks(tmp_path: Path) -> None:
-    """A second network without a graph runs in torch: so does the first, and the record is true."""
+    """A second network without a graph runs in torch, so the first does too, and the record is true."""
     shutil.copytree(WEIGHTS / "phantom", tmp_path / "b")
     whole = ModelBundle.load(tmp_path / "b")
     files = {name: value for name, value in whole.manifest.files.items() if name != "secondary.onnx"}

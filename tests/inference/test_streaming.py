@@ -13,12 +13,12 @@ Shape = tuple[int, int, int]
 
 
 def copy(patches: np.ndarray) -> np.ndarray:
-    """A network that says what it sees: two channels, the input and its negative."""
+    """Return two channels, the input and its negative, as a network would."""
     return np.concatenate([patches, -patches], axis=1)
 
 
 def stitch(volume: np.ndarray, tiling: Tiling, network: Network, **settings: Any) -> np.ndarray:
-    """What `stream` gives, in one array (K, X, Y, Z)."""
+    """Return the slabs of `stream` joined in one array (K, X, Y, Z)."""
     slabs = [replace(s, values=s.values.copy()) for s in stream(volume, tiling, network, **settings)]
     return np.concatenate([slab.values for slab in slabs], axis=1 + slabs[0].axis)
 
@@ -78,7 +78,7 @@ def test_memory_does_not_depend_on_the_length_of_the_streamed_axis() -> None:
 @pytest.mark.parametrize("overlap", [0.0, 0.3, 0.5, 0.75])
 @pytest.mark.parametrize("weighting", ["constant", "gaussian"])
 def test_labels_are_those_of_monai(shape: Shape, overlap: float, weighting: Weighting) -> None:
-    """A real convolution that sees across a tile's border, five classes, noise for input."""
+    """The network is a real convolution across tile borders with five classes; the input is noise."""
     pytest.importorskip("monai")
     import torch
     from monai.inferers.utils import sliding_window_inference

@@ -1,4 +1,4 @@
-"""TensorRT without a GPU: what is missing is said, engines are trusted only where they were made."""
+"""TensorRT without a GPU: missing parts are named, and engines are trusted only where they were built."""
 
 import importlib.util
 import logging
@@ -37,7 +37,7 @@ Machine = Callable[..., stand_in.Cuda]
 
 @pytest.fixture
 def machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Machine:
-    """Put the stand-ins in place: a GPU and a TensorRT of these names; a cache folder of the test's own."""
+    """Return a function that installs stand-ins for a GPU and TensorRT; set a cache folder for the test."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     stand_in.Builder.built = 0
 
@@ -84,7 +84,7 @@ def test_libraries_that_do_not_load_are_said(monkeypatch: pytest.MonkeyPatch, tm
 
 
 def test_without_a_driver_cuda_says_so() -> None:
-    """The real CUDA runtime, asked on a machine without a GPU."""
+    """The real CUDA runtime is queried on a machine without a GPU."""
     runtime = pytest.importorskip("cuda.bindings.runtime")
     error, _ = runtime.cudaGetDeviceCount()
     if int(error) == 0:
@@ -109,7 +109,7 @@ def test_a_bundle_gives_what_onnx_runtime_gives(machine: Machine, phantom: Model
     backend = TensorRtBackend.of_bundle(phantom, phantom.networks[0])
     assert describe(backend) == {"backend": "tensorrt", "device": "cuda", "precision": "float32"}
     wanted = OnnxBackend(phantom.folder / phantom.networks[0].graph)
-    for shape in ((1, 1, 32, 48, 16), (1, 1, 64, 48, 64), (1, 1, 16, 16, 16)):  # buffers grow and stay
+    for shape in ((1, 1, 32, 48, 16), (1, 1, 64, 48, 64), (1, 1, 16, 16, 16)):  # buffers grow and are kept
         given = patches(*shape)
         np.testing.assert_allclose(backend(given), wanted(given), atol=1e-4)
     with pytest.raises(InputError, match=r"the engine takes \(1, 1, 16, 16, 16\) to \(1, 1, 192, 192, 192\)"):
@@ -132,14 +132,14 @@ def test_memory_is_given_back(machine: Machine) -> None:
     other = cuda.Stream()
     other.buffer("b", 8)
     assert len(runtime.memory) == 1
-    del other  # nobody holds it any more
+    del other  # no reference is left
     assert not runtime.memory
 
 
 def test_memory_that_is_full_means_smaller_tiles(machine: Machine, phantom: ModelBundle) -> None:
     runtime, settings = machine(), Settings(whole=True)
     scan = Geometry.build((80, 64, 64), (1.8, 1.8, 1.8)).volume(patches(80, 64, 64))
-    runtime.largest = 2 * 4 * 48**3  # of the answer for a tile of the training size
+    runtime.largest = 2 * 4 * 48**3  # the output for a tile of the training size
     found = open_predictor(phantom, backend="tensorrt", settings=settings)(scan, allow_out_of_domain=True)
     assert found.tile == phantom.task.patch
     told = "the GPU's memory is full (CUDA says: error 2); went on with tiles of 48 x 48 x 48"
@@ -175,7 +175,7 @@ def test_an_engine_is_built_once_and_kept(
 def test_two_that_begin_together_build_one_engine(
     machine: Machine, phantom: ModelBundle, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The first builds until the second has looked for an engine and found none."""
+    """The first thread builds until the second has looked for an engine and found none."""
     graph = widened(phantom.folder / "model.onnx")
     building, second_has_looked = threading.Event(), threading.Event()
     look, make = EngineCache._open, stand_in.Builder.build_serialized_network
@@ -217,7 +217,7 @@ def test_a_key_that_was_written_in_part_is_no_key(machine: Machine, phantom: Mod
 
 
 def test_a_key_that_others_may_write_or_read_is_no_key(machine: Machine, phantom: ModelBundle) -> None:
-    """Whoever has the key can sign machine code, which would run here."""
+    """Anyone who has the key can sign machine code that would run on this machine."""
     graph, cache = widened(phantom.folder / "model.onnx"), EngineCache.default()
     cache.engine(graph, PROFILE)
     key = cache.folder / "key"
@@ -274,7 +274,7 @@ def test_an_engine_that_was_not_made_here_is_never_loaded(
     content = bytearray(path.read_bytes())
     if damage == "bit":
         content[-1] ^= 1
-    elif damage == "foreign":  # whole and fitting, but sealed on another machine
+    elif damage == "foreign":  # whole and compatible, but sealed on another machine
         elsewhere = EngineCache(tmp_path / "elsewhere")
         elsewhere.engine(graph, PROFILE)
         content = bytearray(next(elsewhere.folder.glob("*.engine")).read_bytes())
@@ -391,7 +391,7 @@ def test_without_onnx_the_graph_cannot_be_read(monkeypatch: pytest.MonkeyPatch, 
         widened(phantom.folder / "model.onnx")
 
 
-# `make lint` checks everything else: what is not TensorRT's is not read again.
+# `make lint` checks everything else: modules other than TensorRT's are not read again.
 ONLY_TENSORRT = """
 [mypy]
 cache_dir = /dev/null
@@ -406,13 +406,13 @@ follow_imports = skip
 @pytest.mark.slow
 @pytest.mark.skipif(not tensorrt_types.available(), reason="needs tensorrt-cu13-bindings and gcc")
 def test_our_calls_are_those_of_nvidias_bindings(tmp_path: Path) -> None:
-    """mypy, with types read out of the compiled bindings; and it does say no."""
+    """mypy checks the calls against types read from the compiled bindings; it does find a wrong call."""
     stubs = tensorrt_types.write_stub(tmp_path)
     root = Path(__file__).parents[2]
     ours = [path for path in root.glob("c3s3_seg/**/*.py") if "tensorrt as trt" in path.read_text()]
     assert {path.name for path in ours} == {"engine_cache.py", "tensorrt.py"}
     wrong = tmp_path / "wrong.py"
-    wrong.write_text("import tensorrt as trt\n\nflag = trt.BuilderFlag.FP16\n")  # gone since TensorRT 11
+    wrong.write_text("import tensorrt as trt\n\nflag = trt.BuilderFlag.FP16\n")  # removed in TensorRT 11
     (tmp_path / "mypy.ini").write_text(ONLY_TENSORRT)
     words = [
         sys.executable,

@@ -14,7 +14,7 @@ Shape = tuple[int, int, int]
 
 
 def probabilities(classes: int, shape: Shape) -> np.ndarray:
-    """Smooth regions, one for each class, and background around them: (classes, x, y, z)."""
+    """Return smooth regions, one for each class, with background around them: (classes, x, y, z)."""
     from scipy import ndimage
 
     logits = np.random.default_rng(3).normal(size=(classes, *shape))
@@ -32,7 +32,7 @@ def cut(values: np.ndarray, axis: int, thickness: int) -> list[Slab]:
 
 
 def whole(values: np.ndarray, goal: Shape) -> np.ndarray:
-    """The plain way: every class at full size, then argmax."""
+    """Return every class resampled at full size, the plain way; its argmax is the label."""
     recipe, grid = Recipe((1.0, 1.0, 1.0)), Geometry.build(goal)
     return np.stack([recipe.to_scan(channel, grid) for channel in values])
 

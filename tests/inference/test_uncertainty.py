@@ -25,7 +25,7 @@ def bundle() -> ModelBundle:
 
 @pytest.fixture(scope="module")
 def scan():
-    """The middle of a phantom."""
+    """Return the middle of a phantom."""
     whole = simulate(20_261)
     return organ(whole.scan, whole.truth, margin=12)[0]
 
@@ -40,7 +40,7 @@ def test_it_is_what_the_two_networks_say_apart(bundle, scan) -> None:
     a, b = (open_predictor(single(bundle, n), settings=keep)(scan) for n in (0, 1))
     found = open_predictor(bundle, settings=Settings(uncertainty=True))(scan)
     assert found.uncertainty is not None
-    np.testing.assert_array_equal(found.mask.array, a.mask.array)  # the winner's mask, as without it
+    np.testing.assert_array_equal(found.mask.array, a.mask.array)  # the winner's mask, unchanged
     expected = score(a.mask, b.mask).hd95_mm
     assert found.uncertainty.hd95_mm == {"left_atrium": pytest.approx(expected)}
     assert 0 < expected < 10
@@ -74,7 +74,7 @@ def test_one_network_cannot_doubt(bundle) -> None:
         ({"a": 3.0, "b": 9.0}, 8.0, True, r"differ by 9\.00 mm \(95HD\); the limit is 8\.00 mm"),
         ({"a": 3.0}, 8.0, False, None),
         ({"a": math.inf}, 8.0, True, "do not both find every label"),
-        ({"a": math.nan}, 8.0, False, None),  # both say that it is not there
+        ({"a": math.nan}, 8.0, False, None),  # both find no such label
         ({"a": math.nan, "b": 3.0}, 8.0, False, None),
         ({"a": math.nan, "b": 9.0}, 8.0, True, r"differ by 9\.00 mm"),
         ({"a": 99.0}, None, None, None),
@@ -103,7 +103,7 @@ def test_the_band_follows_millimetres() -> None:
 
 
 def test_a_large_mask_is_looked_at_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The same voxels, and never more than a few planes at a time."""
+    """The result has the same voxels, and only a few planes are processed at a time."""
     random = np.random.default_rng(0)
     a = (random.random((40, 9, 7)) < 0.02).astype(np.uint8)
     a[12:28] = 0
@@ -119,7 +119,7 @@ def test_a_large_mask_is_looked_at_in_parts(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(uncertainty, "PART", 1)
     np.testing.assert_array_equal(near_boundary(a, a, grid, 2.5), whole)
     assert 0 < whole.mean() < 1
-    assert max(largest) == 5 + 4 + 4  # those that are wanted, and the reach of 2.5 mm to either side
+    assert max(largest) == 5 + 4 + 4  # the wanted planes, and a reach of 2.5 mm on either side
 
 
 @pytest.mark.slow

@@ -1,4 +1,4 @@
-"""The worst place and the side of an error, where both are known."""
+"""Tests of the worst place and the side of an error, on masks for which both are known."""
 
 import numpy as np
 import pytest

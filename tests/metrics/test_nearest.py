@@ -1,4 +1,4 @@
-"""Nearest voxels against every pair compared, on grids of every kind."""
+"""Tests of nearest voxels against a comparison of every pair, on grids of every kind."""
 
 import math
 

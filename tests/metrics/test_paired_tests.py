@@ -1,4 +1,4 @@
-"""Two sets of predictions, compared case by case."""
+"""Tests of two sets of predictions that are compared case by case."""
 
 import json
 import math
@@ -33,13 +33,13 @@ def test_differences_by_hand() -> None:
     assert dice.n == 6
     assert dice.difference == pytest.approx(np.mean(np.subtract(A, B)))
     assert dice.low < dice.difference < dice.high
-    # Sizes 2, 1, -1, 8, 5, 1 hundredths: the three ones have the rank 2, and only one sign is negative.
+    # The differences are 2, 1, -1, 8, 5, 1 hundredths: the three of size 1 have rank 2, one is negative.
     assert dice.p == brute_force([4, 2, -2, 6, 5, 2])
     assert results["hd95_vox"].p == 1  # equal in every case
 
 
 def brute_force(signed_ranks: list[float]) -> float:
-    """Two-sided p over all signs."""
+    """Return the two-sided p over all assignments of signs."""
     sizes = [abs(rank) for rank in signed_ranks]
     found = sum(rank for rank in signed_ranks if rank > 0)
     sums = [float(np.dot(sizes, signs)) for signs in product((0, 1), repeat=len(sizes))]
@@ -48,7 +48,7 @@ def brute_force(signed_ranks: list[float]) -> float:
 
 
 def p_of(differences: list[float]) -> float:
-    """Of values near 1, whose differences are not exact."""
+    """Return p of pairs of values near 1, whose differences are not exact in floating point."""
     first = [1.0 + n / 7 for n in range(len(differences))]
     pairs = [(a + d, a) for a, d in zip(first, differences, strict=True)]
     return paired("x", "dice", pairs).p
@@ -66,7 +66,7 @@ def test_p_is_exact_with_ties(seed: int) -> None:
 
 @pytest.mark.parametrize("mm", [0.3, 0.625, 0.7, 1.25])
 def test_p_is_the_same_in_voxels_and_in_mm(mm: float) -> None:
-    """Means of three seeds differ in their last digit: equal differences are equal only nearly."""
+    """Means of three seeds differ in their last digit, so equal differences are only nearly equal."""
     drawn = np.random.default_rng(5)
     first = np.sqrt(drawn.integers(1, 9, size=(19, 3))).mean(axis=1)
     voxels = [(float(a + d), float(a)) for a, d in zip(first, drawn.integers(-2, 4, 19) / 3, strict=True)]
@@ -75,7 +75,7 @@ def test_p_is_the_same_in_voxels_and_in_mm(mm: float) -> None:
 
 
 def test_many_pairs_are_near_the_exact_p() -> None:
-    """The exact p goes up to 50 pairs and the approximation begins there; without ties it is scipy's."""
+    """Up to 50 pairs, p is exact; beyond that it is approximate; without ties it equals scipy's."""
     from scipy.stats import wilcoxon
 
     fifty = np.random.default_rng(1).normal(0.2, 1, 50)
@@ -114,7 +114,7 @@ def test_cases_are_paired_by_name() -> None:
 
 
 def test_rounding_in_one_direction_is_no_evidence() -> None:
-    """As between a DICOM SEG and a NIfTI of the same masks: 2e-7 of a distance in each of 10 cases."""
+    """A DICOM SEG and a NIfTI of the same masks differ so: by 2e-7 of a distance in each of 10 cases."""
     asd = [1.0 + n / 10 for n in range(10)]
     dice = [0.9] * 10
     pairs = {p.metric: p for p in compare(rows(dice, asd), rows(dice, [a * (1 + 2e-7) for a in asd]))}

@@ -1,4 +1,4 @@
-"""Hand-computed distances, every edge case, and equality with the reference that papers use."""
+"""Tests of scores: hand-computed distances, every edge case, and equality with the papers' reference."""
 
 import math
 from dataclasses import replace
@@ -147,7 +147,7 @@ def test_surfaces_of_empty_masks() -> None:
 def test_paper_counts_an_empty_prediction_as_four_zeros_and_says_so() -> None:
     optimistic = PaperScore(0.0, 0.0, 0.0, 0.0, optimistic=True)
     assert paper_score(volume(EMPTY), volume(POINT_A)) == optimistic
-    # There is nothing to be missed: the same four zeros, which flatter nobody.
+    # Nothing could be missed here: the same four zeros, but they are not optimistic.
     assert paper_score(volume(EMPTY), volume(EMPTY)) == replace(optimistic, optimistic=False)
 
 
@@ -162,7 +162,7 @@ def test_paper_counts_in_voxels_whatever_the_spacing() -> None:
     assert found.flat()["optimistic"] == 0
 
 
-# --- what is refused
+# --- refusals
 
 
 def test_shapes_that_broadcast_are_refused() -> None:
@@ -273,7 +273,7 @@ def test_surfaces_want_bool_in_three_dimensions() -> None:
         surface_distances(POINT_A[0] == 1, POINT_B[0] == 1, (1, 1, 1))
 
 
-# --- small things
+# --- columns, labels, diagonals, sheared grids
 
 
 def test_columns_of_a_score() -> None:
@@ -294,12 +294,12 @@ def test_labels_in_and_diagonal() -> None:
 
 def test_the_diagonal_of_a_sheared_grid_is_the_longest_of_four() -> None:
     affine = np.eye(4)
-    affine[1, 2] = -1.0  # towards the front with each step along k
+    affine[1, 2] = -1.0  # each step along k also moves one mm to the front
     geometry = Geometry((3, 5, 4), affine)
     corners = [geometry.to_mm(corner) for corner in product((0, 2), (0, 4), (0, 3))]
     longest = max(float(np.linalg.norm(a - b)) for a in corners for b in corners)
     assert diagonal_mm(geometry) == pytest.approx(longest)
-    assert longest == pytest.approx(math.sqrt(4 + 49 + 9))  # that from the first to the last voxel: 14 ** 0.5
+    assert longest == pytest.approx(math.sqrt(4 + 49 + 9))  # from the first to the last voxel: 14 ** 0.5
 
 
 def test_a_sheared_grid_is_measured_along_its_true_axes() -> None:
@@ -315,7 +315,7 @@ def test_a_sheared_grid_is_measured_along_its_true_axes() -> None:
 
 
 def assert_equals_medpy(p: np.ndarray, t: np.ndarray, geometry: Geometry) -> None:
-    # It takes a second, and every process that runs tests imports this file.
+    # This import takes a second, and every process that runs tests imports this file.
     from medpy.metric import binary as medpy
 
     found, spacing = score(geometry.volume(p), geometry.volume(t)), geometry.spacing_mm
@@ -387,7 +387,7 @@ def test_nsd_by_area_stands_beside_nsd_by_voxels() -> None:
 
 
 def many_labels(dtype: type = np.uint8) -> tuple[np.ndarray, np.ndarray]:
-    """Labels 1 to 4 side by side, touching; the prediction misses 4 and has another border between them."""
+    """Return prediction and truth of labels 1 to 4 side by side; the prediction is shifted and misses 4."""
     truth, prediction = (np.zeros((24, 20, 16), dtype=dtype) for _ in range(2))
     for n, (start, stop) in enumerate([(1, 7), (7, 12), (12, 18), (20, 24)], start=1):
         truth[start:stop, 3:15, 2:12] = n

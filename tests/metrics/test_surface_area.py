@@ -1,4 +1,4 @@
-"""Areas and shares against the package that defines them, and by hand."""
+"""Tests of areas and shares against the package that defines them, and against values by hand."""
 
 import math
 
@@ -17,7 +17,7 @@ SPACINGS = [(1.0, 1.0, 1.0), (0.625, 0.625, 2.5), (0.3, 1.7, 0.9)]
 @pytest.mark.parametrize("spacing", SPACINGS)
 def test_all_256_areas_equal_the_table_of_surface_distance(spacing: tuple[float, ...]) -> None:
     theirs = lookup_tables.create_table_neighbour_code_to_surface_area(spacing)
-    # Their code gives corner (i, j, k) the weight that stands there in their kernel.
+    # The code of `surface_distance` gives corner (i, j, k) the weight at this place of its kernel.
     weights = [int(lookup_tables.ENCODE_NEIGHBOURHOOD_3D_KERNEL[corner]) for corner in CORNERS]
     order = [sum(w for bit, w in enumerate(weights) if code >> bit & 1) for code in range(256)]
     assert surface_element_areas(np.array(spacing)) == pytest.approx(theirs[order], abs=1e-12)
@@ -43,11 +43,11 @@ def test_a_large_cube_has_its_own_area() -> None:
     from c3s3_seg.metrics.surface_area import _elements
 
     area = _elements(cube, surface_element_areas(np.ones(3)))[1].sum()
-    assert area == pytest.approx(6 * 30 * 30, rel=0.05)  # its edges are bevelled
+    assert area == pytest.approx(6 * 30 * 30, rel=0.05)  # the edges of the cube are bevelled
 
 
 def test_a_distance_that_equals_the_tolerance_is_within_it() -> None:
-    """As for the share of voxels: a spacing that went through float32 is a little larger."""
+    """As for the share of voxels, a spacing that went through float32 may be a little larger."""
     first, second = np.zeros((4, 4, 8), bool), np.zeros((4, 4, 8), bool)
     first[1:3, 1:3, 2] = second[1:3, 1:3, 3] = True
     step = float(np.float32(0.7))

@@ -59,13 +59,13 @@ def test_the_projection_head_is_not_part_of_the_nets(toy_config) -> None:
 
 
 def test_names_are_known_without_torch() -> None:
-    """The manifest, configurations and graphs ask for them, in processes that must not load torch."""
+    """The manifest, configurations and graphs need the names in processes that must not load torch."""
     code = "import sys, c3s3_seg.bundle, c3s3_seg.inference.backends.graph; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
 def test_weights_tell_their_backbone() -> None:
-    """The first kernel is there, has `filters` slices, and no other backbone has one of that name."""
+    """The first kernel exists, has `filters` slices, and no other backbone has a kernel of that name."""
     states = {name: build(name, channels=1, classes=2, filters=3).state_dict() for name in BACKBONES}
     for name, entry in BACKBONES.items():
         assert [other for other, state in states.items() if entry.first_kernel in state] == [name]
@@ -80,7 +80,7 @@ def test_an_unknown_architecture_is_refused() -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("architecture", BACKBONES)
 def test_recomputing_changes_nothing_but_memory(architecture: str) -> None:
-    """Loss, gradients and running statistics; and fewer bytes are kept for the backward pass."""
+    """Loss, gradients and running statistics stay equal; fewer bytes are kept for the backward pass."""
     x = torch.randn(2, 1, 32, 32, 32, generator=torch.Generator().manual_seed(0))
     seen = []
     for activation_checkpointing in (False, True):
@@ -100,7 +100,7 @@ def test_recomputing_changes_nothing_but_memory(architecture: str) -> None:
         seen.append((loss, gradients, net.state_dict(), sum(kept.values())))
     (loss, gradients, state, kept_bytes), (loss2, gradients2, state2, fewer_bytes) = seen
     assert torch.equal(loss, loss2)
-    # The same arithmetic, in float32 (6e-8) over some 40 layers: 1e-5 of the whole gradient's norm.
+    # The arithmetic is the same, in float32 (6e-8) over some 40 layers: 1e-5 of the whole gradient's norm.
     size = torch.stack([g.norm() for g in gradients]).norm()
     for first, second in zip(gradients, gradients2, strict=True):
         assert (first - second).norm() < 1e-5 * size
@@ -111,7 +111,7 @@ def test_recomputing_changes_nothing_but_memory(architecture: str) -> None:
 
 @pytest.mark.parametrize("shape", [(2, 3, 2), (2, 4, 4), (4, 4, 4)])
 def test_gradients_in_bfloat16_are_those_of_single_precision(shape: tuple[int, ...]) -> None:
-    """Also of maps of 2 planes, where oneDNN's own read unwritten memory: here it is full of nan."""
+    """This includes maps of 2 planes, where oneDNN's kernel read unwritten memory, here full of nan."""
     torch.manual_seed(0)
     convolution = Convolution(16, 16, 3, padding=1)
     x = torch.randn(4, 16, *shape)
@@ -132,7 +132,7 @@ def _gradient(convolution: torch.nn.Module, x: torch.Tensor) -> torch.Tensor:
 
 @pytest.mark.parametrize("stride", [(2, 2, 2), (2, 2, 1), (1, 2, 1)])
 def test_the_shortcut_averages_in_training_as_it_does_in_a_graph(stride: Triple) -> None:
-    """Up to 7 additions of numbers below 6: less than 2^-20 of rounding in each form."""
+    """Each form makes up to 7 additions of numbers below 6, which round by less than 2^-20."""
     x = torch.randn(2, 3, 8, 4, 6, generator=torch.Generator().manual_seed(0), requires_grad=True)
     halving = Halving(stride, stride)
     ours, theirs = halving(x), halving.eval()(x)
@@ -143,7 +143,7 @@ def test_the_shortcut_averages_in_training_as_it_does_in_a_graph(stride: Triple)
 
 
 def test_no_gradient_of_a_backbone_is_one_that_torch_calls_random() -> None:
-    """On a GPU torch's pooling has no deterministic gradient, which training demands."""
+    """On a GPU, torch's pooling has no deterministic gradient, which training requires."""
     for architecture in BACKBONES:
         net = build(architecture, channels=1, classes=2, filters=2)
         waiting, seen = [net(torch.zeros(2, 1, 32, 32, 32)).grad_fn], set()
@@ -159,14 +159,14 @@ def test_no_gradient_of_a_backbone_is_one_that_torch_calls_random() -> None:
 
 @pytest.mark.parametrize("kind", [torch.nn.BatchNorm3d, torch.nn.SyncBatchNorm])
 def test_a_settled_norm_forgets_what_it_sees(kind: type[torch.nn.Module]) -> None:
-    """Also the norm of several processes on GPUs, which in one process and on a CPU is a plain one."""
+    """This includes the norm for several processes on GPUs, which is a plain one in one CPU process."""
     norm = kind(2).train()
     x = torch.randn(2, 2, 4, 4, 4)
     norm(x)
     before = {name: value.clone() for name, value in norm.state_dict().items()}
     with settled(norm):
         answer = norm(2 * x)
-    assert answer.mean().abs() < 1e-6  # by the statistics of this input
+    assert answer.mean().abs() < 1e-6  # normalised by the statistics of this input
     assert {name: value.tolist() for name, value in norm.state_dict().items()} == {
         name: value.tolist() for name, value in before.items()
     }

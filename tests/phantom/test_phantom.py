@@ -1,4 +1,4 @@
-"""The simulated heart: the same bytes from the same seed, a plausible truth, and not a threshold task."""
+"""Tests of the simulated heart: the same bytes per seed, a plausible truth, and not a threshold task."""
 
 import json
 from collections.abc import Callable
@@ -25,12 +25,12 @@ def phantom(seed: int) -> Phantom:
 
 @lru_cache
 def tiny(seed: int) -> Phantom:
-    """For files, whose content does not matter."""
+    """Return a small phantom for tests of files, in which the content does not matter."""
     return simulate(seed, Simulator(shape=(24, 24, 12), spacing_mm=(5.0, 5.0, 8.0)))
 
 
 def best_threshold_dice(scan: np.ndarray, truth: np.ndarray) -> float:
-    """The best Dice that "brighter than t" reaches, over 200 values of t."""
+    """Return the best Dice that "brighter than t" reaches, over 200 values of t."""
     inside, outside = np.sort(scan[truth > 0]), np.sort(scan[truth == 0])
     thresholds = np.quantile(scan, np.linspace(0.2, 0.999, 200))
     hits = inside.size - np.searchsorted(inside, thresholds)
@@ -67,7 +67,7 @@ def test_truth_is_one_atrium_of_plausible_size(seed: int) -> None:
     assert truth.array.dtype == np.uint8
     assert set(np.unique(truth.array)) == {0, 1}
     assert 40 < truth.array.sum() * truth.geometry.voxel_ml < 180
-    # One piece, but for what the grid cuts off a bump: less than 1 in 200 voxels.
+    # The truth is one piece, except for parts of a bump that the grid cuts off: less than 1 in 200 voxels.
     parts = np.bincount(ndimage.label(truth.array, np.ones((3, 3, 3)))[0].ravel())[1:]
     assert parts.max() / parts.sum() > 0.995
     assert truth.array[1:-1, 1:-1, 1:-1].sum() == truth.array.sum()
@@ -118,14 +118,14 @@ def test_neighbouring_blood_is_as_bright_as_the_atrium() -> None:
     )
     fields = {layer.tissue: layer.field for layer in anatomy.layers}
     assert {"aorta", "left_ventricle", "right_atrium", "pulmonary_artery", "lung", "canal"} <= set(fields)
-    # No pool reaches into the atrium, and but for the open valve there is tissue between.
+    # No blood pool reaches into the atrium, and except at the open valve there is tissue between them.
     for name in ("aorta", "right_atrium", "right_ventricle", "pulmonary_artery"):
         assert np.minimum(fields[name], anatomy.cavity).max() < 0, name
     assert np.minimum(fields["left_ventricle"], anatomy.cavity).max() <= 0
 
 
 def test_truth_is_sampled_at_voxel_centres() -> None:
-    """Where the truth begins, the scan is half way between wall and blood: not half a voxel off."""
+    """Where the truth begins, the scan is half way between wall and blood; it is not half a voxel off."""
     scan, truth = phantom(0).scan.array.astype(float), phantom(0).truth.array
     inside, outside = (
         truth & ~ndimage.binary_erosion(truth),
@@ -185,7 +185,7 @@ def test_a_saved_phantom_comes_back(tmp_path: Path, file_format: str) -> None:
 @pytest.mark.parametrize("spoil", [lambda p: p.unlink(), lambda p: None])
 def test_nothing_is_overwritten(tmp_path: Path, spoil: Callable[[Path], None]) -> None:
     scan, truth = save(tiny(0), tmp_path, seed=0, file_format="nii.gz")
-    spoil(scan)  # the truth alone is in the way, too
+    spoil(scan)  # the truth alone also prevents writing
     before = truth.read_bytes()
     with pytest.raises(InputError, match="is there already"):
         save(tiny(1), tmp_path, seed=0, file_format="nii.gz")

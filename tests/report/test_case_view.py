@@ -1,4 +1,4 @@
-"""What a case shows: one scale for all, values where they belong."""
+"""The view of a case: one colour scale for all cases, values at the right vertices."""
 
 import math
 from dataclasses import replace
@@ -35,7 +35,7 @@ def test_the_scale_is_round_symmetric_and_reaches_beyond_a_usual_95hd(
 
 
 def test_the_scale_of_voxels_is_in_mm() -> None:
-    """Distances that are drawn are in mm: 4 voxels of half a mm; an empty prediction has none."""
+    """Drawn distances are in mm, here of 4 voxels of half a mm; an empty prediction has no distances."""
     row = replace(rows(4.0)[0], diagonal_mm=20.0, diagonal_vox=40.0)
     empty = replace(row, score=PaperScore(0.0, 0.0, 0.0, 0.0, optimistic=True))
     assert error_scale([row, empty, empty]).high == 3

@@ -1,4 +1,4 @@
-"""Diagrams: every case is there, numbers are right, names are text."""
+"""Diagrams: every case is shown, numbers are right, names are escaped."""
 
 import math
 import re
@@ -27,7 +27,7 @@ def test_spread_shows_the_finite_ones_higher_where_they_are_larger() -> None:
     found = circles(spread(dots(3.0, 1.0, math.inf, 2.0, math.nan), "95HD (mm)"))
     assert len(found) == 3
     heights = [y for _, y in found]
-    assert heights == sorted(heights, reverse=True)  # drawn in rising order; up is a smaller y
+    assert heights == sorted(heights, reverse=True)  # drawn by rising value; a smaller y is higher up
 
 
 def test_nothing_to_show_is_said() -> None:
@@ -65,7 +65,7 @@ def test_agreement_has_a_dot_a_case_and_three_lines() -> None:
 
 
 def test_volumes_of_nodules_are_told_as_in_the_tables() -> None:
-    """Below 1 ml with three decimals: a difference of 0.04 ml is not 0.0."""
+    """Volumes below 1 ml have three decimals, so that a difference of 0.04 ml is not shown as 0.0."""
     figure = agreement([Dot(0.06, 0.04, "a", "a"), Dot(12.0, -3.0, "b", "b")], "ml")
     assert "a: +0.040 ml at 0.060 ml" in figure
     assert "b: -3.0 ml at 12.0 ml" in figure

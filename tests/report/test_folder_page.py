@@ -1,4 +1,4 @@
-"""Many predicted cases on one page: those that need a look first, each with its picture and its link."""
+"""Many predicted cases on one page: cases that need review come first, each with its picture and link."""
 
 import math
 import os

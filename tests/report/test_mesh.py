@@ -1,4 +1,4 @@
-"""Meshes of solids whose area, volume and place are known."""
+"""Meshes of solids whose area, volume and position are known."""
 
 import io
 
@@ -18,7 +18,7 @@ def ball(geometry: Geometry, radius_mm: float) -> np.ndarray:
 
 
 def volume_ml(mesh: Mesh) -> float:
-    """Signed: negative where the triangles look inwards."""
+    """Return the signed volume of a mesh: negative if its triangles face inwards."""
     a, b, c = np.moveaxis(mesh.vertices_mm[mesh.triangles] - mesh.vertices_mm.mean(axis=0), 1, 0)
     return float(np.einsum("ij,ij->i", a, np.cross(b, c)).sum() / 6000)
 
@@ -68,7 +68,7 @@ def test_the_picture_shows_the_colours_and_nothing_around() -> None:
 
 
 def test_a_thin_wall_and_thin_vessels_keep_their_surface() -> None:
-    """A plate of one voxel on blocks of 8, where every block is inside to an eighth alone."""
+    """The plate is one voxel thick and the blocks are 8, so only an eighth of each block is inside."""
     geometry = Geometry.build((300, 300, 10))
     plate = np.zeros(geometry.shape, bool)
     plate[:, :, 5] = True

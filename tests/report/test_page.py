@@ -1,4 +1,4 @@
-"""The pages in a browser: they open, sort, turn, stay silent and ask nobody for anything."""
+"""The pages in a browser: they open, sort and turn without errors and without network requests."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -44,7 +44,7 @@ def test_it_opens_sorts_turns_and_asks_nobody(browser: Any, report: Path) -> Non
     assert falling[-1] == "both-empty"
     browser.find_element(By.LINK_TEXT, "wide").click()
     wait_for(browser, "location.hash && document.querySelector(location.hash).open")
-    browser.execute_script("location.hash = '%'")  # no name can be read from it
+    browser.execute_script("location.hash = '%'")  # cannot be decoded as a name
     browser.execute_script("location.hash = document.querySelector('details[id]').id")
     wait_for(browser, "document.querySelector(location.hash).open")
 
@@ -99,7 +99,7 @@ HEAD_UP = """(() => {
 
 @pytest.fixture
 def viewer(browser: Any, tmp_path: Path) -> Iterator[Path]:
-    """The page of a case with a truth, its viewer unpacked."""
+    """Open the page of a case with a truth, wait until its viewer is unpacked, and yield its path."""
     page = tmp_path / "case.html"
     write_prediction_page(page, SCORED)
     open_page(browser, page)
@@ -160,7 +160,7 @@ def test_the_viewer_scrolls_switches_sets_the_window_and_finds_the_worst_error(
     wait_for(browser, f"document.querySelector('.level').textContent === '{level}'")
 
     browser.find_element("xpath", "//button[contains(., 'Largest error, 8.')]").click()
-    wait_for(browser, f"{AT} === '{','.join(map(str, WORST))}'")  # the whole grid is in the field
+    wait_for(browser, f"{AT} === '{','.join(map(str, WORST))}'")  # the field shows the whole grid
     assert complaints(browser) == []
     assert requests(browser) == [viewer.as_uri()]
 

@@ -1,4 +1,4 @@
-"""Planes through a voxel: the mark stands on it, whatever way the grid is turned."""
+"""Planes through a voxel: the mark is on the voxel, whatever the orientation of the grid."""
 
 import tracemalloc
 from itertools import permutations, product
@@ -26,7 +26,7 @@ def test_the_mark_stands_on_the_voxel(direction: np.ndarray) -> None:
     voxel[47, 22, 33] = True
     scan = geometry.volume(organ.astype(np.float32))
     panels = cut(scan, [organ, voxel], through=(47, 22, 33))
-    # Slices are counted from 1 in the order of the file, whatever way its axes run.
+    # Slices are counted from 1 in the order of the file, whatever the direction of its axes.
     numbers = {(panel.slice.number, panel.slice.count) for panel in panels}
     assert numbers == {(48, 80), (23, 70), (34, 60)}
     assert [panel.plane for panel in panels] == list(PLANES)
@@ -68,7 +68,7 @@ def test_a_hundred_labels_need_no_hundred_volumes() -> None:
     planes_webp(mask, outlines(mask, labels, mask), (50, 50, 50))
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
-    assert peak < 40 * array.size  # the window's sample in float64 is most of it
+    assert peak < 40 * array.size  # mostly the window's sample in float64
 
 
 def test_a_value_that_is_no_label_is_not_drawn_and_widens_no_field() -> None:

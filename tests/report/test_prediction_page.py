@@ -1,4 +1,4 @@
-"""The page of a case without truth, with and without what may be known of it."""
+"""The page of a predicted case, with and without scores, uncertainty and flags."""
 
 from dataclasses import replace
 from pathlib import Path

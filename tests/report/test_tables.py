@@ -1,4 +1,4 @@
-"""Statistics by hand, files that read back, tables that state units, pictures the right way round."""
+"""Statistics checked by hand, files read back, tables with units, pictures in the right orientation."""
 
 import csv
 import json
@@ -120,7 +120,7 @@ def test_cohorts_by_label_with_worst_cases_and_flattered() -> None:
 
 
 def test_two_empty_masks_are_no_worst_case_in_the_paper_protocol() -> None:
-    """There they have Dice 0, as a miss has."""
+    """In the paper protocol two empty masks have Dice 0, as a miss has."""
     nothing = CaseScore("nothing", "atrium", PaperScore(0.0, 0.0, 0.0, 0.0, optimistic=False))
     invented = CaseScore("invented", "atrium", PaperScore(0.0, 0.0, math.inf, math.inf, optimistic=False))
     assert cohorts([nothing, *PAPER, invented])[0].worst_cases == ("b", "invented", "a")
@@ -258,7 +258,7 @@ def test_prediction_table_of_several_labels_has_a_line_each() -> None:
 
 
 def scan_with_marks(geometry: Geometry) -> tuple[Volume, Volume]:
-    """A scan that is bright to the left, front and head (200) of a mask in the middle (100), else 0."""
+    """Return a scan and its mask: 200 to the left, front and head of the mask in the middle (100), else 0."""
     positions = geometry.to_mm(np.moveaxis(np.indices(geometry.shape), 0, -1))
     offset = positions - geometry.to_mm((np.array(geometry.shape) - 1) / 2)
     array = np.zeros(geometry.shape, dtype=np.float32)
@@ -297,7 +297,7 @@ def test_letters_agree_with_the_axes() -> None:
     for plane in PLANES:
         left, right, top, bottom = plane.letters
         assert left + right == ends[plane.right]
-        # Rows run down: y as it is, z upside down.
+        # Rows run downwards: along y, and against z.
         assert top + bottom == (ends[plane.down] if plane.down == 1 else ends[plane.down][::-1])
         assert {plane.across, plane.right, plane.down} == {0, 1, 2}
 

@@ -1,4 +1,4 @@
-"""The packed volume: the voxels where the script looks for them, 8 bits, and no more than a page may hold."""
+"""The packed volume: voxels where the script expects them, 8 bits, and no more than a page may hold."""
 
 import base64
 import gzip
@@ -21,7 +21,7 @@ TURNS = [
 
 
 def unpacked(packed: Packed) -> tuple[dict[str, Any], list[np.ndarray]]:
-    """What the script knows, and the arrays (x, y, z): the scan, then the masks."""
+    """Return the facts that the script gets, and the arrays (x, y, z): the scan, then the masks."""
     text = packed.html.split(">", 1)[1].removesuffix("</script>")
     facts = json.loads(text)
     raw = np.frombuffer(gzip.decompress(base64.b64decode(facts["data"])), dtype=np.uint8)

@@ -62,7 +62,7 @@ def test_sums_along_an_axis_are_equal_bit_for_bit(old: int, new: int, axis: int)
 
 
 def test_weights_go_to_a_gpu_without_waiting_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Through pinned memory, which torch makes only where it finds a GPU; the rest is as on the CPU."""
+    """Weights go through pinned memory, which torch allocates only with a GPU; the rest is as on the CPU."""
 
     class OwnMemory(TorchArrays):
         own_memory = True  # type: ignore[assignment]
@@ -80,7 +80,7 @@ def test_softmax_is_equal_but_for_the_exponential_function() -> None:
     logits = noise(1, 5, 12, 13, 14) * 6
     kept = logits.copy()
     found = DEVICE.softmax(torch.from_numpy(logits)).numpy()
-    np.testing.assert_array_equal(logits, kept)  # a recording of the network may own that memory
+    np.testing.assert_array_equal(logits, kept)  # a CUDA graph may own that memory
     np.testing.assert_allclose(found, HOST.softmax(logits), rtol=0, atol=2.5e-7)
     huge = torch.tensor([[1000.0, 0.0]])[..., None, None, None]
     np.testing.assert_array_equal(DEVICE.softmax(huge).flatten().numpy(), [1, 0])

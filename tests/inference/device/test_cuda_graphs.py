@@ -1,4 +1,4 @@
-"""What surrounds a recording. The recorder here keeps one place for patches and answers, as a GPU's does."""
+"""The code around a CUDA graph. The recorder here has one buffer for patches and outputs, as a GPU's has."""
 
 import gc
 import weakref
@@ -25,7 +25,7 @@ Network = Callable[[Tensor], Tensor]
 
 
 class Recorder:
-    """Counts recordings; each writes all its answers into the same memory."""
+    """A recorder that counts recordings; each recording writes all its outputs into the same memory."""
 
     def __init__(self) -> None:
         self.shapes: list[tuple[int, ...]] = []
@@ -61,7 +61,7 @@ def test_a_shape_that_comes_often_is_recorded_once() -> None:
     assert recorder.shapes == []
     answers += [graphs(patches(4, float(WORTH + n))) for n in range(3)]
     assert recorder.shapes == [(1, 1, 4, 1, 1)]
-    found = [float(answer.mean()) for answer in answers]  # each in memory of its own
+    found = [float(answer.mean()) for answer in answers]  # each output has memory of its own
     assert found == [2 * n for n in range(WORTH + 3)]
     graphs(patches(2))
     assert len(recorder.shapes) == 1
@@ -76,7 +76,7 @@ def test_the_last_few_shapes_are_kept() -> None:
     assert recorder.shapes == shapes
     graphs(torch.zeros(shapes[-1]))
     assert recorder.shapes == shapes
-    graphs(torch.zeros(shapes[0]))  # dropped for the last: it has to come anew
+    graphs(torch.zeros(shapes[0]))  # dropped for the last shape: counted anew
     assert recorder.shapes == shapes
     graphs(torch.zeros(shapes[0]))
     assert recorder.shapes == [*shapes, shapes[0]]
@@ -88,7 +88,7 @@ def test_shapes_in_turn_are_not_recorded_at_every_scan() -> None:
     for _ in range(12):
         for side in range(1, KEPT + 2):
             graphs(patches(side))
-    assert KEPT < len(recorder.shapes) <= 12 * (KEPT + 1) // 4  # of 4 times that a shape comes one at most
+    assert KEPT < len(recorder.shapes) <= 12 * (KEPT + 1) // 4  # at most 1 in 4 uses
 
 
 @pytest.mark.parametrize(
@@ -120,7 +120,7 @@ def test_the_end_of_a_recording_that_fails_hides_no_lack_of_memory() -> None:
     graphs = CudaGraphs(double, refuse, recordings, worth=0)
     assert torch.equal(graphs(patches(4)), 2 * patches(4))
     assert graphs.failure is not None
-    assert recordings.failure is None  # the other networks may go on
+    assert recordings.failure is None  # other networks may still record
 
 
 def test_a_failure_other_than_memory_ends_the_recordings_of_all_networks() -> None:
@@ -139,7 +139,7 @@ def test_a_failure_other_than_memory_ends_the_recordings_of_all_networks() -> No
 
 
 class Needy:
-    """A network for which memory is full as long as anything is recorded."""
+    """A network that reports full memory as long as any network holds a recording."""
 
     def __init__(self, recordings: Recordings, words: str) -> None:
         self.recordings, self.words, self.runs = recordings, words, 0
@@ -152,7 +152,7 @@ class Needy:
             self.maps = weakref.ref(maps)
             raise RuntimeError(self.words)
         if self.maps is not None:
-            assert self.maps() is None  # those of the first try are gone before the second
+            assert self.maps() is None  # the maps of the first try are freed before the second
         return 2 * maps
 
 
@@ -170,7 +170,7 @@ def test_memory_that_is_full_drops_what_all_networks_have_recorded(words: str) -
         gc.enable()
     assert (needy.runs, recordings.hold(CPU)) == (2, False)
     assert other.failure is graphs.failure is None
-    other(patches(4))  # recorded again, as nothing but the memory was wrong
+    other(patches(4))  # recorded again, as only memory was lacking
     assert len(recorder.shapes) == 2
 
 
@@ -226,7 +226,7 @@ def test_memory_of_graphs_is_counted_where_there_are_some(monkeypatch: pytest.Mo
 
 
 class Streams:
-    """The current stream as torch.cuda keeps it; a recording whose end fails leaves its own the current."""
+    """The current stream of torch.cuda; a recording whose end fails leaves its own stream as the current."""
 
     def __init__(self) -> None:
         self.current: Any = self.stream()

@@ -1,4 +1,4 @@
-"""Every shipped model gives the labels of the host's path when all that surrounds the network is torch's."""
+"""Every shipped model gives the same labels whether the steps around the network run in numpy or in torch."""
 
 import json
 from dataclasses import replace
@@ -18,7 +18,7 @@ from c3s3_seg.inference import Settings
 from c3s3_seg.phantom import Simulator, simulate
 
 ANY: dict[str, Any] = {"allow_out_of_domain": True}
-SMALL = Simulator(shape=(60, 56, 34), spacing_mm=(1.2, 1.0, 1.3))  # in which each model finds something
+SMALL = Simulator(shape=(60, 56, 34), spacing_mm=(1.2, 1.0, 1.3))  # each model finds something in it
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +41,7 @@ def test_simulated_scans(name: str, scan: Volume) -> None:
 @pytest.mark.data
 @pytest.mark.parametrize(("name", "folder"), [("left-atrium", "la"), ("hippocampus", "hippocampus")])
 def test_real_scans(name: str, folder: str, shared_data: Path) -> None:
-    """The model of the phantom is for simulated scans; a real atrium is one that it was not trained for."""
+    """The phantom's model is tested below, on a real atrium, for which it was not trained."""
     path = sorted((shared_data / folder / "imagesTr").glob("*.nii.gz"))[0]
     assert_same_labels(ModelBundle.find(name), load(path))
 
@@ -67,7 +67,7 @@ def test_tiles(settings: Settings, phantom: ModelBundle, scan: Volume) -> None:
 
 
 def test_other_axes_other_numbers(phantom: ModelBundle, scan: Volume) -> None:
-    """Axes in another order and reversed, big-endian numbers that may not be written, an offset."""
+    """Reordered and reversed axes, big-endian read-only arrays and an offset do not change the labels."""
     affine = scan.geometry.affine @ np.array(
         [[0, 0, -1, scan.geometry.shape[0] - 1], [1, 0, 0, 0], [0, 1, 0, 0], [0, 0, 0, 1.0]]
     )
@@ -82,7 +82,7 @@ def test_other_axes_other_numbers(phantom: ModelBundle, scan: Volume) -> None:
 
 
 def test_what_comes_back_beside_the_mask(phantom: ModelBundle, scan: Volume) -> None:
-    """Probabilities, the map of the networks' differences, and the numbers made of it."""
+    """Probabilities, the map of the networks' differences and the numbers derived from it agree."""
     settings = Settings(probabilities=True, uncertainty=True, fill_holes=True)
     host, device = (predictor(scan, **ANY) for predictor in both_ways(phantom, settings))
     for name, volume in host.probabilities.items():
@@ -109,7 +109,7 @@ def test_onnx_runtime_reads_and_writes_the_memory_of_torch(phantom: ModelBundle,
 
 
 def test_what_the_host_refuses_the_device_refuses(phantom: ModelBundle, scan: Volume) -> None:
-    """All intensities lie below the window, so that nothing is left for the network to see."""
+    """All intensities lie below the window, so that the network would see a flat volume."""
     recipe = replace(phantom.task.recipe, intensity=Intensity("window", 1e6, 2e6))
     task, told = replace(phantom.task, recipe=recipe, domain=None), []
     for predictor in both_ways(phantom):
@@ -130,7 +130,7 @@ def test_tiles_are_the_same_on_both(phantom: ModelBundle, scan: Volume) -> None:
 
 @pytest.mark.slow
 def test_a_batch_says_which_way_the_mask_was_made(scan: Volume, tmp_path: Path) -> None:
-    """Three cases, so that reading, network and writing of neighbours overlap."""
+    """Three cases let reading, network and writing of neighbouring cases overlap."""
     (tmp_path / "scans").mkdir()
     for number in range(3):
         save(scan, tmp_path / "scans" / f"{number}.nii.gz")

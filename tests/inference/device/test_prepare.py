@@ -24,7 +24,7 @@ def prepared(recipe: Recipe, scan: Volume, limit: int | None = None) -> np.ndarr
 
 
 def turned(scan: Volume, order: tuple[int, int, int], reversed_axes: tuple[int, ...]) -> Volume:
-    """The same voxels stored with other axes."""
+    """Return the same voxels stored with other axes."""
     array = np.flip(scan.array.transpose(order), reversed_axes)
     steps = np.zeros((4, 4))
     steps[3, 3] = 1
@@ -49,7 +49,7 @@ def test_the_network_is_given_the_same_numbers(
 @pytest.mark.parametrize("recipe", RECIPES)
 @pytest.mark.parametrize("voxels", [1, 500, 2000])
 def test_parts_change_no_number(recipe: Recipe, voxels: int, oblique: Volume) -> None:
-    """A limit that lets so many voxels of the scan be on the device at a time."""
+    """The limit allows that many voxels of the scan on the device at a time."""
     whole = prepared(recipe, oblique)
     np.testing.assert_array_equal(prepared(recipe, oblique, SHARE * BYTES * voxels), whole)
 
@@ -66,7 +66,7 @@ def test_a_flat_volume_becomes_zeros(oblique: Volume) -> None:
 
 
 def test_the_scan_stays_as_it_was(oblique: Volume) -> None:
-    """On the CPU a tensor may share its memory."""
+    """On the CPU a tensor may share the memory of the scan."""
     scan = oblique.geometry.volume(oblique.array.astype(np.float32))
     before = scan.array.copy()
     for recipe in RECIPES:
