@@ -106,8 +106,10 @@ def test_several_sizes_out_of_range_are_refused_together(domain: Domain) -> None
     assert "its field of view is 96 mm left-right" in verdict.refusals[0]
     with pytest.raises(DomainError, match="give the region of the organ with roi="):
         verdict.settle(three, allowed=False)
-    mixed = scan(2, shape=(48, 85, 22), spacing=2.0)  # 1.33 times the spacing; sides of 1.6, 3.4, 1.1 times
-    assert check_frame(mixed, domain, "MR", GRID).level == "refuse"
+    # 1.6 times the field of view along one axis, and 2 mm where the model was made for up to 1.5.
+    mixed = check_frame(scan(2, shape=(48, 25, 20), spacing=2.0), domain, "MR", GRID)
+    assert mixed.factor == pytest.approx(1.6 * (2 / 1.5) ** 3)
+    assert "together by a factor of 3.8" in mixed.refusals[0]
 
 
 def test_a_refusal_can_be_forced_and_says_all_reasons() -> None:
