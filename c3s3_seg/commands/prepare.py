@@ -160,7 +160,7 @@ def _code(modality: str) -> str:
         If the text can be no modality.
     """
     from c3s3_seg.bundle.manifest import MODALITY
-    from c3s3_seg.dataset.index import SPELLINGS
+    from c3s3_seg.dataset.modality import SPELLINGS
     from c3s3_seg.errors import InputError
 
     word = modality.strip().upper()

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -22,6 +21,7 @@ from typing import Annotated, Any
 
 from annotated_types import Ge, Le
 
+from c3s3_seg.dataset.modality import modality_code
 from c3s3_seg.errors import ConfigError, InputError, quantity
 from c3s3_seg.io.cases import mask_files
 from c3s3_seg.io.image.files import IMAGE_SUFFIXES
@@ -38,8 +38,6 @@ IMAGES, MASKS = "imagesTr", "labelsTr"
 SPLITS = ("labelled", "unlabelled", "validation", "test")
 TEST_FOLDERS = {IMAGES: "imagesTs", MASKS: "labelsTs"}
 BACKGROUND = "background"  # the name of the value 0 among the labels
-SPELLINGS = {"MRI": "MR", "MRT": "MR", "PET": "PT"}  # other spellings of DICOM's codes
-CODES = ("CT", "MR", "PT", "NM", "US", "XA", "MG", "DX", "CR")
 
 
 @closed
@@ -301,12 +299,6 @@ def channel(data: Mapping[str, Any], key: str, path: Path) -> str:
     if isinstance(found, dict):
         return next(iter(parse(_Texts, {key: found}, path)[key].values()), "")
     return parse(dict[str, str], {key: found}, path)[key]
-
-
-def modality_code(text: str) -> str:
-    """Return the DICOM code of a modality (`mri`, `{'0': 'MRI'}` -> MR); without one, the text unchanged."""
-    words = [SPELLINGS.get(word, word) for word in re.findall("[A-Z]+", text.upper())]
-    return next((word for word in words if word in CODES), text)
 
 
 def parse_labels(found: Any, path: Path) -> dict[str, int]:

@@ -20,17 +20,16 @@ from typing import Any
 
 from c3s3_seg.bundle.manifest import MODALITY
 from c3s3_seg.dataset.index import (
-    CODES,
     IMAGES,
     INDEX,
     MASKS,
     DataSet,
     channel,
     is_inside,
-    modality_code,
     parse_labels,
     read_index,
 )
+from c3s3_seg.dataset.modality import CODES, modality_code
 from c3s3_seg.dataset.patients import GIVEN, patients_of
 from c3s3_seg.dataset.prepare.arrays import is_array_file
 from c3s3_seg.dataset.prepare.discover import (

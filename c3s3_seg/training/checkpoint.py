@@ -53,7 +53,7 @@ class State:
 
 @closed
 @dataclass(frozen=True)
-class CheckpointFacts:
+class CheckpointMetadata:
     """The metadata beside the tensors: all other fields of a `State`, the tensors' names and their hash.
 
     `sha256` is "" in a checkpoint that was written before the hash existed.
@@ -71,9 +71,9 @@ def write(run: Path, state: State) -> None:
     """Replace the checkpoint; on a full disk the previous one stays unchanged."""
     from safetensors.torch import save
 
-    facts = ("iteration", "config", "history", "seconds")
+    metadata = ("iteration", "config", "history", "seconds")
     tensors = {name: tensor.detach().contiguous() for name, tensor in state.tensors.items()}
-    stored = {name: getattr(state, name) for name in facts}
+    stored = {name: getattr(state, name) for name in metadata}
     stored |= {"tensors": sorted(tensors), "sha256": _sha256(tensors)}
     write_whole(run / FILE, save(tensors, metadata={"state": json.dumps(stored)}))
 
@@ -95,16 +95,16 @@ def read(run: Path) -> State:
         )
     try:
         with safe_open(path, framework="pt") as file:
-            facts = parse(CheckpointFacts, parse_json(file.metadata()["state"], path), path)
+            metadata = parse(CheckpointMetadata, parse_json(file.metadata()["state"], path), path)
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        check_records(facts.history, path)
-        missing = next((name for name in facts.tensors if name not in tensors), None)
+        check_records(metadata.history, path)
+        missing = next((name for name in metadata.tensors if name not in tensors), None)
         if missing is not None:
             raise InputError(f"the checkpoint lacks the tensor '{missing}'", where=path, todo=ANEW)
-        if facts.sha256 not in ("", _sha256(tensors)):
+        if metadata.sha256 not in ("", _sha256(tensors)):
             what = "the checkpoint is damaged: its tensors do not have the sha256 that was written with them"
             raise InputError(what, where=path, todo=f"Restore it from a copy. {ANEW}")
-        return State(facts.iteration, facts.config, tensors, facts.history, facts.seconds)
+        return State(metadata.iteration, metadata.config, tensors, metadata.history, metadata.seconds)
     except ConfigError as error:
         raise InputError(f"not a checkpoint of ours ({error.what})", where=path, todo=ANEW) from error
     except (SafetensorError, KeyError, TypeError, OSError) as error:
@@ -161,7 +161,7 @@ def restore_optimiser(optimiser: torch.optim.Optimizer, tensors: Tensors) -> Non
 
     Raises
     ------
-    KeyError, ValueError
+    ValueError
         If a tensor belongs to no parameter, or has another shape: torch would fail in the first step only.
     """
     whole = optimiser.state_dict()
@@ -170,7 +170,9 @@ def restore_optimiser(optimiser: torch.optim.Optimizer, tensors: Tensors) -> Non
     entries: dict[int, dict[str, Tensor]] = {}
     for name, tensor in tensors.items():
         number, key = name.split(".", 1)
-        wanted = torch.Size() if key == "step" and number in shapes else shapes[number]
+        if number not in shapes:
+            raise ValueError(f"'{name}' belongs to no parameter")
+        wanted = torch.Size() if key == "step" else shapes[number]
         if tensor.shape != wanted:
             raise ValueError(f"'{name}' has the shape {list(tensor.shape)}, wanted {list(wanted)}")
         entries.setdefault(int(number), {})[key] = tensor

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from c3s3_seg.bundle import ModelBundle, Task
 from c3s3_seg.dataset import INDEX, DataSet
 from c3s3_seg.dataset.check.case_faults import values_in
-from c3s3_seg.dataset.index import CODES, modality_code
+from c3s3_seg.dataset.modality import CODES, modality_code
 from c3s3_seg.errors import InputError
 from c3s3_seg.training.config import TrainConfig
 

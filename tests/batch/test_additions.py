@@ -2,6 +2,8 @@
 
 import json
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -241,18 +243,25 @@ def test_a_mask_that_is_gone_is_the_reason_why_the_network_runs(scan: Path, tmp_
     assert verify(out).holds
 
 
+@contextmanager
+def full_disk(monkeypatch: pytest.MonkeyPatch, function: str) -> Iterator[None]:
+    """Let a function of `batch` find the disk full; the block must end with that error."""
+
+    def full(*_: object) -> None:
+        raise StorageError("cannot be written (No space left on device)")
+
+    with monkeypatch.context() as patched, pytest.raises(StorageError):
+        patched.setattr(f"c3s3_seg.batch.{function}", full)
+        yield
+
+
 def test_a_full_disk_costs_no_mask(scan: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     out = tmp_path / "out"
     predict(scan, out)
     before = files(out)
 
-    def full(*_: object) -> None:
-        raise StorageError("cannot be written (No space left on device)", where=out / "x.png")
-
-    with monkeypatch.context() as patched:
-        patched.setattr("c3s3_seg.batch.output._draw", full)
-        with pytest.raises(StorageError):
-            predict(scan, out, preview=True)
+    with full_disk(monkeypatch, "output._draw"):
+        predict(scan, out, preview=True)
     assert files(out) == before
     told, _ = predict(scan, out, preview=True)
     assert steps(told) == {"load", "report"}
@@ -267,14 +276,9 @@ def test_a_full_disk_costs_no_report_of_an_earlier_run(
     predict(scan, out, preview=True)
     before = files(out)
 
-    def full(*_: object) -> None:
-        raise StorageError("cannot be written (No space left on device)", where=out / "x.json")
-
     for name in ("output._draw", "additions.write_whole"):
-        with monkeypatch.context() as patched:
-            patched.setattr(f"c3s3_seg.batch.{name}", full)
-            with pytest.raises(StorageError):
-                predict(scan, out, preview=True, truth=truth)
+        with full_disk(monkeypatch, name):
+            predict(scan, out, preview=True, truth=truth)
         if name == "additions.write_whole":  # the picture now shows the truth: it does not fit the old JSON
             del before["x.png"]
         assert files(out) == before

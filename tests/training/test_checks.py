@@ -12,7 +12,7 @@ from helpers import command
 from c3s3_seg.bundle import ModelBundle
 from c3s3_seg.commands.train import _refuse_nothing
 from c3s3_seg.dataset import DataSet
-from c3s3_seg.dataset.index import modality_code
+from c3s3_seg.dataset.modality import modality_code
 from c3s3_seg.errors import ConfigError, InputError, RefusedError
 from c3s3_seg.training import checkpoint
 from c3s3_seg.training.bundles.ensemble import _member, cross_validated

@@ -178,7 +178,7 @@ def with_profile(
     has_graph
         Whether this network, and all that run with it, have an ONNX graph.
     on_gpu
-        Whether a GPU would be used, of which a profile of the processor knows nothing.
+        Whether a runtime on a GPU is tried first; a profile is of the processor.
 
     Returns
     -------
@@ -195,7 +195,11 @@ def with_profile(
     profile = read_profile(path)
     best = profile.best(network)
     digest = hashlib.sha256(read_regular(path)).hexdigest()
-    why = "a GPU is used" if on_gpu else _unused(request, profile, best, has_graph)
+    why = (
+        "it is of the processor, and a GPU is tried first"
+        if on_gpu
+        else _unused(request, profile, best, has_graph)
+    )
     if best is None or why:
         return request, None, {"profile": {"sha256": digest, "used": False, "why": why}}
     threads = best.threads if request.threads is None else request.threads
