@@ -250,9 +250,10 @@ def full_disk(monkeypatch: pytest.MonkeyPatch, function: str) -> Iterator[None]:
     def full(*_: object) -> None:
         raise StorageError("cannot be written (No space left on device)")
 
-    with monkeypatch.context() as patched, pytest.raises(StorageError):
+    with monkeypatch.context() as patched:
         patched.setattr(f"c3s3_seg.batch.{function}", full)
-        yield
+        with pytest.raises(StorageError):
+            yield
 
 
 def test_a_full_disk_costs_no_mask(scan: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -88,7 +88,7 @@ def test_a_profile_of_the_processor_does_not_decide_for_a_gpu(
     write_profile(path, network, BEST)
     request, best, remarks = with_profile(BackendRequest(), path, network, on_gpu=True)
     assert (request, best, remarks["profile"]["used"]) == (BackendRequest(), None, False)
-    assert remarks["profile"]["why"] == "it is of the processor, and a GPU is tried first"
+    assert remarks["profile"]["why"] == profile.ON_GPU
     assert not select.uses_gpu(bundle, network, BackendRequest())
     monkeypatch.setattr(select, "cuda_devices", lambda: 1)
     assert select.uses_gpu(bundle, network, BackendRequest())

@@ -27,6 +27,7 @@ from c3s3_seg.system.reading import read_json, read_regular
 from c3s3_seg.system.schema import closed, dump, parse
 
 VARIABLE = "C3S3_SEG_PROFILE"
+ON_GPU = "it is of the processor, and a GPU is tried first"
 Remarks = dict[str, Any]
 
 
@@ -195,11 +196,7 @@ def with_profile(
     profile = read_profile(path)
     best = profile.best(network)
     digest = hashlib.sha256(read_regular(path)).hexdigest()
-    why = (
-        "it is of the processor, and a GPU is tried first"
-        if on_gpu
-        else _unused(request, profile, best, has_graph)
-    )
+    why = ON_GPU if on_gpu else _unused(request, profile, best, has_graph)
     if best is None or why:
         return request, None, {"profile": {"sha256": digest, "used": False, "why": why}}
     threads = best.threads if request.threads is None else request.threads
