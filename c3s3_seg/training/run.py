@@ -25,7 +25,7 @@ from c3s3_seg.training.data import ALONE, Batch
 from c3s3_seg.training.device import autocast, choose_device, move
 from c3s3_seg.training.distributed import ProcessGroup, led, mean, synchronise
 from c3s3_seg.training.ema import Ema
-from c3s3_seg.training.history import LAG, began_with, best_record, differences, scored, since_gain, unlearnt
+from c3s3_seg.training.history import LAG, History, differences
 from c3s3_seg.training.methods import Method, Stepper, build_method
 from c3s3_seg.training.optimiser import adam, schedule, sgd
 from c3s3_seg.training.precision import Precision, choose
@@ -77,7 +77,7 @@ class Run:
             name: Ema(net, config.optimiser.ema) for name, (net, _) in self.method.candidates().items()
         }
         self.iteration = 0
-        self.history: list[dict[str, Any]] = []
+        self.history = History()
         # Weights by net: the best so far, only if they may be kept; and the first ones, if they are blended
         # with the learnt weights.
         self.best: dict[str, checkpoint.Tensors] = {}
@@ -92,7 +92,7 @@ class Run:
             chosen = choose(self.config)
             if self.config.run.precision == "auto":
                 chosen = self._agreed(chosen)
-                self.history.append(self._precision_record(chosen))
+                self._note_precision(chosen)
             self._precision = chosen
         return self._precision
 
@@ -101,8 +101,8 @@ class Run:
         half = led(self.group.leads and chosen.name == "bfloat16")
         return Precision("bfloat16" if half else "float32", chosen.why)
 
-    def _precision_record(self, chosen: Precision) -> dict[str, Any]:
-        return {"iteration": self.iteration, "precision": chosen.name, "why": chosen.why}
+    def _note_precision(self, chosen: Precision) -> None:
+        self.history.note(self.iteration, precision=chosen.name, why=chosen.why)
 
     @property
     def seconds(self) -> float:
@@ -112,7 +112,7 @@ class Run:
     @property
     def begun(self) -> bool:
         """Whether the run began from a bundle's networks."""
-        return any("initialized_from" in record for record in self.history)
+        return self.history.first("initialized_from") is not None
 
     def step(self, batch: Batch) -> dict[str, float]:
         """Run one iteration, and return the numbers for the log."""
@@ -172,12 +172,9 @@ class Run:
                 if not all(torch.isfinite(v).all() for v in module.state_dict().values()):
                     raise self._diverged(f"{kind} of {name} are not finite")
 
-    def warn(self, text: str) -> bool:
-        """Note a warning in the history, once, and return whether the warning is new."""
-        if any(record.get("warning") == text for record in self.history):
-            return False
-        self.history.append({"iteration": self.iteration, "warning": text})
-        return True
+    def warn(self, text: str) -> None:
+        """Note a warning in the history, once."""
+        self.history.warn(self.iteration, text)
 
     def note_teacher(self, record: dict[str, Any]) -> None:
         """Note the teacher in the history, once.
@@ -187,7 +184,7 @@ class Run:
         InputError
             If the run began with another teacher.
         """
-        self._note("teacher", record)
+        self.history.note_once(self.iteration, "teacher", record, self.folder)
 
     def note_cases(self, splits: Splits) -> None:
         """Note the training and validation cases in the history, once.
@@ -201,17 +198,7 @@ class Run:
         names = ("labelled", "unlabelled", "validation")
         counts = {name: len(cases) for name, cases in zip(names, lists, strict=True)}
         digest = hashlib.sha256(json.dumps(lists).encode()).hexdigest()
-        self._note("cases", {**counts, "sha256": digest})
-
-    def _note(self, what: str, record: dict[str, Any]) -> None:
-        known = next((entry[what] for entry in self.history if what in entry), None)
-        if known is None:
-            self.history.append({"iteration": self.iteration, what: record})
-        elif known != record:
-            found = f"the run began with the {what} {known}, found {record}"
-            raise InputError(
-                found, where=self.folder, todo="Restore what it began with, or start another run"
-            )
+        self.history.note_once(self.iteration, "cases", {**counts, "sha256": digest}, self.folder)
 
     def save(self) -> None:
         """Write the checkpoint.
@@ -232,7 +219,8 @@ class Run:
                 tensors |= {f"{kind}.{name}.{k}": v for k, v in weights.items()}
         for name, optimiser in self.optimisers.items():
             tensors |= {f"optim.{name}.{k}": v for k, v in checkpoint.optimiser_tensors(optimiser).items()}
-        state = checkpoint.State(self.iteration, dump(self.config), tensors, self.history, self.seconds)
+        records = self.history.records
+        state = checkpoint.State(self.iteration, dump(self.config), tensors, records, self.seconds)
         checkpoint.write(self.folder, state)
 
     def restore(self) -> None:
@@ -251,7 +239,8 @@ class Run:
         before = parse(TrainConfig, state.config, self.folder)  # newer keys get their defaults
         if state.iteration > before.run.iterations:
             raise ValueError(f"it is at iteration {state.iteration} of {before.run.iterations}")
-        began = began_with(before, state.history)
+        history = History(state.history)
+        began = history.precision(before)
         changed = self._changes(before, began)
         self.method.load_state_dict(checkpoint.under("method", state.tensors))
         for name, ema in self.emas.items():
@@ -264,10 +253,10 @@ class Run:
         for name, optimiser in self.optimisers.items():
             checkpoint.restore_optimiser(optimiser, checkpoint.under(f"optim.{name}", state.tensors))
         torch.set_rng_state(state.tensors["rng.cpu"])
-        self._earlier_s, self.iteration, self.history = state.seconds, state.iteration, state.history
+        self._earlier_s, self.iteration, self.history = state.seconds, state.iteration, history
         self._keep(began, checkpoint.under("scaler", state.tensors), before.run.precision)
         if changed:
-            self.history.append({"iteration": self.iteration, "changed": changed})
+            self.history.note(self.iteration, changed=changed)
 
     def _changes(self, before: TrainConfig, began: Precision | None) -> dict[str, list[Any]]:
         """Return the keys that differ from the run's start; "auto" counts as the precision it became.
@@ -293,7 +282,7 @@ class Run:
         if began is None:
             return
         if self.config.run.precision == "auto" != configured:
-            self.history.append(self._precision_record(began))  # the next resumed run reads it there
+            self._note_precision(began)  # the next resumed run reads it there
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=began.name == "float16")
         if scaler:
             self.scaler.load_state_dict({name: value.item() for name, value in scaler.items()})
@@ -309,11 +298,9 @@ class Run:
         self.check_finite()
         results = [validate(name, self.evaluated(name), self.config.task, cases) for name in self.emas]
         for result in results:
-            name, record = result.candidate, scored(result, self.iteration)
-            before = best_record(self.history, name)
-            if self.config.run.keep == "best" and (before is None or record["dice"] > before["dice"]):
+            name = result.candidate
+            if self.history.add_scores(result, self.iteration) and self.config.run.keep == "best":
                 self.best[name] = {k: v.clone() for k, v in self.evaluated(name).state_dict().items()}
-            self.history.append(record)
         return results
 
     def evaluated(self, name: str) -> nn.Module:
@@ -334,17 +321,11 @@ class Run:
 
         With several processes there are none: one process validates, so that the others would not know.
         """
-        return unlearnt(self.history, iteration - LAG) if self.group.size == 1 else ()
+        return self.history.unlearnt(iteration - LAG) if self.group.size == 1 else ()
 
     def stalled(self) -> bool:
         """Return whether the patience is exhausted."""
-        dice: dict[int, dict[str, float]] = {}
-        for record in self.history:
-            if "dice" in record:
-                dice.setdefault(record["iteration"], {})[record["candidate"]] = record["dice"]
-        counted = sum(iteration > warm_up(self.config) for iteration in dice)
-        patience = self.config.run.patience
-        return 0 < patience <= min(counted, since_gain([tuple(d.values()) for d in dice.values()]))
+        return self.history.stalled(self.config.run.patience, warm_up(self.config))
 
 
 def _refuse_several(method: Method, group: ProcessGroup) -> None:

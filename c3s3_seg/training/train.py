@@ -30,7 +30,7 @@ from c3s3_seg.training.config import TrainConfig
 from c3s3_seg.training.data import FOCUS, Batch, Sampler, Views
 from c3s3_seg.training.distributed import ProcessGroup, join, led, wait
 from c3s3_seg.training.folds import read_splits
-from c3s3_seg.training.history import UNLEARNT, unlearnt
+from c3s3_seg.training.history import UNLEARNT
 from c3s3_seg.training.run import Run
 from c3s3_seg.training.teacher import FOLDER, Teacher, open_teacher
 from c3s3_seg.training.validation import Validation
@@ -189,7 +189,7 @@ def _not_learnt(run: Run, results: list[Validation]) -> list[str]:
     validated = any(result.by_label for result in results)
     if validated and not any(result.dice > 0 for result in results):
         return [NOTHING]
-    names = unlearnt(run.history, run.iteration) if results else ()
+    names = run.history.unlearnt(run.iteration) if results else ()
     return [f"{name} is not learnt: its Dice is below {UNLEARNT}" for name in names]
 
 
@@ -199,7 +199,7 @@ def _judge(run: Run, cases: list[ValidationCase], logger: RunLogger) -> list[Val
     logger.validated(run.iteration, results)
     if run.iteration == run.config.run.iterations:
         return results
-    for name in unlearnt(run.history, run.iteration):
+    for name in run.history.unlearnt(run.iteration):
         logger.warned(f"{name} is not learnt yet (Dice below {UNLEARNT}){_remedy(run)}")
     return results
 

@@ -165,7 +165,7 @@ def test_a_run_begins_from_the_first_of_a_kind(made: ModelBundle, layers_data: P
     config = load_config(Path("pancreas"), [*CHANGES, f"data.folder={layers_data}"])
     run = Run(config, tmp_path)
     initialize_from(run, made)
-    taken = run.history[0]["initialized_from"]["weights_sha256"]
+    taken = run.history.first("initialized_from")["weights_sha256"]
     assert taken == {"vnet": made.manifest.files["model.safetensors"]}
 
 

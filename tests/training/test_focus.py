@@ -10,7 +10,7 @@ from c3s3_seg.training.cases import TrainingCase, read_case
 from c3s3_seg.training.config import TrainConfig, build_config
 from c3s3_seg.training.data import FOCUS, Sampler
 from c3s3_seg.training.folds import read_splits
-from c3s3_seg.training.history import LAG, UNLEARNT, unlearnt
+from c3s3_seg.training.history import LAG, UNLEARNT, History, scored
 from c3s3_seg.training.loggers import Silent
 from c3s3_seg.training.run import Run
 from c3s3_seg.training.settings import AugmentConfig, DataConfig
@@ -86,15 +86,14 @@ def validation(candidate: str, **dice: float) -> Validation:
 
 
 def test_unlearnt_is_what_no_network_finds_at_the_last_validation() -> None:
-    from c3s3_seg.training.history import scored
-
-    history = [
+    records = [
         scored(validation("vnet", core=UNLEARNT - 0.01, shell=0.9), 10),
         scored(validation("resvnet", core=0.1, shell=0.1), 10),
         scored(validation("vnet", core=UNLEARNT, shell=0.9), 20),
         scored(validation("resvnet", core=0.1, shell=0.9), 20),
     ]
-    assert [unlearnt(history, n) for n in (9, 10, 19, 20)] == [(), ("core",), ("core",), ()]
+    history = History(records)
+    assert [history.unlearnt(n) for n in (9, 10, 19, 20)] == [(), ("core",), ("core",), ()]
 
 
 class Told(Silent):

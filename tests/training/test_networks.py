@@ -94,7 +94,7 @@ def test_each_of_two_goes_on_from_its_own_weights(
 ) -> None:
     run = Run(load_config(toy_config, TWICE), tmp_path)
     initialize_from(run, twins)
-    (record,) = run.history
+    (record,) = run.history.records
     hashes = {n.candidate: twins.manifest.files[n.weights] for n in twins.networks}
     assert record["initialized_from"]["weights_sha256"] == hashes
 

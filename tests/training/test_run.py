@@ -17,7 +17,7 @@ from c3s3_seg.training.cases import ValidationCase, read_validation
 from c3s3_seg.training.config import load_config
 from c3s3_seg.training.data import Sampler
 from c3s3_seg.training.folds import read_splits
-from c3s3_seg.training.history import best_record, since_gain
+from c3s3_seg.training.history import History, since_gain
 from c3s3_seg.training.loggers import Silent
 from c3s3_seg.training.run import Run
 from c3s3_seg.training.train import train
@@ -159,14 +159,16 @@ def test_an_old_checkpoint_has_no_best(toy_config: Path, tmp_path: Path) -> None
 
 
 def test_the_first_of_equal_records_is_the_best() -> None:
-    history: list[dict[str, Any]] = [
+    records: list[dict[str, Any]] = [
         {"iteration": 1, "candidate": "a", "dice": 0.5},
         {"iteration": 2, "candidate": "b", "dice": 0.9},
         {"iteration": 2, "candidate": "a", "dice": 0.5},
         {"iteration": 2, "changed": {}},
     ]
-    assert best_record(history, "a") == history[0]
-    assert best_record(history, "c") is None
+    history = History(records)
+    assert history.best("a") == records[0]
+    assert history.best("c") is None
+    assert history.best() == records[1]
 
 
 def cases(toy_config: Path) -> list[ValidationCase]:

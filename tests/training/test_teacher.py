@@ -168,7 +168,7 @@ def test_a_resumed_run_has_the_teacher_that_it_began_with(
     again = Run(config, tmp_path / "run")
     again.restore()
     again.note_teacher(opened(config, tmp_path)[0].record)
-    assert sum("teacher" in record for record in again.history) == 1
+    assert len(again.history.kind("teacher")) == 1
     shutil.copy(masks / "ball-2.nii.gz", masks / "ball-3.nii.gz")
     with pytest.raises(InputError, match="the run began with the teacher"):
         again.note_teacher(opened(config, tmp_path)[0].record)

@@ -29,6 +29,7 @@ from c3s3_seg.training.bundles.card import model_card
 from c3s3_seg.training.config import CONFIGS, load_config
 from c3s3_seg.training.data import Sampler, Views
 from c3s3_seg.training.folds import read_splits
+from c3s3_seg.training.history import History
 from c3s3_seg.training.optimiser import schedule
 from c3s3_seg.training.run import Run
 from c3s3_seg.training.step import Outputs, c3s3_loss
@@ -334,7 +335,7 @@ def test_facts_that_no_run_writes_are_refused(
 def test_every_record_of_a_run_is_read_again(toy_config: Path, tmp_path: Path) -> None:
     run = Run(load_config(toy_config), tmp_path)
     taught = {"bundle": "toy", "networks": 2, "weights_sha256": ["00", "11"]}
-    run.history = [
+    records = [
         SCORED | {"hd95_vox": math.nan, "asd_vox": math.nan, "empty": 1, "masks": 1, "unlearnt": ["ball"]},
         SCORED | {"infinite": 1},
         {"iteration": 0, "precision": "float32", "why": "no units"},
@@ -344,11 +345,12 @@ def test_every_record_of_a_run_is_read_again(toy_config: Path, tmp_path: Path) -
         {"iteration": 0, "teacher": {"masks": "m", "cases": 1, "sha256": "00"}},
         {"iteration": 0, "changed": {"run.patience": [0, 3], "networks.ship": [[], ["a"]]}},
     ]
+    run.history = History(records)
     run.note_cases(Splits(("a",), ("b",), ("c",)))
-    before = repr(run.history)
+    before = repr(run.history.records)
     run.save()
     run.restore()
-    assert repr(run.history) == before
+    assert repr(run.history.records) == before
 
 
 @pytest.mark.parametrize(
@@ -507,4 +509,4 @@ def test_a_run_may_be_lengthened_and_says_so(toy_config: Path, tmp_path: Path) -
     Run(load_config(toy_config), tmp_path).save()
     longer = Run(load_config(toy_config, ["run.iterations=9"]), tmp_path)
     longer.restore()
-    assert longer.history == [{"iteration": 0, "changed": {"run.iterations": [8, 9]}}]
+    assert longer.history.records == [{"iteration": 0, "changed": {"run.iterations": [8, 9]}}]

@@ -100,8 +100,8 @@ def test_the_checkpoint_and_the_card_take_what_is_infinite(toy_config: Path, tmp
     run.save()
     back = Run(config, tmp_path)
     back.restore()
-    assert [record["infinite"] for record in back.history] == [1, 1]
-    assert "1 infinite distances" in _table(back.history)
+    assert [record["infinite"] for record in back.history.records] == [1, 1]
+    assert "1 infinite distances" in _table(back.history.records)
     assert json.loads(json.dumps(results[0].per_case))["none"]["ball"]["dice"] == 0
 
 

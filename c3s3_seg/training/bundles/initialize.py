@@ -42,7 +42,7 @@ def initialize_from(run: Run, bundle: ModelBundle) -> None:
         if run.config.run.blend < 1:
             run.first[name] = weights
     run.method.after_start()
-    run.history.append({"iteration": 0, "initialized_from": _origin(bundle, taken)})
+    run.history.note(0, initialized_from=_origin(bundle, taken))
 
 
 def check_origin(run: Run, bundle: ModelBundle) -> None:
@@ -53,7 +53,7 @@ def check_origin(run: Run, bundle: ModelBundle) -> None:
     InputError
         If the run began from random weights, or from other networks.
     """
-    began = next((r["initialized_from"] for r in run.history if "initialized_from" in r), None)
+    began = run.history.first("initialized_from")
     known = {home.manifest.files[network.weights] for home, network in bundle.members()}
     if began is None or not set(began["weights_sha256"].values()) <= known:
         first = "random weights" if began is None else repr(began["bundle"])

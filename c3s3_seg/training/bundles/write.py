@@ -18,7 +18,7 @@ from c3s3_seg.system.schema import dump, plain
 from c3s3_seg.training.bundles.card import model_card
 from c3s3_seg.training.bundles.domain import measure_domain
 from c3s3_seg.training.data import uses_unlabelled
-from c3s3_seg.training.history import best_record, scored
+from c3s3_seg.training.history import scored
 from c3s3_seg.training.run import Run
 from c3s3_seg.training.validation import Validation
 
@@ -80,18 +80,16 @@ def _domain(run: Run, data: DataSet, splits: Splits, warned: Callable[[str], Non
 def _kept(run: Run, results: list[Validation]) -> list[dict[str, Any]]:
     """Return the validation record of the shipped weights, net by net, rounded as in the history."""
     if run.config.run.keep == "best":
-        return [r for name in run.emas if (r := best_record(run.history, name)) is not None]
+        return [r for name in run.emas if (r := run.history.best(name)) is not None]
     return [scored(result, run.iteration) for result in results]
 
 
 def _training_record(run: Run, splits: Splits, results: list[Validation]) -> dict[str, Any]:
-    records = [record for record in run.history if "dice" in record]
-    best = max(records, key=lambda record: float(record["dice"]), default=None)
     return {
         "method": run.config.method,
         "precision": run.precision.name,
         "precision_why": run.precision.why,
-        "warnings": [record["warning"] for record in run.history if "warning" in record],
+        "warnings": run.history.warnings,
         "config": dump(run.config),
         "cases": {
             "labelled": len(splits.labelled),
@@ -103,12 +101,10 @@ def _training_record(run: Run, splits: Splits, results: list[Validation]) -> dic
         "seconds": round(run.seconds),
         "torch": str(torch.__version__),
         "validation_last": [scored(result, run.iteration) for result in results],
-        "validation_best": best,
-        "initialized_from": next(
-            (r["initialized_from"] for r in run.history if "initialized_from" in r), None
-        ),
-        "teacher": next((r["teacher"] for r in run.history if "teacher" in r), None),
-        "changed_on_resume": [record for record in run.history if "changed" in record],
+        "validation_best": run.history.best(),
+        "initialized_from": run.history.first("initialized_from"),
+        "teacher": run.history.first("teacher"),
+        "changed_on_resume": run.history.kind("changed"),
         "validation_cases": {result.candidate: result.per_case for result in results},
     }
 
