@@ -19,16 +19,8 @@ from pathlib import Path
 from typing import Any
 
 from c3s3_seg.bundle.manifest import MODALITY
-from c3s3_seg.dataset.index import (
-    IMAGES,
-    INDEX,
-    MASKS,
-    DataSet,
-    channel,
-    is_inside,
-    parse_labels,
-    read_index,
-)
+from c3s3_seg.dataset.index import IMAGES, INDEX, MASKS, DataSet, is_inside
+from c3s3_seg.dataset.index_keys import channel, parse_labels, read_index
 from c3s3_seg.dataset.modality import CODES, modality_code
 from c3s3_seg.dataset.patients import GIVEN, patients_of
 from c3s3_seg.dataset.prepare.arrays import is_array_file
