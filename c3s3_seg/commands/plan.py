@@ -40,8 +40,8 @@ def plan(
     from c3s3_seg.report.terminal import plan_table
     from c3s3_seg.system.files import check_output_file, write_whole
     from c3s3_seg.system.memory import free_bytes, parse_memory
-    from c3s3_seg.training.planning.budget import Constraints
     from c3s3_seg.training.planning.builder import toml
+    from c3s3_seg.training.planning.draft_timer import Constraints
     from c3s3_seg.training.planning.plan import make_plan
     from c3s3_seg.training.planning.timing import parse_time
 

@@ -24,7 +24,8 @@ from c3s3_seg.training.config import TrainConfig, load_config, warm_up
 from c3s3_seg.training.loggers import Silent
 from c3s3_seg.training.method_settings import METHOD_NAMES
 from c3s3_seg.training.planning import budget as fit
-from c3s3_seg.training.planning.budget import Constraints
+from c3s3_seg.training.planning import draft_timer
+from c3s3_seg.training.planning.draft_timer import Constraints
 from c3s3_seg.training.planning.plan import crop, make_plan, window
 from c3s3_seg.training.planning.statistics import DataStatistics
 from c3s3_seg.training.planning.timing import Timing
@@ -74,7 +75,7 @@ def counted(
             seconds * size, seconds * size, 0.1, 0.01, 1000, peak * size, waited, "bfloat16", "it has units"
         )
 
-    monkeypatch.setattr(fit, "time_steps", say)
+    monkeypatch.setattr(draft_timer, "time_steps", say)
     return seen
 
 
@@ -120,7 +121,7 @@ def test_where_too_few_steps_fit_labels_alone_are_learnt(
         seconds = c3s3_s if config.method == "c3s3" else 0.5
         return Timing(seconds, seconds, 0.1, 0.01, 1000, 1e9)
 
-    monkeypatch.setattr(fit, "time_steps", say)
+    monkeypatch.setattr(draft_timer, "time_steps", say)
     hours = 1.0 if c3s3_s == 1.0 else 20.0
     config = planned(toy_data, hours=hours)
     assert (config.method, config.run.labelled_batch) == ("supervised", 4)
@@ -152,14 +153,14 @@ def test_a_fault_of_the_unlabelled_cases_is_told_and_no_reason_against_c3s3(
 ) -> None:
     """A damaged unlabelled scan gave a plan without them, because 0 iterations of C3S3 would fit."""
     counted(monkeypatch, 0.1)
-    steps = fit.time_steps
+    steps = draft_timer.time_steps
 
     def say(config: TrainConfig, *rest: object) -> Timing:
         if config.method == "c3s3":
             raise InputError("the file ends too early", where="ball-2.nii.gz")
         return steps(config)
 
-    monkeypatch.setattr(fit, "time_steps", say)
+    monkeypatch.setattr(draft_timer, "time_steps", say)
     with pytest.raises(InputError, match=r"ball-2\.nii\.gz: the file ends too early"):
         make_plan(toy_data, Constraints(36000), [], silent)
 
@@ -172,7 +173,7 @@ def test_c3s3_that_does_not_fit_into_the_memory_is_left_for_that_reason(
     def say(config: TrainConfig, *_: object) -> Timing:
         return Timing(0.5, 0.5, 0.1, 0.01, 1000, 4e9 if config.method == "c3s3" else 1e9)
 
-    monkeypatch.setattr(fit, "time_steps", say)
+    monkeypatch.setattr(draft_timer, "time_steps", say)
     why = reasons(toy_data, Constraints(36000, 2e9))["method"]
     expected = "C3S3, which learns from the 2 unlabelled cases too, does not fit: this run needs 4.0 GB"
     assert why.startswith(expected)
@@ -183,7 +184,7 @@ def test_c3s3_that_does_not_fit_into_the_memory_is_left_for_that_reason(
 def test_every_method_has_a_plan(toy_data: Path, monkeypatch: pytest.MonkeyPatch, method: str) -> None:
     """Steps after the warm-up take twice as long: the length counts the steps of each kind."""
     timing = Timing(0.5, 1.0, 0.1, 0.01, 1000, 1e9, 0.0, "float32", "as set")
-    monkeypatch.setattr(fit, "time_steps", lambda *_: timing)
+    monkeypatch.setattr(draft_timer, "time_steps", lambda *_: timing)
     config = planned(toy_data, f"method={method}")
     assert config.method == method
     taken = 0.5 * warm_up(config) + config.run.iterations - warm_up(config)
@@ -207,7 +208,7 @@ def test_what_is_set_holds_and_the_rest_follows(toy_data: Path, monkeypatch: pyt
 )
 def test_the_length_follows_what_is_set(toy_data: Path, monkeypatch: pytest.MonkeyPatch, change: str) -> None:
     timing = Timing(1.0, 2.5, 3.0, 0.01, 1000, 1e9, 0.0, "float32", "as set")
-    monkeypatch.setattr(fit, "time_steps", lambda *_: timing)
+    monkeypatch.setattr(draft_timer, "time_steps", lambda *_: timing)
     config = planned(toy_data, "method=c3s3", change)
     run, warm = config.run, warm_up(config)
     taken = warm + 2.5 * (run.iterations - warm) + 3.0 * ceil(run.iterations / run.validate_every)
@@ -296,7 +297,7 @@ def test_the_levels_after_a_slow_one_are_taken_in_proportion(
 ) -> None:
     monkeypatch.setattr(fit, "SMALL", 0)
     seen = counted(monkeypatch, 100.0)
-    monkeypatch.setattr(fit, "WORTH_S", 1e9)  # as if the first level had taken all the time
+    monkeypatch.setattr(draft_timer, "WORTH_S", 1e9)  # as if the first level had taken all the time
     why = reasons(toy_data, Constraints(3600))
     assert len(seen) == 1
     assert "steps take time and memory in proportion to crops and filters" in why["run.iterations"]
@@ -334,14 +335,14 @@ def test_a_loss_that_is_not_finite_rules_a_precision_out(
     toy_data: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     counted(monkeypatch, 1.0)
-    steps = fit.time_steps
+    steps = draft_timer.time_steps
 
     def say(config: TrainConfig, *rest: object) -> Timing:
         if config.run.precision == "auto":  # bfloat16 on that machine
             raise InputError("the loss is nan")
         return steps(config)
 
-    monkeypatch.setattr(fit, "time_steps", say)
+    monkeypatch.setattr(draft_timer, "time_steps", say)
     assert planned(toy_data).run.precision == "float32"
 
 

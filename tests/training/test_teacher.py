@@ -23,7 +23,7 @@ from c3s3_seg.training.folds import read_splits
 from c3s3_seg.training.loggers import Silent
 from c3s3_seg.training.losses import seg_terms, taught_loss
 from c3s3_seg.training.methods import build_method
-from c3s3_seg.training.planning.budget import Constraints
+from c3s3_seg.training.planning.draft_timer import Constraints
 from c3s3_seg.training.planning.plan import make_plan
 from c3s3_seg.training.run import Run
 from c3s3_seg.training.teacher import BundleTeacher, MaskTeacher, Teacher, open_teacher

@@ -2,40 +2,21 @@
 
 from __future__ import annotations
 
-import time
-from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass, field
-from math import ceil, inf, isinf, prod
+from math import ceil, isinf, prod
 
-from c3s3_seg.bundle import ModelBundle
 from c3s3_seg.dataset import Splits
 from c3s3_seg.errors import InputError
 from c3s3_seg.system.hardware import cuda_devices
 from c3s3_seg.system.progress import Progress
-from c3s3_seg.training.config import TrainConfig, warm_up
 from c3s3_seg.training.networks import SLOTS, NetworksConfig
 from c3s3_seg.training.planning.builder import ConfigBuilder
-from c3s3_seg.training.planning.step_costs import scaled
-from c3s3_seg.training.planning.timing import (
-    BUSY,
-    MOST,
-    SPARE,
-    STEPS,
-    FixedRhythm,
-    Length,
-    Timing,
-    length,
-    time_steps,
-)
+from c3s3_seg.training.planning.draft_timer import COMPETING, Constraints, DraftTimer, warm_up_share
+from c3s3_seg.training.planning.timing import BUSY, MOST, SPARE, FixedRhythm, Length, Timing, length
 
 ENOUGH = 1000  # iterations; where fewer fit, smaller networks or a coarser grid are tried
 SMALL = 100_000  # voxels of a crop up to which narrow networks learn better in few iterations
 WIDE = MOST // 2  # iterations of wide networks that must fit, where narrow networks have all that help
-WARM = 0.5  # share of the iterations that learn from labels alone, as in the shipped bundles
-OWN, OWN_S = 0.1, 60.0  # limits of planning itself: share of the budget, and seconds
-EACH = 0.6  # share of the remaining planning time for the steps of one level; the last level has all
-WORTH_S = 5.0  # seconds; in less, a process starts and reports nothing
 # Filters of both networks, and how much coarser than the organ needs the grid may be.
 NARROW = 8
 LEVELS = ((16, 1.0), (NARROW, 1.0), (NARROW, 1.25), (NARROW, 1.6))
@@ -44,7 +25,6 @@ BUSY_WORDS = (
     " plan again when it is quiet, or set run.threads=1"
 )
 SMALLER = "--set run.activation_checkpointing=true, a smaller task.patch or fewer filters"
-COMPETING = ("c3s3", "mcf")  # methods whose warm-up a plan chooses
 # C3S3 is chosen if so many of its iterations fit: with 5,000 it was as good as labels alone at equal steps
 # (left atrium), and in equal time it was behind with 5, 10 and 20 labelled cases (hippocampus).
 TEACHING = 5000
@@ -55,29 +35,6 @@ Regrid = Callable[[float], None]
 
 class DoesNotFitError(InputError):
     """The error for a run that does not fit into the time or the memory, in which smaller networks might."""
-
-
-@dataclass(frozen=True)
-class Constraints:
-    """Limits of a run: wall clock and memory (of the process, or of the GPU); and the bundle it begins from.
-
-    Planning itself takes a tenth of the budget and a minute at most, from `began_s` on (time.monotonic).
-    """
-
-    budget_s: float
-    memory_bytes: float = inf
-    start: ModelBundle | None = None
-    began_s: float = field(default_factory=time.monotonic)
-
-    @property
-    def own_s(self) -> float:
-        """The seconds that planning itself may take."""
-        return min(OWN_S, OWN * self.budget_s)
-
-    @property
-    def left_s(self) -> float:
-        """The seconds left for planning; 0 if they are spent."""
-        return max(0.0, self.began_s + self.own_s - time.monotonic())
 
 
 def fit(
@@ -99,12 +56,12 @@ def fit(
         If not even the smallest networks on the coarsest grid fit, or a step fails, as of a damaged scan.
     """
     _device(builder)
-    trials = _Trials(builder, constraints, report)
-    timing, found = _search(builder, splits, constraints, trials, regrid)
+    timer = DraftTimer(builder, constraints, report)
+    timing, found = _search(builder, splits, constraints, timer, regrid)
     if splits.unlabelled and regrid is not None and not builder.is_set("method"):
-        timing, found = _choose_method(builder, splits, constraints, trials, (timing, found), regrid)
+        timing, found = _choose_method(builder, splits, constraints, timer, (timing, found), regrid)
     if regrid is not None and found.iterations == MOST and builder["networks.a.filters"] == NARROW:
-        timing, found = _widened(builder, splits, constraints, trials, (timing, found))
+        timing, found = _widened(builder, splits, constraints, timer, (timing, found))
     _run(builder, splits, constraints, timing, found)
     if constraints.start is not None and splits.validation:
         builder.put("run.keep", "best", "on validation never worse than what it begins from")
@@ -114,7 +71,7 @@ def _choose_method(
     builder: ConfigBuilder,
     splits: Splits,
     constraints: Constraints,
-    trials: _Trials,
+    timer: DraftTimer,
     supervised: tuple[Timing, Length],
     regrid: Regrid,
 ) -> tuple[Timing, Length]:
@@ -124,11 +81,11 @@ def _choose_method(
     if fit_in >= TEACHING:
         builder.put("method", "c3s3", f"{count} unlabelled cases can teach: {TABLE}")
         try:
-            timing, found = _search(builder, splits, constraints, trials, regrid)
+            timing, found = _search(builder, splits, constraints, timer, regrid)
         except DoesNotFitError as error:
             why = f"C3S3, which learns from the {count} unlabelled cases too, does not fit: {error.what}"
             builder.put("method", "supervised", why)
-            return _search(builder, splits, constraints, trials, regrid)
+            return _search(builder, splits, constraints, timer, regrid)
         if found.iterations >= TEACHING:
             return timing, found
         fit_in = found.iterations
@@ -137,14 +94,14 @@ def _choose_method(
         f" below {TEACHING}, labels alone were better in equal time ({TABLE})"
     )
     builder.put("method", "supervised", why)
-    return _search(builder, splits, constraints, trials, regrid)
+    return _search(builder, splits, constraints, timer, regrid)
 
 
 def _search(
     builder: ConfigBuilder,
     splits: Splits,
     constraints: Constraints,
-    trials: _Trials,
+    timer: DraftTimer,
     regrid: Regrid | None,
 ) -> tuple[Timing, Length]:
     """Choose the largest networks on the finest grid with enough iterations, or else the last level."""
@@ -157,7 +114,7 @@ def _search(
             regrid(level[1])
         _batches(builder)
         last = level == levels[-1]
-        timing = trials(last=last)
+        timing = timer(last=last)
         try:
             found = _length(builder, splits, constraints, timing)
         except DoesNotFitError:
@@ -173,12 +130,12 @@ def _widened(
     builder: ConfigBuilder,
     splits: Splits,
     constraints: Constraints,
-    trials: _Trials,
+    timer: DraftTimer,
     narrow: tuple[Timing, Length],
 ) -> tuple[Timing, Length]:
     """Choose wide networks if enough iterations fit, since narrow ones would leave budget unused."""
     _networks(builder, LEVELS[0][0])
-    timing = trials(last=True)
+    timing = timer(last=True)
     try:
         found = _length(builder, splits, constraints, timing)
     except DoesNotFitError:
@@ -188,59 +145,6 @@ def _widened(
         return timing, found
     _networks(builder, NARROW)
     return narrow
-
-
-class _Trials:
-    """A timer of drafts: it times no configuration twice, and scales an earlier timing when time is short."""
-
-    def __init__(self, builder: ConfigBuilder, constraints: Constraints, report: Progress) -> None:
-        self._builder, self._constraints, self._report = builder, constraints, report
-        self._done: list[tuple[TrainConfig, Timing]] = []
-
-    def __call__(self, *, last: bool) -> Timing:
-        """Return the timing of the current draft; with `last`, it may use all the planning time left."""
-        limit_s = self._constraints.left_s * (1.0 if last else EACH)
-        config = self._config()
-        known = next((timing for before, timing in self._done if before == config), None)
-        if known is None and self._done and (limit_s < WORTH_S or self._done[-1][1].guessed):
-            before, measured = self._done[-1]
-            known = scaled(measured, before, config)
-        timing = self._time(config, limit_s) if known is None else known
-        if not self._builder.is_set("run.precision"):
-            self._put_precision(timing)
-        return timing
-
-    def _config(self, **more: object) -> TrainConfig:
-        chosen = self._builder["method"] in COMPETING and _share(self._builder, self._constraints)
-        warm = {"c3s3__warm_up": STEPS + 1} if chosen else {}
-        return self._builder.config(run__iterations=MOST, **warm, **more)
-
-    def _time(self, config: TrainConfig, limit_s: float) -> Timing:
-        crop = " x ".join(map(str, config.task.patch))
-        spacing = " x ".join(f"{s:g}" for s in config.task.recipe.spacing_mm)
-
-        def report(what: str, done: int = 0, total: int = 0) -> None:
-            self._report(f"crops of {crop} at {spacing} mm: {what}", done, total)
-
-        try:
-            timing = time_steps(config, self._constraints.start, limit_s, report)
-        except InputError:
-            if config.run.precision != "auto":
-                raise
-            # The loss may be not finite in bfloat16 only; a fault of the data is raised in float32 again.
-            config = self._config(run__precision="float32")
-            timing = time_steps(config, self._constraints.start, limit_s, report)
-            self._builder.put("run.precision", "float32", "steps in bfloat16 failed")
-        self._done.append((config, timing))
-        return timing
-
-    def _put_precision(self, timing: Timing) -> None:
-        if "run.precision" in self._builder and self._builder["run.precision"] == "float32":
-            return
-        why = "the faster of float32 and bfloat16, on the machine that trains"
-        if timing.precision:
-            why = f"{why}; on this one {timing.precision}: {timing.precision_why}"
-        self._builder.put("run.precision", "auto", why)
 
 
 def _device(builder: ConfigBuilder) -> None:
@@ -295,7 +199,7 @@ def _length(builder: ConfigBuilder, splits: Splits, constraints: Constraints, ti
         todo = f"Give more --max-memory, or {SMALLER}"
         raise DoesNotFitError(what, todo=todo)
     cases, begun = (trained_on, len(splits.validation)), constraints.start is not None
-    share, fixed = _share(builder, constraints), _fixed(builder)
+    share, fixed = warm_up_share(builder, constraints), _fixed(builder)
     try:
         return length(timing, constraints.budget_s, cases, share, begun=begun, fixed=fixed)
     except InputError as error:
@@ -318,22 +222,10 @@ def _fixed(builder: ConfigBuilder) -> FixedRhythm:
     return FixedRhythm(**{key.split(".")[1]: builder[key] for key in keys if builder.is_set(key)})
 
 
-def _share(builder: ConfigBuilder, constraints: Constraints) -> float:
-    """Return the warm-up's share of the iterations: 0 if both networks can teach from the beginning."""
-    if builder["method"] not in COMPETING:
-        return warm_up(builder.config(run__iterations=MOST)) / MOST
-    if builder.is_set("c3s3.warm_up"):
-        return float(builder["c3s3.warm_up"] > 0)  # `_fixed` holds their number
-    both = Counter(builder[f"networks.{slot}.architecture"] for slot in SLOTS)
-    start = constraints.start
-    able = start is not None and both <= Counter(network.architecture for _, network in start.members())
-    return 0.0 if able else WARM
-
-
 def _run(
     builder: ConfigBuilder, splits: Splits, constraints: Constraints, timing: Timing, found: Length
 ) -> None:
-    share = _share(builder, constraints)
+    share = warm_up_share(builder, constraints)
     steps = f"{timing.full_s:.2f} s a step"
     if share:
         steps = f"{timing.warm_s:.2f} s a step of the warm-up, {timing.full_s:.2f} s then"

@@ -20,8 +20,9 @@ from c3s3_seg.models.strides import EVEN, Strides, multiple_of, strides_of
 from c3s3_seg.system.progress import Progress
 from c3s3_seg.system.schema import parse
 from c3s3_seg.training.folds import read_splits
-from c3s3_seg.training.planning.budget import Constraints, fit
+from c3s3_seg.training.planning.budget import fit
 from c3s3_seg.training.planning.builder import Choice, ConfigBuilder
+from c3s3_seg.training.planning.draft_timer import Constraints
 from c3s3_seg.training.planning.from_bundle import from_bundle
 from c3s3_seg.training.planning.statistics import DataStatistics, Triple, measure
 from c3s3_seg.training.settings import DataConfig
