@@ -82,9 +82,12 @@ class Steps:
         """
         if isinstance(loaded, Outcome) or loaded.mask is not None:
             return loaded
-        return _attempt(
-            "predict", loaded.task, lambda: _predict(loaded, self.predictor, self.progress), loaded
-        )
+        task = loaded.task
+        found = _attempt("locate", task, lambda: _locate(loaded, self.predictor, self.progress), loaded)
+        ready = self.prepare(found)  # of a larger scan only now, as a step of its own: see `OF_THE_SCAN`
+        if isinstance(ready, Outcome):
+            return ready
+        return _attempt("predict", task, lambda: _predict(ready, self.predictor, self.progress), ready)
 
     def write(self, predicted: Predicted | Loaded | Outcome) -> Outcome:
         """Score the mask; write it with all files of the case; compute the hashes of these files."""
@@ -183,16 +186,21 @@ def _check(loaded: Loaded, predictor: Predictor, job: Job) -> Loaded:
 
 
 def _prepare(loaded: Loaded, predictor: Predictor) -> Loaded:
-    """Prepare the scan; left to `_predict` if the organ must be found first, which takes the network."""
+    """Prepare the scan, unless the organ must be found first: see `_locate`."""
     if loaded.checked is None or loaded.checked.search or loaded.prepared is not None:
         return loaded
     return replace(loaded, prepared=predictor.prepare(loaded.checked))
 
 
+def _locate(loaded: Loaded, predictor: Predictor, progress: Progress) -> Loaded:
+    """Find the organ in a larger scan, which takes the network."""
+    if loaded.prepared is not None:
+        return loaded
+    checked = loaded.checked or predictor.check(loaded.scan)
+    return replace(loaded, checked=predictor.locate(checked, progress))
+
+
 def _predict(loaded: Loaded, predictor: Predictor, progress: Progress) -> Predicted:
-    prepared = loaded.prepared
-    if prepared is None:
-        checked = loaded.checked or predictor.check(loaded.scan)
-        prepared = predictor.prepare(predictor.locate(checked, progress))
+    prepared = loaded.prepared or predictor.prepare(loaded.checked or predictor.check(loaded.scan))
     prediction = predictor.to_scan_grid(prepared, predictor.network(prepared, progress))
     return Predicted(loaded, prediction, {**loaded.seconds, **prediction.seconds})

@@ -21,7 +21,8 @@ from c3s3_seg.io.detect import is_dicom, is_zip
 from c3s3_seg.report.rows import Failure, PredictionRow
 
 STOPPED = "stopped"  # the step of a case that was not processed, because the run ended before
-# A failure in one of these steps is the scan's fault and would recur. Other failures are the machine's.
+# A failure in one of these steps is the scan's fault and would recur. So would a refusal by the domain check,
+# which may come later, for a region that the network found. Other failures are the machine's.
 OF_THE_SCAN = ("load", "check", "prepare")
 # Exceptions are system errors on reading or unpacking a scan that may be good: a file server that does not
 # answer, too many open files, a full disk for archives.
@@ -72,7 +73,8 @@ class Refusal:
     def final(self) -> bool:
         """Whether the error would recur with the same scan."""
         lack = self.kind == MemoryLimitError.__name__ or self.what.startswith(NO_MEMORY)
-        return self.step in OF_THE_SCAN and not lack and not any(text in self.what for text in PASSING)
+        of_the_scan = self.step in OF_THE_SCAN or self.kind == DomainError.__name__
+        return of_the_scan and not lack and not any(text in self.what for text in PASSING)
 
     def error(self) -> C3S3Error:
         """Return the error, to be raised."""

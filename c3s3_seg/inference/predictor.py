@@ -26,6 +26,7 @@ from c3s3_seg.inference.backends.select import describe
 from c3s3_seg.inference.domain_check import (
     CheckResult,
     DomainCheck,
+    DomainError,
     check_frame,
     check_intensities,
     check_volumes,
@@ -139,9 +140,10 @@ class Predictor:
         Raises
         ------
         DomainError
-            If the model was not trained for such a scan, and that is not allowed.
+            If the model was not trained for such a scan, or the organ is not found in a larger scan, and
+            that is not allowed.
         InputError
-            If there is no scan, the region holds no voxel, or the organ is not found in a larger scan.
+            If there is no scan, or the region holds no voxel.
         GeometryError, MemoryLimitError
             Same as in the steps.
         """
@@ -187,9 +189,8 @@ class Predictor:
         Raises
         ------
         DomainError
-            If the intensities of the region are unlike those of the training scans, and that is not allowed.
-        InputError
-            If nothing like the organ is found, and a scan out of the domain is not allowed.
+            If nothing like the organ is found, or the intensities of the region are unlike those of the
+            training scans, and a scan out of the domain is not allowed.
         """
         domain = self.task.domain
         if not checked.search or domain is None:
@@ -199,7 +200,7 @@ class Predictor:
         try:
             box, notes = find_region(checked.scan, spacing_mm, domain, self._foreground(), progress)
             check = DomainCheck(result, box, notes)
-        except InputError as error:
+        except DomainError as error:
             if not checked.allow_out_of_domain:
                 raise
             check = DomainCheck(result + CheckResult((error.what,)))

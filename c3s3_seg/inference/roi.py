@@ -16,10 +16,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from c3s3_seg.bundle.domain import Domain
-from c3s3_seg.errors import InputError, quantity
+from c3s3_seg.errors import quantity
 from c3s3_seg.geometry.box import Box
 from c3s3_seg.geometry.volume import Geometry, Volume, narrow
 from c3s3_seg.inference.components import component_boxes, label_components
+from c3s3_seg.inference.domain_check import DomainError
 from c3s3_seg.system.progress import Progress
 
 Foreground = Callable[[Volume], NDArray[np.float32]]
@@ -59,14 +60,14 @@ def find_region(
 
     Raises
     ------
-    InputError
+    DomainError
         If no component of a plausible size is found.
     """
     coarse, block = _shrunk(scan, spacing_mm)
     probability, windows = _coarse_pass(coarse, domain, foreground, progress)
     found = _candidates(probability, coarse.geometry.voxel_ml, domain)
     if not found:
-        raise InputError(
+        raise DomainError(
             "the scan is larger than those in training, and nothing like the organ was found in it",
             where=scan.source.path,
             todo="Say where it is with --roi",

@@ -2,11 +2,13 @@
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 from helpers.command import run
+from helpers.service import in_process, settings
 from helpers.studies import heart, report, series, small, uid, whole_study
 
 from c3s3_seg.batch.evaluate import EvaluationSettings, evaluate
@@ -15,8 +17,10 @@ from c3s3_seg.batch.journal import journal_path, records_of
 from c3s3_seg.batch.records import Outcome, Refusal
 from c3s3_seg.batch.studies import Studies
 from c3s3_seg.errors import StorageError
+from c3s3_seg.geometry.volume import Geometry
 from c3s3_seg.io import Case, Reading, read_case, save
 from c3s3_seg.io.studies import find_scans
+from c3s3_seg.service.segment import SegmentTask
 
 PHANTOM = ("--model", "phantom", "--threads", 1)
 STORED = ("--format", "dicom-seg", "--report", "sc")
@@ -88,6 +92,24 @@ def test_a_study_of_which_no_series_is_in_the_domain_is_one_failure(tmp_path: Pa
     code, said, events = predict(study, tmp_path / "p2", "-o", out)
     assert (code, states(events)) == (0, {"p1_s1": "skipped", "p1_s2": "skipped", "p1_s3": "done"}), said
     assert "none of" not in (out / "summary.csv").read_text()
+
+
+@pytest.mark.slow
+def test_a_larger_series_without_the_organ_is_passed_over_beside_a_segmented_one(tmp_path: Path) -> None:
+    """It failed every night, as if the machine had failed, and `serve` sent nothing of such a study."""
+    study, geometry = tmp_path / "p1", heart().geometry
+    shape = (geometry.shape[0] * 4 // 3, geometry.shape[1] * 4 // 3, geometry.shape[2])
+    noise = np.random.default_rng(0).normal(300, 60, shape).clip(0).astype(np.uint16)
+    series(heart(), study, "p1", 1)
+    series(Geometry(shape, geometry.affine).volume(noise), study, "p1", 2)
+    code, said, events = predict(study, "-o", tmp_path / "out")
+    assert (code, states(events)) == (0, {"p1_s1": "done", "p1_s2": "skipped"}), said
+    assert "nothing like the organ was found" in said
+    code, said, events = predict(study, "-o", tmp_path / "out")
+    assert (code, states(events)) == (0, {}), said
+    strict = replace(settings(tmp_path), allow_out_of_domain=False)
+    found = in_process(strict)(SegmentTask(study, tmp_path / "results"))
+    assert (len(found.series), [problem.kind for problem in found.problems]) == (1, ["passed over"])
 
 
 def test_the_failure_of_a_study_has_the_name_of_its_first_series_whichever_worker_was_first() -> None:

@@ -107,7 +107,7 @@ def test_windows_of_air_in_which_nothing_varies_are_passed_over(predictor: Predi
 def test_nothing_to_find_is_refused_unless_forced(predictor: Predictor) -> None:
     noise = np.random.default_rng(0).gamma(2, 50, (160, 150, 80)).astype(np.float32)
     scan = Geometry.build(noise.shape, (1.25, 1.25, 1.8)).volume(noise)
-    with pytest.raises(InputError, match=r"nothing like the organ was found.*roi="):
+    with pytest.raises(DomainError, match=r"nothing like the organ was found.*roi="):
         located(predictor, scan)
     forced = located(predictor, scan, allow_out_of_domain=True)
     assert forced.check.allowed
