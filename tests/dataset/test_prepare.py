@@ -31,7 +31,7 @@ from c3s3_seg.cli import app
 from c3s3_seg.dataset import DataSet
 from c3s3_seg.dataset.check.index_checks import check_files
 from c3s3_seg.dataset.labels import Labels
-from c3s3_seg.dataset.prepare import pipeline
+from c3s3_seg.dataset.prepare import convert, pipeline
 from c3s3_seg.dataset.prepare.assemble import PrepareSettings, find
 from c3s3_seg.dataset.prepare.discover import Search
 from c3s3_seg.dataset.prepare.inventory import Part
@@ -931,3 +931,107 @@ def test_scans_that_are_held_out_now_leave_their_folder(tmp_path: Path) -> None:
         assert DataSet.load(folder).splits.validation == ("a_1",)
         assert (folder / "imagesTr" / "a_2.nii.gz").exists() == expected
     assert not [finding for finding in check_files(DataSet.load(out)) if finding.check == "unlisted"]
+
+
+def three_cases(tmp_path: Path) -> tuple[Path, Path, Path]:
+    """Prepare three cases; return the source, the data set, and the place of the mask of `b`."""
+    source, out = tmp_path / "source", tmp_path / "data"
+    for n, name in enumerate("abc"):
+        image_case(source, n, f"images/{name}", f"masks/{name}_seg")
+    prepare(source, out, PrepareSettings(validation=1))
+    return source, out, out / "labelsTr" / "b.nii.gz"
+
+
+def correct(path: Path, value: int = 2) -> str:
+    """Correct a mask by hand with a program that keeps the header's note, and return its hash."""
+    mask = load_mask(path)
+    array = mask.array.copy()
+    array[:2] = value
+    save(mask.geometry.volume(array), path, note="c3s3-seg")
+    return sha256(path)
+
+
+def change_mask_of_b(source: Path) -> None:
+    """Change the mask of a case in the source, so that the next run converts the case again."""
+    scan, mask = scan_and_mask(1)
+    save(scan.geometry.volume(mask * (mask < 2)), source / "masks" / "b_seg.nii.gz")
+
+
+def test_a_mask_corrected_by_hand_is_refused_in_every_run(tmp_path: Path) -> None:
+    """The second run dropped its record, and the third one took the note in its header as proof."""
+    source, out, label = three_cases(tmp_path)
+    written, edited = sha256(label), correct(label)
+    for _ in range(3):
+        result = prepare(source, out, PrepareSettings(validation=1))
+        (refused,) = result.refused
+        assert "there is a mask that was changed since it was written. Move it away" in refused.reason
+        assert sha256(label) == edited
+        assert set(DataSet.load(out).splits.cases) == {"a", "c"}
+    label.unlink()
+    result = prepare(source, out, PrepareSettings(validation=1))
+    assert (result.refused, set(result.data.splits.cases)) == ((), {"a", "b", "c"})
+    assert sha256(label) == written
+    assert "unlisted" not in json.loads((out / "dataset.json").read_text())["prepared"]
+
+
+def test_a_mask_corrected_by_hand_outlives_its_source(tmp_path: Path) -> None:
+    source, out, label = three_cases(tmp_path)
+    edited = correct(label)
+    source.rename(tmp_path / "all")
+    for name in ("images", "masks"):
+        shutil.copytree(tmp_path / "all" / name, source / name, ignore=shutil.ignore_patterns("b*"))
+    for gone in (("b",), ()):  # said once
+        assert prepare(source, out, PrepareSettings(validation=1)).gone == gone
+    shutil.rmtree(source)
+    (tmp_path / "all").rename(source)
+    (refused,) = prepare(source, out, PrepareSettings(validation=1)).refused
+    assert "was changed since it was written" in refused.reason
+    assert sha256(label) == edited
+
+
+def test_a_mask_drawn_for_a_scan_without_one_is_not_removed(tmp_path: Path) -> None:
+    """Its header named this program as the maker, as that of a mask that `predict` wrote."""
+    source, out, _ = three_cases(tmp_path)
+    image_case(source, 5, "images/d")
+    prepare(source, out, PrepareSettings(validation=1))
+    drawn = out / "labelsTr" / "d.nii.gz"
+    shutil.copy(out / "labelsTr" / "a.nii.gz", drawn)
+    image_case(source, 6, "images/d")  # another scan: the case is converted again
+    (refused,) = prepare(source, out, PrepareSettings(validation=1)).refused
+    assert "there is a mask that no earlier run has a record of" in refused.reason
+    assert drawn.is_file()
+    image_case(source, 0, "images/d")  # a copy of `a`
+    (out / "imagesTr" / "d.nii.gz").unlink()
+    prepare(source, out, PrepareSettings(validation=1))
+    assert drawn.is_file()
+
+
+@pytest.mark.parametrize("first", [True, False])
+def test_a_kill_between_a_mask_and_its_record_costs_no_case(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, first: bool
+) -> None:
+    """The next run said that somebody had changed the mask, and left the case out."""
+    source, out, _ = three_cases(tmp_path)
+    if first:
+        shutil.rmtree(out)
+    change_mask_of_b(source)
+    write = convert.write_whole
+
+    def snapshot(path: Path, content: bytes) -> None:  # the state of the folder if the run is killed here
+        if path.name == "b.json" and path.parent.name == "cases":
+            shutil.copytree(out, tmp_path / "killed")
+        write(path, content)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(convert, "write_whole", snapshot)
+        prepare(source, out, PrepareSettings(validation=1))
+    killed = tmp_path / "killed"
+    shutil.copytree(killed, tmp_path / "edited")
+    edited = correct(tmp_path / "edited" / "labelsTr" / "b.nii.gz", 1)
+    result = prepare(source, killed, PrepareSettings(validation=1))
+    assert (result.refused, set(result.data.splits.cases)) == ((), {"a", "b", "c"})
+    assert DataSet.load(killed).records == DataSet.load(out).records
+    # A mask that was edited after the kill is still the user's.
+    (refused,) = prepare(source, tmp_path / "edited", PrepareSettings(validation=1)).refused
+    assert "there is a mask that" in refused.reason
+    assert sha256(tmp_path / "edited" / "labelsTr" / "b.nii.gz") == edited

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -23,11 +24,12 @@ from c3s3_seg.io.hashes import Watch, content_sha256
 from c3s3_seg.system.choices import Repair
 from c3s3_seg.system.files import make_own_folder, write_whole
 from c3s3_seg.system.ownership import PROGRAM, TODO, check_place
-from c3s3_seg.system.reading import sha256
-from c3s3_seg.system.schema import dump
+from c3s3_seg.system.reading import read_json, sha256
+from c3s3_seg.system.schema import dump, parse
 
 STATE = ".prepare"  # folder in the data set during a run: the earlier index, and the records
 RECORDS = "cases"  # folder of finished records, apart from the index: a case may be called `dataset`
+COMING = "masks"  # folder of the hashes of masks that are about to be written, of each case a file
 SUFFIX = ".nii.gz"
 
 
@@ -49,8 +51,8 @@ class ConvertJob:
         Folder of the source.
     image, label
         Files to write.
-    records
-        Folder for the record of the case.
+    state
+        Folder of the run's state, with `RECORDS` and `COMING`.
     settings
         Hash of the settings that the files depend on.
     sources
@@ -70,7 +72,7 @@ class ConvertJob:
     root: Path
     image: Path
     label: Path
-    records: Path
+    state: Path
     settings: str
     sources: Mapping[str, str]
     known: CaseRecord | None
@@ -163,7 +165,7 @@ def _make(work: ConvertJob) -> Made:
         settings=work.settings,
         voxels_sha256=voxels_sha256(scan),
     )
-    write_whole(work.records / f"{work.case}.json", json.dumps(dump(record)).encode())
+    write_whole(work.state / RECORDS / f"{work.case}.json", json.dumps(dump(record)).encode())
     return Made(record, mask_refused=refused)
 
 
@@ -177,13 +179,33 @@ def _write(work: ConvertJob, scan: Volume, mask: Volume | None) -> dict[str, str
         work.label.unlink(missing_ok=True)  # of an earlier run in which the case had a mask
     else:
         make_own_folder(work.label.parent)
-        save(mask, work.label, note=PROGRAM)
+        save(mask, work.label, note=PROGRAM, ready=lambda whole: _announce(work, whole))
         hashes["label"] = sha256(work.label)
     return hashes
 
 
+def _announce(work: ConvertJob, mask: Path) -> None:
+    """Note the hash of a mask before it takes its place: after a kill, the next run knows whose it is."""
+    before = [sha256(work.label)] if work.label.is_file() else []  # `_check_places` has found it to be ours
+    write_whole(_announced(work), json.dumps([*before, sha256(mask)]).encode())
+
+
+def _announced(work: ConvertJob) -> Path:
+    return work.state / COMING / f"{work.case}.json"
+
+
+def _own_masks(work: ConvertJob) -> set[str]:
+    """Return the hashes of the case's mask as earlier runs recorded it, or were about to write it."""
+    found = set() if work.known is None else {work.known.sha256.get("label", "")}
+    with suppress(C3S3Error):  # no run was killed, or it was before the mask
+        found |= set(parse(tuple[str, ...], read_json(_announced(work)), _announced(work)))
+    return found
+
+
 def _check_places(work: ConvertJob) -> None:
     """Refuse to overwrite or remove another program's file, or a mask that somebody has edited.
+
+    A mask is known by its hash alone: a program that edits a mask may keep the header that names its maker.
 
     Raises
     ------
@@ -191,13 +213,14 @@ def _check_places(work: ConvertJob) -> None:
         If there is such a file, or a link.
     """
     for key, path in (("image", work.image), ("label", work.label)):
-        recorded = None if work.known is None else work.known.sha256.get(key)
+        recorded = work.known is not None and key in work.known.sha256
         if path.is_symlink() or not path.is_file():
             check_place(path)
-        elif recorded is None and not is_own_result(path):
+        elif key == "image" and not recorded and not is_own_result(path):
             raise InputError("there is a file that an earlier run did not write", where=path, todo=TODO)
-        elif recorded is not None and key == "label" and sha256(path) != recorded:
-            raise InputError("there is a mask that was changed since it was written", where=path, todo=TODO)
+        elif key == "label" and sha256(path) not in _own_masks(work):
+            what = "was changed since it was written" if recorded else "no earlier run has a record of"
+            raise InputError(f"there is a mask that {what}", where=path, todo=TODO)
 
 
 def _mask(work: ConvertJob, scan: Volume) -> tuple[Volume | None, str]:

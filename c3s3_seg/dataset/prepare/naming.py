@@ -18,6 +18,8 @@ from c3s3_seg.system.names import PlainName
 from c3s3_seg.system.reading import read_json
 from c3s3_seg.system.schema import parse
 
+UNLISTED = "unlisted"  # key of `prepared` in the index: the records that keep the files of cases not listed
+
 
 @dataclass(frozen=True)
 class Earlier:
@@ -27,6 +29,8 @@ class Earlier:
     ----------
     records
         Case -> its record.
+    unlisted
+        Cases among them that the index does not list, but whose files were still there.
     validation
         Patients who were drawn for validation.
     draw
@@ -36,6 +40,7 @@ class Earlier:
     """
 
     records: Mapping[str, CaseRecord] = field(default_factory=dict)
+    unlisted: frozenset[str] = frozenset()
     validation: frozenset[str] = frozenset()
     draw: tuple[int | None, int] | None = None
     patient_of: Mapping[str, str] = field(default_factory=dict)
@@ -54,6 +59,7 @@ def read_earlier(out: Path) -> Earlier:
     records: dict[str, CaseRecord] = {}
     patient_of: Mapping[str, str] = {}
     validation: frozenset[str] = frozenset()
+    unlisted: Mapping[str, CaseRecord] = {}
     draw = None
     if folder is not None:
         index = read_json(folder / INDEX)
@@ -62,7 +68,8 @@ def read_earlier(out: Path) -> Earlier:
             what = "there is a data set here already, which `prepare` did not make"
             raise InputError(what, where=out, todo="Give another folder with -o")
         data = DataSet.load(folder)
-        records |= data.records
+        unlisted = _unlisted(made, folder / INDEX)
+        records |= {**unlisted, **data.records}
         patient_of = data.patient_of
         known = {case: record.patient for case, record in records.items()} | dict(patient_of)
         validation = frozenset(known[case] for case in data.splits.validation if case in known)
@@ -72,7 +79,12 @@ def read_earlier(out: Path) -> Earlier:
         if record is not None:
             records[path.stem] = record
     whole = {case: r for case, r in records.items() if "image" in r.source and "image" in r.source_sha256}
-    return Earlier(whole, validation, draw, patient_of)
+    return Earlier(whole, frozenset(unlisted), validation, draw, patient_of)
+
+
+def _unlisted(made: Mapping[str, Any], where: Path) -> dict[str, CaseRecord]:
+    found = parse(dict[PlainName, CaseRecord], made.get(UNLISTED, {}), where)
+    return {str(case): record for case, record in found.items()}
 
 
 def _record(path: Path) -> CaseRecord | None:

@@ -10,7 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from c3s3_seg.dataset.index import IMAGES, INDEX, MASKS, TEST_FOLDERS, CaseRecord, DataSet
-from c3s3_seg.dataset.prepare.convert import RECORDS, STATE, SUFFIX, ConvertJob
+from c3s3_seg.dataset.prepare.convert import COMING, RECORDS, STATE, SUFFIX, ConvertJob
 from c3s3_seg.errors import InputError, quantity
 from c3s3_seg.system.files import make_own_folder
 from c3s3_seg.system.reading import sha256
@@ -32,7 +32,8 @@ def spare_others(out: Path, work: list[ConvertJob]) -> None:
 def set_aside(out: Path) -> None:
     """Set the index aside while files change: a reader must never find an index that does not fit them."""
     make_own_folder(out / STATE)
-    make_own_folder(out / STATE / RECORDS)
+    for name in (RECORDS, COMING):
+        make_own_folder(out / STATE / name)
     if (out / INDEX).is_file():
         (out / INDEX).replace(out / STATE / INDEX)
 
@@ -52,11 +53,11 @@ def put_back(out: Path) -> None:
     shutil.rmtree(state)
 
 
-def clear(data: DataSet, cases: set[str]) -> None:
+def clear(data: DataSet, dropped: Mapping[str, CaseRecord]) -> None:
     """Remove the files of cases that are in no split, and files that a killed run left half written."""
-    for kind in (IMAGES, MASKS):
-        for case in cases:
-            (data.place(kind, case) / f"{case}{SUFFIX}").unlink(missing_ok=True)
+    for key, kind in (("image", IMAGES), ("label", MASKS)):
+        for case, record in dropped.items():
+            _remove(data.place(kind, case) / f"{case}{SUFFIX}", record.sha256.get(key))
         for folder in (kind, TEST_FOLDERS[kind]):
             for path in (data.folder / folder).glob(f".*{SUFFIX}"):
                 if HALF_WRITTEN.fullmatch(path.name):  # `.scan.nii.gz` is a user's file
@@ -83,6 +84,20 @@ def clear_left_out(data: DataSet, earlier: Mapping[str, CaseRecord], cases: set[
         for key, kind in (("image", IMAGES), ("label", MASKS)):
             for folder in (kind, TEST_FOLDERS[kind]):
                 _remove(data.folder / folder / f"{case}{SUFFIX}", earlier[case].sha256.get(key))
+
+
+def unlisted(data: DataSet, earlier: Mapping[str, CaseRecord]) -> dict[str, CaseRecord]:
+    """Return the earlier records of cases that are not in the index, but whose files are still there.
+
+    Such a case was refused or left out, or its source is gone. Without its record, a later run could not
+    tell a mask that was edited by hand from one that `prepare` wrote.
+    """
+    folders = [data.folder / name for kind in (IMAGES, MASKS) for name in (kind, TEST_FOLDERS[kind])]
+    return {
+        case: record
+        for case, record in earlier.items()
+        if case not in data.records and any((f / f"{case}{SUFFIX}").is_file() for f in folders)
+    }
 
 
 def _remove(path: Path, recorded: str | None) -> None:

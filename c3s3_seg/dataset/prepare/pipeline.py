@@ -24,9 +24,10 @@ from c3s3_seg.dataset.prepare.assemble import (
     labels_of,
     modality_of,
 )
-from c3s3_seg.dataset.prepare.convert import RECORDS, STATE, SUFFIX, ConvertJob, Made, convert
+from c3s3_seg.dataset.prepare.convert import STATE, SUFFIX, ConvertJob, Made, convert
 from c3s3_seg.dataset.prepare.copies import copy_reason, find_copies, one_patient
 from c3s3_seg.dataset.prepare.inventory import OVERLAP, Part, RefusedFile, ScanMaskPair
+from c3s3_seg.dataset.prepare.naming import UNLISTED
 from c3s3_seg.dataset.prepare.out_folder import (
     clear,
     clear_left_out,
@@ -34,6 +35,7 @@ from c3s3_seg.dataset.prepare.out_folder import (
     put_back,
     set_aside,
     spare_others,
+    unlisted,
 )
 from c3s3_seg.dataset.prepare.pairing import KEPT
 from c3s3_seg.dataset.prepare.predictions import MaskOrigin
@@ -44,6 +46,7 @@ from c3s3_seg.system.lock import hold
 from c3s3_seg.system.names import plain_name
 from c3s3_seg.system.process_pool import Died, each
 from c3s3_seg.system.progress import Progress, silent
+from c3s3_seg.system.schema import dump
 from c3s3_seg.version import __version__
 
 FORMAT = "2"  # version of the written files: those of another version are written anew
@@ -244,7 +247,7 @@ def _job(
         root=source,
         image=data.place(IMAGES, case) / name,
         label=data.place(MASKS, case) / name,
-        records=data.folder / STATE / RECORDS,
+        state=data.folder / STATE,
         settings=hashlib.sha256(json.dumps(known).encode()).hexdigest(),
         sources=plan.hashes[number] if plan.hashes and plan.hashes[number]["image"] else {},
         known=plan.earlier.records.get(case),
@@ -294,10 +297,11 @@ def _finish(
     data = replace(before.data, splits=splits, records=records, patient_of=stated)
     result = _result(plan, made, replace(before, data=data, passed=_passed(before, idle)))
     if taken:
-        clear(before.data, {*made} - taken)
+        clear(before.data, {case: item.record for case, item in made.items() if case not in taken})
         clear_moved(data, plan.earlier.records)
         clear_left_out(data, plan.earlier.records, {*plan.cases} - {*plan.splits.cases, *plan.splits.test})
-        data.save(prepared=_preparation(result, settings))
+        others = {case: dump(record) for case, record in unlisted(data, plan.earlier.records).items()}
+        data.save(prepared=_preparation(result, settings) | ({UNLISTED: others} if others else {}))
         shutil.rmtree(data.folder / STATE)
     else:
         put_back(data.folder)
@@ -315,7 +319,7 @@ def _result(plan: PreparePlan, made: Mapping[str, Made], written: PreparedDataSe
         masks=sum("label" in record.sha256 for record in records.values()),
         kept=sum(made[case].kept for case in records),
         again=tuple(again),
-        gone=tuple(sorted(set(plan.earlier.records) - set(plan.cases))),
+        gone=tuple(sorted({*plan.earlier.records} - plan.earlier.unlisted - {*plan.cases})),
         overlaps=tuple(c for c, r in records.items() if any(n.startswith(OVERLAP) for n in r.notes)),
         empty=tuple(c for c in (*splits.labelled, *splits.validation) if not records[c].values),
         corrected=tuple(c for c, r in records.items() if _is_from(pairs[c], r, "correction")),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import secrets
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,9 @@ SAVE_SUFFIXES = (".nii", ".nii.gz", ".nrrd", ".mha")
 WRITTEN_TOL_MM = 1e-3
 
 
-def save(volume: Volume, path: str | Path, *, note: str = "") -> None:
+def save(
+    volume: Volume, path: str | Path, *, note: str = "", ready: Callable[[Path], None] | None = None
+) -> None:
     """Write an image file to a temporary name, sync it, read it back, compare it, and only then rename it.
 
     Parameters
@@ -33,6 +35,8 @@ def save(volume: Volume, path: str | Path, *, note: str = "") -> None:
         `.nii`, `.nii.gz`, `.nrrd` or `.mha` in a folder that exists. A file of this name is replaced.
     note
         Up to 79 characters for the header's free text (NIfTI: descrip): the program that made the file.
+    ready
+        Called with the complete file under its temporary name, before it is renamed.
 
     Raises
     ------
@@ -61,6 +65,8 @@ def save(volume: Volume, path: str | Path, *, note: str = "") -> None:
         _write(array, volume.geometry, aside, **({"note": note} if note else {}))
         sync(aside)
         _compare(array, volume.geometry, aside)
+        if ready is not None:
+            ready(aside)
         os.replace(aside, path)
         sync(path.parent)
     except InputError as error:
