@@ -26,7 +26,7 @@ from c3s3_seg.errors import ConfigError, InputError, shown
 from c3s3_seg.system.files import make_folder, write_whole
 from c3s3_seg.system.lock import hold
 from c3s3_seg.system.names import PlainName, plain_name
-from c3s3_seg.system.ownership import check_set, replacing, restoring
+from c3s3_seg.system.ownership import amending, announced, check_set, replacing
 from c3s3_seg.system.reading import read_json, read_known, sha256
 from c3s3_seg.system.schema import dump, parse
 
@@ -53,8 +53,16 @@ class ModelBundle:
     loaded_sha256: str = field(default="", compare=False, repr=False)
 
     @classmethod
-    def load(cls, folder: Path) -> ModelBundle:
+    def load(cls, folder: Path, *, unfinished: bool = False) -> ModelBundle:
         """Read a bundle and check the sha256 of every file that its manifest names.
+
+        Parameters
+        ----------
+        folder
+            Folder of the bundle.
+        unfinished
+            Whether to take a bundle in which `add` was killed, as if its manifest had the hashes that `add`
+            was to write: for a command that writes the manifest anew.
 
         Raises
         ------
@@ -70,8 +78,12 @@ class ModelBundle:
         _check_finite(data, path)
         manifest = parse(Manifest, data, path)
         check_patch(manifest.task, path)
-        for name, expected in manifest.files.items():
-            _verify(folder, name, expected)
+        coming = announced(folder) or {}
+        files = {n: _verified(folder, n, known, coming.get(n, set())) for n, known in manifest.files.items()}
+        if files != manifest.files and not unfinished:
+            what = "a command was ended while it wrote into this bundle"
+            raise InputError(what, where=folder, todo="Give it again (export, or train --resume)")
+        manifest = replace(manifest, files=files)
         _check_networks(folder, manifest)
         return cls(folder, manifest, loaded_sha256)
 
@@ -99,7 +111,7 @@ class ModelBundle:
 
     @classmethod
     def find_to_change(cls, name: str) -> ModelBundle:
-        """Load a bundle by its folder in order to rewrite its files.
+        """Load a bundle by its folder in order to rewrite its files, even if a kill has left it half written.
 
         Raises
         ------
@@ -110,7 +122,7 @@ class ModelBundle:
         if name in shipped_bundles():
             what = f"the model '{name}' ships with the package, and this would change its files"
             raise InputError(what, todo=f"Copy the folder {WEIGHTS / name}, and give the copy")
-        return cls.find(name)
+        return cls.load(Path(name), unfinished=True) if _is_file(Path(name) / MANIFEST) else cls.find(name)
 
     @classmethod
     def create(
@@ -124,8 +136,9 @@ class ModelBundle:
         """Write a new bundle, the manifest last, so that an incomplete bundle has no manifest."""
         make_folder(folder)
         empty = cls(folder, Manifest(task=task, networks=networks, files={}, training=training))
-        with replacing(folder, files, MANIFEST):
-            return empty.add(files)
+        manifest = empty._naming(files, {})
+        with hold(folder), replacing(folder, files, MANIFEST):
+            return empty._write(files, manifest)
 
     def add(self, files: Mapping[str, bytes], parity: Mapping[str, Any] | None = None) -> ModelBundle:
         """Write more files into the bundle, then the manifest with their hashes and their parity.
@@ -137,19 +150,27 @@ class ModelBundle:
             a file cannot be written: all files are then as before.
         """
         check_set(self.folder, files, MANIFEST)
+        manifest = self._naming(files, parity or {})
+        with hold(self.folder):
+            self._refuse_changed()
+            with amending(self.folder, files, MANIFEST):
+                return self._write(files, manifest)
+
+    def _naming(self, files: Mapping[str, bytes], parity: Mapping[str, Any]) -> Manifest:
+        """Return the manifest with the hashes of more files, and their parity."""
         hashes = dict(self.manifest.files)
         hashes |= {
             plain_name(name, "the file", self.folder): hashlib.sha256(content).hexdigest()
             for name, content in files.items()
         }
-        parities = {**self.manifest.parity, **(parity or {})}
-        manifest = replace(self.manifest, files=dict(sorted(hashes.items())), parity=parities)
+        parities = {**self.manifest.parity, **parity}
+        return replace(self.manifest, files=dict(sorted(hashes.items())), parity=parities)
+
+    def _write(self, files: Mapping[str, bytes], manifest: Manifest) -> ModelBundle:
         text = json.dumps(dump(manifest), indent=1).encode()
-        with hold(self.folder), restoring(self.folder / name for name in (MANIFEST, *files)):
-            self._refuse_changed()
-            for name, content in files.items():
-                write_whole(self.folder / name, content)
-            write_whole(self.folder / MANIFEST, text)
+        for name, content in files.items():
+            write_whole(self.folder / name, content)
+        write_whole(self.folder / MANIFEST, text)
         return ModelBundle(self.folder, manifest, hashlib.sha256(text).hexdigest())
 
     def _refuse_changed(self) -> None:
@@ -271,15 +292,17 @@ def _check_networks(folder: Path, manifest: Manifest) -> None:
         raise InputError("the manifest names two networks with the same stem", where=folder)
 
 
-def _verify(folder: Path, name: str, expected: str) -> None:
+def _verified(folder: Path, name: str, expected: str, coming: set[str]) -> str:
+    """Return the sha256 of a file, which must be that of the manifest, or one that a killed `add` wrote."""
     path = folder / name
     if not _is_plain(name) or path.is_symlink():
         raise InputError(f"the manifest names '{name}', wanted a plain file inside the bundle", where=folder)
     if not _is_file(path):
         raise InputError("the manifest names this file, but it is not there", where=path)
     found = sha256(path)
-    if found != expected:
+    if found != expected and found not in coming:
         todo = "Get the bundle again; do not use this one"
         raise InputError(
             f"sha256 is {found[:12]}..., the manifest says {expected[:12]}...", where=path, todo=todo
         )
+    return found

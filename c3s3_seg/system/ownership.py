@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import stat
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path, PurePath
 from typing import Any
@@ -20,7 +21,9 @@ GENERATOR = f'<meta name="generator" content="{PROGRAM}">'
 # A private chunk, which programs that do not know it drop when they change a picture (PNG, 4.7.2).
 PNG_CHUNK = b"seGM"
 HEAD_BYTES = 4096
-UNFINISHED = ".c3s3-seg.unfinished"  # exists while the files of a bundle or an export are written
+# Exists while the files of a bundle or an export are written. A text: whatever lies there is of this package.
+# JSON: the sha256 that each file which is replaced may have.
+UNFINISHED = ".c3s3-seg.unfinished"
 TODO = "Move it away, or give another folder with -o"
 
 _PAGES = (
@@ -104,24 +107,20 @@ def check_set(folder: Path, names: Iterable[str], index: str) -> None:
         Files that will be written, with or without the index.
     index
         JSON with `files`, name -> sha256. A file that it does not list with this hash is foreign, unless a
-        run of this package was killed while it wrote the set.
+        run of this package was killed while it wrote the set, or this file of it.
 
     Raises
     ------
     InputError
         If there is a foreign file, a link or a folder.
     """
-    known = _indexed(folder / index)
-    unfinished = _is_regular(folder / UNFINISHED)
+    is_index, known = _indexed(folder / index) is not None, _own_hashes(folder, index)
+    unfinished = _is_regular(folder / UNFINISHED) and announced(folder) is None
     for name in dict.fromkeys([index, *names]):
         path = folder / name
         if path.parent != folder:
             refuse_link(path.parent, TODO)
-        ours = (
-            known is not None
-            if name == index
-            else _is_regular(path) and sha256(path) == (known or {}).get(name)
-        )
+        ours = is_index if name == index else _is_regular(path) and sha256(path) in known.get(name, ())
         check_place(path, ours=ours or unfinished)
 
 
@@ -153,20 +152,30 @@ def replacing(folder: Path, names: Iterable[str], index: str) -> Iterator[None]:
 
 def _drop(folder: Path, names: Iterable[str], index: str) -> None:
     """Remove unchanged files of the old index that no new file replaces: they would stay beside the new."""
-    for name, known in (_indexed(folder / index) or {}).items():
+    for name, known in _own_hashes(folder, index).items():
         path = folder / name
         inside = not PurePath(name).is_absolute() and ".." not in PurePath(name).parts
         if inside and name not in names and not path.parent.is_symlink() and _is_regular(path):
             with suppress(OSError, InputError):
-                if sha256(path) == known:
+                if sha256(path) in known:
                     path.unlink()
 
 
 @contextmanager
-def restoring(paths: Iterable[Path]) -> Iterator[None]:
-    """Restore the old content of these files if the block fails; unchanged files are not touched."""
-    before = {path: path.read_bytes() if _is_regular(path) else None for path in paths}
+def amending(folder: Path, files: Mapping[str, bytes], index: str) -> Iterator[None]:
+    """Write these files of a set, then its index, in the block; restore their old content if it fails.
+
+    The hashes are noted first: after a kill in the block, `check_set` knows the files that were written, and
+    `announced` tells a reader of the set why they do not fit the index.
+    """
+    mark = folder / UNFINISHED
+    before = {path: _content(path) for path in (mark, folder / index, *(folder / name for name in files))}
+    both = {name: (before[folder / name], content) for name, content in files.items()}
+    hashes = {
+        name: [hashlib.sha256(c).hexdigest() for c in pair if c is not None] for name, pair in both.items()
+    }
     try:
+        write_whole(mark, json.dumps(hashes).encode())
         yield
     except BaseException:
         for path in (path for path, content in before.items() if content is None):  # first: it makes room
@@ -174,9 +183,34 @@ def restoring(paths: Iterable[Path]) -> Iterator[None]:
                 path.unlink(missing_ok=True)
         for path, content in before.items():
             with suppress(C3S3Error, OSError):
-                if content is not None and not (_is_regular(path) and path.read_bytes() == content):
+                if content is not None and _content(path) != content:
                     write_whole(path, content)
         raise
+    with suppress(OSError):
+        mark.unlink(missing_ok=True)
+
+
+def announced(folder: Path) -> dict[str, set[str]] | None:
+    """Return the hashes that each file may have which a killed `amending` was to write; None without one."""
+    with suppress(C3S3Error):
+        found = read_json(folder / UNFINISHED)
+        if isinstance(found, dict) and all(isinstance(hashes, list) for hashes in found.values()):
+            return {
+                name: {item for item in hashes if isinstance(item, str)} for name, hashes in found.items()
+            }
+    return None
+
+
+def _own_hashes(folder: Path, index: str) -> dict[str, set[str]]:
+    """Return the hashes that each file of a set has, by its index or by a run that was killed."""
+    known = {name: {hashed} for name, hashed in (_indexed(folder / index) or {}).items()}
+    for name, hashes in (announced(folder) or {}).items():
+        known.setdefault(name, set()).update(hashes)
+    return known
+
+
+def _content(path: Path) -> bytes | None:
+    return path.read_bytes() if _is_regular(path) else None
 
 
 def _indexed(path: Path) -> dict[str, str] | None:

@@ -9,6 +9,7 @@ import pytest
 from helpers.command import run
 
 from c3s3_seg.bundle import (
+    MANIFEST,
     WEIGHTS,
     Calibration,
     Code,
@@ -26,7 +27,8 @@ from c3s3_seg.errors import ConfigError, InputError, StorageError
 from c3s3_seg.io.reading import SeriesRule
 from c3s3_seg.models import WANTED
 from c3s3_seg.system.files import write_whole
-from c3s3_seg.system.lock import hold
+from c3s3_seg.system.lock import NAME, hold
+from c3s3_seg.system.ownership import UNFINISHED
 from c3s3_seg.system.schema import dump, parse
 
 TASK = Task(
@@ -521,3 +523,52 @@ def test_a_change_that_fails_leaves_unchanged_files_alone(
         with pytest.raises(StorageError):
             bundle.add({"model.onnx": b"new graph", "README.md": b"new card"})
     assert files_of(bundle.folder) == before
+
+
+@pytest.fixture
+def killed(bundle: ModelBundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Return a copy of a bundle as a kill leaves it after new files, and before the new manifest."""
+    bundle = bundle.add({"model.onnx": b"graph"})
+
+    def snapshot(path: Path, content: bytes) -> None:
+        if path.name == MANIFEST:
+            shutil.copytree(bundle.folder, tmp_path / "killed", ignore=shutil.ignore_patterns(NAME))
+        write_whole(path, content)
+
+    with monkeypatch.context() as patched:
+        patched.setattr("c3s3_seg.bundle.store.write_whole", snapshot)
+        bundle.add({"model.onnx": b"new graph", "README.md": b"new card", "secondary.onnx": b"another"})
+    assert not (bundle.folder / UNFINISHED).exists()
+    return tmp_path / "killed"
+
+
+def test_a_bundle_that_a_kill_left_half_written_is_finished_by_the_same_command(killed: Path) -> None:
+    """It did not load, and no command took its new files for those of this program."""
+    with pytest.raises(InputError, match=r"was ended while it wrote into this bundle\. Give it again"):
+        ModelBundle.find(str(killed))
+    found = ModelBundle.find_to_change(str(killed))
+    assert found.card() == "new card"
+    before = files_of(killed)
+    with pytest.raises(InputError, match="cannot be written"):
+        found.add({"model.onnx": b"a third graph", "n" * 300: b"x"})
+    assert files_of(killed) == before
+    made = found.add({"model.onnx": b"new graph", "README.md": b"new card", "secondary.onnx": b"another"})
+    assert ModelBundle.load(killed).manifest == made.manifest
+    assert not (killed / UNFINISHED).exists()
+
+
+def test_a_bundle_that_a_kill_left_half_written_is_replaced_whole(killed: Path) -> None:
+    files = {NETWORK.weights: (killed / NETWORK.weights).read_bytes(), "README.md": b"card"}
+    ModelBundle.create(killed, TASK, files, (NETWORK,), {})
+    assert sorted(files_of(killed)) == ["README.md", MANIFEST, NETWORK.weights]
+    ModelBundle.load(killed)
+
+
+def test_what_no_command_wrote_into_a_half_written_bundle_stays_foreign(killed: Path) -> None:
+    (killed / "README.md").write_bytes(b"mine")
+    for found in (ModelBundle.find, ModelBundle.find_to_change):
+        with pytest.raises(InputError, match=r"README\.md: sha256 is .* the manifest says"):
+            found(str(killed))
+    with pytest.raises(InputError, match=r"README\.md: there is a file that c3s3-seg did not write"):
+        ModelBundle.create(killed, TASK, {"README.md": b"card"}, (NETWORK,), {})
+    assert (killed / "README.md").read_bytes() == b"mine"
