@@ -78,9 +78,11 @@ def _refuse_diverged(names: list[str], out: Path) -> None:
         If a run diverged.
     """
     from c3s3_seg.errors import RefusedError
+    from c3s3_seg.training.checkpoint import DIVERGED
 
     if names:
-        todo = "Lower optimiser.lr of these entries; the same command tries them again"
+        todo = "Lower optimiser.lr of these entries; the same command begins them anew"
+        todo += f" (the last checkpoint stays as {DIVERGED})"
         raise RefusedError(f"these runs diverged: {', '.join(names)}", where=out / "runs", todo=todo)
 
 

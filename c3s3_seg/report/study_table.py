@@ -65,6 +65,8 @@ class Trained:
         Net -> case -> label -> metric -> value, by the paper protocol, after the last iteration.
     conditions
         Machine, precision and code.
+    earlier
+        Other conditions of a run that was stopped under these and resumed.
     """
 
     entry: str
@@ -73,6 +75,7 @@ class Trained:
     seconds: float
     nets: Mapping[str, Cases]
     conditions: Conditions = Conditions()
+    earlier: tuple[Conditions, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -197,10 +200,11 @@ def _against(metric: str, mine: Cells, theirs: Cells) -> Paired:
 
 
 def runs_under(runs: Sequence[Trained]) -> dict[Conditions, list[Trained]]:
-    """Return the runs by their conditions; a fair table has one key."""
+    """Return the runs by their conditions, all that a run had; a fair table has one key."""
     found: dict[Conditions, list[Trained]] = {}
     for run in runs:
-        found.setdefault(run.conditions, []).append(run)
+        for conditions in dict.fromkeys((*run.earlier, run.conditions)):
+            found.setdefault(conditions, []).append(run)
     return found
 
 

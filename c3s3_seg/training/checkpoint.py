@@ -23,6 +23,7 @@ from c3s3_seg.training.records import check_records
 
 Tensors = dict[str, Tensor]
 FILE = "checkpoint.safetensors"
+DIVERGED = "diverged.safetensors"  # the last checkpoint of a run that diverged: no run resumes from it
 ANEW = "Start the run again without --resume"
 
 
@@ -109,6 +110,12 @@ def read(run: Path) -> State:
         raise InputError(f"not a checkpoint of ours ({error.what})", where=path, todo=ANEW) from error
     except (SafetensorError, KeyError, TypeError, OSError) as error:
         raise InputError(f"not a checkpoint of ours ({error})", where=path, todo=ANEW) from error
+
+
+def set_aside(run: Path) -> None:
+    """Rename the checkpoint of a run that diverged, so that the run begins anew."""
+    if (run / FILE).exists():
+        (run / FILE).replace(run / DIVERGED)
 
 
 def _sha256(tensors: Tensors) -> str:

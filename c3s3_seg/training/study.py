@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import re
 import tomllib
@@ -17,21 +16,17 @@ from c3s3_seg.bundle import ModelBundle
 from c3s3_seg.errors import ConfigError, InputError
 from c3s3_seg.report.study_table import METRICS, Conditions, Trained, mixture
 from c3s3_seg.system.files import make_folder, make_own_folder, write_whole
-from c3s3_seg.system.hardware import is_cuda, processor_name
 from c3s3_seg.system.progress import Progress
 from c3s3_seg.system.reading import read_json, read_regular
-from c3s3_seg.system.schema import closed, dump, parse
+from c3s3_seg.system.schema import closed, dump, parse, plain
 from c3s3_seg.training import checkpoint
+from c3s3_seg.training.conditions import current_conditions, note_conditions, read_conditions
 from c3s3_seg.training.config import TrainConfig, load_config
 from c3s3_seg.training.folds import read_splits
+from c3s3_seg.training.history import History
 from c3s3_seg.training.loggers import open_logger
 from c3s3_seg.training.run import DivergedError
 from c3s3_seg.training.train import train
-from c3s3_seg.version import __version__
-
-# Packages that decide scores and times, from reading a scan to scoring its mask: a change in them between two
-# runs of a study must be reported.
-DECIDING = ("bundle", "dataset", "geometry", "inference", "io", "metrics", "models", "training")
 
 
 @closed
@@ -145,9 +140,12 @@ def run_study(plans: list[StudyPlan], out: Path, report: Progress) -> list[str]:
     Raises
     ------
     InputError
-        If a record was made with other settings, or the data has no validation cases.
+        If a record was made with other settings, the data has no validation cases, or a run that was stopped
+        began from a bundle that the study no longer names.
     """
-    _check_validation([plan for plan in plans if not _record(plan, out).exists()])
+    waiting = [plan for plan in plans if not _record(plan, out).exists()]
+    _check_validation(waiting)
+    _check_starts(waiting, out)
     make_folder(out)
     make_own_folder(out / "records")
     make_own_folder(out / "runs")
@@ -157,18 +155,24 @@ def run_study(plans: list[StudyPlan], out: Path, report: Progress) -> list[str]:
         if not record.exists():
             report(f"{plan.name} ({number} of {len(plans)})")
             try:
-                found = _train(plan, out / "runs" / plan.name)
+                found = _train(plan, _folder(plan, out))
             except DivergedError as error:
                 report(f"{plan.name}: {error.what}")
+                # It would resume just before it diverged, and refuse a lower learning rate.
+                checkpoint.set_aside(_folder(plan, out))
                 diverged.append(plan.name)
                 continue
-            write_whole(record, json.dumps(found, indent=1).encode())
+            write_whole(record, json.dumps(plain(found), indent=1).encode())
         read_record(record, plan)
     return diverged
 
 
 def _record(plan: StudyPlan, out: Path) -> Path:
     return out / "records" / f"{plan.name}.json"
+
+
+def _folder(plan: StudyPlan, out: Path) -> Path:
+    return out / "runs" / plan.name
 
 
 def _check_validation(plans: Sequence[StudyPlan]) -> None:
@@ -178,35 +182,26 @@ def _check_validation(plans: Sequence[StudyPlan]) -> None:
             raise InputError("a study needs validation cases, and there are none", where=data.folder)
 
 
+def _check_starts(plans: Sequence[StudyPlan], out: Path) -> None:
+    """Check that no run that began from a bundle would be resumed and recorded as one of random weights."""
+    for folder in (_folder(plan, out) for plan in plans if plan.start is None):
+        if not (folder / checkpoint.FILE).exists():
+            continue
+        began = History(checkpoint.read(folder).history).first("initialized_from")
+        if began is not None:
+            what = f"the run began from '{began['bundle']}', and the study names no `start`"
+            todo = "Restore `start` in the study, or remove this folder to train again"
+            raise InputError(what, where=folder, todo=todo)
+
+
 def finished(plans: list[StudyPlan], out: Path) -> list[Trained]:
     """Read the records of the finished runs."""
     records = [(_record(plan, out), plan) for plan in plans]
     return [read_record(path, plan) for path, plan in records if path.exists()]
 
 
-def current_conditions(plan: StudyPlan) -> Conditions:
-    """Return the conditions of a run that is trained now; its precision is known only after the run."""
-    import torch
-
-    gpu = is_cuda(plan.config.run.device) and torch.cuda.is_available()
-    machine = torch.cuda.get_device_name() if gpu else processor_name()
-    code = f"c3s3-seg {__version__} ({_code_hash()}), torch {torch.__version__}"
-    return Conditions(machine, "", code, "" if plan.start is None else _origin(plan.start))
-
-
-def _origin(bundle: ModelBundle) -> str:
-    """Return a bundle's name, and eight digits of the SHA-256 of its and its linked bundle's weights."""
-    weights = [home.manifest.files[network.weights] for home, network in bundle.members()]
-    return f"{bundle.task.name} ({hashlib.sha256(' '.join(weights).encode()).hexdigest()[:8]})"
-
-
-def _code_hash() -> str:
-    """Return eight digits of the SHA-256 of the code that trains and measures."""
-    package = Path(__file__).parents[1]
-    found = hashlib.sha256()
-    for path in sorted(path for name in DECIDING for path in (package / name).rglob("*.py")):
-        found.update(f"{path.relative_to(package).as_posix()}\n".encode() + path.read_bytes())
-    return found.hexdigest()[:8]
+def _conditions(plan: StudyPlan) -> Conditions:
+    return current_conditions(plan.config.run.device, plan.start)
 
 
 def check_conditions(plans: list[StudyPlan], out: Path) -> None:
@@ -215,15 +210,23 @@ def check_conditions(plans: list[StudyPlan], out: Path) -> None:
     Raises
     ------
     InputError
-        If machine, code or start differ from the records, or differ among the records already.
+        If machine, code or start differ from the records or from those of a run that would be resumed, or
+        differ among the records already.
     """
     done = finished(plans, out)
     here = [
-        Trained(plan.entry, plan.seed, 0, 0.0, {}, current_conditions(plan))
+        Trained(plan.entry, plan.seed, 0, 0.0, {}, _conditions(plan), read_conditions(_folder(plan, out)))
         for plan in plans
         if not _record(plan, out).exists()
     ]
-    known = [replace(run, conditions=replace(run.conditions, precision="")) for run in done]
+    known = [
+        replace(
+            run,
+            conditions=replace(run.conditions, precision=""),
+            earlier=tuple(replace(earlier, precision="") for earlier in run.earlier),
+        )
+        for run in done
+    ]
     refuse_mixture(done, out)
     refuse_mixture([*known, *here], out)
 
@@ -246,23 +249,26 @@ def refuse_mixture(runs: Sequence[Trained], out: Path) -> None:
 
 
 def _train(plan: StudyPlan, folder: Path) -> dict[str, Any]:
-    resume = (folder / checkpoint.FILE).exists()
+    resume, here = (folder / checkpoint.FILE).exists(), _conditions(plan)
+    earlier = note_conditions(folder, here)
     with open_logger(folder) as logger:
         bundle = train(plan.config, folder, logger, resume=resume, start=plan.start)
     training_record = bundle.manifest.training
+    conditions = [replace(each, precision=training_record["precision"]) for each in (*earlier, here)]
     return {
         "entry": plan.entry,
         "seed": plan.seed,
         "iterations": training_record["iterations"],
         "seconds": training_record["seconds"],
-        "conditions": dump(replace(current_conditions(plan), precision=training_record["precision"])),
-        "nets": _numbers(training_record["validation_cases"]),
+        "conditions": dump(conditions[-1]),
+        "earlier": [dump(each) for each in conditions[:-1]],
+        "nets": training_record["validation_cases"],
         "config": _settings(plan.config),
     }
 
 
 def _numbers(found: Any) -> Any:
-    """Turn scores into numbers again: a bundle writes an infinite distance as "inf" and nan as null."""
+    """Turn scores into numbers again: JSON has an infinite distance as "inf" and nan as null."""
     if isinstance(found, dict):
         return {key: _numbers(value) for key, value in found.items()}
     return float("nan" if found is None else found)
@@ -278,11 +284,12 @@ def read_record(path: Path, plan: StudyPlan) -> Trained:
     """
     try:
         data = read_json(path)
-        found = {k: data[k] for k in ("entry", "seed", "iterations", "seconds", "nets")}
-        found["conditions"] = data.get("conditions", {})
+        found = {k: data[k] for k in ("entry", "seed", "iterations", "seconds")}
+        found["nets"] = _numbers(data["nets"])
+        found |= {"conditions": data.get("conditions", {}), "earlier": data.get("earlier", [])}
         trained, settings = parse(Trained, found, path), _with_defaults(data["config"])
         _check_scores(trained)
-    except (KeyError, TypeError) as error:
+    except (KeyError, TypeError, ValueError, RecursionError) as error:
         raise InputError(f"not a record of a study ({error})", where=path) from error
     except InputError as error:
         raise InputError(f"not a record of a study ({error.what})", where=path) from error

@@ -29,6 +29,7 @@ from c3s3_seg.report.study_table import (
 )
 from c3s3_seg.report.terminal import study_table
 from c3s3_seg.system.schema import dump
+from c3s3_seg.training import checkpoint, conditions
 from c3s3_seg.training import study as study_module
 from c3s3_seg.training.study import finished, load_study, read_record
 
@@ -132,6 +133,67 @@ def test_a_run_that_diverges_does_not_end_the_study(study: Path) -> None:
     assert "the run diverges" in alone.stderr
 
 
+def test_a_run_that_diverged_after_a_checkpoint_begins_anew(study: Path) -> None:
+    """With a lower rate it was refused, and ended the study; with the same rate it diverged again."""
+    text = study.read_text().replace("seeds = [1, 2]", "seeds = [1]")
+    # The first step makes the weights so large that their squares, in the second one, are no float32.
+    changed = '["method=supervised", "optimiser.lr=1e25", "run.iterations=3", "run.checkpoint_every=1"]'
+    study.write_text(text.replace('["method=supervised"]', changed))
+    folder = study.parent / "out" / "runs" / "supervised-vnet-1"
+    answer = run(study, "--shard", "1/2")
+    assert answer.returncode == 1, answer.stderr
+    assert "at iteration 1; the last checkpoint is kept" in answer.stderr
+    assert checkpoint.DIVERGED in answer.stderr
+    assert not (folder / checkpoint.FILE).exists()
+    assert (folder / checkpoint.DIVERGED).is_file()
+    study.write_text(study.read_text().replace("1e25", "0.01"))
+    again = run(study)
+    assert again.returncode == 0, again.stderr
+    assert "Finished: 2 of 2 runs" in again.stdout
+
+
+def test_a_run_that_is_resumed_on_another_machine_is_recorded_under_both(study: Path) -> None:
+    first = ("--shard", "1/4")
+    out = study.parent / "out"
+    record, note = (
+        out / "records" / "supervised-vnet-1.json",
+        out / "runs" / "supervised-vnet-1" / conditions.FILE,
+    )
+    assert run(study, *first).returncode == 0
+    (here,) = json.loads(note.read_text())
+    record.unlink()  # as if it had been stopped
+    note.write_text(json.dumps([{**here, "machine": "Another 9000"}]))
+    refused = run(study, *first)
+    assert refused.returncode == 2
+    assert "Another 9000, precision not recorded" in refused.stderr
+    assert not record.exists()
+    mixed = run(study, *first, "--allow-mixed")
+    assert mixed.returncode == 0, mixed.stderr
+    assert "Another 9000, float32" in (out / "study.md").read_text()
+    (done,) = finished(load_study(study)[1][:1], out)
+    assert (done.earlier[0].machine, done.conditions.machine) == ("Another 9000", here["machine"])
+    assert run(study, *first).returncode == 2  # the record itself is of two machines
+    record.unlink()
+    note.unlink()  # from before it existed
+    assert run(study, *first).returncode == 0
+
+
+def test_a_record_is_json_for_every_reader(study: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    _, plans = load_study(study)
+    scores = {"dice": 0.5, "jaccard": 0.4, "hd95_vox": math.inf, "asd_vox": math.nan}
+    found = {"entry": "C3S3", "seed": 1, "iterations": 2, "seconds": 3, "config": dump(plans[1].config)}
+    found["nets"] = {"vnet": {"case": {"ball": scores}}}
+    monkeypatch.setattr(study_module, "_train", lambda *_: found)
+    out = study.parent / "out"
+    assert study_module.run_study(plans[1:2], out, lambda *_: None) == []
+    record = out / "records" / "c3s3-1.json"
+    json.loads(record.read_text(), parse_constant=lambda text: pytest.fail(f"{text} is no JSON"))
+    for content in (record.read_text(), json.dumps(found)):  # records had Infinity and NaN
+        record.write_text(content)
+        (read,) = finished(plans[1:2], out)
+        assert read.nets["vnet"]["case"]["ball"] == pytest.approx(scores, nan_ok=True)
+
+
 def _change_machine(path: Path) -> None:
     record = json.loads(path.read_text())
     record["conditions"]["machine"] = "Another 9000"
@@ -165,6 +227,12 @@ def test_runs_begin_from_a_bundle(study: Path) -> None:
     hashes = ModelBundle.load(bundle).manifest.files
     assert set(origin["weights_sha256"].values()) <= set(hashes.values())
     assert "begun from" in (study.parent / "begun" / "study.html").read_text()
+    (study.parent / "begun" / "records" / "c3s3-1.json").unlink()  # as if it had been stopped
+    for note in (study.parent / "begun").rglob(conditions.FILE):
+        note.unlink()  # from before it existed
+    removed = command.run("study", study, "-o", study.parent / "begun", "--shard", "2/4")
+    assert removed.returncode == 2
+    assert "the run began from 'toy', and the study names no `start`" in removed.stderr
     again.write_text(f'start = "nowhere"\n{study.read_text()}')
     missing = run(again)
     assert missing.returncode == 2
@@ -187,9 +255,9 @@ def test_without_validation_cases_nothing_is_trained(study: Path, toy_data: Path
 @pytest.mark.parametrize("module", ["inference/tiling.py", "bundle/preprocessing.py", "training/losses.py"])
 def test_code_that_decides_scores_is_in_the_hash(module: str) -> None:
     """Validation uses the predictor, and scans are preprocessed by the recipe."""
-    package = Path(study_module.__file__).parents[1]
+    package = Path(conditions.__file__).parents[1]
     assert (package / module).is_file()
-    assert module.split("/")[0] in study_module.DECIDING
+    assert module.split("/")[0] in conditions.DECIDING
 
 
 def test_all_entries_come_before_the_next_seed(study: Path) -> None:
