@@ -94,6 +94,8 @@ def measure(method: str, precision: str, options: argparse.Namespace) -> dict[st
         f"run.device={options.device}",
     ]
     changes += [f"run.precision={precision}", f"method={'c3s3' if method == 'plain' else method}"]
+    if method == "supervised":  # as many crops as the methods that have an unlabelled one too
+        changes.append("run.labelled_batch=2")
     if method != "plain":
         keep_pages()
     run = Run(load_config(Path("left-atrium"), changes), Path("none"))
@@ -155,7 +157,7 @@ class Plain:
         n, config = batch.labelled, self.config
         a, b = ([self._forward(net, head, x) for x in batch.views] for net, head in self._nets())
         seg_a, seg_b = (seg_terms([out[0][:n] for out in outs], batch.target) for outs in (a, b))
-        a_wins = seg_a.competition(config.alpha) <= seg_b.competition(config.alpha)
+        a_wins = bool(seg_a.weighted(config.alpha) <= seg_b.weighted(config.alpha))
         primary, loser = (a, b) if a_wins else (b, a)
         l_cp = cross_pseudo([o[1][n:] for o in loser], [o[1][n:] for o in primary], config.sharpening)
         l_cos = cosine_distance(a[0][1], b[1][1]) + cosine_distance(b[0][1], a[1][1])

@@ -23,6 +23,7 @@ from c3s3_seg.training.method_settings import (
     CAMLConfig,
     CauSSLConfig,
     DTCConfig,
+    MCFConfig,
     MethodName,
     SASSNetConfig,
     SDCLConfig,
@@ -40,7 +41,7 @@ DISCRIMINATOR_SIDE = 16
 @closed
 @dataclass(frozen=True)
 class TrainConfig:
-    """The configuration of a run. A method reads its own section; `mcf` reads the section `c3s3`."""
+    """The configuration of a run. A method reads its own section; `mcf` reads `c3s3` too."""
 
     method: MethodName
     task: ReadTask
@@ -51,6 +52,7 @@ class TrainConfig:
     c3s3: C3S3Config = field(default_factory=C3S3Config)
     augment: AugmentConfig = field(default_factory=AugmentConfig)
     optimiser: OptimiserConfig = field(default_factory=OptimiserConfig)
+    mcf: MCFConfig = field(default_factory=MCFConfig)
     uamt: UAMTConfig = field(default_factory=UAMTConfig)
     dtc: DTCConfig = field(default_factory=DTCConfig)
     bcp: BCPConfig = field(default_factory=BCPConfig)

@@ -1,6 +1,6 @@
 """The methods' own numbers: one section of a configuration for each, with the published values as defaults.
 
-If a default differs from the published value, its section states this (UA-MT, DTC).
+If a default differs from the published value, its section states this (UA-MT).
 Ramps and starts are shares of the run: progress = iteration / iterations, so that a short run follows the
 same schedule. Where a paper and its published code differ, the paper's form is the default.
 """
@@ -33,13 +33,33 @@ METHOD_NAMES: tuple[str, ...] = get_args(MethodName)
 TAUGHT = ("supervised", "c3s3", "mcf")  # methods that support the table `teacher`
 
 
+def unread_sections(method: str) -> set[str]:
+    """Return the sections of a configuration that only other methods read."""
+    read = {method, "c3s3"} if method == "mcf" else {method}
+    return set(METHOD_NAMES) - read - {"supervised"}
+
+
+@closed
+@dataclass(frozen=True)
+class MCFConfig:
+    """Settings of MCF; its other numbers are in the section `c3s3`, see `C3S3Config`.
+
+    Parameters
+    ----------
+    alpha
+        Weight of the cross entropy in the competition; 0: the Dice alone decides, as published.
+    review_weight
+        Weight of both networks' squared errors on labelled voxels where the two differ.
+    """
+
+    alpha: Share = 0.0
+    review_weight: NotNegative = 0.5
+
+
 @closed
 @dataclass(frozen=True)
 class UAMTConfig:
     """Settings of UA-MT.
-
-    The supervised loss is cross entropy plus Dice; published: half of this sum, with the same `weight`. So a
-    `weight` of 0.2 gives the published proportion.
 
     Parameters
     ----------
@@ -49,24 +69,26 @@ class UAMTConfig:
         Standard deviation and largest size of the noise, in standard deviations of the scan.
     teacher_decay
         Share of the teacher that is kept in a step.
+    teacher_dropout
+        Share of the channels that the teacher drops in each pass; that of the student is `networks.dropout`.
+        Published: the same for both.
     weight
-        Weight of the consistency, reached by the ramp.
+        Weight of the consistency, reached by the ramp. Published: 0.1, beside half of cross entropy plus
+        Dice; the loss of the labels here is the whole sum, so that 0.2 is the published proportion.
     """
 
     passes: Count = 8
     noise: NotNegative = 0.1
     noise_limit: NotNegative = 0.2
     teacher_decay: Share = 0.99
-    weight: NotNegative = 0.1
+    teacher_dropout: Annotated[float, Ge(0), Lt(1)] = 0.5
+    weight: NotNegative = 0.2
 
 
 @closed
 @dataclass(frozen=True)
 class DTCConfig:
     """Settings of DTC.
-
-    The supervised loss is cross entropy plus Dice, and the agreement has a weight of 0.1. The published code
-    has the Dice only, and a weight of 1.
 
     Parameters
     ----------
@@ -80,7 +102,7 @@ class DTCConfig:
 
     steepness: Positive = 1500.0
     distance_weight: NotNegative = 0.3
-    weight: NotNegative = 0.1
+    weight: NotNegative = 1.0
 
 
 @closed
@@ -280,7 +302,12 @@ class SSNetConfig:
     contrast_weight
         Weight of the separation.
     probe, radius
-        Length of the random step from which the adversarial direction is found, and of the adversarial step.
+        Length of the random step from which the adversarial direction is found, and of the adversarial step,
+        over all voxels of a crop of 112 x 112 x 80, as published. In another crop both are multiplied by
+        sqrt(voxels / (112 x 112 x 80)), so that a voxel changes as much.
+    distance
+        Dice distance of the smoothness. `pooled`: one over batch, classes and voxels together, as published.
+        `classes`: the mean of one for each class.
     channels
         Channels of the projected features.
     vectors
@@ -297,6 +324,7 @@ class SSNetConfig:
     contrast_weight: NotNegative = 0.1
     probe: Positive = 10.0
     radius: Positive = 10.0
+    distance: Literal["pooled", "classes"] = "pooled"
     channels: Count = 32
     vectors: Count = 32
     voxels: Count = 4096

@@ -25,6 +25,7 @@ from c3s3_seg.training.config import TrainConfig, load_config
 from c3s3_seg.training.folds import read_splits
 from c3s3_seg.training.history import History
 from c3s3_seg.training.loggers import open_logger
+from c3s3_seg.training.method_settings import unread_sections
 from c3s3_seg.training.run import DivergedError
 from c3s3_seg.training.train import train
 
@@ -321,8 +322,13 @@ def _with_defaults(settings: dict[str, Any]) -> dict[str, Any]:
 
 
 def _settings(config: TrainConfig) -> dict[str, Any]:
-    """Return the settings that decide the result: without data folder, label codes, threads and the like."""
+    """Return the settings that decide the result: without data folder, label codes, threads and the like.
+
+    Other methods' sections are left out, so that new defaults of one method keep the records of the others.
+    """
     settings: dict[str, Any] = dump(config)
+    for section in unread_sections(config.method):
+        settings.pop(section)
     settings["data"].pop("folder")
     settings["data"].pop("note")
     for label in settings["task"]["labels"]:

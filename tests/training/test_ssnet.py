@@ -15,6 +15,7 @@ from c3s3_seg.training.methods.rows import draw
 from c3s3_seg.training.methods.ssnet import (
     SmoothSeparable,
     plain_dice,
+    pooled_dice,
     selected,
     unit,
     weighted_distance,
@@ -33,6 +34,15 @@ def test_the_dice_by_hand() -> None:
     y = torch.tensor([1.0, 0.0]).reshape(1, 1, 2, 1, 1)
     assert plain_dice(p, y).item() == pytest.approx(1 - 1.6 / 2.2)
     assert plain_dice(y, y).item() == pytest.approx(0)
+
+
+def test_the_pooled_dice_by_hand() -> None:
+    p = torch.tensor([[0.2, 0.6], [0.8, 0.4]]).reshape(1, 2, 2, 1, 1)
+    y = torch.tensor([[0.0, 1.0], [1.0, 0.0]]).reshape(1, 2, 2, 1, 1)
+    assert pooled_dice(p, y).item() == pytest.approx(1 - 2 * (0.8 + 0.6) / (2 + 2))
+    # The mean of the classes differs: 1.2 / 1.8 of the background, 1.6 / 2.2 of the foreground.
+    assert plain_dice(p, y).item() == pytest.approx(1 - (1.2 / 1.8 + 1.6 / 2.2) / 2)
+    assert pooled_dice(p, p).item() == pytest.approx(1 - 2 * (0.04 + 0.36 + 0.64 + 0.16) / 4)
 
 
 def test_a_step_is_of_length_1_for_each_sample() -> None:
@@ -74,10 +84,37 @@ def test_a_drawing_has_no_voxel_twice() -> None:
     assert set(some) <= {5, 6, 7, 8, 9}
 
 
+SHARE = 32**3 / (112 * 112 * 80)  # voxels of a crop here, as a share of those of the published crop
+
+
+@pytest.mark.slow
+def test_the_steps_change_a_voxel_as_much_as_in_the_published_crop(toy_config: Path) -> None:
+    method, batch = built(toy_config, "ssnet.probe=5")
+    images = batch.views[0]
+    seen: list[Tensor] = []
+    method.net.register_forward_pre_hook(lambda _, given: seen.append((given[0] - images).detach()))
+    method._smoothness(images, method.net(images).softmax(dim=1).detach())
+    lengths = [float(step.flatten(1).norm(dim=1)[0]) for step in seen]
+    assert lengths == pytest.approx([0, 5 * math.sqrt(SHARE), 10 * math.sqrt(SHARE)], rel=1e-3)
+
+
+@pytest.mark.slow
+def test_the_distance_of_the_smoothness_is_chosen(toy_config: Path) -> None:
+    for option, distance in (("pooled", pooled_dice), ("classes", plain_dice)):
+        method, batch = built(toy_config, f"ssnet.distance={option}")
+        images, said = batch.views[0], []
+        answer = method.net(images).softmax(dim=1).detach()
+        method.net.register_forward_hook(lambda _, __, logits, said=said: said.append(logits.detach()))
+        found = method._smoothness(images, answer).item()
+        assert found == pytest.approx(distance(said[-1].softmax(dim=1), answer).item()), option
+
+
 @pytest.mark.slow
 def test_the_adversarial_step_changes_more_than_a_random_one(toy_config: Path) -> None:
     """This tests the smoothness term, which must leave the running statistics of batch norm unchanged."""
-    method, batch = built(toy_config)
+    method, batch = built(
+        toy_config, *(f"ssnet.{key}={10 / math.sqrt(SHARE)}" for key in ("probe", "radius"))
+    )
     images = batch.views[0]
     answer = method.net(images).softmax(dim=1).detach()
     before = {name: value.clone() for name, value in method.net.named_buffers()}
@@ -86,8 +123,8 @@ def test_the_adversarial_step_changes_more_than_a_random_one(toy_config: Path) -
     assert all(p.grad is None for p in method.net.parameters())
     with torch.no_grad():
         moved = images + 10 * unit(torch.randn_like(images))
-        at_random = float(plain_dice(method.net(moved).softmax(dim=1), answer))
-        still = float(plain_dice(method.net(images).softmax(dim=1), answer))
+        at_random = float(pooled_dice(method.net(moved).softmax(dim=1), answer))
+        still = float(pooled_dice(method.net(images).softmax(dim=1), answer))
     assert adversarial - still > 2 * (at_random - still)
 
 

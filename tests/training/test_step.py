@@ -1,5 +1,7 @@
 """The options of a training step, and one backward pass compared with two."""
 
+import runpy
+from argparse import Namespace
 from pathlib import Path
 
 import pytest
@@ -13,6 +15,7 @@ from c3s3_seg.training.losses import SegTerms
 from c3s3_seg.training.methods.c3s3 import C3S3
 from c3s3_seg.training.run import Run
 from c3s3_seg.training.step import Outputs, c3s3_loss
+from c3s3_seg.training.study import load_study
 
 
 @pytest.fixture(scope="module")
@@ -160,3 +163,22 @@ def test_float16_scales_the_loss(toy_config: Path, tmp_path: Path) -> None:
     again.restore()
     assert again.scaler.state_dict() == run.scaler.state_dict()
     assert again.scaler.get_scale() > 1
+
+
+BENCHMARK = Path(__file__).parents[2] / "benchmarks" / "training.py"
+
+
+@pytest.mark.slow
+def test_the_benchmark_of_a_step_has_a_plain_transcription_that_runs() -> None:
+    measure = runpy.run_path(str(BENCHMARK))["measure"]
+    found = measure("plain", "float32", Namespace(size=[16, 16, 16], steps=1, device="cpu"))
+    assert found["seconds"] > 0
+    assert found["mb"] > 0
+
+
+def test_the_studies_of_the_atrium_give_supervised_training_two_crops() -> None:
+    """Other methods have a labelled and an unlabelled one."""
+    _, plans = load_study(BENCHMARK.with_name("left-atrium-methods.toml"))
+    crops = {plan.config.run.labelled_batch for plan in plans if plan.config.method == "supervised"}
+    others = {plan.config.run.labelled_batch for plan in plans if plan.config.method != "supervised"}
+    assert (crops, others) == ({2}, {1})

@@ -62,11 +62,13 @@ class C3S3(Method):
         else:
             progress = (iteration - config.warm_up) / max(1, self.config.run.iterations - config.warm_up)
             loss, terms = c3s3_loss(a, b, batch, self.competition, config, progress)
-        for more, named in self._options(a, b, batch, terms):
+        for more, named in self._additions(a, b, batch, terms):
             loss, terms = loss + more, {**terms, **named}
         yield Phase(loss, ("main",), terms)
 
-    def _options(self, a: Outputs, b: Outputs, batch: Batch, terms: Terms) -> Iterator[tuple[Tensor, Terms]]:
+    def _additions(
+        self, a: Outputs, b: Outputs, batch: Batch, terms: Terms
+    ) -> Iterator[tuple[Tensor, Terms]]:
         """Yield the configured terms that the paper does not have; by default there are none."""
         config, teacher = self.config.c3s3, self.config.teacher
         if config.pseudo_labels and "a_wins" in terms:  # not in the warm-up

@@ -9,12 +9,15 @@ from c3s3_seg.bundle import Network
 from c3s3_seg.models.blocks import Backbone
 from c3s3_seg.training.config import TrainConfig
 from c3s3_seg.training.data import Batch, Views
-from c3s3_seg.training.losses import ramp, seg_terms
-from c3s3_seg.training.methods.base import Method, Phase, fresh
+from c3s3_seg.training.losses import dice_loss, ramp
+from c3s3_seg.training.methods.base import Method, Phase, fresh, logged
 
 
 class DualTaskConsistency(Method):
-    """DTC: backbone A with a second head, tanh, for the signed distance of each foreground class."""
+    """DTC: backbone A with a second head, tanh, for the signed distance of each foreground class.
+
+    The labels' loss is the Dice alone, as published.
+    """
 
     def __init__(self, config: TrainConfig) -> None:
         super().__init__(config)
@@ -27,20 +30,20 @@ class DualTaskConsistency(Method):
         return Views(run.labelled_batch, run.unlabelled_batch, distances="plain")
 
     def step(self, batch: Batch, iteration: int) -> Iterator[Phase]:
-        """Yield one phase: L_seg, the distances, and the agreement of both heads on all crops."""
+        """Yield one phase: Dice, the distances, and the agreement of both heads on all crops."""
         n, config = batch.labelled, self.config.dtc
         (images,) = batch.views
         features = self.net.features(images)
         logits = self.net.output(features).float()
         distance = torch.tanh(self.distance(features).float())
-        seg = seg_terms([logits[:n]], batch.target)
+        probability = logits.softmax(dim=1)
+        dice = dice_loss(probability[:n], batch.target)
         l_distance = (distance[:n] - batch.distances).square().mean()
-        foreground = logits.softmax(dim=1)[:, 1:]
-        agreement = (torch.sigmoid(-config.steepness * distance) - foreground).square().mean()
-        weight = config.weight * ramp(iteration / self.config.run.iterations)
-        loss = seg.loss + config.distance_weight * l_distance + weight * agreement
-        terms = {"seg": seg.loss, "distance": l_distance, "agreement": agreement}
-        yield Phase(loss, ("main",), {name: float(value.detach()) for name, value in terms.items()})
+        label = torch.sigmoid(-config.steepness * distance)
+        agreement = (label - probability[:, 1:]).square().mean()
+        weight = config.weight * ramp(self.progress(iteration))
+        loss = dice + config.distance_weight * l_distance + weight * agreement
+        yield Phase(loss, ("main",), logged(dice=dice, distance=l_distance, agreement=agreement))
 
     def candidates(self) -> dict[str, tuple[Backbone, Network]]:
         """Return the net; the second head is not exported."""

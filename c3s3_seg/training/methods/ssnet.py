@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 
 import torch
@@ -18,12 +19,13 @@ from c3s3_seg.training.methods.base import Method, Phase, fresh, logged
 from c3s3_seg.training.methods.rows import draw, evaluating, pass_rows, perceptron, rows_at
 
 SLOPE = 0.2  # slope of the selectors' leaky ReLU below 0
+PUBLISHED_CROP = 112 * 112 * 80  # voxels of the crop for which the lengths of the steps were published
 
 
 class SmoothSeparable(Method):
     """SS-Net: backbone A with virtual adversarial training, and a memory per class that features approach.
 
-    The Dice is the mean of the foreground classes; smoothness and separation are of all classes.
+    The labels' Dice is the mean of the foreground classes; smoothness and separation are of all classes.
     """
 
     alone = "the memory is of one process's crops"
@@ -63,14 +65,15 @@ class SmoothSeparable(Method):
     def _smoothness(self, images: Tensor, answer: Tensor) -> Tensor:
         """Return the Dice distance of the outputs for crops and for crops moved where outputs change most."""
         config = self.config.ssnet
+        distance = pooled_dice if config.distance == "pooled" else plain_dice
+        longer = math.sqrt(images[0].numel() / PUBLISHED_CROP)  # equal changes of each voxel
         noise = unit(torch.rand_like(images) - 0.5).requires_grad_(True)
         with settled(self.net):  # batch norms do not remember the moved crops
-            moved = self.net(images + config.probe * noise).float().softmax(dim=1)
+            moved = self.net(images + longer * config.probe * noise).float().softmax(dim=1)
             # Only the gradient's direction is used; per voxel it would vanish in half precision.
-            distance = plain_dice(moved, answer) * answer.numel()
-            (gradient,) = torch.autograd.grad(distance, noise)
-            moved = self.net(images + config.radius * unit(gradient)).float().softmax(dim=1)
-        return plain_dice(moved, answer)
+            (gradient,) = torch.autograd.grad(distance(moved, answer) * answer.numel(), noise)
+            moved = self.net(images + longer * config.radius * unit(gradient)).float().softmax(dim=1)
+        return distance(moved, answer)
 
     @property
     def _contrasted(self) -> range:
@@ -129,6 +132,11 @@ def plain_dice(probability: Tensor, target: Tensor, smooth: float = 1e-8) -> Ten
     axes = (0, 2, 3, 4)
     overlap, sizes = (probability * target).sum(axes), (probability + target).sum(axes)
     return 1 - ((2 * overlap + smooth) / (sizes + smooth)).mean()
+
+
+def pooled_dice(probability: Tensor, target: Tensor, smooth: float = 1e-8) -> Tensor:
+    """Return 1 - Dice with plain sums over batch, classes and voxels together."""
+    return 1 - (2 * (probability * target).sum() + smooth) / ((probability + target).sum() + smooth)
 
 
 def selected(rows: Tensor, selector: nn.Module) -> Tensor:

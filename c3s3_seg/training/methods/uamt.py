@@ -4,7 +4,7 @@ import math
 from collections.abc import Iterator
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from c3s3_seg.bundle import Network
 from c3s3_seg.models.blocks import Backbone
@@ -16,13 +16,16 @@ from c3s3_seg.training.methods.base import Method, Phase, fresh
 
 
 class UncertaintyAwareMeanTeacher(Method):
-    """UA-MT with backbone A as student; the teacher is its moving average, run with dropout and noise."""
+    """UA-MT with backbone A as student; the teacher is its moving average, with dropout and noise."""
 
     def __init__(self, config: TrainConfig) -> None:
         super().__init__(config)
         ((self.student, self.info),) = fresh(config)
         self._average = Ema(self.student, config.uamt.teacher_decay)
         self.teacher = self._average.net  # a sub-module, so that the checkpoint holds it
+        for module in self.teacher.modules():
+            if isinstance(module, nn.Dropout3d):
+                module.p = config.uamt.teacher_dropout
 
     def views(self, iteration: int) -> Views:
         """Request both kinds of crops in one view."""
@@ -66,7 +69,7 @@ class UncertaintyAwareMeanTeacher(Method):
         """Update the teacher."""
         self._average.update(self.student, iteration)
 
-    def optimised(self) -> dict[str, list[torch.nn.Parameter]]:
+    def optimised(self) -> dict[str, list[nn.Parameter]]:
         """Return the student's parameters only."""
         return {"main": list(self.student.parameters())}
 

@@ -14,8 +14,9 @@ from c3s3_seg.training.planning.trial import READ, STEPS
 # Seconds of a warm-up step per unit of `cost`: both nets of 16 filters on two crops of 64 x 64 x 48 take
 # 3.7 s on two cores with AVX2 (benchmarks/training-log.md).
 VOXEL_S = 6e-7
-# Ratio of the time of a step of the method itself to that of a warm-up step.
-LONGER = {"c3s3": 2.3, "mcf": 1.9, "bcp": 1.4, "sdcl": 1.3}
+# Ratio of the time of a step of the method itself to that of a warm-up step. MCF's take the same time: both
+# pass one view of a step's crops through both nets.
+LONGER = {"c3s3": 2.3, "mcf": 1.0, "bcp": 1.4, "sdcl": 1.3}
 LOAD_S = 1.0  # seconds to read a case
 WHOLE = 4  # assumed size of a scan, in crops
 
