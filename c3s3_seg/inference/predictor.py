@@ -177,7 +177,7 @@ class Predictor:
             box, notes = parse_box(roi, scan.geometry), ("region of interest: as it was given",)
         task = self.task
         frame = box.crop(scan) if box else scan
-        result = check_is_scan(scan)
+        result = check_is_scan(scan) if task.domain is not None else CheckResult()
         result += check_frame(frame, task.domain, task.modality, task.recipe.spacing_mm)
         result.settle(scan, allowed=allow_out_of_domain)
         checked = CheckedScan(scan, DomainCheck(result, box, notes), False, allow_out_of_domain)

@@ -53,9 +53,7 @@ def save(
     """
     require_volume(volume)
     path = given_path(path)
-    if len(note.encode()) > NOTE_BYTES:
-        what = f"found a note of {len(note.encode())} bytes, wanted at most {NOTE_BYTES}"
-        raise InputError(what, where=path, todo="Shorten it: other letters than English ones take 2 or more")
+    _check_note(note, path)
     suffix = image_suffix(path)
     if suffix not in SAVE_SUFFIXES:
         raise InputError(f"cannot write '{path.name}'; wanted {', '.join(SAVE_SUFFIXES)}", where=path)
@@ -89,6 +87,13 @@ def save(
     finally:
         with suppress(OSError):
             aside.unlink(missing_ok=True)
+
+
+def _check_note(note: str, path: Path) -> None:
+    size = len(note.encode())
+    if size > NOTE_BYTES:
+        what = f"found a note of {size} bytes, wanted at most {NOTE_BYTES}"
+        raise InputError(what, where=path, todo="Shorten it: other letters than English ones take 2 or more")
 
 
 def _writable(array: Array, path: Path) -> Array:
