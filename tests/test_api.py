@@ -65,3 +65,24 @@ def test_a_volume_describes_itself_in_one_line() -> None:
     assert repr(volume) == (
         "Volume(shape=(4, 5, 6), spacing_mm=(0.625, 0.625, 1.25), dtype=int16, modality=MR)"
     )
+
+
+def test_every_error_that_a_caller_may_catch_is_public() -> None:
+    from c3s3_seg import errors
+
+    raised = {"C3S3Error", "InputError", "GeometryError", "StorageError", "MemoryLimitError", "MissingError"}
+    for name in raised:
+        assert getattr(c3s3_seg, name) is getattr(errors, name)
+    assert issubclass(c3s3_seg.DomainError, c3s3_seg.C3S3Error)
+
+
+def test_a_bundle_describes_itself_in_one_line() -> None:
+    bundle = c3s3_seg.ModelBundle.find("phantom")
+    assert repr(bundle) == (
+        f"ModelBundle(phantom, labels=(left_atrium), networks=(vnet, resvnet), folder={bundle.folder})"
+    )
+
+
+def test_an_empty_name_is_no_model() -> None:
+    with pytest.raises(c3s3_seg.InputError, match="found an empty name, wanted that of a model"):
+        c3s3_seg.ModelBundle.find("")

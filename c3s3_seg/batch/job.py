@@ -73,8 +73,7 @@ class Job:
     def maker(self) -> Maker:
         """The maker of the masks, as DICOM objects state it."""
         parts = self.origin or {}
-        hashes = sorted(parts.get("weights_sha256", {}).values())
-        serial = hashes[0][:16] if hashes else "0"
+        serial = primary_weights(parts) or "0"
         return Maker(str(parts.get("bundle", "c3s3-seg")), serial, dated=not self.deterministic)
 
     def mask_of(self, case: str) -> Path:
@@ -261,8 +260,22 @@ class BatchPlan:
             raise InputError(f"found a time limit of {self.case_timeout_s} s, wanted a positive number")
 
 
+def primary_weights(made_with: Mapping[str, Any]) -> str:
+    """Return the first 16 digits of the SHA-256 of the primary network's weights; "" if none is recorded.
+
+    Parameters
+    ----------
+    made_with
+        Provenance as returned by `origin`, which names the weights of the primary network first.
+    """
+    return str(next(iter(made_with.get("weights_sha256", {}).values()), ""))[:16]
+
+
 def _hashes(bundle: ModelBundle, members: list[tuple[ModelBundle, Network]]) -> dict[str, str]:
-    """Return file -> sha256 of weights and graphs; linked bundles' files include their folder's name."""
+    """Return file -> sha256 of weights and graphs, the weights of the primary network first.
+
+    The names of a linked bundle's files include that of its folder.
+    """
     names = {home.folder: "" if home is bundle else f"../{home.folder.name}/" for home, _ in members}
     return {
         names[home.folder] + file: home.manifest.files[file]

@@ -73,7 +73,7 @@ class PredictKeys:
         ConfigError
             If a key does not exist or does not accept the value.
         """
-        return parse(cls, nested(overrides), "--set")
+        return parse(cls, nested(overrides, "tiling.overlap=0.5"), "--set")
 
     def settings(self, settings: Settings, preset: TilingPreset) -> Settings:
         """Return the settings with the preset's tiles, overridden by these keys.

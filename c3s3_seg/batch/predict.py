@@ -27,7 +27,7 @@ from c3s3_seg.batch.records import Outcome
 from c3s3_seg.batch.result import BatchProgress, BatchResult, Report, result_of
 from c3s3_seg.batch.resume import REPORT, Request, Sorted, sort_out
 from c3s3_seg.batch.studies import Studies
-from c3s3_seg.batch.summary import summary
+from c3s3_seg.batch.summary import summary, table_name
 from c3s3_seg.batch.truths import check_truths
 from c3s3_seg.errors import StorageError
 from c3s3_seg.inference.predictor import Predictor
@@ -108,7 +108,7 @@ class _Run:
         self.counts, self.studies = Counts(), Studies(())
         self.path = journal_path(job.out, plan.shard)
         tag = "" if plan.shard is None else f".{plan.shard}"
-        self.table = job.out / f"summary{tag}.csv"
+        self.table = job.out / table_name(plan.shard)
         self.report_page = job.out / f"{REPORT}{tag}.html"
         names = (self.table.name, *provenance_names(plan.shard))
         self.run_files = tuple(job.out / name for name in names)  # files about all cases

@@ -81,7 +81,7 @@ class Sorted:
             for why, count in self.redone.items()
         ]
         parts += [
-            f"new reports for {quantity(count, 'finished case')} without segmenting again: {why}"
+            f"reports updated for {quantity(count, 'finished case')} without segmenting again: {why}"
             for why, count in self.added.items()
         ]
         if self.left:

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 
 from c3s3_seg.report.rows import Failure, PredictionRow
 from c3s3_seg.system.csv_table import csv_bytes
+from c3s3_seg.system.shard import Shard
 
 # docs/operations.md describes each column. `system.ownership` knows the file by columns 1 to 4 and the last.
 RESULT = (
@@ -41,6 +42,11 @@ SCORES = (
 )
 HEADER = (*RESULT, *SCORES, "error")
 YES_NO = {True: "yes", False: "no", None: ""}
+
+
+def table_name(shard: Shard | None) -> str:
+    """Return the name of the table of a run, or of one share of its cases."""
+    return "summary.csv" if shard is None else f"summary.{shard}.csv"
 
 
 def summary(rows: Sequence[PredictionRow], failures: Sequence[Failure], *, times: bool = True) -> bytes:

@@ -36,6 +36,7 @@ _DECIDES = (
     "fill_holes",
 )
 _OF_ALL = (NAME, STEM, "summary", "cases", "report", "check")
+_OF_EVALUATE = ("cases", "report", "check")
 
 
 @dataclass(frozen=True)
@@ -254,7 +255,8 @@ def _is_of_the_folder(path: Path, name: str) -> bool:
     if name.startswith((LOCK, f"{STEM}.sqlite-", f"{STEM}.sqlite")) or re.fullmatch(_SHARD_JOURNAL, name):
         return os.path.isfile(path) and not os.path.islink(path)
     stem = path.name.split(".")[0]
-    return stem in _OF_ALL and name == path.name and is_ours(path)
+    known = _OF_ALL if name == path.name else _OF_EVALUATE  # which may write into a folder below
+    return stem in known and is_ours(path)
 
 
 def _read(path: Path) -> dict[str, Any]:

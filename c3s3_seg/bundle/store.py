@@ -101,6 +101,8 @@ class ModelBundle:
         if isinstance(name, Path) and _is_file(name / MANIFEST):
             return cls.load(name)
         name = str(name)
+        if not name:
+            raise InputError("found an empty name, wanted that of a model", todo=_known_bundles())
         shipped = WEIGHTS / name
         # `WEIGHTS / "./name"` is the shipped bundle too, which must not stand in for the folder `./name`.
         if name == os.path.basename(name) and _is_file(shipped / MANIFEST):
@@ -172,6 +174,13 @@ class ModelBundle:
             write_whole(self.folder / name, content)
         write_whole(self.folder / MANIFEST, text)
         return ModelBundle(self.folder, manifest, hashlib.sha256(text).hexdigest())
+
+    def __repr__(self) -> str:
+        labels = ", ".join(label.name for label in self.task.labels)
+        networks = ", ".join(network.architecture for network in self.networks)
+        return (
+            f"ModelBundle({self.task.name}, labels=({labels}), networks=({networks}), folder={self.folder})"
+        )
 
     def _refuse_changed(self) -> None:
         if self.loaded_sha256 and sha256(self.folder / MANIFEST) != self.loaded_sha256:

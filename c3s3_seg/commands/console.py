@@ -19,6 +19,9 @@ if TYPE_CHECKING:
     from c3s3_seg.report.rows import Failure
 
 
+MOST_FAILURES = 20  # listed by `report_failures` where a file has all
+
+
 def need(*packages: str, extra: str = "train") -> None:
     """Raise MissingError with what to install, before the import of a missing package."""
     import importlib.util
@@ -160,14 +163,22 @@ def say_json(content: object) -> None:
         say(line)
 
 
-def report_failures(failures: Sequence[Failure], word: str = "failed", *, err: bool = False) -> None:
-    """Print each failed case, below a table or on stderr, with its reason on one line of any length."""
+def report_failures(
+    failures: Sequence[Failure], word: str = "failed", *, err: bool = False, table: str | None = None
+) -> None:
+    """Print each failed case, below a table or on stderr, with its reason on one line of any length.
+
+    Of more than `MOST_FAILURES`, only the first are printed if the file `table` has all of them.
+    """
     stream = sys.stderr if err else sys.stdout
     if failures:
         say(f"{len(failures)} {word}:", err=err)
-    for failure in failures:
+    shown_ones = failures[:MOST_FAILURES] if table is not None else failures
+    for failure in shown_ones:
         reason = " ".join(part.strip() for part in shown(failure.reason, stream).splitlines())
         say(f"  {shown(failure.case, stream)}: {reason}", err=err)
+    if len(shown_ones) < len(failures):
+        say(f"  and {len(failures) - len(shown_ones)} more; all are in {table}", err=err)
 
 
 class _Tolerant:

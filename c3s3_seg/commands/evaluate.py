@@ -152,7 +152,7 @@ def _show(result: EvaluationResult) -> None:
     if result.comparison:
         show(comparison_table(result.comparison))
     say(f"Labels: {', '.join(f'{name} = {value}' for name, value in result.labels)}.")
-    report_failures(result.failures)
+    report_failures(result.failures, table="report.json")
     for remark in result.remarks:
         say(f"Note: {remark}.")
 

@@ -284,7 +284,7 @@ def predict(
         result = predict_cases(inputs, to_open, job, progress, plan, progress.part)
         events.exit_code = int(result.new_failures > 0 or result.counts.empty > 0)
     if not (as_json or quiet):
-        print_result(result, out)
+        print_result(result, out, share)
     if not as_json:
         warn_of_empty(result)
     if events.exit_code:

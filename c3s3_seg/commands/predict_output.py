@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from c3s3_seg.batch import BatchPlan, BatchResult, Job
     from c3s3_seg.io import Skipped
     from c3s3_seg.report.rows import PredictionRow
+    from c3s3_seg.system.shard import Shard
 
 MOST_REASONS = 4  # listed for inputs that were passed over
 LONGEST_TABLE = 200  # cases that a terminal shows one by one; summary.csv has them all
@@ -72,8 +73,9 @@ def shown_rows(rows: Sequence[PredictionRow]) -> Sequence[PredictionRow]:
     return review_first([row for row in rows if row.needs_review])[:LONGEST_TABLE]
 
 
-def print_result(result: BatchResult, out: Path) -> None:
+def print_result(result: BatchResult, out: Path, shard: Shard | None = None) -> None:
     """Print the table of cases, and below it failures, notes and counts."""
+    from c3s3_seg.batch.summary import table_name
     from c3s3_seg.report.terminal import prediction_table
 
     rows = shown_rows(result.rows)
@@ -81,7 +83,7 @@ def print_result(result: BatchResult, out: Path) -> None:
         show(prediction_table(rows))
     if len(rows) < len(result.rows):
         more = len(result.rows) - len(rows)
-        say(f"Not listed here: {quantity(more, 'more case')}; summary.csv lists all.")
+        say(f"Not listed here: {quantity(more, 'more case')}; {table_name(shard)} lists all.")
     report_failures(result.failures)
     for row in rows:
         for note in row.notes:
@@ -91,15 +93,24 @@ def print_result(result: BatchResult, out: Path) -> None:
         say(f"Not done: {quantity(len(result.undone), 'case')}; the same command does the rest.")
     if result.skipped:
         say(f"{len(result.skipped)} passed over: {_counted(result.skipped)}.")
+    review = result.counts.needs_review
+    if review and result.rows:
+        say(f"To be reviewed: {review} of {quantity(len(result.rows), 'case')}; see Check, and the notes.")
+    _print_places(result, out, shard)
+
+
+def _print_places(result: BatchResult, out: Path, shard: Shard | None) -> None:
+    """Print what was written, and for a share how the files for all cases are made."""
+    from c3s3_seg.batch.summary import table_name
+
     if result.rows:
-        review = result.counts.needs_review
-        if review:
-            say(
-                f"To be reviewed: {review} of {quantity(len(result.rows), 'case')}; see Check, and the notes."
-            )
-        say(f"Masks, JSON and summary.csv are in {out}. Research use only.")
+        say(f"Masks, JSON and {table_name(shard)} are in {out}. Research use only.")
+    elif result.failures or result.skipped or shard is None:
+        say(f"No mask was written; {table_name(shard)} is in {out}.")
     else:
-        say(f"No mask was written; summary.csv is in {out}.")
+        say("This share has no case.")
+    if shard is not None:
+        say("When all shares are done, the same command without --shard writes the files for all cases.")
 
 
 def warn_of_empty(result: BatchResult) -> None:

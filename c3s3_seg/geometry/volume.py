@@ -6,7 +6,9 @@ y to the back, z to the head), as in DICOM (PS3.3, C.7.6.2.1.1).
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import permutations, product
 from pathlib import Path
@@ -15,11 +17,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from c3s3_seg.errors import GeometryError, Told, shown
+from c3s3_seg.errors import GeometryError, InputError, Told, shown
 
 Array = NDArray[Any]
 # float32 keeps 24 bits of a number. Intensities must keep 16 bits of their range at any offset.
 KEPT_BITS = 16
+UNIT_TOL = 1e-3  # of the length of a direction: headers and users round
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,11 +74,38 @@ class Geometry:
         direction: ArrayLike | None = None,
         frame_uid: str | None = None,
     ) -> Geometry:
-        """Return a grid from spacing and origin (mm) and a (3, 3) direction: its columns are axes i, j, k."""
+        """Return a grid from spacing and origin (mm) and a (3, 3) direction: its columns are axes i, j, k.
+
+        Parameters
+        ----------
+        shape, frame_uid
+            Same as in `Geometry`.
+        spacing_mm
+            (3,), or one number for all three axes: positive.
+        origin_mm
+            (3,): position of the centre of voxel (0, 0, 0), LPS.
+        direction
+            (3, 3), columns of length 1 (to 1e-3), LPS; None: the axes run to the left, back and head.
+
+        Raises
+        ------
+        GeometryError
+            If a size is no positive whole number, a spacing not positive, or the direction no such matrix.
+        """
+        sizes = _numeric(shape, "shape", (3,))
+        if not (np.isfinite(sizes).all() and np.array_equal(sizes, np.rint(sizes)) and sizes.min() >= 1):
+            raise GeometryError(f"found a grid of {shown(shape)} voxels, wanted three positive whole sizes")
+        spacing = _numeric(spacing_mm, "spacing", (), (3,))
+        if not (np.isfinite(spacing).all() and spacing.min() > 0):
+            raise GeometryError(f"found a spacing of {shown(spacing)} mm, wanted positive numbers")
+        axes = np.eye(3) if direction is None else _numeric(direction, "direction", (3, 3))
+        if not np.abs(np.linalg.norm(axes, axis=0) - 1).max() <= UNIT_TOL:
+            what = f"found columns of the direction of length {shown(np.linalg.norm(axes, axis=0))}, wanted 1"
+            raise GeometryError(what, todo="Give the spacing in spacing_mm")
         affine = np.eye(4)
-        affine[:3, :3] = (np.eye(3) if direction is None else np.asarray(direction)) * np.asarray(spacing_mm)
-        affine[:3, 3] = np.asarray(origin_mm)
-        i, j, k = shape
+        affine[:3, :3] = axes * spacing
+        affine[:3, 3] = _numeric(origin_mm, "origin", (3,))
+        i, j, k = (int(size) for size in sizes)
         return cls((i, j, k), affine, frame_uid)
 
     @property
@@ -221,6 +251,8 @@ class Volume:
 
     Raises
     ------
+    InputError
+        If the array is no numpy array, or the grid no `Geometry`.
     GeometryError
         If the array's shape is not the grid's.
     """
@@ -230,6 +262,9 @@ class Volume:
     source: Source = field(default_factory=Source)
 
     def __post_init__(self) -> None:
+        if not (isinstance(self.array, np.ndarray) and isinstance(self.geometry, Geometry)):
+            found = f"{type(self.array).__name__} and {type(self.geometry).__name__}"
+            raise InputError(f"found {found}, wanted a numpy array and its Geometry")
         if self.array.shape != self.geometry.shape:
             raise GeometryError(
                 f"found an array of {self.array.shape} for a grid of {self.geometry.shape} voxels"
@@ -240,6 +275,40 @@ class Volume:
         modality = f", modality={self.source.modality}" if self.source.modality else ""
         spacing = _numbers(grid.spacing_mm)
         return f"Volume(shape={grid.shape}, spacing_mm={spacing}, dtype={self.array.dtype}{modality})"
+
+
+def _numeric(values: ArrayLike, name: str, *shapes: tuple[int, ...]) -> NDArray[np.float64]:
+    """Return an argument of `Geometry.build` as float64 of one of these shapes."""
+    with suppress(TypeError, ValueError):
+        found = np.asarray(values, dtype=np.float64)
+        if found.shape in shapes:
+            return found
+    size = " x ".join(str(n) for n in shapes[-1])
+    raise GeometryError(f"found the {name} {shown(values)}, wanted {size} numbers")
+
+
+def require_volume(found: object, wanted: str = "a Volume") -> None:
+    """Raise if an argument of the Python API is no `Volume`; the message says how to make one of it.
+
+    Raises
+    ------
+    InputError
+        If it is an image of another package, an array, a path or anything else.
+    """
+    if isinstance(found, Volume):
+        return
+    if type(found).__module__.partition(".")[0] in ("nibabel", "SimpleITK"):  # their axes are not ours
+        todo = "Save the image to a file and give that, or read it with c3s3_seg.load (a mask: load_mask)"
+    elif isinstance(found, str | os.PathLike):
+        todo = "Read the file with c3s3_seg.load (a mask: c3s3_seg.load_mask)"
+    else:
+        todo = (
+            "An array becomes a Volume with: Geometry.build(array.shape, spacing_mm, direction=axes)"
+            ".volume(array). Its axes are x, y, z, with the spacing in mm along each; without a direction"
+            " they must run to the patient's left, back and head (LPS), which those of nibabel (mostly to the"
+            " right and the front) and SimpleITK (z, y, x) do not"
+        )
+    raise InputError(f"found {type(found).__name__}, wanted {wanted}", todo=todo)
 
 
 def _numbers(values: NDArray[np.float64]) -> str:

@@ -54,7 +54,10 @@ def open_predictor(
     """
     if not isinstance(bundle, ModelBundle):
         bundle = ModelBundle.find(bundle)
-    settings = settings or Settings()
+    settings = Settings() if settings is None else settings
+    if not isinstance(settings, Settings):
+        what = f"found settings of type {type(settings).__name__}, wanted Settings"
+        raise InputError(what, todo="For example: settings=c3s3_seg.Settings(overlap=0.5)")
     several = ensemble or settings.uncertainty
     members = bundle.members() if several else [(bundle, bundle.networks[0])]
     if several and len(members) < 2:

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from c3s3_seg.bundle.domain import Domain
+from c3s3_seg.bundle.domain import Domain, sampled
 from c3s3_seg.errors import C3S3Error, quantity
 from c3s3_seg.geometry.box import Box
 from c3s3_seg.geometry.volume import Volume
@@ -26,6 +26,7 @@ FEW_WARN, FEW_REFUSE = 0.5, 0.2
 TOGETHER_REFUSE = 3.0
 # Factors by which a volume may lie outside of the training range before a warning.
 VOLUME_SMALL, VOLUME_LARGE = 0.5, 2.0
+MASK_VALUES = 3  # a file with at most so many values is taken for a mask
 NOTHING_FOUND = "nothing found: no voxel has a label"
 # Distances in units of the training set's own spread, which 5 % of its scans exceed.
 INTENSITY_WARN, INTENSITY_REFUSE = 2.0, 4.0
@@ -163,6 +164,18 @@ def check_frame(
     if any("not known" in note for note in scan.source.notes):
         result += CheckResult((), ("left and right may be swapped: the file does not say which is which",))
     return result
+
+
+def check_is_scan(scan: Volume) -> CheckResult:
+    """Check that a scan is no mask: two or three whole numbers from 0 to 255, which no scan is limited to."""
+    if len(np.unique(sampled(scan.array.T))) > MASK_VALUES:  # transposed: arrays of files are (z, y, x)
+        return CheckResult()
+    values = np.unique(scan.array)
+    whole = np.array_equal(values, np.rint(values)) and values[0] >= 0 and values[-1] <= 255
+    if not (1 < len(values) <= MASK_VALUES and whole):
+        return CheckResult()
+    found = ", ".join(f"{value:g}" for value in values)
+    return CheckResult((f"it holds the values {found} and no others, as a mask does",))
 
 
 def check_intensities(scan: Volume, domain: Domain | None) -> CheckResult:

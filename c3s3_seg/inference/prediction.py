@@ -38,6 +38,8 @@ class Prediction:
         Disagreement of the bundle's networks; None unless requested.
     mask_warnings
         Remarks that question the mask: about its volumes, and about the networks' agreement.
+    labels
+        Label name -> its value in the mask.
     """
 
     mask: Volume
@@ -51,6 +53,7 @@ class Prediction:
     remarks: tuple[str, ...] = ()
     uncertainty: Disagreement | None = None
     mask_warnings: tuple[str, ...] = ()
+    labels: dict[str, int] = field(default_factory=dict)
 
     @property
     def notes(self) -> tuple[str, ...]:

@@ -19,7 +19,7 @@ from c3s3_seg.bundle import Task
 from c3s3_seg.bundle.preprocessing import FlatScanError
 from c3s3_seg.errors import InputError, MemoryLimitError
 from c3s3_seg.geometry.box import Box, parse_box
-from c3s3_seg.geometry.volume import Volume
+from c3s3_seg.geometry.volume import Volume, require_volume
 from c3s3_seg.inference.backends.execute import Backend
 from c3s3_seg.inference.backends.runtimes import OpenVinoBackend
 from c3s3_seg.inference.backends.select import describe
@@ -29,6 +29,7 @@ from c3s3_seg.inference.domain_check import (
     DomainError,
     check_frame,
     check_intensities,
+    check_is_scan,
     check_volumes,
 )
 from c3s3_seg.inference.mask_builder import MaskBuilder
@@ -176,7 +177,8 @@ class Predictor:
             box, notes = parse_box(roi, scan.geometry), ("region of interest: as it was given",)
         task = self.task
         frame = box.crop(scan) if box else scan
-        result = check_frame(frame, task.domain, task.modality, task.recipe.spacing_mm)
+        result = check_is_scan(scan) if task.domain is not None else CheckResult()
+        result += check_frame(frame, task.domain, task.modality, task.recipe.spacing_mm)
         result.settle(scan, allowed=allow_out_of_domain)
         checked = CheckedScan(scan, DomainCheck(result, box, notes), False, allow_out_of_domain)
         if box is None and result.larger:
@@ -306,18 +308,17 @@ class Predictor:
             check=prepared.check,
             remarks=(*probabilities.notes, *warnings),
             mask_warnings=warnings,
+            labels=dict(self.task.label_values),
             uncertainty=uncertainty,
         )
 
     def _volume(self, scan: Volume | str | os.PathLike[str]) -> Volume:
-        if isinstance(scan, Volume):
-            return scan
         if isinstance(scan, str | os.PathLike):
             from c3s3_seg.io import load
 
             return load(os.fspath(scan), rule=self.task.series_rule)
-        todo = "An array becomes a Volume with: Geometry.build(array.shape, spacing_mm).volume(array)"
-        raise InputError(f"found {type(scan).__name__}, wanted a Volume or the path of a scan", todo=todo)
+        require_volume(scan, "a Volume or the path of a scan")
+        return scan
 
     def _with_intensities(self, checked: CheckedScan) -> CheckedScan:
         """Check the intensities, in the region if there is one; then raise if the scan is to be refused."""

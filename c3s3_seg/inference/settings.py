@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from numbers import Integral, Real
 from pathlib import Path
 from typing import Any
 
@@ -53,7 +54,7 @@ class Settings:
     Raises
     ------
     InputError
-        If a value is out of range, or two settings define the tiling.
+        If a value is of another kind or out of range, or two settings define the tiling.
     """
 
     overlap: float | None = None
@@ -72,6 +73,7 @@ class Settings:
     on_device: bool | None = None
 
     def __post_init__(self) -> None:
+        _check_kinds(self)
         if self.overlap is not None and not 0 <= self.overlap < 1:
             raise InputError(f"found an overlap of {self.overlap}, wanted 0 to below 1")
         if self.weighting is not None:
@@ -135,6 +137,29 @@ class Settings:
             "min_volume_ml": self.min_volume_ml,
             "fill_holes": self.fill_holes,
         }
+
+
+def _check_kinds(settings: Settings) -> None:
+    """Raise if a value is of another kind: "no" would count as true. Lists become tuples."""
+    for name in ("probabilities", "whole", "uncertainty", "fill_holes", "keep_largest", "on_device"):
+        value = getattr(settings, name)
+        if not (isinstance(value, bool) or (value is None and name in ("keep_largest", "on_device"))):
+            raise InputError(f"found {name}={value!r}, wanted True or False")
+    for name in ("overlap", "memory_bytes", "min_volume_ml", "processes"):
+        value = getattr(settings, name)
+        if not (isinstance(value, Real) or (value is None and name in ("overlap", "memory_bytes"))):
+            raise InputError(f"found {name}={value!r}, wanted a number")
+    for name, wanted in (
+        ("stride", "three whole numbers, such as (18, 18, 4)"),
+        ("mirroring", "some of 0, 1, 2, such as (0, 1)"),
+    ):
+        value = getattr(settings, name)
+        if value is None and name == "stride":
+            continue
+        whole = isinstance(value, list | tuple) and all(isinstance(item, Integral) for item in value)
+        if not whole or (name == "stride" and len(value) != 3):
+            raise InputError(f"found {name}={value!r}, wanted {wanted}")
+        object.__setattr__(settings, name, tuple(value))
 
 
 def tiled(settings: Settings, preset: TilingPreset) -> Settings:

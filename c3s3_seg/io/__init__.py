@@ -25,6 +25,7 @@ from c3s3_seg.io.image.save import save
 from c3s3_seg.io.places import find_cases
 from c3s3_seg.io.reading import Reading, SeriesRule, parse_series, repairs
 from c3s3_seg.system.choices import Repair
+from c3s3_seg.system.reading import given_path
 
 if TYPE_CHECKING:
     from c3s3_seg.io.hashes import Watch
@@ -94,7 +95,7 @@ def load(
 
 def read(path: str | Path, reading: Reading, *, hashed: bool = False) -> Volume:
     """Read a scan as `load` does, with all choices in one object."""
-    path = Path(path)
+    path = given_path(path)
     if is_zip(path):
         return _load_zip(path, reading, hashed)
     if os.path.isdir(path) or is_dicom(path):

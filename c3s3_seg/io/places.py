@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import re
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -10,7 +12,7 @@ from itertools import islice
 from pathlib import Path
 from typing import NoReturn
 
-from c3s3_seg.errors import FileName, InputError
+from c3s3_seg.errors import FileName, InputError, quantity
 from c3s3_seg.io.cases import (
     Case,
     RealPaths,
@@ -24,6 +26,8 @@ from c3s3_seg.io.cases import (
 from c3s3_seg.io.detect import is_dicom, is_zip
 from c3s3_seg.io.image.files import IMAGE_SUFFIXES, image_suffix
 
+MOST_FILES = 10_000  # files below a folder without a scan in which image files are looked for
+_MASK_FOLDER = re.compile("label|mask|seg|truth", re.IGNORECASE)  # such as labelsTr: not for `predict`
 FIRST = 4  # files of a folder whose study is read: the first may be a DICOMDIR, or damaged
 
 
@@ -153,7 +157,7 @@ class _Finder:
             return
         scans, rest = self._among(entries, images)
         if not scans:
-            _refuse_empty(folder, [p for p in entries if os.path.isdir(p)])
+            _refuse_empty(folder)
         if self.numbered and not images and len(scans) > 1 and _is_one_study(scans):
             scans = [folder]
         self._add_all(scans)
@@ -239,16 +243,36 @@ def _dicom_files(place: Path) -> Iterator[Path]:
     return (path for path in walk_files(place) if is_dicom(path))
 
 
-def _refuse_empty(folder: Path, below: Sequence[Path]) -> NoReturn:
-    """Raise an error with the kinds of scans searched for, or that image files lie one level below."""
-    found = [
-        place for place in below if any(image_suffix(p) and not os.path.isdir(p) for p in visible(place))
-    ]
-    if found:
-        what = f"found no scan here, but image files one level below, in {len(found)} of its sub-folders"
-        raise NoScanError(what, where=folder, todo=f"Give the sub-folders themselves ({folder}/*/)")
+def _refuse_empty(folder: Path) -> NoReturn:
+    """Raise an error with the kinds of scans searched for, or with the image files that lie deeper."""
+    holders, masks = _image_folders(folder)
+    if holders:
+        first = next(iter(holders))
+        what = (
+            f"found no scan here, but {quantity(holders.total(), 'image file')} deeper, the first in {first}"
+        )
+        todo = "Give the folders with the scans themselves"
+        if not masks and all(len(place.parts) == 1 for place in holders):
+            todo = f"Give the sub-folders themselves ({folder}/*/)"
+        raise NoScanError(what, where=folder, todo=todo)
     what = (
         f"found no scan here; looked for {', '.join(IMAGE_SUFFIXES)} files, DICOM slices and sub-folders with"
         " DICOM slices"
     )
     raise NoScanError(what, where=folder)
+
+
+def _image_folders(folder: Path) -> tuple[Counter[Path], bool]:
+    """Return the folders below with image files, each with their number, and whether others hold masks."""
+    holders: Counter[Path] = Counter()
+    masks = False
+    with suppress(InputError):  # a folder below that cannot be read
+        for path in islice(walk_files(folder), MOST_FILES):
+            place = path.parent.relative_to(folder)
+            if not image_suffix(path):
+                continue
+            if any(_MASK_FOLDER.match(part) for part in place.parts):
+                masks = True
+            else:
+                holders[place] += 1
+    return holders, masks

@@ -17,8 +17,8 @@ from dataclasses import replace
 
 import numpy as np
 
-from c3s3_seg.errors import GeometryError, InputError
-from c3s3_seg.geometry.volume import Geometry, Volume
+from c3s3_seg.errors import GeometryError, InputError, shown
+from c3s3_seg.geometry.volume import Geometry, Volume, require_volume
 from c3s3_seg.metrics.nearest import Floats
 from c3s3_seg.metrics.results import PaperScore, Score
 from c3s3_seg.metrics.surface_distance import LabelPair, label_pairs, step_mm, surface_voxels, union_box
@@ -39,7 +39,7 @@ def score(
     prediction, truth
         Masks (i, j, k) of labels on the same grid; bool, integers, or floats that are exactly integral.
     label
-        The label value to be measured; 0 is the background and is refused.
+        The label value to be measured, an integer from 1 on: 0 is the background.
     tolerances_mm
         Tolerances of the normalised surface distance, finite and not negative.
     area_nsd
@@ -56,9 +56,9 @@ def score(
     GeometryError
         If the two grids differ.
     InputError
-        If a mask holds nan, infinity or fractions, if the label is 0, if a mask holds only 0 and 255 and
-        255 was not requested, if a tolerance is negative or not finite, or if the area is requested on a
-        sheared grid.
+        If a mask is no `Volume` or holds nan, infinity or fractions, if the label is no integer from 1 on,
+        if a mask holds only 0 and 255 and 255 was not requested, if a tolerance is negative or not finite,
+        or if the area is requested on a sheared grid.
 
     Notes
     -----
@@ -76,10 +76,10 @@ def check_tolerances(tolerances_mm: Sequence[float]) -> None:
     InputError
         If a tolerance is negative or not finite.
     """
-    if any(not (math.isfinite(t) and t >= 0) for t in tolerances_mm):
-        raise InputError(
-            f"found the tolerances {tuple(tolerances_mm)} mm, wanted finite ones that are not negative"
-        )
+    given = tuple(tolerances_mm) if np.iterable(tolerances_mm) else (None,)
+    if any(not (isinstance(t, int | float | np.number) and math.isfinite(t) and t >= 0) for t in given):
+        found = shown(tolerances_mm)
+        raise InputError(f"found the tolerances {found} mm, wanted finite ones that are not negative")
 
 
 def scores(
@@ -109,6 +109,7 @@ def scores(
     GeometryError, InputError
         As in `score`, if any label is at fault.
     """
+    _check_arguments(prediction, truth, labels)
     check_tolerances(tolerances_mm)
     step, tolerances = step_mm(truth.geometry), tuple(float(mm) for mm in sorted(set(tolerances_mm)))
     found = {
@@ -179,6 +180,7 @@ def paper_score(prediction: Volume, truth: Volume, label: int = 1) -> PaperScore
 
 def paper_scores(prediction: Volume, truth: Volume, labels: Sequence[int]) -> dict[int, PaperScore]:
     """Return the scores of several labels, each as from `paper_score`, in one pass over the masks."""
+    _check_arguments(prediction, truth, labels)
     pairs = _pairs(prediction, truth, labels, np.ones(3))
     return {label: _paper_score(pair) for label, pair in pairs.items()}
 
@@ -222,16 +224,25 @@ def diagonal_vox(geometry: Geometry) -> float:
     return float(np.linalg.norm(np.array(geometry.shape) - 1))
 
 
+def _check_arguments(prediction: object, truth: object, labels: Sequence[object]) -> None:
+    """Raise if a mask is no volume or a label no integer from 1 on, which no voxel would have: Dice 1."""
+    for mask in (prediction, truth):
+        require_volume(mask)
+    for label in labels:
+        if isinstance(label, int | np.integer) and label >= 1:
+            continue
+        found = "label 0, which is the background" if label == 0 else f"the label {label!r}"
+        raise InputError(f"found {found}; wanted a label value such as 1")
+
+
 def _pairs(prediction: Volume, truth: Volume, labels: Sequence[int], step: Floats) -> dict[int, LabelPair]:
-    """Check the grids, the labels and the masks, then measure every label in both masks."""
+    """Check the grids and the masks, then measure every label in both masks."""
     if not prediction.geometry.matches(truth.geometry):
         raise GeometryError(
             f"the prediction's grid is {prediction.geometry}, the truth's is {truth.geometry}",
             where=prediction.source.path,
             todo="Resample one of them onto the other's grid first; `evaluate --resample` does",
         )
-    if 0 in labels:
-        raise InputError("label 0 is the background, wanted a label", where=prediction.source.path)
     for mask in (prediction, truth):
         _check_integral(mask)
     pairs = label_pairs(prediction.array, truth.array, labels, step)

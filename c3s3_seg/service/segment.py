@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from c3s3_seg.batch.job import BatchPlan, Job, Model
+from c3s3_seg.batch.job import BatchPlan, Job, Model, primary_weights
 from c3s3_seg.batch.predict import predict_cases
 from c3s3_seg.batch.records import Refusal
 from c3s3_seg.batch.result import BatchProgress
@@ -88,7 +88,7 @@ class SegmentedSeries:
     uncertainty
         Uncertainty as in the JSON of a case; None if the networks were not compared.
     model, weights, version
-        Bundle, first 16 digits of the SHA-256 of its weights, and version of this package.
+        Bundle, first 16 digits of the SHA-256 of its primary network's weights, and version of this package.
     seconds_s
         Total time.
     files
@@ -194,7 +194,6 @@ def without_table(text: str) -> str:
 def _series(out: Path, case: str) -> SegmentedSeries:
     data = read_json(out / f"{case}.json")
     check, made = data.get("domain_check", {}), data.get("made_with", {})
-    weights = sorted(made.get("weights_sha256", {}).values())
     return SegmentedSeries(
         series=str(data["scan"].get("series_uid") or ""),
         verdict=str(check.get("verdict", "")),
@@ -203,7 +202,7 @@ def _series(out: Path, case: str) -> SegmentedSeries:
         volumes_ml={name: float(value) for name, value in data.get("volume_ml", {}).items()},
         uncertainty=data.get("uncertainty"),
         model=str(made.get("bundle", "")),
-        weights=weights[0][:16] if weights else "",
+        weights=primary_weights(made),
         version=__version__,
         seconds_s=float(data.get("seconds", {}).get("total", 0.0)),
         files=tuple(sorted(name for name in data.get(FILES, {}) if name.endswith(".dcm"))),

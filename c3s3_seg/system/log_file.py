@@ -8,7 +8,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from c3s3_seg.errors import InputError
-from c3s3_seg.system.files import unwritten
+from c3s3_seg.system.files import make_folder, unwritten
 from c3s3_seg.system.lock import NAME as LOCK
 
 FIRST = b'{"event": '  # identifies a log of this package: nothing is appended to another file
@@ -22,18 +22,21 @@ class LogFile:
     Parameters
     ----------
     path
-        Path of the file; created if missing. An existing file must be empty or a log of this package.
+        Path of the file; created with its folder if missing. An existing file must be empty or a log of this
+        package.
 
     Raises
     ------
     InputError
-        If the file cannot be opened for appending, is not regular, or has other content.
+        If the file cannot be created or opened for appending, is not regular, or has other content.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self._whole = True
         self._handle = -1
+        with suppress(InputError):  # which the opening reports
+            make_folder(path.parent)  # it may be the output folder, which the run makes later
         self._reopen()
 
     def write(self, line: str) -> None:

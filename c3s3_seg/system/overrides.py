@@ -9,8 +9,17 @@ from typing import Any
 from c3s3_seg.errors import ConfigError
 
 
-def put(data: dict[str, Any], override: str) -> None:
+def put(data: dict[str, Any], override: str, example: str = "run.iterations=100") -> None:
     """Write one `key.key=value` into the tables of a TOML file. The value is TOML; a bare word is a string.
+
+    Parameters
+    ----------
+    data
+        The tables.
+    override
+        The text.
+    example
+        A right text for the same option, for the message.
 
     Raises
     ------
@@ -19,9 +28,7 @@ def put(data: dict[str, Any], override: str) -> None:
     """
     key, separator, text = override.partition("=")
     if not separator or not key:
-        raise ConfigError(
-            f"found --set {override!r}, wanted key=value", todo="For example: --set run.iterations=100"
-        )
+        raise ConfigError(f"found --set {override!r}, wanted key=value", todo=f"For example: --set {example}")
     try:
         value = tomllib.loads(f"value = {text}")["value"]
     except ValueError:  # no TOML, or a whole number of more than 4,300 digits
@@ -36,8 +43,8 @@ def put(data: dict[str, Any], override: str) -> None:
     data[last] = value
 
 
-def nested(overrides: Sequence[str]) -> dict[str, Any]:
-    """Return `key.key=value` texts as nested tables.
+def nested(overrides: Sequence[str], example: str = "run.iterations=100") -> dict[str, Any]:
+    """Return `key.key=value` texts as nested tables; `example` as in `put`.
 
     Raises
     ------
@@ -46,5 +53,5 @@ def nested(overrides: Sequence[str]) -> dict[str, Any]:
     """
     data: dict[str, Any] = {}
     for override in overrides:
-        put(data, override)
+        put(data, override, example)
     return data

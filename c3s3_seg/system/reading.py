@@ -19,6 +19,21 @@ from c3s3_seg.system.names import printable
 JSON_BYTES = 256 << 20  # a batch of 100,000 cases has a provenance of some 100 MB
 
 
+def given_path(path: object) -> Path:
+    """Return an argument of the Python API as a path.
+
+    Raises
+    ------
+    InputError
+        If it is no path, or empty, as an unset variable is: it would be the working folder.
+    """
+    if not isinstance(path, str | os.PathLike):
+        raise InputError(f"found {type(path).__name__}, wanted a path")
+    if path == "":
+        raise InputError("found an empty path; write . for the working folder")
+    return Path(path)
+
+
 def read_known(path: Path, hashes: Mapping[str, str] | None, limit: int) -> bytes:
     """Return the content of a file whose sha256 was verified before, and verify this content again.
 

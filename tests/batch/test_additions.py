@@ -76,7 +76,7 @@ def test_reports_and_scores_are_those_of_one_run(scan: Path, truth: Path, tmp_pa
     told, result = predict(scan, tmp_path / "twice", UNCERTAIN, **everything)
     assert steps(told) == {"load", "report"}
     assert (
-        told.note == "new reports for 1 finished case without segmenting again: settings have changed"
+        told.note == "reports updated for 1 finished case without segmenting again: settings have changed"
         " (--report html: no -> yes; --report png: no -> yes; --truth: no -> yes)"
     )
     assert files(tmp_path / "once") == files(tmp_path / "twice")

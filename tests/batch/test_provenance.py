@@ -10,12 +10,15 @@ import numpy as np
 import pytest
 from conftest import small_scan
 from helpers.batches import MODEL
+from helpers.command import run
 
-from c3s3_seg.batch import BatchPlan, Job, predict_cases, verify
+from c3s3_seg.batch import BatchPlan, Job, origin, predict_cases, verify
 from c3s3_seg.batch import case as case_module
+from c3s3_seg.batch.job import primary_weights
+from c3s3_seg.bundle import ModelBundle
 from c3s3_seg.errors import InputError
 from c3s3_seg.geometry.volume import Geometry, Volume
-from c3s3_seg.inference import BackendRequest
+from c3s3_seg.inference import BackendRequest, Settings, open_predictor
 from c3s3_seg.io import Case, Reading, load, load_image, load_mask, read_case, save
 from c3s3_seg.io.dicom.write_series import save_series
 from c3s3_seg.io.hashes import scan_sha256
@@ -471,3 +474,27 @@ def test_a_dicom_object_refers_to_the_slices_that_were_segmented(
     predict_cases([tmp_path / "a"], MODEL, job)
     (case,) = json.loads((tmp_path / "out" / "provenance.json").read_text())["cases"]
     assert case["inputs_sha256"]["scan"] == scan_sha256(tmp_path / "a")
+
+
+def test_an_evaluation_below_the_folder_is_not_stale(out: Path) -> None:
+    truth = out.with_name("truth")
+    truth.mkdir()
+    for path in out.glob("*.nii.gz"):
+        shutil.copy(path, truth)
+    answer = run("evaluate", out, truth, "-o", out / "evaluation", "--html")
+    assert answer.returncode == 0, answer.stderr
+    assert (out / "evaluation" / "report.html").is_file()
+    found = verify(out)
+    assert (found.holds, found.stale, found.strangers) == (True, [], [])
+    shutil.copy(out / "case-1.json", out / "evaluation" / "case-1.json")
+    assert verify(out).stale == ["evaluation/case-1.json"]
+
+
+def test_the_serial_number_is_the_primary_networks_with_and_without_uncertainty() -> None:
+    bundle = ModelBundle.find("phantom")
+    serials = set()
+    for settings in (Settings(), Settings(uncertainty=True)):
+        made_with = origin(bundle, open_predictor(bundle, settings=settings))
+        serials.add(Job(Path("out"), origin=made_with).maker.serial)
+        assert primary_weights(json.loads(json.dumps(made_with))) in serials
+    assert serials == {bundle.manifest.files[bundle.networks[0].weights][:16]}

@@ -77,7 +77,7 @@ def test_a_folder_of_cases(cohort: Path, tmp_path: Path) -> None:
     assert run("verify", out).returncode == 0
     again = predict(cohort / "scans", "-o", out)
     assert again.returncode == 0  # files of this program may be overwritten
-    assert "new reports for 2 finished cases without segmenting again" in again.stderr
+    assert "reports updated for 2 finished cases without segmenting again" in again.stderr
     assert "--truth: yes -> no" in again.stderr
     third = predict(cohort / "scans", "-o", out, "--json", "--workers", 2)
     first = json.loads(third.stdout.splitlines()[0])

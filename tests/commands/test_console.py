@@ -74,6 +74,11 @@ def test_a_reason_is_one_line_below_the_table(capsys: pytest.CaptureFixture[str]
     assert "\\n" not in first
     assert "\\x1b" in first
     assert second.endswith(": b.nii.gz: the file ends early.")
+    many = [Failure(f"case-{n}", "lost") for n in range(22)]
+    report_failures(many, table="report.json")
+    lines = capsys.readouterr().out.splitlines()
+    assert (lines[0], lines[-1]) == ("22 failed:", "  and 2 more; all are in report.json")
+    assert len(lines) == 22
     report_failures([])
     assert capsys.readouterr().out == ""
 

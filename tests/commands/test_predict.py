@@ -21,6 +21,7 @@ PHANTOM = ("--model", "phantom", "--allow-out-of-domain")
         (["--device", "cuda:x"], "there is no device 'cuda:x'; wanted auto, cpu, cuda, cuda:N"),
         (["--tta", "xx"], "for --tta, wanted letters among xyz"),
         (["--tiling", "paper", "--tta", "x"], "the published evaluations did not mirror"),
+        (["--set", "tiling.overlap"], "wanted key=value. For example: --set tiling.overlap=0.5"),
         (["--set", "fill_holes=true"], "there is no key 'fill_holes'"),
         (["--quiet", "--verbose"], "found --quiet and --verbose"),
     ],
@@ -125,8 +126,37 @@ def test_scans_one_level_below_are_pointed_at(tmp_path: Path) -> None:
         save(small_scan(n), tmp_path / "archive" / name / "scan.nii.gz")
     answer = run("predict", tmp_path / "archive", "-o", tmp_path / "out", *PHANTOM)
     assert answer.returncode == 2
-    assert "image files one level below, in 2 of its sub-folders" in answer.stderr
+    assert "found no scan here, but 2 image files deeper, the first in p1" in answer.stderr
     assert f"Give the sub-folders themselves ({tmp_path / 'archive'}/*/)" in answer.stderr
     folders = [tmp_path / "archive" / name for name in ("p1", "p2")]
     answer = run("predict", *folders, "-o", tmp_path / "out", *PHANTOM, "--dry-run")
     assert "Would segment 2 of 2 cases" in answer.stdout
+
+
+def test_scans_further_below_are_counted_and_masks_are_not(tmp_path: Path) -> None:
+    for n, name in enumerate(("sub-1/anat", "sub-2/anat", "labelsTr")):
+        (tmp_path / "a" / name).mkdir(parents=True)
+        save(small_scan(n), tmp_path / "a" / name / "scan.nii.gz")
+    answer = run("predict", tmp_path / "a", "-o", tmp_path / "out", *PHANTOM)
+    assert "found no scan here, but 2 image files deeper, the first in sub-1/anat" in answer.stderr
+    assert answer.stderr.endswith("Give the folders with the scans themselves.\n")
+
+
+def test_a_share_names_its_own_table(small_scans: Path, tmp_path: Path) -> None:
+    scan, out = small_scans / "case-0.nii.gz", tmp_path / "out"
+    answer = run("predict", scan, "-o", out, *PHANTOM, "--shard", "1/2")
+    table, end = answer.stdout.splitlines()[-2:]
+    assert table == f"Masks, JSON and summary.1-of-2.csv are in {out}. Research use only."
+    assert "the same command without --shard writes the files for all cases" in end
+    assert (out / "summary.1-of-2.csv").is_file()
+    answer = run("predict", scan, "-o", out, *PHANTOM, "--shard", "2/2")
+    assert answer.stdout.splitlines()[-2] == "This share has no case."
+
+
+def test_a_log_file_may_lie_in_the_new_output_folder(small_scans: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    words = ["-o", out, *PHANTOM, "--log-file", out / "logs" / "x.log", "--quiet"]
+    assert run("predict", small_scans / "case-0.nii.gz", *words).returncode == 0
+    assert (out / "logs" / "x.log").read_text().startswith('{"event": "start"')
+    answer = run("verify", out)
+    assert answer.returncode == 0, answer.stdout

@@ -1,8 +1,10 @@
+from typing import Any
+
 import numpy as np
 import pytest
 from conftest import rotation
 
-from c3s3_seg.errors import GeometryError
+from c3s3_seg.errors import GeometryError, InputError
 from c3s3_seg.geometry.axis_order import permutation_between
 from c3s3_seg.geometry.resample import resample_mask
 from c3s3_seg.geometry.volume import Geometry, Volume
@@ -93,3 +95,34 @@ def test_axes_of_an_oblique_grid_are_a_pairing() -> None:
 )
 def test_the_sides_of_the_axes(axes: np.ndarray, letters: str) -> None:
     assert Geometry.build((4, 5, 6), (1, 2, 3), (0, 0, 0), axes).letters == letters
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (((4, 5),), r"found the shape \(4, 5\), wanted 3 numbers"),
+        (((4.7, 5, 6),), r"found a grid of \(4.7, 5, 6\) voxels"),
+        (((4, 5, 0),), "wanted three positive whole sizes"),
+        (((4, 5, 6), (1, 1)), r"found the spacing \(1, 1\), wanted 3 numbers"),
+        (((4, 5, 6), (-1, 1, 1)), "wanted positive numbers"),
+        (((4, 5, 6), (np.nan, 1, 1)), "wanted positive numbers"),
+        (((4, 5, 6), 1, (0, 0)), "found the origin"),
+        (((4, 5, 6), 1, (0, 0, 0), np.eye(2)), "wanted 3 x 3 numbers"),
+        (((4, 5, 6), 1, (0, 0, 0), 2 * np.eye(3)), r"of length \[2, 2, 2\], wanted 1"),
+        (((4, 5, 6), 1, (0, 0, 0), np.full((3, 3), np.nan)), "of length"),
+    ],
+)
+def test_a_grid_that_cannot_be_is_refused(arguments: tuple[Any, ...], message: str) -> None:
+    with pytest.raises(GeometryError, match=message):
+        Geometry.build(*arguments)
+
+
+def test_a_direction_may_be_rounded_to_three_digits() -> None:
+    geometry = Geometry.build((4, 5, 6), 2.0, direction=rotation(12, -20, 30).round(3))
+    np.testing.assert_allclose(geometry.spacing_mm, 2.0, atol=2 * np.sqrt(3) * 5e-4)
+
+
+def test_a_volume_of_something_else_is_refused() -> None:
+    wrong: Any = [[[1]]]
+    with pytest.raises(InputError, match="found list and Geometry, wanted a numpy array and its Geometry"):
+        Volume(wrong, Geometry.build((1, 1, 1)))

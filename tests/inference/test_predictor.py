@@ -13,6 +13,7 @@ from c3s3_seg.errors import InputError, MemoryLimitError, MissingError
 from c3s3_seg.geometry.volume import Geometry, Volume
 from c3s3_seg.inference import Predictor, Settings, arrays, open_predictor
 from c3s3_seg.inference.backends import select
+from c3s3_seg.inference.domain_check import DomainError, check_is_scan
 from c3s3_seg.phantom import simulate
 
 ANY: dict[str, Any] = {"allow_out_of_domain": True}
@@ -82,6 +83,40 @@ def test_voxels_that_are_no_real_numbers_are_refused(bundle, kind: str) -> None:
     scan = Geometry.build((40, 40, 40)).volume(np.ones((40, 40, 40)).astype(kind))
     with pytest.raises(InputError, match=f"found voxels of type .*{kind}, wanted integers or floating"):
         open_predictor(bundle)(scan)
+
+
+def test_settings_of_another_kind_are_refused(bundle) -> None:
+    wrong: Any = {"overlap": 0.5}
+    with pytest.raises(InputError, match="found settings of type dict, wanted Settings"):
+        open_predictor(bundle, settings=wrong)
+
+
+def test_a_mask_is_no_scan(bundle, phantom) -> None:
+    """A mask and a scan whose sampled voxels are nearly all 0; the file of a mask may be of any type."""
+    predictor = open_predictor(bundle)
+    for kind in (np.uint8, np.float32):
+        mask = phantom.truth.geometry.volume(phantom.truth.array.astype(kind))
+        with pytest.raises(DomainError, match="it holds the values 0, 1 and no others, as a mask does"):
+            predictor(mask)
+    mask.array[0, 0, 0] = 2.5
+    assert check_is_scan(mask).level == "pass"
+    found = predictor.check(phantom.truth, allow_out_of_domain=True)
+    assert found.check.level == "refuse"
+    assert check_is_scan(phantom.scan).level == "pass"
+
+
+@pytest.mark.parametrize("package", ["nibabel.nifti1", "SimpleITK.SimpleITK"])
+def test_an_image_of_another_package_is_to_be_given_as_a_file(bundle, package: str) -> None:
+    image: Any = type("Image", (), {"__module__": package})()
+    with pytest.raises(InputError, match=r"wanted a Volume or the path of a scan\. Save the image to a file"):
+        open_predictor(bundle)(image)
+    array: Any = np.zeros((2, 2, 2))
+    with pytest.raises(InputError, match=r"found ndarray, .*left, back and head \(LPS\)"):
+        open_predictor(bundle)(array)
+
+
+def test_a_prediction_knows_the_values_of_its_labels(bundle, phantom) -> None:
+    assert open_predictor(bundle)(phantom.scan).labels == {"left_atrium": 1}
 
 
 def test_a_model_may_be_given_by_its_name(bundle, phantom) -> None:

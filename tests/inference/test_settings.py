@@ -20,6 +20,14 @@ from c3s3_seg.inference.settings import Settings, parse_axes, tiled
         ({"memory_bytes": 0}, "memory of 0"),
         ({"min_volume_ml": -1.0}, "least volume"),
         ({"min_volume_ml": float("nan")}, "least volume"),
+        ({"stride": (1, 2)}, r"stride=\(1, 2\), wanted three whole numbers"),
+        ({"stride": (1.5, 2, 3)}, "wanted three whole numbers"),
+        ({"stride": 4}, "stride=4, wanted three whole numbers"),
+        ({"mirroring": "xy"}, "mirroring='xy', wanted some of 0, 1, 2"),
+        ({"keep_largest": "no"}, "keep_largest='no', wanted True or False"),
+        ({"probabilities": None}, "probabilities=None, wanted True or False"),
+        ({"overlap": "a"}, "overlap='a', wanted a number"),
+        ({"memory_bytes": "2GB"}, "memory_bytes='2GB', wanted a number"),
     ],
 )
 def test_what_cannot_be_is_refused(wrong: dict[str, Any], words: str) -> None:
@@ -53,3 +61,7 @@ def test_words_of_the_command_line() -> None:
     for text in ("xw", "xx"):
         with pytest.raises(InputError, match="--tta"):
             parse_axes(text)
+
+
+def test_lists_are_taken_as_tuples() -> None:
+    assert Settings(stride=[18, 18, 4], mirroring=[0, 1]) == Settings(stride=(18, 18, 4), mirroring=(0, 1))  # type: ignore[arg-type]

@@ -7,6 +7,7 @@ import sys
 import time
 from itertools import permutations, product
 from pathlib import Path
+from typing import Any
 
 import nibabel as nib
 import numpy as np
@@ -1014,3 +1015,26 @@ def test_a_header_of_blanks_takes_no_time(
 def test_a_name_that_no_file_has_is_no_file(tmp_path: Path, read: object, name: str) -> None:
     with pytest.raises(InputError, match="there is no such file"):
         read(tmp_path / name)  # type: ignore[operator]
+
+
+@pytest.mark.parametrize("note", ["x" * 80, "\u00fc" * 40])
+def test_a_note_that_is_too_long_is_not_the_fault_of_the_disk(note: str, tmp_path: Path) -> None:
+    volume = Geometry.build((2, 2, 2)).volume(np.zeros((2, 2, 2), np.uint8))
+    with pytest.raises(InputError, match="found a note of 80 bytes, wanted at most 79"):
+        save(volume, tmp_path / "x.nii.gz", note=note)
+    assert list(tmp_path.iterdir()) == []
+    save(volume, tmp_path / "x.nii.gz", note="\u00fc" * 39)
+
+
+def test_what_is_no_volume_or_no_path_is_refused(tmp_path: Path) -> None:
+    volume: Any = Geometry.build((2, 2, 2)).volume(np.zeros((2, 2, 2), np.uint8))
+    array: Any = volume.array
+    with pytest.raises(InputError, match="found ndarray, wanted a Volume"):
+        save(array, tmp_path / "x.nii.gz")
+    with pytest.raises(InputError, match=r"found PosixPath, wanted a Volume\. Read the file with c3s3_seg"):
+        save(tmp_path / "x.nii.gz", volume)  # type: ignore[arg-type]
+    for call in (load, load_mask, lambda path: save(volume, path)):
+        with pytest.raises(InputError, match=r"found an empty path; write \. for the working folder"):
+            call("")
+        with pytest.raises(InputError, match="found NoneType, wanted a path"):
+            call(None)  # type: ignore[arg-type]

@@ -4,6 +4,7 @@ import math
 from dataclasses import replace
 from itertools import product
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -470,3 +471,22 @@ def test_a_mask_agrees_with_itself(t: np.ndarray) -> None:
     found = score(volume(t), volume(t.copy()))
     assert (found.dice, found.jaccard, found.nsd) == (1.0, 1.0, ((1.0, 1.0), (2.0, 1.0)))
     assert distances(found) == [0.0] * 6
+
+
+@pytest.mark.parametrize("label", ["left_atrium", None, 1.5, 1.0, -1, 0, [1]])
+def test_a_label_that_no_voxel_can_have_is_refused(label: object) -> None:
+    wanted: Any = label
+    for measure in (score, paper_score):
+        with pytest.raises(InputError, match=r"found (the )?label .*; wanted a label value such as 1"):
+            measure(volume(POINT_A), volume(POINT_B), wanted)
+
+
+@pytest.mark.parametrize("label", [np.int64(1), np.uint8(1)])
+def test_a_label_may_be_an_integer_of_numpy(label: Any) -> None:
+    assert score(volume(POINT_A), volume(POINT_A), label).dice == 1
+
+
+@pytest.mark.parametrize("tolerances", [1.0, "1", (1.0, "2")])
+def test_tolerances_that_are_no_numbers_are_refused(tolerances: Any) -> None:
+    with pytest.raises(InputError, match=r"found the tolerances .* wanted finite ones"):
+        score(volume(POINT_A), volume(POINT_B), tolerances_mm=tolerances)

@@ -9,7 +9,7 @@ import pytest
 import torch
 from helpers import command
 
-from c3s3_seg.bundle import ModelBundle
+from c3s3_seg.bundle import Label, ModelBundle
 from c3s3_seg.errors import InputError
 from c3s3_seg.export.metadata import weights
 from c3s3_seg.export.spec import GraphSpec
@@ -182,6 +182,10 @@ def test_what_is_no_ensemble(folds: list[ModelBundle], two_nets: ModelBundle, tm
         make_ensemble([folds[0], folds[0]], tmp_path / "b")
     with pytest.raises(InputError, match=r"task\.modality is MR, and CT in"):
         make_ensemble([folds[0], two_nets], tmp_path / "c")
+    renamed = replace(folds[1].task, labels=(Label("core", 1),))
+    other = ModelBundle(folds[1].folder, replace(folds[1].manifest, task=renamed))
+    with pytest.raises(InputError, match=r"task\.labels is core = 1, and core = 1, middle = 2, shell = 5 in"):
+        make_ensemble([folds[0], other], tmp_path / "e")
     for number, fold in enumerate(("1/4", None, "2/5")):
         other = copy(folds[1], tmp_path / f"copy-{number}", fold=fold)
         with pytest.raises(InputError, match="not different folds of one division"):

@@ -19,7 +19,7 @@ from c3s3_seg.io.detect import is_dicom
 from c3s3_seg.io.image.nifti import Parts, read_nifti
 from c3s3_seg.io.image.nrrd_mha import read_nrrd_or_meta
 from c3s3_seg.io.limits import SPACING_RANGE_MM
-from c3s3_seg.system.reading import sha256
+from c3s3_seg.system.reading import given_path, sha256
 
 
 class Reader(Protocol):
@@ -138,8 +138,9 @@ def load_mask(
     GeometryError
         If the mask is not on `grid`.
     """
-    if is_dicom(Path(path)):
-        return _drawn(Path(path), grid, values, hashed=hashed)
+    path = given_path(path)
+    if is_dicom(path):
+        return _drawn(path, grid, values, hashed=hashed)
     volume = as_labels(load_image(path, hashed=hashed))
     if grid is not None and not volume.geometry.matches(grid):
         raise GeometryError(

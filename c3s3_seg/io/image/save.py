@@ -12,13 +12,15 @@ from typing import Any
 import numpy as np
 
 from c3s3_seg.errors import GeometryError, InputError, MemoryLimitError, StorageError
-from c3s3_seg.geometry.volume import Array, Geometry, Volume
+from c3s3_seg.geometry.volume import Array, Geometry, Volume, require_volume
 from c3s3_seg.io.image.files import check_finite, image_suffix, load_image
 from c3s3_seg.system.files import OF_THE_STORAGE, lack_of_room, sync
+from c3s3_seg.system.reading import given_path
 
 SAVE_SUFFIXES = (".nii", ".nii.gz", ".nrrd", ".mha")
 # A NIfTI affine is float32: 6e-5 mm at 1000 mm from the origin.
 WRITTEN_TOL_MM = 1e-3
+NOTE_BYTES = 79  # `descrip` has 80, the last of which is 0
 
 
 def save(
@@ -34,7 +36,7 @@ def save(
     path
         `.nii`, `.nii.gz`, `.nrrd` or `.mha` in a folder that exists. A file of this name is replaced.
     note
-        Up to 79 characters for the header's free text (NIfTI: descrip): the program that made the file.
+        Up to 79 bytes of UTF-8 for the header's free text (NIfTI: descrip): the program that made the file.
     ready
         Called with the complete file under its temporary name, before it is renamed.
 
@@ -49,7 +51,9 @@ def save(
     GeometryError
         If the grid has no right angles.
     """
-    path = Path(path)
+    require_volume(volume)
+    path = given_path(path)
+    _check_note(note, path)
     suffix = image_suffix(path)
     if suffix not in SAVE_SUFFIXES:
         raise InputError(f"cannot write '{path.name}'; wanted {', '.join(SAVE_SUFFIXES)}", where=path)
@@ -83,6 +87,13 @@ def save(
     finally:
         with suppress(OSError):
             aside.unlink(missing_ok=True)
+
+
+def _check_note(note: str, path: Path) -> None:
+    size = len(note.encode())
+    if size > NOTE_BYTES:
+        what = f"found a note of {size} bytes, wanted at most {NOTE_BYTES}"
+        raise InputError(what, where=path, todo="Shorten it: other letters than English ones take 2 or more")
 
 
 def _writable(array: Array, path: Path) -> Array:

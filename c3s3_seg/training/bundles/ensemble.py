@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from math import isfinite
@@ -11,7 +12,7 @@ from typing import Any
 
 from c3s3_seg.bundle import CARD, ModelBundle, Network
 from c3s3_seg.errors import InputError
-from c3s3_seg.system.schema import plain
+from c3s3_seg.system.schema import dump, plain
 from c3s3_seg.training.bundles.card import note_paragraph
 from c3s3_seg.training.bundles.domain import merge_domains
 
@@ -121,11 +122,21 @@ def _named(members: Sequence[EnsembleMember]) -> list[EnsembleMember]:
 
 
 def _same_task(first: ModelBundle, other: ModelBundle) -> None:
+    ours, theirs = dump(first.task), dump(other.task)
     for key in ("modality", "labels", "recipe", "patch", "strides"):
-        ours, theirs = getattr(first.task, key), getattr(other.task, key)
-        if ours != theirs:
-            what = f"task.{key} is {theirs}, and {ours} in {first.folder}"
-            raise InputError(what, where=other.folder, todo="Put only runs of one configuration together")
+        if ours[key] == theirs[key]:
+            continue
+        values = theirs[key], ours[key]
+        words = [value if isinstance(value, str) else json.dumps(value) for value in values]
+        if key == "labels":
+            named = [_labels(bundle) for bundle in (other, first)]
+            words = named if named[0] != named[1] else words  # else they differ in their codes
+        what = f"task.{key} is {words[0]}, and {words[1]} in {first.folder}"
+        raise InputError(what, where=other.folder, todo="Put only runs of one configuration together")
+
+
+def _labels(bundle: ModelBundle) -> str:
+    return ", ".join(f"{label.name} = {label.value}" for label in bundle.task.labels)
 
 
 def _all_different(members: Sequence[EnsembleMember]) -> None:
