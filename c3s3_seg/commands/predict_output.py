@@ -102,6 +102,14 @@ def print_result(result: BatchResult, out: Path) -> None:
         say(f"No mask was written; summary.csv is in {out}.")
 
 
+def report_new_failures(result: BatchResult) -> None:
+    """Print on stderr, with `--quiet`, why the run failed; not failures that an earlier run has printed."""
+    if result.new_failures:
+        report_failures(result.failures, err=True)
+    if result.stopped:
+        say(f"Stopped: {result.stopped}", err=True)
+
+
 def warn_of_empty(result: BatchResult) -> None:
     """Print on stderr how many masks are empty, even with `--quiet`: an empty mask is no success."""
     empty = result.counts.empty
