@@ -98,7 +98,8 @@ class Steps:
             there = predicted
             return _attempt("write", there.task, lambda: add_reports(there, self.job, task), there)
         loaded = predicted.loaded
-        return _attempt("write", loaded.task, lambda: write_case(predicted, self.job, task), loaded)
+        outcome = _attempt("write", loaded.task, lambda: write_case(predicted, self.job, task), loaded)
+        return outcome if outcome.row is not None else replace(outcome, seconds=predicted.seconds)
 
 
 def predict_case(case: Case, predictor: Predictor, job: Job, truth_path: Path | None) -> PredictionRow:
@@ -133,7 +134,8 @@ def _attempt(step: str, task: CaseTask, work: Callable[[], T], loaded: Loaded | 
         ours.where = task.case.path
         refusal = Refusal.of(ours, step, trace_of(error, quote=quote))
     inputs = loaded.inputs if loaded else _settled(task, before)
-    return Outcome(task.case.name, task.place, refusal=refusal, inputs=inputs)
+    seconds = loaded.seconds if loaded else {}
+    return Outcome(task.case.name, task.place, refusal=refusal, inputs=inputs, seconds=seconds)
 
 
 def _watched(task: CaseTask) -> list[Watch]:

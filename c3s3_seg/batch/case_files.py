@@ -15,6 +15,7 @@ from c3s3_seg.bundle import Task as ModelTask
 from c3s3_seg.errors import C3S3Error, InputError
 from c3s3_seg.inference.settings import Settings
 from c3s3_seg.io.formats import REPAIRED_FOLDER, image_suffix_of, repaired_path
+from c3s3_seg.io.hashes import scan_sha256
 from c3s3_seg.system.files import check_name, refuse_link
 from c3s3_seg.system.ownership import FILES, TODO, check_place, is_ours, read_case, remove_ours
 from c3s3_seg.system.reading import sha256
@@ -80,11 +81,13 @@ def check_places(
     Raises
     ------
     InputError
-        If a path is taken by a file that this package did not write or that was edited since, is a link, or
-        is too long.
+        If a path is taken by a file that this package did not write, that was edited since or that is of
+        another scan, is a link, or is too long.
     """
     names = list(names)
     metadata = read_case(out / names[-1])
+    if metadata is not None and names[-1] not in (recorded or {}):
+        _refuse_other_scan(task, metadata)
     for name in names:
         path = out / name
         if path.parent != out:
@@ -107,6 +110,24 @@ def check_places(
                 raise
             what = "there is a file that an earlier prediction did not write"
             raise InputError(what, where=path, todo=TODO) from None
+
+
+def _refuse_other_scan(task: CaseTask, metadata: Mapping[str, Any]) -> None:
+    """Raise if the JSON of a case, which no journal knows, is of another scan of this name."""
+    scan = metadata.get("scan")
+    place = scan.get("path") if isinstance(scan, dict) else None
+    if not isinstance(scan, dict) or not isinstance(place, str) or os.path.abspath(place) == task.place:
+        return
+    if scan_sha256(task.case.path, task.case.paths) != scan.get(
+        "sha256"
+    ):  # else the same scan, which has moved
+        raise taken_by(place, task)
+
+
+def taken_by(scan: str, task: CaseTask) -> InputError:
+    """Return the error for a case whose place another scan has."""
+    what = f"its place is taken by the mask of another scan of this name, {scan}"
+    return InputError(what, where=task.case.path, todo="Give another folder with -o")
 
 
 def is_source(path: Path, task: CaseTask) -> bool:

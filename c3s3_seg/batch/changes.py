@@ -17,6 +17,7 @@ UNKNOWN = "weights or settings have changed"
 # Files made from a mask and its scan: they can be added to an existing mask.
 REPORTS = ("request.truth", "request.preview", "request.html", "request.secondary_capture")
 FORMAT_KEY = "request.suffix"
+REMARKS = ("profile",)  # keys of the provenance that decide no mask
 VERSION_KEY = "version"
 PROBABILITIES_KEY = "asked.probabilities"
 # Names of keys on the command line; any other key is reported by its own name.
@@ -78,6 +79,8 @@ class Change:
 def setting_of(origin: Mapping[str, Any], request: Mapping[str, Any], maps: RequestedMaps) -> dict[str, Any]:
     """Return all settings that a finished case must agree with, as read back from JSON.
 
+    Remarks are left out: which profile chose the backend, or why none did. The backend itself is compared.
+
     Parameters
     ----------
     origin
@@ -88,7 +91,8 @@ def setting_of(origin: Mapping[str, Any], request: Mapping[str, Any], maps: Requ
         The maps that are written.
     """
     asked = {"probabilities": maps.probabilities, "uncertainty": maps.uncertainty}
-    parts = {"made_with": origin, "request": request, "asked": asked}
+    decides = {key: value for key, value in origin.items() if key not in REMARKS}
+    parts = {"made_with": decides, "request": request, "asked": asked}
     known: dict[str, Any] = json.loads(json.dumps(parts, sort_keys=True))
     return known
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from c3s3_seg.batch.job import BatchPlan, CaseTask, Job
-from c3s3_seg.batch.journal import journal_path, records_of, shard_journals
+from c3s3_seg.batch.journal import JournalRecord, journal_path, records_of, shard_journals
 from c3s3_seg.errors import C3S3Error
 from c3s3_seg.io import Case, Skipped, match_truth
 from c3s3_seg.io.studies import Known, find_scans
@@ -43,7 +43,7 @@ def collect(inputs: Iterable[Path], job: Job, plan: BatchPlan, progress: Progres
     InputError
         If there is no case, or no truth although truths were requested.
     """
-    scans = find_scans(list(inputs), job.reading, lambda: _known(job.out, plan), progress)
+    scans = find_scans(list(inputs), job.reading, lambda: _known(job.out), progress)
     truths = match_truth(scans.cases, job.truth) if job.truth is not None else {}
     studies: dict[str, list[CaseTask]] = defaultdict(list)
     for case in scans.cases:  # the series of a study stay in one shard: the outcome of one depends on all
@@ -57,13 +57,16 @@ def collect(inputs: Iterable[Path], job: Job, plan: BatchPlan, progress: Progres
     return Inputs(tuple(tasks), scans.skipped, len(groups) == 1)
 
 
-def _known(out: Path, plan: BatchPlan) -> Known:
+def _known(out: Path) -> Known:
     """Return the cases in the folder's journals by place. A journal that is damaged is refused later."""
-    known: dict[str, dict[str, Case]] = defaultdict(dict)
-    shards = shard_journals(out) if plan.shard is None else [journal_path(out, plan.shard)]
-    for path in [journal_path(out), *shards]:
+    newest: dict[str, JournalRecord] = {}
+    for path in (journal_path(out), *shard_journals(out)):
         with suppress(C3S3Error):
             for record in records_of(path) if path.exists() else ():
-                outcome = record.outcome
-                known[outcome.series or outcome.scan][outcome.case] = Case(outcome.case, Path(outcome.scan))
-    return {place: list(cases.values()) for place, cases in known.items()}
+                case = record.outcome.case
+                if case not in newest or record.revision > newest[case].revision:
+                    newest[case] = record
+    known: dict[str, list[Case]] = defaultdict(list)
+    for outcome in (record.outcome for record in newest.values()):
+        known[outcome.series or outcome.scan].append(Case(outcome.case, Path(outcome.scan)))
+    return known

@@ -2,7 +2,8 @@
 
     runs    one row for each start of the program: times and details (JSON)
     cases   one row for each case: state begun, done, failed or skipped; the setting; the outcome (JSON)
-    gathered  in a folder's journal: the rows of each shard's journal that it has taken over, see `gather`
+
+A folder may have several journals, one for each shard and one for the whole; `gather` exchanges their rows.
 
 SQLite has no checksum for its rows: each row of `cases` carries a sha256 of its own, and a journal in which
 a bit of such a row has flipped is refused.
@@ -12,6 +13,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import tempfile
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
@@ -29,14 +31,15 @@ from c3s3_seg.system.schema import parse, plain
 from c3s3_seg.system.shard import Shard
 
 STEM = "journal"
+_OF_SHARD = re.compile(rf"{STEM}\.\d+-of-\d+\.sqlite")
 State = Literal["begun", "done", "failed", "skipped"]
 RUNS = "CREATE TABLE runs (id INTEGER PRIMARY KEY, started TEXT, ended TEXT, details TEXT)"
 TABLES = f"""
 {RUNS.replace("TABLE", "TABLE IF NOT EXISTS")};
 CREATE TABLE IF NOT EXISTS cases (name TEXT PRIMARY KEY, run INTEGER, state TEXT, changed TEXT,
-                                  setting TEXT, outcome TEXT, seal TEXT);
-CREATE TABLE IF NOT EXISTS gathered (shard TEXT, name TEXT, seal TEXT, PRIMARY KEY (shard, name));
+                                  setting TEXT, revision INTEGER, outcome TEXT, seal TEXT);
 """
+COLUMNS = "name, run, state, changed, setting, revision, outcome, seal"
 SCHEMA = Schema(
     "journal",
     TABLES,
@@ -64,8 +67,9 @@ class JournalRecord:
         Number of the run that processed the case.
     changed
         Time of the change, UTC.
-    checksum
-        Checksum of the row.
+    revision
+        Number of changes of the case so far, in all journals of the folder: of two journals' records of a
+        case, the one with more changes is the newer one, whatever the clocks of the machines say.
     """
 
     state: State
@@ -73,7 +77,7 @@ class JournalRecord:
     outcome: Outcome
     run: int
     changed: str
-    checksum: str = ""
+    revision: int = 0
 
 
 class Journal:
@@ -109,20 +113,32 @@ class Journal:
         """Record the outcome of a case."""
         self._put(state_of(outcome), setting, outcome)
 
-    def adopt(self, record: JournalRecord) -> None:
-        """Insert a record unchanged, with its time and the number of its run."""
+    def change(self, record: JournalRecord) -> None:
+        """Change the record of a case, which keeps its time and the number of its run."""
         self._put(record.state, record.setting, record.outcome, (record.run, record.changed))
+
+    def adopt(self, record: JournalRecord) -> None:
+        """Insert the record of another journal unchanged, with its revision."""
+        when = (record.run, record.changed)
+        self._put(record.state, record.setting, record.outcome, when, record.revision)
 
     def adopt_run(self, details: dict[str, Any]) -> int:
         """Insert a run of another journal unless it is present; return its number in this journal."""
-        rest = {k: v for k, v in details.items() if k not in ("run", "started", "ended")}
-        values = (details["started"], details["ended"], json.dumps(rest))
-        same = "SELECT id FROM runs WHERE started = ? AND ended IS ? AND details = ?"
-        known = self._db.row(same, *values)
+        rest = json.dumps({k: v for k, v in details.items() if k not in ("run", "started", "ended")})
+        started, ended = details["started"], details["ended"]
+        known = self._db.row("SELECT id FROM runs WHERE started = ? AND details = ?", started, rest)
         if known is not None:
+            if ended is not None:  # it may have been at work when its record was taken over
+                self._db.execute("UPDATE runs SET ended = ? WHERE id = ?", ended, known[0])
             return int(known[0])
-        cursor = self._db.execute("INSERT INTO runs (started, ended, details) VALUES (?, ?, ?)", *values)
-        return int(cursor.lastrowid or 0)
+        statement = "INSERT INTO runs (started, ended, details) VALUES (?, ?, ?)"
+        return int(self._db.execute(statement, started, ended, rest).lastrowid or 0)
+
+    def revision(self, case: str) -> int:
+        """Return the revision of the record of a case; 0 if there is no record."""
+        row = self._db.row("SELECT revision FROM cases WHERE name = ?", case_key(case))
+        with self._checked():
+            return 0 if row is None else int(row[0])
 
     def get(self, case: str) -> JournalRecord | None:
         """Return the record of a case; None if there is none.
@@ -132,12 +148,12 @@ class Journal:
         InputError
             If the row of the case is not the one that was written.
         """
-        row = self._db.row("SELECT * FROM cases WHERE name = ?", case_key(case))
+        row = self._db.row(f"SELECT {COLUMNS} FROM cases WHERE name = ?", case_key(case))
         return None if row is None else self._record(row)
 
     def records(self) -> Iterator[JournalRecord]:
         """Yield the records of all cases, sorted by name."""
-        for row in self._db.rows("SELECT * FROM cases ORDER BY name"):
+        for row in self._db.rows(f"SELECT {COLUMNS} FROM cases ORDER BY name"):
             yield self._record(row)
 
     def details(self, run: int) -> dict[str, Any] | None:
@@ -160,16 +176,6 @@ class Journal:
                 found = {**row, **known, **row}  # in this order; details cannot replace the columns
             yield found
 
-    def gathered(self, shard: str) -> dict[str, str]:
-        """Return case -> checksum of the row last taken over from the journal of a shard."""
-        rows = self._db.rows("SELECT name, seal FROM gathered WHERE shard = ?", shard)
-        return dict(rows)
-
-    def note_gathered(self, shard: str, record: JournalRecord) -> None:
-        """Note that a row of a shard's journal, or an even newer one of another shard, was taken over."""
-        values = (shard, case_key(record.outcome.case), record.checksum)
-        self._db.execute("INSERT OR REPLACE INTO gathered VALUES (?, ?, ?)", *values)
-
     def transaction(self) -> AbstractContextManager[None]:
         """Return a context manager that applies all changes in its block, or none."""
         return self._db.transaction()
@@ -186,18 +192,27 @@ class Journal:
         """Close the journal; the write-ahead log is merged into the file."""
         self._db.close()
 
-    def _put(self, state: State, setting: str, outcome: Outcome, when: tuple[int, str] | None = None) -> None:
+    def _put(
+        self,
+        state: State,
+        setting: str,
+        outcome: Outcome,
+        when: tuple[int, str] | None = None,
+        revision: int | None = None,
+    ) -> None:
         body = json.dumps(asdict(outcome))
         run, changed = when or (self.run, now())
-        values = (case_key(outcome.case), run, state, changed, setting, body)
-        statement = "INSERT OR REPLACE INTO cases VALUES (?, ?, ?, ?, ?, ?, ?)"
+        revision = self.revision(outcome.case) + 1 if revision is None else revision
+        values = (case_key(outcome.case), run, state, changed, setting, revision, body)
+        statement = f"INSERT OR REPLACE INTO cases ({COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?)"
         self._db.execute(statement, *values, _checksum(values))
 
     def _record(self, row: tuple[Any, ...]) -> JournalRecord:
         *values, seal = row
-        name, run, state, changed, setting, body = values
-        texts = (name, changed, setting, body)
-        if not (isinstance(run, int) and state in get_args(State) and all(isinstance(t, str) for t in texts)):
+        name, run, state, changed, setting, revision, body = values
+        texts, numbers = (name, changed, setting, body), (run, revision)
+        kinds = all(isinstance(t, str) for t in texts) and all(isinstance(n, int) for n in numbers)
+        if not kinds or state not in get_args(State):
             raise self._db.damage(f"the row of case '{name}' has a value of another kind")
         if _checksum(tuple(values)) != seal:
             raise self._db.damage(f"the row of case '{name}' is not the one that was written")
@@ -205,7 +220,7 @@ class Journal:
             outcome = parse(Outcome, parse_json(body, self.path), self.path)
         except InputError as error:
             raise self._db.damage(f"the row of case '{name}': {error.what}") from error
-        return JournalRecord(state, setting, outcome, run, changed, seal)
+        return JournalRecord(state, setting, outcome, run, changed, revision)
 
     @contextmanager
     def _checked(self) -> Iterator[None]:
@@ -232,7 +247,7 @@ def journal_path(folder: Path, shard: Shard | None = None) -> Path:
 
 def shard_journals(folder: Path) -> list[Path]:
     """Return the paths of the journals of all shards in a folder."""
-    return sorted(folder.glob(f"{STEM}.*-of-*.sqlite"))
+    return sorted(path for path in folder.glob(f"{STEM}.*-of-*.sqlite") if _OF_SHARD.fullmatch(path.name))
 
 
 @contextmanager

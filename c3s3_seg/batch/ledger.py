@@ -75,7 +75,7 @@ class Ledger:
         outputs = {**before.outputs, **dict.fromkeys(names, ""), **mask, **kept.outputs}
         self._additions[task.case.name] = task, record
         self._earlier[task.case.name] = dict(before.earlier)
-        self.journal.adopt(replace(record, state="begun", outcome=replace(before, outputs=outputs)))
+        self.journal.change(replace(record, state="begun", outcome=replace(before, outputs=outputs)))
 
     def record(self, outcome: Outcome) -> Outcome:
         """Record the outcome of a case; remove the files of a failed one unless its mask is kept."""
@@ -113,7 +113,7 @@ class Ledger:
             state = state_of(outcome)
             if known.state != state:
                 passed = replace(known.outcome, passed_over=outcome.passed_over)
-                self.journal.adopt(replace(known, state=state, outcome=passed))
+                self.journal.change(replace(known, state=state, outcome=passed))
 
     def _restore(self, outcome: Outcome, task: CaseTask, record: JournalRecord) -> bool:
         """Keep the mask's record after its reports failed; return False if the mask or a map is gone."""
@@ -130,7 +130,7 @@ class Ledger:
         remove_files(out, [name for name in names if name not in there])
         self._earlier.pop(outcome.case, None)
         try:
-            self.journal.adopt(replace(record, outcome=replace(record.outcome, outputs=there)))
+            self.journal.change(replace(record, outcome=replace(record.outcome, outputs=there)))
         except C3S3Error:
             if outcome.refusal is None or not outcome.refusal.ends_the_batch:
                 raise

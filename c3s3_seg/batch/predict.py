@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from c3s3_seg.batch.case_files import FOLDERS
-from c3s3_seg.batch.changes import setting_of
+from c3s3_seg.batch.changes import REMARKS, setting_of
 from c3s3_seg.batch.counts import Counts
 from c3s3_seg.batch.engines import open_engine
 from c3s3_seg.batch.executor import Engine
@@ -223,6 +223,7 @@ class _Run:
             "command": list(self.plan.command),
             "bundle": self.engine.bundle,
             **self.request.settings,
+            **{key: self.engine.origin[key] for key in REMARKS if key in self.engine.origin},
             "setting": self.request.setting,
             "deterministic": self.job.deterministic,
             "passed_over": dict(Counter(item.reason for item in skipped)),

@@ -116,6 +116,7 @@ def _case(record: JournalRecord, times: bool) -> dict[str, Any]:
     if outcome.refusal is not None:
         document["refusal"] = {k: v for k, v in asdict(outcome.refusal).items() if k != "detail"}
     if times:
-        document |= {"run": record.run, "changed": record.changed, "seconds": outcome.seconds}
+        document |= {"run": record.run, "changed": record.changed, "revision": record.revision}
+        document["seconds"] = outcome.seconds
         document |= {"earlier_sha256": outcome.earlier} if outcome.earlier else {}
     return document

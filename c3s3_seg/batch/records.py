@@ -103,7 +103,7 @@ class Outcome:
     outputs
         File name in the output folder -> sha256.
     seconds
-        Step -> wall seconds.
+        Step -> wall seconds, of the steps that were finished.
     earlier
         sha256 -> name of each file that earlier runs wrote for the case and this run replaced or removed.
     series

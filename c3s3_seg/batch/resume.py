@@ -19,6 +19,7 @@ from c3s3_seg.batch.case_files import (
     file_names,
     is_source,
     remove_earlier,
+    taken_by,
 )
 from c3s3_seg.batch.changes import FORMAT_KEY, Change, changes, is_addition, reason, setting_sha256
 from c3s3_seg.batch.job import BatchPlan, CaseTask, Job, Kept
@@ -157,7 +158,7 @@ def sort_out(tasks: Sequence[CaseTask], journal: Journal, request: Request) -> S
         if decision is None and record is not None:
             if record.outcome.scan != task.place:  # the same scan, which has moved
                 record = replace(record, outcome=replace(record.outcome, scan=task.place))
-                journal.adopt(record)
+                journal.change(record)
             result.kept.append(record.outcome)
             continue
         if decision is not None and record is not None and record.state == "done":
@@ -248,11 +249,7 @@ def _done_before(
     known = record.outcome.inputs
     if inputs["scan"] != known.get("scan"):
         if task.place != record.outcome.scan:
-            raise InputError(
-                f"its place is taken by the mask of another scan of this name, {record.outcome.scan}",
-                where=task.case.path,
-                todo="Give another folder with -o",
-            )
+            raise taken_by(record.outcome.scan, task)
         return Decision("their scans have changed")
     found = _changes(record, request, journal)
     kept = _kept(record, request, found, missing)

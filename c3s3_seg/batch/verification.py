@@ -96,11 +96,11 @@ def verify(out: Path) -> Verification:
     result = Verification()
     known: set[str] = set()
     cases: dict[str, dict[str, Any]] = {}
-    runs: list[dict[str, Any]] = []
-    for path in paths:
+    runs: list[list[dict[str, Any]]] = []
+    for path in paths:  # that of the whole folder is the last one
         document = _read(path)
         made = {run.get("run"): _model(run["made_with"]) for run in document["runs"]}
-        runs += document["runs"]
+        runs.append(document["runs"])
         known |= set(_verify_tables(document, out, result))
         _verify_journal(path, document["cases"], result)
         for case in document["cases"]:
@@ -109,11 +109,11 @@ def verify(out: Path) -> Verification:
                 cases[case["case"]] = case
     for case in cases.values():
         known |= set(_verify_case(case, out, result))
-    runs.sort(key=lambda run: str(run.get("started", "")))  # stable: of one second, the later stays later
-    for folder, weights in _bundles(runs).items():
+    ordered = _in_order(runs)
+    for folder, weights in _bundles(ordered).items():
         for name, expected in weights.items():
             _compare(Path(folder) / name, expected, result, reach=True)
-    newest = _model(runs[-1]["made_with"]) if runs else None
+    newest = _model(ordered[-1]["made_with"]) if ordered else None
     for case in cases.values():  # a mask of another model, whose scan was not given to the present run
         if case["model"] not in (None, newest):
             result.stale += case["outputs_sha256"]
@@ -160,10 +160,25 @@ def _model(made_with: dict[str, Any]) -> dict[str, Any]:
 
 
 def _is_newer(case: dict[str, Any], known: dict[str, Any] | None) -> bool:
-    """Return whether a record is newer than the known one; without times, whether it lists files."""
-    if known is None or not case.get("changed") or not known.get("changed"):
+    """Return whether a record is newer than the known one; without revisions, whether it lists files."""
+    if known is None or case.get("revision") is None or known.get("revision") is None:
         return known is None or bool(case["outputs_sha256"])
-    return str(case["changed"]) >= str(known["changed"])
+    newer: bool = case["revision"] >= known["revision"]
+    return newer
+
+
+def _in_order(documents: list[list[dict[str, Any]]]) -> list[dict[str, Any]]:
+    """Return the runs of all documents, the newest last. The list of one document is in order.
+
+    Clocks differ among machines and may be set back. A document whose last run another document lists before
+    its own is older than that one, see `gather`; between shards that do not list each other, times decide.
+    """
+    taken_over = {run.get("id") for runs in documents for run in runs[:-1]} - {None}
+
+    def age(runs: list[dict[str, Any]]) -> tuple[bool, str]:
+        return runs[-1].get("id") not in taken_over, str(runs[-1].get("started", ""))
+
+    return [run for runs in sorted(filter(None, documents), key=age) for run in runs]  # stable
 
 
 def _bundles(runs: list[dict[str, Any]]) -> dict[str, dict[str, str]]:
@@ -303,6 +318,9 @@ def _check_case(case: dict[str, Any]) -> None:
 
 
 def _check_number(entry: dict[str, Any]) -> None:
-    """Check the number of the run, in a run or a case; a folder of `--deterministic` has none."""
-    if not isinstance(entry.get("run"), int | None):
-        raise TypeError("run is no number")
+    """Check the numbers in a run or a case; a folder of `--deterministic` has none."""
+    for key in ("run", "revision"):
+        if not isinstance(entry.get(key), int | None):
+            raise TypeError(f"{key} is no number")
+    if not isinstance(entry.get("id"), str | None):
+        raise TypeError("id is no text")

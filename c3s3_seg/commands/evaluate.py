@@ -108,30 +108,30 @@ def evaluate(
     quiet: options.Quiet = False,
 ) -> None:
     """Score masks against reference masks: Dice, 95HD, ASD and more."""
-    if protocol == "paper":
-        refuse_beside(ctx, "--protocol paper", ("tolerance", "area_nsd"))
-    if html:
-        need("plotly", extra="report")
     from c3s3_seg.batch.evaluate import EvaluationSettings
     from c3s3_seg.batch.evaluate import evaluate as run
     from c3s3_seg.dataset.labels import Labels
     from c3s3_seg.metrics.scoring import check_tolerances
 
-    tolerances_mm = tuple(tolerance or (1.0, 2.0))
-    check_tolerances(tolerances_mm)  # checked here, else every case would fail
-    named = Labels.parse(labels).values if labels is not None else None
-    settings = EvaluationSettings(
-        protocol,
-        labels=named,
-        tolerances_mm=tolerances_mm,
-        area_nsd=area_nsd,
-        resample=resample,
-        workers=workers,
-        html=html,
-        images=images,
-    )
     with Events(as_json=as_json, log_file=log_file) as events:
         events.ending = {"cases": 0, "failed": 0}  # if the run ends early
+        if protocol == "paper":
+            refuse_beside(ctx, "--protocol paper", ("tolerance", "area_nsd"))
+        if html:
+            need("plotly", extra="report")
+        tolerances_mm = tuple(tolerance or (1.0, 2.0))
+        check_tolerances(tolerances_mm)  # checked here, else every case would fail
+        named = Labels.parse(labels).values if labels is not None else None
+        settings = EvaluationSettings(
+            protocol,
+            labels=named,
+            tolerances_mm=tolerances_mm,
+            area_nsd=area_nsd,
+            resample=resample,
+            workers=workers,
+            html=html,
+            images=images,
+        )
         events("start", {"version": __version__, "protocol": protocol})
         with Bar(quiet=quiet) as bar:
             result = run(predictions, truth, out, settings, against=against, progress=bar)
@@ -140,6 +140,8 @@ def evaluate(
         _show(result)
         written = "report.json, cases.csv and report.html" if html else "report.json and cases.csv"
         say(f"{written} are in {out}.")
+    if quiet and not as_json:
+        report_failures(result.failures, err=True)
     if result.failures:
         raise typer.Exit(1)
 

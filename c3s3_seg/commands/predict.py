@@ -13,7 +13,13 @@ from c3s3_seg.commands import options
 from c3s3_seg.commands.events import Events
 from c3s3_seg.commands.option_defaults import command_line
 from c3s3_seg.commands.options import BATCH, HARDWARE, INPUT, MESSAGES, NETWORK, OUTPUT
-from c3s3_seg.commands.predict_output import print_cases, print_result, report_files, warn_of_empty
+from c3s3_seg.commands.predict_output import (
+    print_cases,
+    print_result,
+    report_files,
+    report_new_failures,
+    warn_of_empty,
+)
 from c3s3_seg.commands.progress import ProgressReporter
 from c3s3_seg.system.choices import DEVICES, MaskFormat, ReportFile, TilingPreset
 
@@ -226,6 +232,7 @@ def predict(
     The same command resumes a batch that was interrupted.
     """
     from c3s3_seg.batch import BatchPlan, Job, Model, predict_cases
+    from c3s3_seg.batch.gather import refuse_other_count
     from c3s3_seg.batch.overrides import PredictKeys
     from c3s3_seg.bundle import ModelBundle
     from c3s3_seg.geometry.box import match_box
@@ -233,58 +240,62 @@ def predict(
     from c3s3_seg.io.reading import Reading, parse_series, repairs
     from c3s3_seg.system.shard import parse_shard
 
-    files = report_files(report or [])
-    if roi is not None:
-        match_box(roi)  # checked here, else every case would fail
-    bundle = ModelBundle.find(model)
-    keys = PredictKeys.parse(set_ or [])
-    request = keys.request(BackendRequest(backend, device, precision, threads))
-    settings = replace(_settings(tta, max_memory), probabilities=probabilities, uncertainty=uncertainty)
-    settings = keys.settings(settings, tiling)
-    to_open = Model(
-        bundle.folder.resolve(),
-        request,
-        settings,
-        ensemble=ensemble or tiling == "paper",
-        deterministic=deterministic,
-    )
-    job = Job(
-        out,
-        suffix=format,
-        truth=truth,
-        preview="png" in files,
-        html="html" in files,
-        secondary_capture="sc" in files,
-        deterministic=deterministic,
-        reading=Reading(
-            parse_series(series),
-            repairs(repair or []),
-            bundle.task.series if allow_out_of_domain else bundle.task.series_rule,
-        ),
-        roi=roi,
-        allow_out_of_domain=allow_out_of_domain,
-    )
-    share = parse_shard(shard, os.environ) if shard is not None else None
-    plan = BatchPlan(
-        workers,
-        shard=share,
-        limit=keys.batch.limit,
-        retry_failed=retry_failed,
-        cluster=cluster,
-        command=command_line(ctx),
-        case_timeout_s=case_timeout,
-    )
-    if dry_run:
-        print_cases(inputs, job, plan, as_json=as_json)
-        return
-    with (
-        Events(as_json=as_json, log_file=log_file) as events,
-        ProgressReporter(events, quiet=quiet, verbose=verbose) as progress,
-    ):
-        result = predict_cases(inputs, to_open, job, progress, plan, progress.part)
+    # Opened before the options are parsed: whoever waits for the end event gets one in any case.
+    with Events(as_json=as_json and not dry_run, log_file=None if dry_run else log_file) as events:
+        reporter = ProgressReporter(events, quiet=quiet, verbose=verbose)
+        files = report_files(report or [])
+        if roi is not None:
+            match_box(roi)  # checked here, else every case would fail
+        bundle = ModelBundle.find(model)
+        keys = PredictKeys.parse(set_ or [])
+        request = keys.request(BackendRequest(backend, device, precision, threads))
+        settings = replace(_settings(tta, max_memory), probabilities=probabilities, uncertainty=uncertainty)
+        settings = keys.settings(settings, tiling)
+        to_open = Model(
+            bundle.folder.resolve(),
+            request,
+            settings,
+            ensemble=ensemble or tiling == "paper",
+            deterministic=deterministic,
+        )
+        job = Job(
+            out,
+            suffix=format,
+            truth=truth,
+            preview="png" in files,
+            html="html" in files,
+            secondary_capture="sc" in files,
+            deterministic=deterministic,
+            reading=Reading(
+                parse_series(series),
+                repairs(repair or []),
+                bundle.task.series if allow_out_of_domain else bundle.task.series_rule,
+            ),
+            roi=roi,
+            allow_out_of_domain=allow_out_of_domain,
+        )
+        share = parse_shard(shard, os.environ) if shard is not None else None
+        if share is not None and shard == "auto":
+            refuse_other_count(out, share)
+        plan = BatchPlan(
+            workers,
+            shard=share,
+            limit=keys.batch.limit,
+            retry_failed=retry_failed,
+            cluster=cluster,
+            command=command_line(ctx),
+            case_timeout_s=case_timeout,
+        )
+        if dry_run:
+            print_cases(inputs, job, plan, as_json=as_json)
+            return
+        with reporter as progress:
+            result = predict_cases(inputs, to_open, job, progress, plan, progress.part)
         events.exit_code = int(result.new_failures > 0 or result.counts.empty > 0)
     if not (as_json or quiet):
         print_result(result, out, share)
+    if quiet and not as_json:
+        report_new_failures(result)
     if not as_json:
         warn_of_empty(result)
     if events.exit_code:

@@ -113,6 +113,14 @@ def _print_places(result: BatchResult, out: Path, shard: Shard | None) -> None:
         say("When all shares are done, the same command without --shard writes the files for all cases.")
 
 
+def report_new_failures(result: BatchResult) -> None:
+    """Print on stderr, with `--quiet`, why the run failed; not failures that an earlier run has printed."""
+    if result.new_failures:
+        report_failures(result.failures, err=True)
+    if result.stopped:
+        say(f"Stopped: {result.stopped}", err=True)
+
+
 def warn_of_empty(result: BatchResult) -> None:
     """Print on stderr how many masks are empty, even with `--quiet`: an empty mask is no success."""
     empty = result.counts.empty

@@ -40,11 +40,11 @@ class ProgressReporter:
     """
 
     def __init__(self, events: Events, *, quiet: bool, verbose: bool = False) -> None:
+        if events.wanted:
+            events.ending = _end(None)
         if quiet and verbose:
             raise InputError("found --quiet and --verbose, wanted one of them")
         self._events, self._quiet, self._verbose = events, quiet, verbose
-        if events.wanted:
-            events.ending = _end(None)
         self._status = Status()
         self._last = time.monotonic()
         self._text = "the first case"

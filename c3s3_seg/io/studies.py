@@ -16,6 +16,7 @@ from c3s3_seg.io.detect import is_dicom, is_zip
 from c3s3_seg.io.image.files import image_suffix
 from c3s3_seg.io.places import find_places, folder_of
 from c3s3_seg.io.reading import Reading, SeriesRule
+from c3s3_seg.system.names import folded
 from c3s3_seg.system.progress import Progress, silent
 
 if TYPE_CHECKING:
@@ -206,9 +207,14 @@ def _files(found: Found, series: Series) -> list[Path]:
 def _named(found: Sequence[FoundScan], real: RealPaths, known: Callable[[], Known]) -> tuple[Case, ...]:
     """Return cases with unique names: from an earlier run, else from the folder or file and the series."""
     kept = _kept(found, known())
-    rest = [n for n in range(len(found)) if n not in kept]
-    stems = [(folder_of(found[n].path, real), _stem(found[n])) for n in rest]
-    names = {**kept, **dict(zip(rest, unique_names(stems, kept.values()), strict=True))}
+    stems = [(folder_of(scan.path, real), _stem(scan)) for scan in found]
+    # A name depends on all scans, not on which of them an interrupted run or another shard has recorded.
+    new = {n: name for n, name in enumerate(unique_names(stems)) if n not in kept}
+    taken = {folded(name) for name in kept.values()}
+    clashing = [n for n, name in new.items() if folded(name) in taken]
+    free = [name for name in new.values() if folded(name) not in taken]
+    other = unique_names([stems[n] for n in clashing], [*kept.values(), *free])
+    names = {**new, **kept, **dict(zip(clashing, other, strict=True))}
     return tuple(
         Case(names[n], scan.path, scan.series, scan.files, scan.study) for n, scan in enumerate(found)
     )

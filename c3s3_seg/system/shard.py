@@ -52,14 +52,16 @@ def parse_shard(text: str, environment: Mapping[str, str]) -> Shard:
     ----------
     text
         INDEX/COUNT with an index from 1. `auto`: SLURM_ARRAY_TASK_ID, _MIN, _STEP and _COUNT. `auto/COUNT`:
-        the same, or JOB_COMPLETION_INDEX, which Kubernetes counts from 0, without giving the count.
+        the same for an array of COUNT tasks, or JOB_COMPLETION_INDEX, which Kubernetes counts from 0, without
+        giving the count.
     environment
         `os.environ`.
 
     Raises
     ------
     InputError
-        If the text has neither form, the index is out of range, or the scheduler's variables are missing.
+        If the text has neither form, the index is out of range, or the scheduler's variables are missing or
+        do not tell the index, as for a few tasks of an array that were submitted again.
     """
     head, _, tail = text.partition("/")
     if head == "auto":
@@ -76,6 +78,11 @@ def _scheduled(count: str, environment: Mapping[str, str]) -> Shard:
             step = int(environment.get("SLURM_ARRAY_TASK_STEP", "1"))
             first = int(environment.get("SLURM_ARRAY_TASK_MIN", "0" if count else "missing"))
             index = (int(environment["SLURM_ARRAY_TASK_ID"]) - first) // step + 1
+            tasks = int(environment.get("SLURM_ARRAY_TASK_COUNT", count or "missing"))
+            if count and first > 0 and tasks != int(count):
+                what = f"found --shard auto/{count} in an array of {tasks} whose first number is {first}"
+                todo = f"Give the share itself, such as --shard $SLURM_ARRAY_TASK_ID/{count}"
+                raise InputError(f"{what}, which does not tell the share of a task", todo=todo)
             return _checked(index, int(count or environment["SLURM_ARRAY_TASK_COUNT"]))
         return _checked(int(environment["JOB_COMPLETION_INDEX"]) + 1, int(count))
     except (KeyError, ValueError, ZeroDivisionError) as error:

@@ -26,6 +26,18 @@ from c3s3_seg.system.process_pool import Died
 GEOMETRY = Geometry.build((12, 10, 8), (0.5, 1.0, 2.0), (3.0, -4.0, 5.0))
 
 
+def test_quiet_prints_the_failures_alone(tmp_path: Path) -> None:
+    for folder, name in (("masks", "a"), ("masks", "b"), ("truth", "a"), ("truth", "b")):
+        (tmp_path / folder).mkdir(exist_ok=True)
+        save(cube(2, 6), tmp_path / folder / f"{name}.nii.gz")
+    (tmp_path / "masks" / "b.nii.gz").write_bytes(b"no mask")
+    answer = run("evaluate", tmp_path / "masks", tmp_path / "truth", "-o", tmp_path / "out", "--quiet")
+    assert (answer.returncode, answer.stdout) == (1, "")
+    head, reason = answer.stderr.splitlines()
+    assert head == "1 failed:"
+    assert reason.startswith("  b: ")
+
+
 def cube(start: int, stop: int, value: int = 1) -> Volume:
     array = np.zeros(GEOMETRY.shape, dtype=np.uint8)
     array[start:stop, 2:6, 2:5] = value

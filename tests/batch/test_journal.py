@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from c3s3_seg.batch.gather import gather, inherit
+from c3s3_seg.batch.gather import gather, inherit, refuse_other_count, take_over
 from c3s3_seg.batch.journal import Journal, JournalRecord, _checksum, journal_path, records_of
 from c3s3_seg.batch.records import Outcome, Refusal
 from c3s3_seg.errors import GeometryError, InputError
@@ -129,28 +129,51 @@ def at(name: str, changed: str, sha256: str) -> JournalRecord:
 def test_what_was_done_since_a_shard_was_gathered_stays_whatever_its_clock_says(tmp_path: Path) -> None:
     """The clock of the shard's machine is ahead."""
     shard, whole = Journal(journal_path(tmp_path, Shard(1, 2))), Journal(journal_path(tmp_path))
-    shard.adopt(at("a", "2026-03-01T03:00:00", "of the shard"))
+    shard.change(at("a", "2026-03-01T03:00:00", "of the shard"))
     assert gather(whole, tmp_path) == 1
-    whole.adopt(at("a", "2026-03-01T02:00:00", "anew"))
+    whole.change(at("a", "2026-03-01T02:00:00", "anew"))
     assert gather(whole, tmp_path) == 0
     inherit(shard, tmp_path, ["a", "b"])  # the shard gets the newer record
-    assert gather(whole, tmp_path) == 1  # this changes nothing
-    for journal in (whole, shard):
-        record = journal.get("a")
-        assert record is not None
-        assert record.outcome.outputs == {"a.nii.gz": "anew"}
-    shard.adopt(at("a", "2026-03-01T01:00:00", "of the shard again"))
+    assert gather(whole, tmp_path) == 0
+    assert files_of("a", whole, shard) == ["anew", "anew"]
+    shard.change(at("a", "2026-03-01T01:00:00", "of the shard again"))
     inherit(shard, tmp_path, ["a"])
     assert gather(whole, tmp_path) == 1
-    record = whole.get("a")
-    assert record is not None
-    assert record.outcome.outputs == {"a.nii.gz": "of the shard again"}
+    assert files_of("a", whole) == ["of the shard again"]
+
+
+def files_of(case: str, *journals: Journal) -> list[str]:
+    records = [journal.get(case) for journal in journals]
+    return [record.outcome.outputs["a.nii.gz"] for record in records if record is not None]
+
+
+def test_a_case_that_moves_among_shards_has_its_newest_record(tmp_path: Path) -> None:
+    """A copy that a shard holds since the case was its own does not replace what another shard did since."""
+    one, two, three = (Journal(journal_path(tmp_path, Shard(n, 3))) for n in (1, 2, 3))
+    one.change(at("a", "2026-03-01T03:00:00", "first"))
+    inherit(two, tmp_path, ["a"])
+    two.change(at("a", "2026-03-01T02:00:00", "second"))
+    inherit(three, tmp_path, ["a"])
+    inherit(one, tmp_path, ["a"])
+    assert files_of("a", one, two, three) == ["second"] * 3
+    one.change(at("a", "2026-03-01T01:00:00", "third"))
+    for journal in (two, three, Journal(journal_path(tmp_path))):
+        take_over(journal, tmp_path, None if journal.path.name == "journal.sqlite" else Shard(2, 3), ["a"])
+        assert files_of("a", journal) == ["third"]
+
+
+def test_a_share_of_another_count_than_the_folders_is_refused(tmp_path: Path) -> None:
+    refuse_other_count(tmp_path, Shard(1, 1))
+    Journal(journal_path(tmp_path, Shard(2, 8))).close()
+    refuse_other_count(tmp_path, Shard(3, 8))
+    with pytest.raises(InputError, match=r"auto means 1/1 here, but .* were 8\. .*such as --shard 2/8"):
+        refuse_other_count(tmp_path, Shard(1, 1))
 
 
 def test_a_journal_that_cannot_be_written_takes_over_all_or_nothing(tmp_path: Path) -> None:
     shard, whole = Journal(journal_path(tmp_path, Shard(1, 2))), Journal(journal_path(tmp_path))
     for n in range(50):
-        shard.adopt(at(f"case-{n}", "2026-03-01T03:00:00", "x" * 1000))
+        shard.change(at(f"case-{n}", "2026-03-01T03:00:00", "x" * 1000))
     pages = whole._db.row("PRAGMA page_count")
     assert pages is not None
     whole._db.rows(f"PRAGMA max_page_count = {pages[0] + 3}")
@@ -173,7 +196,7 @@ def test_a_row_that_is_no_outcome_is_refused_although_its_seal_holds(
     database = sqlite3.connect(path)
     (row,) = database.execute("SELECT * FROM cases").fetchall()
     if isinstance(body, str):
-        values = (*row[:5], body)
+        values = (*row[:-2], body)
         database.execute("UPDATE cases SET outcome = ?, seal = ?", (body, _checksum(values)))
     else:
         database.execute("UPDATE cases SET outcome = CAST(? AS TEXT)", (body,))
@@ -190,7 +213,8 @@ def test_a_row_that_is_no_outcome_is_refused_although_its_seal_holds(
 
 
 @pytest.mark.parametrize(
-    ("column", "value"), [("state", "unknown"), ("changed", None), ("run", "x"), ("setting", b"s")]
+    ("column", "value"),
+    [("state", "unknown"), ("changed", None), ("run", "x"), ("revision", "x"), ("setting", b"s")],
 )
 def test_a_row_with_a_value_of_another_kind_is_refused_although_its_seal_holds(
     tmp_path: Path, column: str, value: object

@@ -1,6 +1,7 @@
 """Tests of batches in one process: resuming, changes, limits, shards."""
 
 import errno
+import json
 import os
 from dataclasses import replace
 from pathlib import Path
@@ -13,9 +14,11 @@ from c3s3_seg.batch import BatchPlan, BatchResult, Job, predict_cases, verify
 from c3s3_seg.batch.job import CaseTask
 from c3s3_seg.batch.listing import list_cases
 from c3s3_seg.batch.records import Outcome
+from c3s3_seg.bundle import ModelBundle
 from c3s3_seg.errors import InputError, MemoryLimitError
 from c3s3_seg.geometry.volume import Volume
 from c3s3_seg.inference import Settings
+from c3s3_seg.inference.tuning.profile import Best, write_profile
 from c3s3_seg.io import Case, read_case
 from c3s3_seg.system.shard import Shard
 
@@ -143,6 +146,85 @@ def test_shards_and_then_the_whole(small_scans: Path, tmp_path: Path) -> None:
     assert len((out / "summary.csv").read_text().splitlines()) == 6
 
 
+def test_cases_that_move_among_shards_stay_done(small_scans: Path, tmp_path: Path) -> None:
+    """With each scan that is added, and with another count, a case may fall to another shard."""
+    out, later = tmp_path / "out", tmp_path / "later"
+    later.mkdir()
+    for n in (0, 1, 4):
+        (small_scans / f"case-{n}.nii.gz").rename(later / f"case-{n}.nii.gz")
+    done = []
+    for added in (None, 1, 0):
+        if added is not None:
+            (later / f"case-{added}.nii.gz").rename(small_scans / f"case-{added}.nii.gz")
+        for n in (1, 2):
+            told, result = run(small_scans, out, shard=Shard(n, 2))
+            assert isinstance(result, BatchResult)
+            assert result.failures == ()
+            done += told.done
+    assert done == ["case-2", "case-3", "case-1", "case-0"]
+    for shard in (Shard(1, 1), Shard(2, 3), None):
+        assert run(small_scans, out, shard=shard)[0].done == []
+    assert verify(out).holds
+
+
+@pytest.mark.parametrize("journals", ["shards", "none"])
+def test_no_run_replaces_the_mask_of_another_scan_of_the_name(
+    small_scans: Path, tmp_path: Path, journals: str
+) -> None:
+    """Whichever shard has recorded it; and by its JSON, if the journals were moved away."""
+    out, other = tmp_path / "out", tmp_path / "other"
+    other.mkdir()
+    for n, name in ((2, "before"), (3, "case-0")):
+        (small_scans / f"case-{n}.nii.gz").rename(other / f"{name}.nii.gz")
+    for n in (1, 2):
+        run(small_scans, out, shard=Shard(n, 2))
+    if journals == "none":
+        for path in out.glob("journal*"):
+            path.unlink()
+    known = masks(out)
+    failures = []
+    for n in (1, 2):  # the second shard gets case-0 now
+        _, result = run(other, out, shard=Shard(n, 2))
+        assert isinstance(result, BatchResult)
+        failures += result.failures
+    assert [failure.case for failure in failures] == ["case-0"]
+    assert f"another scan of this name, {small_scans / 'case-0.nii.gz'}" in failures[0].reason
+    assert masks(out) == {**known, "before.nii.gz": masks(out)["before.nii.gz"]}
+
+
+def test_a_scan_that_was_moved_is_taken_for_the_same_without_a_journal(
+    small_scans: Path, tmp_path: Path
+) -> None:
+    out, moved = tmp_path / "out", tmp_path / "moved"
+    run(small_scans / "case-0.nii.gz", out)
+    (out / "journal.sqlite").unlink()
+    small_scans.rename(moved)
+    told, result = run(moved / "case-0.nii.gz", out)
+    assert isinstance(result, BatchResult)
+    assert (told.done, result.failures) == (["case-0"], ())
+
+
+def test_a_profile_that_changes_no_mask_runs_no_case_again(small_scans: Path, tmp_path: Path) -> None:
+    """It stands in the JSON; the backend that it chose is compared itself."""
+    scan, profile = small_scans / "case-0.nii.gz", tmp_path / "profile.json"
+    network = ModelBundle.find("phantom").networks[0]
+    job, done = Job(tmp_path / "out", allow_out_of_domain=True), []
+    for kind in (None, replace(network, filters=77), network):
+        if kind is not None:
+            write_profile(profile, kind, Best("openvino", 1, 1.0, 1.0, 1.0, 10**8, 100.0))
+        settings = Settings(profile=None if kind is None else profile)
+        told = Told()
+        predict_cases([scan], replace(MODEL, settings=settings), job, told)
+        done += told.done
+    assert done == ["case-0"]
+    predict_cases([scan], replace(MODEL, settings=settings), replace(job, out=tmp_path / "new"))
+    for name, keys in (("case-0.json", ("made_with",)), ("provenance.json", ("runs", 0))):
+        found = json.loads((tmp_path / "new" / name).read_text())
+        for key in keys:
+            found = found[key]
+        assert found["profile"]["used"] is True
+
+
 @pytest.mark.slow
 def test_shards_know_what_the_whole_has_done_since(small_scans: Path, tmp_path: Path) -> None:
     """Shards and the whole run alternate; masks that the whole run made anew do not count as edited."""
@@ -232,6 +314,22 @@ def test_a_scan_keeps_its_name_when_another_one_of_that_name_comes(small_scans: 
     told = Told()
     predict_cases(places[1:], MODEL, job, told)  # the first one is not given: the second keeps its name
     assert told.done == []
+
+
+@pytest.mark.parametrize("interrupted", ["a run", "a shard"])
+def test_names_do_not_depend_on_the_scans_that_are_recorded(
+    small_scans: Path, tmp_path: Path, interrupted: str
+) -> None:
+    """Of two scans of one name, the second used to get another name if only the first was recorded."""
+    places = [tmp_path / name for name in ("one", "two")]
+    for n, place in enumerate(places):
+        place.mkdir()
+        (small_scans / f"case-{n}.nii.gz").rename(place / "x.nii.gz")
+    job = Job(tmp_path / "out", allow_out_of_domain=True)
+    plan = BatchPlan(limit=1) if interrupted == "a run" else BatchPlan(shard=Shard(1, 2))
+    predict_cases(places, MODEL, job, None, plan)
+    predict_cases(places, MODEL, job, None, replace(plan, limit=None, shard=plan.shard and Shard(2, 2)))
+    assert sorted(masks(job.out)) == ["one_x.nii.gz", "two_x.nii.gz"]
 
 
 def test_a_place_that_cannot_be_looked_at_costs_its_case(

@@ -340,6 +340,27 @@ def test_the_weights_are_those_that_the_newest_run_found(tmp_path: Path) -> None
     assert verify(out).wrong == []
 
 
+@pytest.mark.parametrize("shards", [False, True])
+def test_a_clock_that_was_ahead_makes_no_file_stale(
+    small_scans: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, shards: bool
+) -> None:
+    """Of this machine, which was set back between two runs; or of a machine that processed shards."""
+    out, plan = tmp_path / "out", BatchPlan()
+    for clock, overlap in (("2027-01-01T00:00:00+00:00", None), ("2026-06-01T00:00:00+00:00", 0.25)):
+        monkeypatch.setattr("c3s3_seg.batch.journal.now", lambda clock=clock: clock)
+        model = MODEL if overlap is None else replace(MODEL, settings=Settings(overlap=overlap))
+        for n in (1, 2, 1) if shards and overlap is None else (0,):  # the third run finds nothing to do
+            plan = BatchPlan(shard=Shard(n, 2) if n else None)
+            predict_cases([small_scans], model, Job(out, allow_out_of_domain=True), None, plan)
+    assert (verify(out).wrong, verify(out).stale) == ([], [])
+    if shards:  # and a shard that ran since is newer than the whole run, by an even slower clock
+        monkeypatch.setattr("c3s3_seg.batch.journal.now", lambda: "2025-01-01T00:00:00+00:00")
+        plan = BatchPlan(shard=Shard(1, 2))
+        predict_cases([small_scans], MODEL, Job(out, allow_out_of_domain=True), None, plan)
+        stale = sorted(f"case-{n}.{end}" for n in (1, 3) for end in ("json", "nii.gz"))
+        assert (verify(out).wrong, sorted(verify(out).stale)) == ([], stale)
+
+
 def test_deterministic_gives_the_same_bytes_twice(small_scans: Path, tmp_path: Path) -> None:
     contents = []
     model = replace(MODEL, deterministic=True, backend=BackendRequest())

@@ -217,8 +217,13 @@ def test_a_scan_or_a_truth_that_lies_in_the_output_stays(scan: Path, tmp_path: P
     assert (out / "x.nii.gz").read_bytes() == mask
     (out / "journal.sqlite").unlink()
     predictor, _ = MODEL.open()
-    predict_case(Case("x", out / "x.nii.gz"), predictor, Job(out, "nrrd", allow_out_of_domain=True), None)
-    assert names(out) == ["x.json", "x.nii.gz", "x.nrrd"]
+    job, case = Job(out, "nrrd", allow_out_of_domain=True), Case("x", out / "x.nii.gz")
+    with pytest.raises(InputError, match="its place is taken by the mask of another scan of this name"):
+        predict_case(case, predictor, job, None)
+    assert names(out) == ["x.json", "x.mha", "x.nii.gz"]
+    (out / "x.json").unlink()
+    predict_case(case, predictor, job, None)
+    assert names(out) == ["x.json", "x.mha", "x.nii.gz", "x.nrrd"]
 
 
 def test_verify_tells_stale_files_from_those_of_others(done: tuple[Path, Path], made: Path) -> None:

@@ -116,11 +116,57 @@ def test_what_never_began_has_an_end(tmp_path: Path) -> None:
     assert (answer.returncode, end["exit_code"], end["run"], end["cases"]) == (2, 2, None, 0)
 
 
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("--model", "no-such-model"),
+        ("--set", "no.key=1"),
+        ("--roi", "x"),
+        ("--series", "~"),
+        ("--shard", "3/2"),
+        ("--report", "jpg"),
+        ("--quiet", "--verbose"),
+    ],
+)
+def test_options_that_mean_nothing_have_an_end(words: tuple[str, ...], tmp_path: Path) -> None:
+    """Nothing was written if an option could not be parsed: whoever waits for the end would wait for ever."""
+    log = tmp_path / "x.log"
+    given = ("predict", tmp_path / "a.nii.gz", "-o", tmp_path / "out", "--json", "--log-file", log)
+    answer = run(*given, *words)
+    (end,) = events(answer.stdout)
+    assert (answer.returncode, end["exit_code"], end["run"], end["cases"]) == (2, 2, None, 0)
+    assert end["error"] in answer.stderr
+    assert log.read_text() == answer.stdout
+
+
+def test_a_case_that_cannot_be_written_was_segmented(
+    small_scans: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its seconds were dropped, and with them the mark that the network ran."""
+
+    def refuse(*_: object) -> None:
+        raise InputError("the mask read back differs")
+
+    monkeypatch.setattr("c3s3_seg.batch.case.write_case", refuse)
+    (small_scans / "case-1.nii.gz").write_bytes(b"no scan")
+    scans = [small_scans / f"case-{n}.nii.gz" for n in (0, 1)]
+    answer = run("predict", *scans, "-o", tmp_path / "out", *PHANTOM, "--json")
+    _, *cases, _ = events(answer.stdout)
+    written, unread = sorted(cases, key=lambda case: str(case["case"]))
+    assert (written["state"], written["segmented"]) == ("failed", True)
+    assert {"load", "network"} <= set(written["seconds"])
+    assert (unread["state"], unread["segmented"], unread["seconds"]) == ("failed", False, {})
+    assert (written["outputs_sha256"], unread["outputs_sha256"]) == ({}, {})
+
+
 def test_the_end_of_an_evaluation_that_never_began_has_its_keys(tmp_path: Path) -> None:
     answer = run("evaluate", tmp_path / "a.nii.gz", tmp_path / "b.nii.gz", "-o", tmp_path / "out", "--json")
     _, end = map(json.loads, answer.stdout.splitlines())
     assert (end["cases"], end["failed"], end["exit_code"]) == (0, 0, 2)
     assert "there is no such file" in end["error"]
+    answer = run("evaluate", tmp_path, tmp_path, "-o", tmp_path / "out", "--json", "--tolerance", "-1")
+    (end,) = map(json.loads, answer.stdout.splitlines())
+    assert (end["cases"], end["failed"], end["exit_code"]) == (0, 0, 2)
 
 
 @pytest.mark.parametrize("how", ["folder", "pipe", "other", "denied", "journal.sqlite"])

@@ -104,6 +104,29 @@ def test_reasons_stand_below_the_table_one_a_line(small_scans: Path, tmp_path: P
     assert "\\n" not in answer.stdout
 
 
+def test_quiet_prints_why_the_run_failed_and_nothing_else(small_scans: Path, tmp_path: Path) -> None:
+    """The log of a failed pod was empty. A failure that an earlier run has printed is no error any more."""
+    (small_scans / "case-1.nii.gz").write_bytes(b"no scan")
+    words = ["predict", small_scans, "-o", tmp_path / "out", *PHANTOM, "--quiet"]
+    answer = run(*words)
+    assert (answer.returncode, answer.stdout) == (1, "")
+    head, reason = answer.stderr.splitlines()
+    assert head == "1 failed:"
+    assert reason.startswith("  case-1: ")
+    answer = run(*words)
+    assert (answer.returncode, answer.stdout, answer.stderr) == (0, "", "")
+
+
+def test_a_share_that_only_the_scheduler_states_fits_the_folder(small_scans: Path, tmp_path: Path) -> None:
+    """A failed task of an array that was submitted again alone used to take all cases."""
+    words = ["predict", small_scans, "-o", tmp_path / "out", *PHANTOM, "--shard"]
+    assert run(*words, "2/5").returncode == 0
+    array = {"SLURM_ARRAY_TASK_ID": "3", "SLURM_ARRAY_TASK_MIN": "3", "SLURM_ARRAY_TASK_COUNT": "1"}
+    answer = run(*words, "auto", **array)
+    assert answer.returncode == 2
+    assert "--shard auto means 1/1 here, but the shards that wrote this folder were 5." in answer.stderr
+
+
 def test_several_series_are_listed_in_one_line(tmp_path: Path, oblique: object) -> None:
     from c3s3_seg.geometry.volume import Volume
     from c3s3_seg.io.dicom.write_series import save_series

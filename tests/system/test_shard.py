@@ -22,6 +22,8 @@ SLURM = {"SLURM_ARRAY_TASK_ID": "14", "SLURM_ARRAY_TASK_MIN": "10", "SLURM_ARRAY
         ("auto", {**SLURM, "SLURM_ARRAY_TASK_STEP": "2"}, Shard(3, 5)),
         ("auto", SLURM, Shard(5, 5)),
         ("auto/4", {"JOB_COMPLETION_INDEX": "0"}, Shard(1, 4)),
+        ("auto/5", SLURM, Shard(5, 5)),
+        ("auto/8", {"SLURM_ARRAY_TASK_ID": "2", "SLURM_ARRAY_TASK_MIN": "0"}, Shard(3, 8)),
     ],
 )
 def test_what_schedulers_say(text: str, environment: dict[str, str], wanted: Shard) -> None:
@@ -40,6 +42,11 @@ def test_what_schedulers_say(text: str, environment: dict[str, str], wanted: Sha
         ("auto", {"JOB_COMPLETION_INDEX": "0"}),
         ("auto/4", {"JOB_COMPLETION_INDEX": "4"}),
         ("auto/x", {"JOB_COMPLETION_INDEX": "0"}),
+        # A failed task that is submitted again alone: it used to be taken for the first share.
+        (
+            "auto/8",
+            {"SLURM_ARRAY_TASK_ID": "2", "SLURM_ARRAY_TASK_MIN": "2", "SLURM_ARRAY_TASK_COUNT": "1"},
+        ),
     ],
 )
 def test_what_is_no_shard(text: str, environment: dict[str, str]) -> None:
