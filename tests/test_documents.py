@@ -1,5 +1,6 @@
 """Everything that the documents name exists: files, links, options, configuration keys, packages."""
 
+import ast
 import dataclasses
 import importlib
 import re
@@ -181,3 +182,23 @@ def test_the_names_of_the_python_interface_are_documented() -> None:
 def test_lines_of_prose_have_at_most_110_characters(path: Path) -> None:
     prose = re.sub(r"^ *```.*?^ *```", "", path.read_text(), flags=re.MULTILINE | re.DOTALL)
     assert [line for line in prose.splitlines() if len(line) > 110 and not line.startswith("|")] == []
+
+
+def test_every_check_of_a_data_set_has_a_row() -> None:
+    page = (ROOT / "docs/data-doctor.md").read_text(encoding="utf-8")
+    rows = {
+        name
+        for cell in re.findall(r"^\|( `.*?) \|", page, re.MULTILINE)
+        for name in re.findall(r"`(.+?)`", cell)
+    }
+    calls = [
+        node
+        for path in (ROOT / "c3s3_seg/dataset/check").glob("*.py")
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name)
+    ]
+    place = {"CaseDefect": 0, "Finding": 1}  # of the check among the arguments
+    arguments = [node.args[place[node.func.id]] for node in calls if node.func.id in place]
+    checks = {word.value for word in arguments if isinstance(word, ast.Constant)}
+    assert len(checks) > 20
+    assert checks - rows == set()
