@@ -3,6 +3,7 @@
 import ast
 import dataclasses
 import importlib
+import json
 import re
 import tomllib
 import typing
@@ -161,6 +162,13 @@ def test_cards_name_terms_and_no_folder_of_the_developers(path: Path) -> None:
         assert "shared/" not in text
 
 
+@pytest.mark.parametrize("path", CARDS, ids=lambda p: p.parent.name)
+def test_a_card_announces_a_linked_bundle_where_the_manifest_has_one(path: Path) -> None:
+    linked = json.loads(path.with_name("manifest.json").read_text(encoding="utf-8"))["linked_bundle"]
+    named = re.findall(r"\*\*Linked bundle\*\*: `(.+?)`", path.read_text(encoding="utf-8"))
+    assert named == [linked] * (linked is not None)
+
+
 def test_the_sdist_holds_what_its_tests_read() -> None:
     build = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["hatch"]["build"]["targets"]
     held = {*build["sdist"]["include"], "pyproject.toml"}
@@ -182,6 +190,15 @@ def test_the_names_of_the_python_interface_are_documented() -> None:
 def test_lines_of_prose_have_at_most_110_characters(path: Path) -> None:
     prose = re.sub(r"^ *```.*?^ *```", "", path.read_text(), flags=re.MULTILINE | re.DOTALL)
     assert [line for line in prose.splitlines() if len(line) > 110 and not line.startswith("|")] == []
+
+
+def test_the_rows_of_tiles_are_those_of_their_script() -> None:
+    page = (ROOT / "docs/inference.md").read_text(encoding="utf-8")
+    (lines,) = re.findall(r"`python benchmarks/default_mode.py`\):\n\n(.*?)\n\n", page, re.DOTALL)
+    table = re.findall(r"^\| (\w.*?)(?: \(.*?\))? \|", lines, re.MULTILINE)
+    assert len(table) == 6
+    script = (ROOT / "benchmarks/default_mode.py").read_text(encoding="utf-8")
+    assert [row for row in table if f'"{row}":' not in script] == []
 
 
 def test_every_check_of_a_data_set_has_a_row() -> None:
