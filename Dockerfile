@@ -1,10 +1,12 @@
 # c3s3-seg on a CPU. The image runs without a network, without root and with a read-only root file system:
 #
 #   docker build -t c3s3-seg --build-arg REVISION="$(git rev-parse HEAD)" .
+#   mkdir -p out
 #   docker run --rm --network none --read-only --tmpfs /tmp --user "$(id -u):$(id -g)" \
 #     --memory 4g -e C3S3_SEG_MAX_MEMORY=3GB \
 #     -v "$PWD/scans:/scans:ro" -v "$PWD/out:/out" c3s3-seg predict /scans -o /out
 #
+# Docker would make a missing `out` for root, and the command could not write to it.
 # Memory: a scan that does not fit into the container is refused when it is read. The tiles of the network follow
 # C3S3_SEG_MAX_MEMORY: set it below the limit of the container.
 # Settings: every C3S3_SEG_ variable of docs/configuration.md with -e; a configuration file with

@@ -1,4 +1,4 @@
-"""Right and wrong verdicts of the domain check for every pair of the shared data and the shipped bundles.
+"""Right and wrong verdicts of the domain check for every pair of the shared data and three shipped bundles.
 
     python benchmarks/domain_check.py [--data ../shared/data] [--every 1]
 

@@ -98,6 +98,15 @@ def test_the_image_runs_without_root_and_only_as_long_as_its_command(dockerfile:
     assert final.of("CMD") == ['["--help"]']
 
 
+@pytest.mark.parametrize("name", ["Dockerfile", "Dockerfile.cuda", "docs/installation.md"])
+def test_the_shown_command_can_write_its_results(name: str) -> None:
+    """Docker makes a missing folder for root; the image's own user owns no folder of the machine."""
+    text = re.sub(r"\\\n#?", " ", (ROOT / name).read_text())
+    calls = re.findall(r"^#? *(mkdir -p out)\n#? *(docker run .*)$", text, re.MULTILINE)
+    assert len(calls) == text.count("docker run ") == 1
+    assert '--user "$(id -u):$(id -g)"' in calls[0][1]
+
+
 def test_what_is_copied_exists(dockerfile: list[Stage]) -> None:
     for stage in dockerfile:
         assert stage.of("ADD") == []

@@ -1,7 +1,9 @@
 """Everything that the documents name exists: files, links, options, configuration keys, packages."""
 
+import ast
 import dataclasses
 import importlib
+import json
 import re
 import tomllib
 import typing
@@ -80,10 +82,11 @@ def test_anchors_exist(path: Path) -> None:
 
 @names
 def test_options_are_ours(path: Path) -> None:
-    if path.name == "CHANGELOG.md":
-        return  # it names former options too
     ours = set().union(*options().values())
     text = re.sub(r"`python benchmarks/[^`]*`", "", path.read_text(encoding="utf-8"))
+    if path.name == "CHANGELOG.md":  # its other sections name former options too
+        text = text.partition("### What there is\n")[2]
+        assert "--" in text
     found = set(re.findall(r"(?<![\w-])--([a-z][a-z-]+)", text))
     assert found - ours - FOREIGN == set()
 
@@ -160,6 +163,13 @@ def test_cards_name_terms_and_no_folder_of_the_developers(path: Path) -> None:
         assert "shared/" not in text
 
 
+@pytest.mark.parametrize("path", CARDS, ids=lambda p: p.parent.name)
+def test_a_card_announces_a_linked_bundle_where_the_manifest_has_one(path: Path) -> None:
+    linked = json.loads(path.with_name("manifest.json").read_text(encoding="utf-8"))["linked_bundle"]
+    named = re.findall(r"\*\*Linked bundle\*\*: `(.+?)`", path.read_text(encoding="utf-8"))
+    assert named == [linked] * (linked is not None)
+
+
 def test_the_sdist_holds_what_its_tests_read() -> None:
     build = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["hatch"]["build"]["targets"]
     held = {*build["sdist"]["include"], "pyproject.toml"}
@@ -181,3 +191,32 @@ def test_the_names_of_the_python_interface_are_documented() -> None:
 def test_lines_of_prose_have_at_most_110_characters(path: Path) -> None:
     prose = re.sub(r"^ *```.*?^ *```", "", path.read_text(), flags=re.MULTILINE | re.DOTALL)
     assert [line for line in prose.splitlines() if len(line) > 110 and not line.startswith("|")] == []
+
+
+def test_the_rows_of_tiles_are_those_of_their_script() -> None:
+    page = (ROOT / "docs/inference.md").read_text(encoding="utf-8")
+    (lines,) = re.findall(r"`python benchmarks/default_mode.py`\):\n\n(.*?)\n\n", page, re.DOTALL)
+    table = re.findall(r"^\| (\w.*?)(?: \(.*?\))? \|", lines, re.MULTILINE)
+    assert len(table) == 6
+    script = (ROOT / "benchmarks/default_mode.py").read_text(encoding="utf-8")
+    assert [row for row in table if f'"{row}":' not in script] == []
+
+
+def test_every_check_of_a_data_set_has_a_row() -> None:
+    page = (ROOT / "docs/data-doctor.md").read_text(encoding="utf-8")
+    rows = {
+        name
+        for cell in re.findall(r"^\|( `.*?) \|", page, re.MULTILINE)
+        for name in re.findall(r"`(.+?)`", cell)
+    }
+    calls = [
+        node
+        for path in (ROOT / "c3s3_seg/dataset/check").glob("*.py")
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name)
+    ]
+    place = {"CaseDefect": 0, "Finding": 1}  # of the check among the arguments
+    arguments = [node.args[place[node.func.id]] for node in calls if node.func.id in place]
+    checks = {word.value for word in arguments if isinstance(word, ast.Constant)}
+    assert len(checks) > 20
+    assert checks - rows == set()

@@ -145,6 +145,15 @@ def test_the_unit_of_systemd(tmp_path: Path) -> None:
     check(linter("systemd-analyze"), "verify", unit)
 
 
+def test_what_the_unit_of_systemd_names_is_installed_by_its_steps() -> None:
+    steps = (DEPLOY / "systemd" / "README.md").read_text()
+    (page,) = re.findall(
+        r"^Documentation=file:(.+)$", (DEPLOY / "systemd" / "c3s3-seg.service").read_text(), re.M
+    )
+    (source,) = re.findall(rf"^install .*?(\S+) {re.escape(page)}$", steps, re.M)
+    assert (ROOT / source).is_file()
+
+
 def test_the_settings_are_good_and_times_of_ending_fit(tmp_path: Path) -> None:
     config = "\n".join(
         line[4:]
