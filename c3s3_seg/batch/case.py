@@ -174,6 +174,7 @@ def _truth(path: Path, scan: Volume) -> Volume:
     truth = load_mask(path, grid=None if image_suffix(path) else scan.geometry, hashed=True)
     if not truth.geometry.matches(scan.geometry):
         what = f"the truth is on another grid: found {truth.geometry}; the scan has {scan.geometry}"
+        what += truth.geometry.distance_note(scan.geometry)
         raise GeometryError(what, where=path, todo="Give a truth on the scan's grid, or leave --truth out")
     return truth
 

@@ -45,6 +45,7 @@ def resample_mask(mask: Volume, grid: Geometry) -> Volume:
         mode="grid-constant",
     )
     note = f"the mask was resampled (nearest voxel) from {mask.geometry} to {grid}"
+    note += mask.geometry.distance_note(grid)
     lost, labelled = _outside(mask, grid), int(np.count_nonzero(mask.array))
     note += f"; {lost} of its {labelled} labelled voxels lie outside and are left out" if lost else ""
     return grid.volume(array, replace(mask.source, notes=(*mask.source.notes, note)))

@@ -6,6 +6,7 @@ y to the back, z to the head), as in DICOM (PS3.3, C.7.6.2.1.1).
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Sequence
 from contextlib import suppress
@@ -23,6 +24,8 @@ Array = NDArray[Any]
 # float32 keeps 24 bits of a number. Intensities must keep 16 bits of their range at any offset.
 KEPT_BITS = 16
 UNIT_TOL = 1e-3  # of the length of a direction: headers and users round
+# Two grids are the same if no voxel moves by more: 0.01 mm, and a tenth of a voxel if voxels are that small.
+SAME_MM, SAME_PART = 1e-2, 0.1
 
 
 @dataclass(frozen=True, eq=False)
@@ -162,15 +165,14 @@ class Geometry:
         offsets = np.asarray(position_mm, dtype=np.float64) - self.affine[:3, 3]
         return np.asarray(offsets @ np.linalg.inv(self.affine[:3, :3]).T, dtype=np.float64)
 
-    def matches(self, other: Geometry, tol_mm: float = 1e-2) -> bool:
-        """Return whether both grids have the same shape and their corner voxels agree within `tol_mm`.
+    def apart_mm(self, other: Geometry) -> float:
+        """Return the largest distance between the same corner voxels of two grids; infinite if shapes differ.
 
-        Along an axis of one voxel, where corners show no step, the steps must agree, forwards or backwards:
-        the voxel extends half a step to either side. The frame of reference is not compared: a NIfTI mask of
-        a DICOM scan has none.
+        Along an axis of one voxel, where corners show no step, the steps are compared, forwards or backwards:
+        the voxel extends half a step to either side.
         """
         if self.shape != other.shape:
-            return False
+            return math.inf
         corners = [
             [c * (n - 1) for c, n in zip(corner, self.shape, strict=True)]
             for corner in product((0, 1), repeat=3)
@@ -179,7 +181,25 @@ class Geometry:
         for axis in (n for n, size in enumerate(self.shape) if size == 1):
             one, two = self.affine[:3, axis], other.affine[:3, axis]
             apart.append(min(np.linalg.norm(one - two), np.linalg.norm(one + two)))
-        return bool(max(apart) <= tol_mm)
+        return float(max(apart))
+
+    def allowed_mm(self, other: Geometry, tol_mm: float = SAME_MM) -> float:
+        """Return how far two grids may lie apart: `tol_mm`, and at most a tenth of the smallest spacing."""
+        return min(tol_mm, SAME_PART * float(min(self.spacing_mm.min(), other.spacing_mm.min())))
+
+    def matches(self, other: Geometry, tol_mm: float = SAME_MM) -> bool:
+        """Return whether both grids have the same shape and lie within `allowed_mm` of each other.
+
+        The frame of reference is not compared: a NIfTI mask of a DICOM scan has none.
+        """
+        return self.apart_mm(other) <= self.allowed_mm(other, tol_mm)
+
+    def distance_note(self, other: Geometry, tol_mm: float = SAME_MM) -> str:
+        """Return the end of a message on two grids, which may read the same; empty if their shapes differ."""
+        if self.shape != other.shape:
+            return ""
+        allowed = self.allowed_mm(other, tol_mm)
+        return f"; corners lie up to {self.apart_mm(other):.3g} mm apart, {allowed:.3g} mm allowed"
 
     def volume(self, array: Array, source: Source | None = None) -> Volume:
         """Return an array of this grid's shape as a volume on this grid: the way to create a mask."""
@@ -319,7 +339,8 @@ def fits_float32(array: Array) -> bool:
     """Return whether float32 keeps intensities (any shape) finite and `KEPT_BITS` of their range."""
     if array.dtype.kind not in "iuf" or (array.dtype.kind != "f" and array.dtype.itemsize <= 2):
         return True
-    low, high = float(array.min()), float(array.max())
+    exact = float if array.dtype.kind == "f" else int  # float64 merges whole numbers beyond 2^53
+    low, high = exact(array.min()), exact(array.max())
     largest = max(abs(low), abs(high))
     if not largest <= float(np.finfo(np.float32).max):
         return False

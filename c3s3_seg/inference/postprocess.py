@@ -51,13 +51,28 @@ def postprocess_all(
     dict
         Value -> changes, as returned by `postprocess`; without the labels that did not change.
     """
-    done: dict[int, dict[str, float]] = {value: {} for value in values}
-    steps = [replace(wanted, fill_holes=False)]
-    steps += [Postprocessing(fill_holes=True)] if wanted.fill_holes else []
-    for step in steps:
-        for value, changes in done.items():
-            changes |= postprocess(mask, value, step, voxel_ml)
+    first = replace(wanted, fill_holes=False)
+    done = {value: postprocess(mask, value, first, voxel_ml) for value in values}
+    if wanted.fill_holes:
+        for value, filled in _fill_all(mask, done).items():
+            done[value] |= {"filled_ml": filled * voxel_ml} if filled else {}
     return {value: changes for value, changes in done.items() if changes}
+
+
+def _fill_all(mask: Labels, values: Iterable[int]) -> dict[int, int]:
+    """Fill the holes of all labels, in place; return value -> number of voxels.
+
+    Of nested labels each encloses the holes of those within it. So holes that border on one label only are
+    filled first, with that label. A hole that borders on several goes to the first of `values` around it.
+    """
+    boxes = {value: box for value in values if (box := _box_of(mask, value)) is not None}
+    filled, shared = {}, []
+    for value, box in boxes.items():
+        filled[value], more = _fill(mask[box], value, bordering_others=False)
+        shared += [value] if more else []
+    for value in shared:
+        filled[value] += _fill(mask[boxes[value]], value)[0]
+    return filled
 
 
 def postprocess(mask: Labels, value: int, wanted: Postprocessing, voxel_ml: float) -> dict[str, float]:
@@ -76,7 +91,7 @@ def postprocess(mask: Labels, value: int, wanted: Postprocessing, voxel_ml: floa
     if wanted.keep_largest or wanted.min_volume_ml > 0:
         removed = _remove(inside, value, wanted, voxel_ml)
     if wanted.fill_holes:
-        filled = _fill(inside, value)
+        filled, _ = _fill(inside, value)
     done = {"removed_ml": removed * voxel_ml, "filled_ml": filled * voxel_ml}
     return {name: ml for name, ml in done.items() if ml}
 
@@ -89,15 +104,25 @@ def _remove(inside: Labels, value: int, wanted: Postprocessing, voxel_ml: float)
     return 0 if kept.all() else found.write(~kept, 0)
 
 
-def _fill(inside: Labels, value: int) -> int:
-    outside = _Components(inside, lambda part: part != value)
-    if outside.at_edge.all():
-        return 0
-    return outside.write(~outside.at_edge, value, only=0)
+def _fill(inside: Labels, value: int, *, bordering_others: bool = True) -> tuple[int, bool]:
+    """Fill the holes of a label in its box; return the number of voxels, and whether others lie in holes.
+
+    Parameters
+    ----------
+    inside, value
+        The mask in the box around the label, changed in place, and the label.
+    bordering_others
+        Whether to fill also the background that borders on other labels within the same hole.
+    """
+    outside = _Components(inside, lambda part: part != value, find_labels=True)
+    holes = ~outside.at_edge
+    chosen = holes if bordering_others else holes & ~outside.labelled
+    filled = outside.write(chosen, value, only=0) if chosen.any() else 0
+    return filled, bool((holes & outside.labelled).any())
 
 
 class _Components:
-    """6-connected components of part of an array: their sizes, and which components touch its faces.
+    """6-connected components of part of an array: their sizes, and which touch its faces or hold labels.
 
     Parameters
     ----------
@@ -105,16 +130,21 @@ class _Components:
         Array (i, j, k).
     choose
         Function: a part of the array -> mask of the voxels to label.
+    find_labels
+        Whether to set `labelled`: which components hold another value than 0.
     """
 
-    def __init__(self, array: Labels, choose: Callable[[Labels], Mask]) -> None:
+    def __init__(self, array: Labels, choose: Callable[[Labels], Mask], *, find_labels: bool = False) -> None:
         self._array, self._choose = array, choose
-        sizes, edges, links = [np.zeros(0, np.int64)], [np.zeros(0, np.bool_)], []
+        sizes, links = [np.zeros(0, np.int64)], []
+        edges, labelled = [np.zeros(0, np.bool_)], [np.zeros(0, np.bool_)]
         count = before = 0
         above: NDArray[np.int32] | None = None
-        for _, labels, found in self._parts():
+        for part, labels, found in self._parts():
             sizes.append(np.bincount(labels.ravel(), minlength=found + 1)[1:])
             edges.append(_touching(labels, found, first=above is None))
+            if find_labels:
+                labelled.append(_present(found, labels[(labels > 0) & (array[part] > 0)]))
             if above is not None:
                 pairs = np.stack([above.ravel(), labels[0].ravel()])
                 met = np.unique(pairs[:, (pairs > 0).all(axis=0)], axis=1) - 1
@@ -124,9 +154,11 @@ class _Components:
         if above is not None:
             edges[-1] |= np.isin(np.arange(1, before + 1), above)
         self._join(count, links)
-        total, edge = np.concatenate(sizes), np.concatenate(edges)
-        self.sizes = np.bincount(self._group, total, minlength=self._group.max(initial=-1) + 1)
-        self.at_edge = np.bincount(self._group, edge, minlength=len(self.sizes)) > 0
+        count = self._group.max(initial=-1) + 1
+        self.sizes = np.bincount(self._group, np.concatenate(sizes), minlength=count)
+        self.at_edge = np.bincount(self._group, np.concatenate(edges), minlength=count) > 0
+        if find_labels:
+            self.labelled = np.bincount(self._group, np.concatenate(labelled), minlength=count) > 0
 
     def write(self, chosen: NDArray[np.bool_], value: int, only: int | None = None) -> int:
         """Write a value into the chosen components (where the array holds `only`); return how many voxels."""
@@ -169,10 +201,15 @@ class _Components:
 def _touching(labels: NDArray[np.int32], found: int, *, first: bool) -> NDArray[np.bool_]:
     """Return which labels touch the faces; along axis 0 only the first plane, and only if `first`."""
     faces = [labels[:, 0], labels[:, -1], labels[:, :, 0], labels[:, :, -1], *([labels[0]] if first else [])]
-    touched = np.zeros(found + 1, dtype=np.bool_)
-    for face in faces:
-        touched[face.ravel()] = True
-    return touched[1:]
+    return _present(found, *faces)
+
+
+def _present(found: int, *places: NDArray[np.int32]) -> NDArray[np.bool_]:
+    """Return which of the components 1 to `found` are among the numbers at some places; 0 is none."""
+    there = np.zeros(found + 1, dtype=np.bool_)
+    for numbers in places:
+        there[numbers.ravel()] = True
+    return there[1:]
 
 
 def _box_of(mask: Labels, value: int) -> tuple[slice, ...] | None:

@@ -73,7 +73,9 @@ def find_region(
             todo="Say where it is with --roi",
         )
     low, high = _around(found[0].low, found[0].high, coarse.geometry, domain)
-    box = Box.of(low * block, np.minimum(high * block, scan.geometry.shape))
+    # The last voxels of an axis, fewer than a block, belong to the last block.
+    end = np.where(high == coarse.geometry.shape, scan.geometry.shape, high * block)
+    box = Box.of(low * block, end)
     notes = [
         f"region of interest: {box} of {scan.geometry.shape} voxels, found by"
         f" {quantity(windows, 'coarse window')} ({found[0].volume_ml:.0f} ml)"

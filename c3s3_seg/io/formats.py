@@ -12,7 +12,7 @@ from c3s3_seg.geometry.volume import Volume
 from c3s3_seg.io.detect import is_dicom
 from c3s3_seg.io.dicom_objects.codes import Maker, Segment
 from c3s3_seg.io.image.files import image_suffix
-from c3s3_seg.io.image.save import SAVE_SUFFIXES, save
+from c3s3_seg.io.image.save import SAVE_SUFFIXES, check_grid, save
 from c3s3_seg.system.choices import MaskFormat
 from c3s3_seg.system.files import make_own_folder
 from c3s3_seg.system.ownership import PROGRAM
@@ -95,7 +95,11 @@ def check_format(scan: Volume, wanted: MaskFormat, *, secondary_capture: bool = 
     ------
     InputError
         If a DICOM object is requested and the scan is no DICOM series, or its slices have no UIDs.
+    GeometryError
+        If an image file of this format cannot hold the grid of the scan: see `image.save.check_grid`.
     """
+    if not WRITERS[wanted].refers_to_source:
+        check_grid(scan.geometry, f".{image_suffix_of(wanted)}", scan.source.path)
     if refers_to_source(wanted, secondary_capture=secondary_capture):
         from c3s3_seg.io.dicom_objects.references import origin
 

@@ -239,7 +239,8 @@ def _pairs(prediction: Volume, truth: Volume, labels: Sequence[int], step: Float
     """Check the grids and the masks, then measure every label in both masks."""
     if not prediction.geometry.matches(truth.geometry):
         raise GeometryError(
-            f"the prediction's grid is {prediction.geometry}, the truth's is {truth.geometry}",
+            f"the prediction's grid is {prediction.geometry}, the truth's is {truth.geometry}"
+            + prediction.geometry.distance_note(truth.geometry),
             where=prediction.source.path,
             todo="Resample one of them onto the other's grid first; `evaluate --resample` does",
         )

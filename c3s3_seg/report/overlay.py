@@ -108,6 +108,7 @@ def _overlay(overlay: Overlay) -> Image:
     for name, mask in given.items():
         if not mask.geometry.matches(overlay.scan.geometry):
             what = f"the grid of the mask '{name}' is {mask.geometry}, the scan's {overlay.scan.geometry}"
+            what += mask.geometry.distance_note(overlay.scan.geometry)
             raise GeometryError(what)
     shown = outlines(overlay.mask, overlay.labels, overlay.truth)
     panels = _cut(overlay.scan, shown, _middle(overlay))

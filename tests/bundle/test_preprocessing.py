@@ -155,6 +155,8 @@ def test_usual_grey_values_are_left_as_they_are(oblique: Volume) -> None:
         assert narrow(array).dtype == np.float32
     assert fits_float32(np.full((2, 2, 2), 1e8))
     assert not fits_float32(oblique.array + 1e8)
+    for low in (2**60, 2**63):  # in float64, low + 3 is low
+        assert not fits_float32(np.array([low, low + 3], np.uint64))
     assert narrow(oblique.array + 1e8).dtype == np.float64
     assert not fits_float32(oblique.array * 1e300)
 

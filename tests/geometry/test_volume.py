@@ -62,6 +62,27 @@ def test_matches_says_no(oblique: Volume) -> None:
     assert not geometry.matches(Geometry((20, 16, 11), geometry.affine))
 
 
+def test_a_tenth_of_a_small_voxel_is_another_place() -> None:
+    """0.01 mm, the limit for clinical scans, is 5 voxels of 2 micrometres."""
+    grid = Geometry.build((40, 40, 40), (0.002, 0.002, 0.002))
+    for moved_mm, same in ((1e-4, True), (3e-4, False), (0.01, False)):
+        other = Geometry.build(grid.shape, grid.spacing_mm, (moved_mm, 0, 0))
+        assert grid.matches(other) == other.matches(grid) == same
+    coarse = Geometry.build((4, 4, 4), (2, 2, 2))
+    assert coarse.matches(Geometry.build((4, 4, 4), (2, 2, 2), (0.0099, 0, 0)))
+    assert not coarse.matches(Geometry.build((4, 4, 4), (2, 2, 2), (0.0101, 0, 0)))
+
+
+def test_two_grids_that_read_the_same_are_told_apart() -> None:
+    one = Geometry.build((512, 512, 88), (0.78125, 0.78125, 3))
+    other = Geometry.build((512, 512, 88), (0.7812, 0.7812, 3))
+    assert str(one) == str(other)
+    assert one.distance_note(other) == "; corners lie up to 0.0361 mm apart, 0.01 mm allowed"
+    assert one.distance_note(Geometry.build((512, 512, 87))) == ""
+    with pytest.raises(GeometryError, match=r"corners lie up to 0\.0361 mm apart, 0\.01 mm allowed"):
+        score(one.volume(np.ones(one.shape, np.uint8)), other.volume(np.ones(one.shape, np.uint8)))
+
+
 def test_the_thickness_of_a_single_slice_is_compared() -> None:
     """An axis of one voxel has no second corner: 5 mm are 5 times the volume of 1 mm."""
     thin, thick = Geometry.build((8, 8, 1), (1, 1, 1)), Geometry.build((8, 8, 1), (1, 1, 5))

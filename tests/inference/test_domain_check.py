@@ -204,3 +204,14 @@ def test_a_scan_that_is_nearly_all_air_is_not_said_to_be_all_one_value() -> None
     with pytest.raises(InputError, match="98% or more of the voxels have the same value"):
         intensity_quantiles(scan, "scaled")
     assert not intensity_quantiles(scan, "absolute").any()
+
+
+@pytest.mark.parametrize("dtype", ["i1", ">i2", "i8"])
+def test_quantiles_between_whole_numbers_far_apart(dtype: str) -> None:
+    """The difference of two whole numbers does not fit into their own type."""
+    ends = np.iinfo(dtype)
+    array = np.full((20, 20, 20), ends.max, dtype)
+    array[:9] = ends.min
+    found = intensity_quantiles(Geometry.build(array.shape).volume(array), "absolute")
+    np.testing.assert_allclose(found, np.quantile(array.astype(float), np.linspace(0.05, 0.95, 19)))
+    assert (np.diff(found) >= 0).all()

@@ -75,3 +75,19 @@ def test_what_is_removed_of_one_label_leaves_no_hole_in_another(inside: int, aro
     done = postprocess_all(mask, (1, 2), Postprocessing(True, 0.0, True), 0.001)
     assert (mask[2:10, 2:10, 2:10] == around).all()
     assert done == {inside: {"removed_ml": 0.001}, around: {"filled_ml": 0.001}}
+
+
+@pytest.mark.parametrize("order", [(1, 2), (2, 1)])
+def test_a_hole_in_nested_labels_goes_to_the_label_around_it(order: tuple[int, int], part: int) -> None:
+    mask = np.zeros((13, 13, 13), np.uint8)
+    mask[1:12, 1:12, 1:12] = 1
+    mask[3:10, 3:10, 3:10] = 2
+    mask[6, 6, 6] = 0  # 2 around it, and 1 around 2
+    mask[2, 5, 5:7] = 0  # within 1
+    mask[3, 8, 8] = 0  # between both: the first one around it is 1
+    fill = Postprocessing(fill_holes=True)
+    assert postprocess_all(mask, order, fill, 0.5) == {1: {"filled_ml": 1.5}, 2: {"filled_ml": 0.5}}
+    assert mask[6, 6, 6] == 2
+    assert (mask[2, 5, 5:7] == 1).all()
+    assert mask[3, 8, 8] == 1
+    assert postprocess_all(mask, order, fill, 0.5) == {}

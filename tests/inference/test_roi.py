@@ -9,7 +9,7 @@ from helpers.threshold import Threshold, ball
 
 from c3s3_seg import ModelBundle, Prediction, open_predictor
 from c3s3_seg.bundle import Label, Task
-from c3s3_seg.bundle.domain import measure
+from c3s3_seg.bundle.domain import Domain, measure
 from c3s3_seg.bundle.preprocessing import Intensity, Recipe
 from c3s3_seg.errors import InputError
 from c3s3_seg.geometry.box import Box, parse_box
@@ -17,6 +17,7 @@ from c3s3_seg.geometry.volume import Geometry, Volume
 from c3s3_seg.inference.domain_check import DomainError
 from c3s3_seg.inference.memory import costs_of
 from c3s3_seg.inference.predictor import CheckedScan, Predictor
+from c3s3_seg.inference.roi import find_region
 from c3s3_seg.inference.settings import Settings
 from c3s3_seg.phantom import Phantom, Simulator, simulate
 
@@ -180,3 +181,20 @@ def test_the_coarse_search_counts_on_the_memory_of_its_own_network() -> None:
     costs = costs_of("openvino", [32, 32])
     predictor = Predictor(ct_task(), [Threshold(0.6)] * 2, costs=costs)
     assert predictor._foreground().predictor.costs == costs_of("openvino", [32])
+
+
+def test_a_region_reaches_the_last_planes_of_a_scan() -> None:
+    """404 voxels are 67 blocks of 6, and 2 voxels that no block holds."""
+    domain = Domain(
+        *(5, ((1.25, 1.25),) * 3, ((60.0, 60.0),) * 3, ((48, 48),) * 3, "scaled"),
+        *(tuple(np.linspace(0, 1, 19)), 0.1, None),
+    )
+    array = np.zeros((404, 64, 64), np.uint8)
+    array[300:, 20:50, 20:50] = 100
+    scan = Geometry.build(array.shape, (0.25, 0.25, 0.25)).volume(array)
+    box, _ = find_region(scan, (1.25,) * 3, domain, lambda part: (part.array > 50).astype(np.float32))
+    assert box.high == array.shape
+    left = Geometry.build(array.shape, (0.25, 0.25, 0.25)).volume(array[::-1].copy())
+    box, _ = find_region(left, (1.25,) * 3, domain, lambda part: (part.array > 50).astype(np.float32))
+    assert box.low[0] == 0
+    assert box.high[0] < 300

@@ -455,6 +455,18 @@ def test_a_large_intercept_keeps_grey_values_apart(
     assert load(tmp_path / "series").array.dtype == np.float32
 
 
+def test_an_offset_in_pixels_of_32_bits_keeps_grey_values_apart(
+    files: list[Path], oblique: Volume, tmp_path: Path
+) -> None:
+    for n, file in enumerate(files):
+        stored = oblique.array[:, :, n].T.astype("<u4") + 1_000_000_000
+        bits = values(BitsAllocated=32, BitsStored=32, HighBit=31, PixelData=stored.tobytes())
+        edit(file, bits)
+    back = load(tmp_path / "series")
+    assert back.array.dtype == np.float64
+    assert np.array_equal(back.array - 1_000_000_000, oblique.array)
+
+
 def test_two_slices_that_only_float32_calls_equal_are_two(files: list[Path], tmp_path: Path) -> None:
     for file in files:
         edit(file, values(RescaleIntercept=str(100_000_000), RescaleSlope="1"))

@@ -4,11 +4,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import rotation
 from helpers.dicom_files import edit, values
 
 from c3s3_seg.errors import GeometryError, InputError
 from c3s3_seg.geometry.volume import Geometry, Volume
-from c3s3_seg.io import load, load_mask
+from c3s3_seg.io import load, load_mask, save
 from c3s3_seg.io.dicom.write_series import save_series
 from c3s3_seg.io.dicom_objects.codes import Segment
 from c3s3_seg.io.dicom_objects.rtstruct_write import write_rtstruct
@@ -157,3 +158,19 @@ def test_what_differs_within_rounding_goes_into_dicom_and_back(oblique: Volume, 
     write_rtstruct(mask, folder / "rt.dcm", (Segment("a", 1),))
     for name in ("seg.dcm", "rt.dcm"):
         assert np.array_equal(load_mask(folder / name, grid=scan.geometry).array, mask.array)
+
+
+@pytest.mark.parametrize("decimals", [4, 5])
+def test_a_mask_of_a_series_with_rounded_cosines_is_on_its_grid(tmp_path: Path, decimals: int) -> None:
+    """Rounded cosines are up to 1e-4 off a right angle, which moves the far corner of 0.46 m by 0.03 mm."""
+    scan = Geometry.build((512, 512, 2), (0.9, 0.9, 3), (-200, -180, 40), rotation(20, -12, 33)).volume(
+        np.zeros((512, 512, 2), np.int16)
+    )
+    for path in save_series(scan, tmp_path / "series", description="", seed_uid="r"):
+        cosines = [f"{v:.{decimals}f}" for v in scan.geometry.direction[:, :2].T.ravel()]
+        edit(path, values(ImageOrientationPatient=cosines))
+    back = load(tmp_path / "series")
+    assert np.abs(back.geometry.direction[:, 0] @ back.geometry.direction[:, 1]) > 1e-6
+    for name in ("m.nii.gz", "m.nii", "m.nrrd", "m.mha"):
+        save(back.geometry.volume(np.ones(back.geometry.shape, np.uint8)), tmp_path / name)
+        assert load(tmp_path / name).geometry.matches(back.geometry, 1e-3)

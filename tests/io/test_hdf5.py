@@ -153,9 +153,10 @@ def test_a_read_that_returns_too_little_is_continued(tmp_path: Path, monkeypatch
     assert np.array_equal(load_hdf5(tmp_path / "a.h5", "image", SPACING).array, array)
 
 
-def test_half_precision_becomes_single(path: Path) -> None:
+@pytest.mark.parametrize("order", "<>")
+def test_half_precision_becomes_single(path: Path, order: str) -> None:
     with h5py.File(path, "a") as file:
-        file["half"] = np.arange(24, dtype=np.float16).reshape(2, 3, 4)
+        file["half"] = np.arange(24, dtype=f"{order}f2").reshape(2, 3, 4)
     array = load_hdf5(path, "half", SPACING).array
     assert array.dtype == np.float32
     assert np.array_equal(array, np.arange(24).reshape(2, 3, 4))

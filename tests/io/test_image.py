@@ -18,6 +18,8 @@ from conftest import rotation
 from c3s3_seg.errors import GeometryError, InputError, MemoryLimitError
 from c3s3_seg.geometry.volume import Geometry, Volume
 from c3s3_seg.io import limits, load, load_mask, save
+from c3s3_seg.io.formats import check_format
+from c3s3_seg.io.image import nifti as nifti_module
 from c3s3_seg.io.image import save as save_module
 
 DOORS = [".nii", ".nii.gz", ".nrrd", ".mha"]
@@ -574,6 +576,8 @@ def test_mask_grid(oblique: Volume, tmp_path: Path) -> None:
     other = Geometry(grid.shape, moved)
     with pytest.raises(GeometryError, match=r"not on the grid.*found 20 x 16 x 12.*wanted 20 x 16 x 12"):
         load_mask(tmp_path / "m.nii.gz", grid=other)
+    with pytest.raises(GeometryError, match=r"apart, 0\.01 mm allowed"):
+        load_mask(tmp_path / "m.nii.gz", grid=other)
     with pytest.raises(InputError, match="not an image file"):
         load_mask(tmp_path / "m.txt")
 
@@ -595,6 +599,8 @@ def test_what_cannot_be_written_is_refused(oblique: Volume, tmp_path: Path) -> N
         save(oblique, tmp_path / "none" / "a.nii.gz")
     with pytest.raises(InputError, match="float16"):
         save(oblique.geometry.volume(oblique.array.astype(np.float16)), tmp_path / "a.nii")
+    with pytest.raises(InputError, match="float16"):
+        save(oblique.geometry.volume(oblique.array.astype(">f2")), tmp_path / "a.nii")
     tilted = oblique.geometry.affine.copy()
     tilted[:3, 2] += [0.1, 0, 0]
     with pytest.raises(GeometryError, match="perpendicular"):
@@ -603,6 +609,87 @@ def test_what_cannot_be_written_is_refused(oblique: Volume, tmp_path: Path) -> N
     with pytest.raises(InputError, match="could not be written"):
         save(oblique, tmp_path / "folder.nii")
     assert [p.name for p in tmp_path.iterdir()] == ["folder.nii"]
+
+
+def nearly_right(cosine: float) -> Geometry:
+    """Return an oblique grid of 512 x 0.9 mm, whose first two axes are nearly perpendicular."""
+    direction = rotation(20, -12, 33)
+    direction[:, 1] += cosine * direction[:, 0]
+    direction[:, 1] /= np.linalg.norm(direction[:, 1])
+    return Geometry.build((512, 512, 2), (0.9, 0.9, 3.0), (-200, -180, 40), direction)
+
+
+@pytest.mark.parametrize("cosine", [5e-6, 4e-5, 9e-5])
+@pytest.mark.parametrize("suffix", DOORS)
+def test_axes_just_off_a_right_angle_are_kept(tmp_path: Path, suffix: str, cosine: float) -> None:
+    """SimpleITK alone writes the nearest rotation into NIfTI: up to 0.03 mm off at the far corner."""
+    grid = nearly_right(cosine)
+    array = np.zeros(grid.shape, np.uint8)
+    array[100:300, 200:400, 1] = 3
+    path = tmp_path / f"m{suffix}"
+    save(grid.volume(array), path, note="a note")
+    back = load_mask(path, grid=grid)
+    assert np.array_equal(back.array, array)
+    read = load(path)
+    assert read.geometry.matches(grid, 1e-4)  # float32, 500 mm from the origin
+    assert read.source.notes == ()
+    for corner in [(511, 511, 1), (511, 0, 0), (0, 511, 1)]:
+        assert np.allclose(sitk_position(path, corner), grid.to_mm(corner), atol=1e-4)
+    if ".nii" in suffix:
+        seen = nib.load(path)
+        assert np.allclose(FLIP @ seen.affine, grid.affine, atol=1e-4)
+        assert np.allclose(FLIP @ seen.get_qform(), grid.affine, atol=1e-3)
+        assert seen.header["descrip"] == b"a note"
+        assert np.array_equal(np.asarray(seen.dataobj), array)
+        first = path.read_bytes()
+        save(grid.volume(array), path, note="a note")
+        assert path.read_bytes() == first
+
+
+def test_a_nifti_file_that_is_cut_before_its_axes_are_set(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a full disk SimpleITK writes a part of the file without an error."""
+
+    def cut(path: Path) -> np.ndarray:
+        os.truncate(path, path.stat().st_size - 20)
+        return nifti_module.read_affine(path)
+
+    grid = nearly_right(9e-5)
+    monkeypatch.setattr(save_module, "read_affine", cut)
+    noise = np.random.default_rng(0).integers(0, 200, grid.shape).astype(np.uint8)
+    for name in ("a.nii", "a.nii.gz"):
+        with pytest.raises(InputError, match=r"could not be written in full.*Check that the disk has room"):
+            save(grid.volume(noise), tmp_path / name)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("grid", "message"),
+    [
+        (Geometry.build((2, 2, 2), (1, 1, 1), (1e5 + 0.123,) * 3), r"float32.* apart, 0\.001 mm allowed"),
+        (Geometry.build((2, 2, 2), (1, 1, 1), (1e300, 0, 0)), "float32"),
+        (
+            Geometry.build((2, 2, 2), (0.002, 1, 1), (5e3 + 2.3e-4, 0, 0)),
+            r"float32.* apart, 0\.0002 mm allowed",
+        ),
+        (Geometry.build((32768, 1, 1)), "32768 voxels along an axis; a NIfTI file holds 32767 at most"),
+    ],
+)
+def test_a_grid_that_nifti_cannot_hold_is_refused_before_the_network_runs(
+    tmp_path: Path, grid: Geometry, message: str
+) -> None:
+    scan = grid.volume(np.zeros(grid.shape, np.uint8))
+    with pytest.raises(GeometryError, match=rf"{message}.*Write \.nrrd or \.mha") as error:
+        save(scan, tmp_path / "a.nii.gz")
+    assert "disk" not in str(error.value)
+    with pytest.raises(GeometryError, match=message):
+        check_format(scan, "nii.gz")
+    check_format(scan, "nrrd")
+    save(scan, tmp_path / "a.nrrd")
+    assert load(tmp_path / "a.nrrd").geometry.matches(grid)
+    longest = Geometry.build((32767, 1, 1))
+    save(longest.volume(np.ones(longest.shape, np.uint8)), tmp_path / "b.nii.gz")
 
 
 @pytest.mark.parametrize("fault", ["voxel", "place", "short"])
@@ -624,8 +711,9 @@ def test_a_bad_write_never_reaches_its_name(
             os.truncate(aside, 1000)
 
     monkeypatch.setattr(save_module, "_write", bad)
-    with pytest.raises(InputError, match=r"could not be written in full"):
+    with pytest.raises(InputError, match=r"could not be written in full") as error:
         save(oblique, path)
+    assert ("disk has room" in str(error.value)) == (fault != "place")
     assert path.read_text() == "what was here before"
     assert len(list(tmp_path.iterdir())) == 1
 
@@ -939,6 +1027,16 @@ def test_a_slope_and_an_intercept_that_float32_cannot_hold(tmp_path: Path) -> No
     patch(wide, 176, np.array([1e308, 0], "<f8").tobytes())
     with pytest.raises(InputError, match="infinite values"):
         load(wide)
+
+
+def test_a_slope_keeps_whole_numbers_of_32_bits_apart(tmp_path: Path) -> None:
+    """float32 keeps 16 bits of their range, and merged neighbours: 2 values were left of 27."""
+    array = (np.arange(27).reshape(3, 3, 3) + 2**30).astype("<i4")
+    array[0, 0, 0] = 0
+    path = patch(nifti(tmp_path / "a.nii", array), 112, np.array([0.5, 0], "<f4").tobytes())
+    assert np.array_equal(load(path).array, array * 0.5)
+    small = patch(nifti(tmp_path / "b.nii", ramp("<i4")), 112, np.array([0.5, 0], "<f4").tobytes())
+    assert load(small).array.dtype == np.float32
 
 
 @pytest.mark.parametrize("suffix", ["nii.gz", "nrrd", "mha"])

@@ -136,6 +136,7 @@ def _mask(work: SummaryJob, scan: Volume) -> tuple[Volume | None, list[Finding]]
         return None, [_spared(work, _unreadable(work, work.mask, error))]
     if not mask.geometry.matches(scan.geometry):
         found = f"the mask has {mask.geometry}; its image {scan.geometry}"
+        found += mask.geometry.distance_note(scan.geometry)
         defect = CaseDefect(
             "other-grid", found, "one grid", "Resample the mask to the image that it was drawn on"
         )

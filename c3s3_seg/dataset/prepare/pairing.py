@@ -252,7 +252,8 @@ def _by_grid(mask: Mask, grid: Geometry, shelf: Shelf) -> tuple[Sequence[int], s
     others = [scans[n] for n in next(filter(None, akin), [])]
     if not others:
         return [], "it lies on the grid of no scan, and is named like none"
-    theirs = f"; wanted {others[0].grid}" if others[0].grid is not None else ""
+    wanted = others[0].grid
+    theirs = f"; wanted {wanted}{grid.distance_note(wanted)}" if wanted is not None else ""
     return [], f"it is named like {others[0].part.place} and lies on another grid: {grid}{theirs}"
 
 

@@ -225,7 +225,8 @@ class _Bits:
     @property
     def kind(self) -> type[np.floating[Any]]:
         """The type of the values: float32, or float64 where float32 (24 bits) would merge neighbours."""
-        return np.float64 if abs(self.intercept) > abs(self.slope) * (1 << 20) else np.float32
+        wide = self.stored > 24 or abs(self.intercept) > abs(self.slope) * (1 << 20)
+        return np.float64 if wide else np.float32
 
     @property
     def whole(self) -> bool:

@@ -144,7 +144,8 @@ def load_mask(
     volume = as_labels(load_image(path, hashed=hashed))
     if grid is not None and not volume.geometry.matches(grid):
         raise GeometryError(
-            f"the mask is not on the grid of the scan: found {volume.geometry}; wanted {grid}",
+            f"the mask is not on the grid of the scan: found {volume.geometry}; wanted {grid}"
+            + volume.geometry.distance_note(grid),
             where=volume.source.path,
             todo="Resample the mask to the scan, or give the scan that it was drawn on",
         )

@@ -80,7 +80,8 @@ def _read(path: Path, name: str) -> Array:
             raise InputError(f"there is no array '{name}' in this file", where=path)
         _check(item, name, path)
         array = np.asarray(item[()])
-        return array.astype(np.float32) if array.dtype == np.float16 else array  # no image file holds float16
+        half = (array.dtype.kind, array.dtype.itemsize) == ("f", 2)  # in either byte order
+        return array.astype(np.float32) if half else array  # no image file holds float16
 
 
 @contextmanager

@@ -30,6 +30,9 @@ DATA_TYPES = {
     2: "u1", 4: "i2", 8: "i4", 16: "f4", 64: "f8", 256: "i1", 512: "u2", 768: "u4", 1024: "i8", 1280: "u8",
 }  # fmt: skip
 OTHER_TYPES = {128: "RGB", 2304: "RGBA", 32: "complex", 1792: "complex", 2048: "complex", 1: "one-bit"}
+MOST_PER_AXIS = 32767  # of a NIfTI-1 file
+SROW = 280  # byte of a NIfTI-1 header at which the sform begins: 12 numbers in float32
+RAS_TO_LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
 UNITS = {1: "metres", 3: "micrometres"}
 
 _NAMES = (
@@ -104,7 +107,7 @@ def read_nifti(path: Path, *, hashed: bool = False, dense: bool = False) -> Part
     with Opened(path) as file:
         first = file.begin(FIRST)
         packed = first[:2] == GZIP_MAGIC
-        header = parse_header(unpack_head(first, 544, path) if packed else first[:544], path)
+        header = parse_header(_head(first, path), path)
         need = Need(path, header.shape, header.offset, header.end - header.offset, packed, dense)
         need.check(file.size)
         raw = file.whole()
@@ -114,6 +117,23 @@ def read_nifti(path: Path, *, hashed: bool = False, dense: bool = False) -> Part
     if surplus:
         notes = (*notes, f"{surplus} bytes after the last voxel were not used")
     return Parts(_values(header, content), affine, notes, sha256=digest)
+
+
+def read_affine(path: Path) -> NDArray[np.float64]:
+    """Return the affine (4, 4) of a `.nii` or `.nii.gz` file, to mm in LPS, from its header alone.
+
+    Raises
+    ------
+    InputError
+        If it is no NIfTI file, or is damaged.
+    """
+    with Opened(path) as file:
+        return _place(parse_header(_head(file.begin(FIRST), path), path))[0]
+
+
+def _head(first: bytes, path: Path) -> bytes:
+    """Return the unpacked header from the first bytes of a file."""
+    return unpack_head(first, 544, path) if first[:2] == GZIP_MAGIC else first[:544]
 
 
 def parse_header(head: bytes, path: Path) -> Header:
@@ -185,12 +205,18 @@ def _values(header: Header, buffer: bytearray) -> Array:
         return native
     with np.errstate(over="ignore", invalid="ignore"):  # values that are not finite are refused later
         scaled = native * np.float64(header.slope) + np.float64(header.inter)
-        return scaled if header.dtype.itemsize > 4 else narrow(scaled)
+        merged = header.dtype.kind != "f" and _merges_float32(scaled, header.slope)
+        return scaled if merged or header.dtype.itemsize > 4 else narrow(scaled)
+
+
+def _merges_float32(scaled: Array, slope: float) -> bool:
+    """Return whether whole numbers, times a slope, may lie closer than float32 resolves; of any shape."""
+    largest = np.float32(max(abs(scaled.min()), abs(scaled.max())))
+    return bool(np.spacing(largest) > abs(slope))
 
 
 def _place(header: Header) -> tuple[NDArray[np.float64], tuple[str, ...]]:
     """Return the affine to mm in LPS, and the notes about it."""
-    ras_to_lps = np.diag([-1.0, -1.0, 1.0, 1.0])
     if header.sform is None and header.qform is None:
         # The standard, nibabel and ITK give three different answers here. ITK's is taken, because
         # most viewers are built on it: axes along LPS, origin 0.
@@ -198,13 +224,13 @@ def _place(header: Header) -> tuple[NDArray[np.float64], tuple[str, ...]]:
         return affine, ("neither sform nor qform is set: left and right, front and back are not known",)
     if header.sform is None or header.qform is None:
         only = np.asarray(header.qform if header.sform is None else header.sform)
-        return ras_to_lps @ only, _spacing_notes(header, only)
+        return RAS_TO_LPS @ only, _spacing_notes(header, only)
     corners = np.indices((2, 2, 2)).reshape(3, -1) * (np.array(header.shape[:3])[:, None] - 1)
     gap = (header.sform - header.qform) @ np.vstack([corners, np.ones(8)])
     off_mm = float(np.linalg.norm(gap, axis=0).max())
     agree = off_mm <= _slack_mm(header)
     notes = () if agree else (f"sform and qform disagree by up to {off_mm:.3g} mm: the sform is used",)
-    return ras_to_lps @ header.sform, notes
+    return RAS_TO_LPS @ header.sform, notes
 
 
 def _slack_mm(header: Header) -> float:
