@@ -231,7 +231,8 @@ class CauSSLConfig:
     pseudo_weight
         Additional factor of the pseudo supervision's cross entropy.
     independence_weight
-        Weight of the dependence of the two networks' weights, which the networks minimise.
+        Weight of the dependence of the two networks' weights, which the networks minimise from the first
+        round of the coefficients' updates on.
     coefficient_lr
         Learning rate, constant, of the Adam that maximises the dependence over the coefficients.
     pseudo_start, coefficient_start
