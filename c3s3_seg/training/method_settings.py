@@ -279,8 +279,9 @@ class CAMLConfig:
         Published: a slot for each case, and all its voxels.
     drawn
         Most vectors of each class that a step draws from the bank.
-    voxels
-        Most voxels of each class on unlabelled crops, the surest first, correlated with these vectors.
+    voxel_share
+        Most voxels of each class that are correlated with these vectors, the surest first, as a share of the
+        voxels of all unlabelled crops, at least one voxel. Published: 12,800 of two crops of 112 x 112 x 80.
     """
 
     consistency_weight: NotNegative = 1.0
@@ -294,7 +295,7 @@ class CAMLConfig:
     slots: Count = 64
     stored: Count = 512
     drawn: Count = 256
-    voxels: Count = 12800
+    voxel_share: PositiveShare = 12800 / (2 * 112 * 112 * 80)
 
 
 @closed
