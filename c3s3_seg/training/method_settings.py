@@ -8,7 +8,7 @@ same schedule. Where a paper and its published code differ, the paper's form is 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated, Literal, get_args
+from typing import Annotated, Any, Literal, get_args
 
 from annotated_types import Ge, Lt
 
@@ -37,6 +37,12 @@ def unread_sections(method: str) -> set[str]:
     """Return the sections of a configuration that only other methods read."""
     read = {method, "c3s3"} if method == "mcf" else {method}
     return set(METHOD_NAMES) - read - {"supervised"}
+
+
+def without_unread(settings: dict[str, Any]) -> dict[str, Any]:
+    """Return a dumped configuration without the sections that only other methods read."""
+    unread = unread_sections(settings["method"])
+    return {key: value for key, value in settings.items() if key not in unread}
 
 
 @closed
