@@ -7,7 +7,8 @@ With --methods: every method of `c3s3_seg.training.methods` in float32, compared
 Every contender runs in a process of its own, one after the other: seconds are medians over the steps after
 the first; memory is the largest resident size of that process, or on a GPU the most that torch had allocated.
 The crops are random numbers, for which the arithmetic is the same. BCP and SDCL are measured after their
-pre-training, CauSSL with one update of its coefficients in each step, which is its average.
+pre-training, CauSSL after its first round of updates of the coefficients, with one update in each step, which
+is its average from then on.
 """
 
 import argparse

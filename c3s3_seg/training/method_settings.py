@@ -8,7 +8,7 @@ same schedule. Where a paper and its published code differ, the paper's form is 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated, Literal, get_args
+from typing import Annotated, Any, Literal, get_args
 
 from annotated_types import Ge, Lt
 
@@ -37,6 +37,12 @@ def unread_sections(method: str) -> set[str]:
     """Return the sections of a configuration that only other methods read."""
     read = {method, "c3s3"} if method == "mcf" else {method}
     return set(METHOD_NAMES) - read - {"supervised"}
+
+
+def without_unread(settings: dict[str, Any]) -> dict[str, Any]:
+    """Return a dumped configuration without the sections that only other methods read."""
+    unread = unread_sections(settings["method"])
+    return {key: value for key, value in settings.items() if key not in unread}
 
 
 @closed
@@ -138,12 +144,16 @@ class SDCLConfig(BCPConfig):
 
     Parameters
     ----------
+    pretraining
+        Share of the run in which labelled crops are pasted into labelled ones; published: 80 of 355 epochs of
+        equal length.
     correction_weight
         Weight of the squared error on voxels where the two networks differ.
     entropy_weight
         Weight of the cross entropy with the uniform distribution where these voxels are also wrong.
     """
 
+    pretraining: Annotated[float, Ge(0), Lt(1)] = 0.225
     correction_weight: NotNegative = 0.5
     entropy_weight: NotNegative = 0.05
 
@@ -183,24 +193,27 @@ class TraCoCoConfig:
         allows, on each axis, which depends on the scan's size.
     noise
         Largest size of the uniform noise on every training input, in standard deviations of the scan.
-        Published: the same, but for intensities in [0, 1].
+        Published: 0.2 for intensities in [0, 1]. There the left atria have a standard deviation of 0.06 to
+        0.24, median 0.15, so the published noise is about 1 of these.
     weight, ramp
         Weight of all terms without labels, reached by the ramp after the share `ramp` of the run. Published:
         1 for 16 labels, 0.3 for 8; 320 of 9,000 iterations.
     translation_weight, entropy_weight
-        Weights of the divergence in the overlap, and of the negative entropy there.
+        Weights of the divergence in the overlap, and of the negative entropy there. The divergence is a mean
+        over voxels and classes, as published, and four times the mean over crops; published: the sum over
+        four crops.
     confident, unlikely
         Probability of the teacher's likeliest class from which positive learning applies, and that of its
         least likely class below which negative learning applies.
     mix
         Both parameters of the beta distribution of CutMix.
     translation
-        `paper`: the divergence of the class probabilities. `published`: logits are clamped to [1e-6, 1], and
-        the softmax is along the x axis.
+        `paper`: the divergence of the class probabilities. `published`: logits are clamped to [1e-6, 1] for
+        the divergence and the entropy, and the softmax of the divergence is along the x axis.
     """
 
     shift: PositiveShare = 0.3
-    noise: NotNegative = 0.2
+    noise: NotNegative = 1.0
     weight: NotNegative = 1.0
     ramp: PositiveShare = 0.036
     translation_weight: NotNegative = 0.3
@@ -224,7 +237,8 @@ class CauSSLConfig:
     pseudo_weight
         Additional factor of the pseudo supervision's cross entropy.
     independence_weight
-        Weight of the dependence of the two networks' weights, which the networks minimise.
+        Weight of the dependence of the two networks' weights, which the networks minimise from the first
+        round of the coefficients' updates on.
     coefficient_lr
         Learning rate, constant, of the Adam that maximises the dependence over the coefficients.
     pseudo_start, coefficient_start
@@ -271,8 +285,9 @@ class CAMLConfig:
         Published: a slot for each case, and all its voxels.
     drawn
         Most vectors of each class that a step draws from the bank.
-    voxels
-        Most voxels of each class on unlabelled crops, the surest first, correlated with these vectors.
+    voxel_share
+        Most voxels of each class that are correlated with these vectors, the surest first, as a share of the
+        voxels of all unlabelled crops, at least one voxel. Published: 12,800 of two crops of 112 x 112 x 80.
     """
 
     consistency_weight: NotNegative = 1.0
@@ -286,7 +301,7 @@ class CAMLConfig:
     slots: Count = 64
     stored: Count = 512
     drawn: Count = 256
-    voxels: Count = 12800
+    voxel_share: PositiveShare = 12800 / (2 * 112 * 112 * 80)
 
 
 @closed

@@ -26,7 +26,7 @@ from c3s3_seg.training.device import autocast, choose_device, move
 from c3s3_seg.training.distributed import ProcessGroup, led, mean, synchronise
 from c3s3_seg.training.ema import Ema
 from c3s3_seg.training.history import LAG, History, differences
-from c3s3_seg.training.method_settings import unread_sections
+from c3s3_seg.training.method_settings import unread_sections, without_unread
 from c3s3_seg.training.methods import Method, Stepper, build_method
 from c3s3_seg.training.optimiser import adam, schedule, sgd
 from c3s3_seg.training.precision import Precision, choose
@@ -237,7 +237,8 @@ class Run:
 
     def _restore(self) -> None:
         state = checkpoint.read(self.folder)
-        before = parse(TrainConfig, state.config, self.folder)  # newer keys get their defaults
+        settings = without_unread(state.config)  # other methods may have lost a key
+        before = parse(TrainConfig, settings, self.folder)  # newer keys get their defaults
         if state.iteration > before.run.iterations:
             raise ValueError(f"it is at iteration {state.iteration} of {before.run.iterations}")
         history = History(state.history)

@@ -25,7 +25,7 @@ from c3s3_seg.training.config import TrainConfig, load_config
 from c3s3_seg.training.folds import read_splits
 from c3s3_seg.training.history import History
 from c3s3_seg.training.loggers import open_logger
-from c3s3_seg.training.method_settings import unread_sections
+from c3s3_seg.training.method_settings import without_unread
 from c3s3_seg.training.run import DivergedError
 from c3s3_seg.training.train import train
 
@@ -318,7 +318,8 @@ def _check_scores(trained: Trained) -> None:
 def _with_defaults(settings: dict[str, Any]) -> dict[str, Any]:
     """Return a record's settings in the form of today's configuration: newer keys get their defaults."""
     folder = {**settings["data"], "folder": ""}
-    return _settings(parse(TrainConfig, {**settings, "data": folder}, "record"))
+    known = without_unread(settings)  # other methods may have lost a key
+    return _settings(parse(TrainConfig, {**known, "data": folder}, "record"))
 
 
 def _settings(config: TrainConfig) -> dict[str, Any]:
@@ -326,9 +327,7 @@ def _settings(config: TrainConfig) -> dict[str, Any]:
 
     Other methods' sections are left out, so that new defaults of one method keep the records of the others.
     """
-    settings: dict[str, Any] = dump(config)
-    for section in unread_sections(config.method):
-        settings.pop(section)
+    settings = without_unread(dump(config))
     settings["data"].pop("folder")
     settings["data"].pop("note")
     for label in settings["task"]["labels"]:

@@ -174,8 +174,8 @@ def test_the_correction_of_unmixed_crops_by_hand() -> None:
         torch.cat([voxels(0.4, 0.2), voxels(0.6, 0.7)]),
     )
     config = replace(load_config(Path("left-atrium"), BOTH).c3s3, pseudo_weight=0.25)
-    squared = (0.2**2 + 0.6**2) + 0.25 * (0.3**2 + 0.6**2)
-    wrong = -(math.log(0.4) + math.log(0.6)) / 2 * (1 + 0.25)  # B's 0.4 and 0.6 on both disputed voxels
+    squared = ((0.2**2 + 0.6**2) + 0.25 * (0.3**2 + 0.6**2)) / 2
+    wrong = -(math.log(0.4) + math.log(0.6)) / 2 * (1 + 0.25) / 2  # B's 0.4 and 0.6 on both disputed voxels
     assert correction(p_a, p_b, plain, config).item() == pytest.approx(0.5 * squared + 0.05 * wrong, rel=1e-5)
     assert correction(p_a, p_a, plain, config).item() == 0
 

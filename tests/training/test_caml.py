@@ -86,6 +86,45 @@ def test_the_bank_keeps_a_slot_for_each_case() -> None:
     assert len(bank.draw(1, 1)) == 1
 
 
+def test_a_visit_empties_the_slot_of_its_case_first() -> None:
+    bank = Bank(2, CAMLConfig(slots=3, stored=4, channels=1))
+    for case in (0, 1):
+        for label in (0, 1):
+            bank.write(case, label, torch.full((2, 1), 10.0 * case + label))
+    bank.empty(4)  # it shares the slot of case 1
+    assert [bank.draw(label, 10).ravel().tolist() for label in (0, 1)] == [[0, 0], [1, 1]]
+
+
+def test_a_class_that_a_visit_gets_wrong_is_forgotten(toy_config: Path) -> None:
+    """As published, where a visit overwrites all classes of its case."""
+    method = method_of(toy_config, "run.labelled_batch=1")
+    batch = sampler(toy_config).batch(8, method.views(8))
+    (case,) = batch.cases
+    for label in (0, 1):
+        method.bank.write(case, label, torch.full((5, 32), 7.0))
+        method.bank.write(case + 1, label, torch.full((1, 32), 9.0))
+    features = [torch.randn(1, method.info.filters, 32, 32, 32) for _ in range(2)]
+    background = torch.zeros(1, 32, 32, 32, dtype=torch.long)
+    method._remember(features, background, batch)  # foreground is nowhere predicted
+    assert len(method.bank.draw(0, 1000)) == 512 + 1
+    assert method.bank.draw(1, 1000).tolist() == [[9.0] * 32]
+
+
+def test_the_number_of_voxels_is_a_share_of_the_unlabelled_crops(toy_config: Path) -> None:
+    published = CAMLConfig()
+    assert round(published.voxel_share * 2 * 112 * 112 * 80) == 12800
+    for share, expected in ((published.voxel_share, 2 * 209), (1e-9, 2)):  # 2 classes; 0.638 % of 32^3: 209
+        method = method_of(toy_config, f"caml.voxel_share={share}")
+        rows: list[int] = []
+        method.project.register_forward_hook(lambda _, given, __, rows=rows: rows.append(len(given[0])))
+        for label in (0, 1):
+            method.bank.write(0, label, torch.randn(5, 32))
+        features = [torch.randn(1, method.info.filters, 32, 32, 32) for _ in range(2)]
+        agreed = (torch.rand(1, 32, 32, 32) < 0.5).long()
+        method._correlate(features, agreed, torch.rand(1, 2, 32, 32, 32))
+        assert rows == [expected]
+
+
 def test_attention_is_across_samples_and_absent_in_evaluation() -> None:
     torch.manual_seed(0)
     attention = CrossSampleAttention(8, 4, 0.0)
@@ -136,6 +175,19 @@ def test_the_twin_begins_from_a_bundle_as_backbone_a_does(toy_config: Path) -> N
 def test_a_width_that_its_heads_do_not_divide_is_refused(toy_config: Path) -> None:
     with pytest.raises(ConfigError, match=r"caml\.heads = 3: .* 8 x networks\.a\.filters = 16"):
         load_config(toy_config, ["method=caml", "caml.heads=3"])
+
+
+def test_the_labels_loss_has_plain_sums(toy_config: Path) -> None:
+    """2 sum(p y) / (sum p + sum y) of both branches; published: this form, not that with squares."""
+    method = method_of(toy_config, "caml.attention_dropout=0.0")
+    batch = sampler(toy_config).batch(8, method.views(8))
+    (phase,) = method.step(batch, 8)
+    expected = 0.0
+    with torch.no_grad():
+        for net in (method.net, method.twin):  # in training mode, so that batch norm gives the same
+            p, y = net(batch.views[0]).softmax(dim=1)[: batch.labelled, 1], batch.target[:, 1]
+            expected += 1 - 2 * float((p * y).sum()) / float((p + y).sum())
+    assert phase.terms["dice"] == pytest.approx(expected, rel=1e-4)
 
 
 @pytest.mark.slow

@@ -15,6 +15,7 @@ from c3s3_seg.training.methods.caussl import (
     kernels,
     pseudo_supervision,
 )
+from c3s3_seg.training.run import Run
 
 CAUSSL = ["method=caussl", "networks.dropout=0.0"]
 
@@ -59,6 +60,26 @@ def test_rounds_of_updates_are_shares_of_the_run(toy_config: Path) -> None:
     updates = [method.updates(iteration) for iteration in range(5000)]
     assert [n for n, count in enumerate(updates) if count][:3] == [540, 600, 660]  # from 500 on, every 60
     assert set(updates) == {0, 60}
+    begun = [iteration for iteration in range(5000) if method.independent(iteration)]
+    assert begun == list(range(540, 5000))  # all from the first round on
+
+
+@pytest.mark.slow
+def test_random_coefficients_do_not_teach(toy_config: Path, tmp_path: Path) -> None:
+    """Until the first round of updates the loss is without the dependence; a resumed run keeps its place."""
+    changes = ["caussl.coefficient_start=0.5", "caussl.every=0.25", "caussl.pseudo_start=1.0"]
+    config = load_config(toy_config, [*CAUSSL, *changes])  # of 8 iterations: rounds in 4 and 6
+    draw, run, terms = sampler(toy_config), Run(config, tmp_path), []
+    for iteration in range(6):
+        if iteration == 5:
+            run.save()
+            run = Run(config, tmp_path)
+            run.restore()
+        terms.append(run.step(draw.batch(iteration, run.method.views(iteration))))
+        seg = terms[-1]["seg_a"] + terms[-1]["seg_b"]
+        dependence = 3 * terms[-1].get("dependence", 0)
+        assert terms[-1]["loss"] == pytest.approx(seg + dependence, rel=1e-4)
+    assert ["dependence" in found for found in terms] == 4 * [False] + 2 * [True]
 
 
 @pytest.mark.slow

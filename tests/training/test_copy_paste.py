@@ -187,14 +187,28 @@ def test_networks_that_agree_are_not_corrected() -> None:
 
 
 def test_the_correction_by_hand() -> None:
-    """The networks differ on the first voxel (labelled) and on the second (with a pseudo-label)."""
-    mixed = Mixed(along_x(0.0, 0.0, 0.0), voxels(1.0, 0.0, 0.0), along_x(1.0, 0.0, 0.0))
-    p_a, p_b = voxels(0.8, 0.3, 0.1), voxels(0.4, 0.9, 0.2)
+    """The networks differ on the first two voxels (labelled) and on the third (with a pseudo-label).
+
+    A voxel with a pseudo-label counts half in the sum, and whole in the number of voxels that divides it.
+    """
+    labelled = along_x(1.0, 1.0, 0.0, 0.0)
+    mixed = Mixed(torch.zeros_like(labelled), voxels(1.0, 1.0, 0.0, 0.0), labelled)
+    p_a, p_b = voxels(0.8, 0.7, 0.3, 0.1), voxels(0.4, 0.3, 0.9, 0.2)
     p_a.requires_grad_(True)
-    squared = (0.2**2 + 0.6**2) + 0.5 * (0.3**2 + 0.9**2) / 1  # the third voxel is not disputed
-    uniform = -(math.log(0.4) + math.log(0.6)) / 2 + 0.5 * -(math.log(0.9) + math.log(0.1)) / 2
+    squared_a = (0.2**2 + 0.3**2 + 0.5 * 0.3**2) / 3  # the fourth voxel is not disputed
+    squared_b = (0.6**2 + 0.7**2 + 0.5 * 0.9**2) / 3
+    squared = squared_a + squared_b
+    logs = [-(math.log(p) + math.log(1 - p)) / 2 for p in (0.4, 0.3, 0.9)]
+    uniform = (logs[0] + logs[1] + 0.5 * logs[2]) / 3  # B is wrong on all three, A on none
     loss = correction(p_a, p_b, mixed, SDCLConfig())
     assert loss.item() == pytest.approx(0.5 * squared + 0.05 * uniform, rel=1e-5)
     loss.backward()
     assert p_a.grad is not None
-    assert p_a.grad[..., 0, 0].abs().sum(dim=1).bool().tolist() == [[True, True, False]]
+    assert p_a.grad[..., 0, 0].abs().sum(dim=1).bool().tolist() == [[True, True, True, False]]
+
+
+def test_each_method_has_its_own_share_of_pretraining(toy_config: Path) -> None:
+    """BCP: 2,000 of 17,000 iterations; SDCL: 80 of 355 epochs."""
+    for method, share in (("bcp", 2000 / 17000), ("sdcl", 80 / 355)):
+        config = load_config(toy_config, [f"method={method}", "run.iterations=1000"])
+        assert warm_up(config) == pytest.approx(1000 * share, abs=1)

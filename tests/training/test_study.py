@@ -330,12 +330,13 @@ def test_a_record_has_the_name_and_the_seed_of_its_run(study: Path) -> None:
 
 
 def test_a_record_survives_new_defaults_of_other_methods(study: Path) -> None:
-    """A change of DTC's default made every record of C3S3 one "with other settings"."""
+    """A change of DTC's default, or of CAML's keys, made every record of C3S3 one "with other settings"."""
     _, plans = load_study(study)
     content = {"entry": "C3S3", "seed": 1, "iterations": 2, "seconds": 3.0, "config": dump(plans[1].config)}
     content["nets"] = {"vnet": {"case": {"ball": dict.fromkeys(METRICS, 1.0)}}}
     record = study.parent / "record.json"
     content["config"]["dtc"]["weight"] = 0.7
+    content["config"]["caml"]["voxels"] = 12800  # a key of an earlier version
     record.write_text(json.dumps(content))
     assert read_record(record, plans[1]).entry == "C3S3"
     content["config"]["c3s3"]["alpha"] = 0.7

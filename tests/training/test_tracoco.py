@@ -20,11 +20,13 @@ from c3s3_seg.training.methods.tracoco import (
     cut_mix,
     negative_entropy,
     overlap,
+    overlap_losses,
     translation_loss,
 )
 from c3s3_seg.training.settings import AugmentConfig, DataConfig
 
 PAPER = TraCoCoConfig()
+PUBLISHED = replace(PAPER, translation="published")
 
 
 def logits(*foreground: float) -> Tensor:
@@ -73,18 +75,41 @@ def test_overlaps_by_hand() -> None:
 
 def test_the_divergence_by_hand() -> None:
     first, second = logits(0.8, 0.5), logits(0.5, 0.5)
-    expected = (0.5 * math.log(0.5 / 0.8) + 0.5 * math.log(0.5 / 0.2)) / 2
-    assert translation_loss(first, second, PAPER).item() == pytest.approx(expected, rel=1e-5)
-    assert translation_loss(first, first, PAPER).item() == pytest.approx(0, abs=1e-7)
+    expected = (0.5 * math.log(0.5 / 0.8) + 0.5 * math.log(0.5 / 0.2)) / 4  # two voxels of two classes
+    assert translation_loss(first, second).item() == pytest.approx(expected, rel=1e-5)
+    assert translation_loss(first, first).item() == pytest.approx(0, abs=1e-7)
+
+
+def test_the_divergence_does_not_depend_on_the_number_of_crops() -> None:
+    """One pair, and four equal ones, count as the published sum over a batch of four."""
+    pair = logits(0.8, 0.5), logits(0.5, 0.5)
+    expected = 4 * translation_loss(*pair).item()
+    for crops in (1, 4):
+        divergence, certainty = overlap_losses([pair] * crops, PAPER)
+        assert divergence.item() == pytest.approx(expected, rel=1e-5)
+        assert certainty.item() == pytest.approx(sum(negative_entropy(x).item() for x in pair) / 2)
 
 
 def test_the_published_divergence_is_blind_to_certain_answers() -> None:
     """It clamps all logits above 1 to the same value, so it cannot see that two crops disagree."""
-    published = replace(PAPER, translation="published")
     first, second = torch.full((2, 3, 1, 1), 2.0), torch.full((2, 3, 1, 1), 2.0)
     first[0], second[1] = 5.0, 5.0
-    assert translation_loss(first, second, published).item() == 0
-    assert translation_loss(first, second, PAPER).item() > 1
+    divergence, certainty = overlap_losses([(first, second)], PUBLISHED)
+    assert divergence.item() == 0
+    assert certainty.item() == pytest.approx(math.log(0.5))  # of the clamped logits: as if undecided
+    divergence, certainty = overlap_losses([(first, second)], PAPER)
+    assert divergence.item() > 1
+    assert certainty.item() > -0.2
+
+
+def test_the_published_divergence_by_hand() -> None:
+    """The softmax is along x, and the mean is over all elements: classes and voxels."""
+    first, second = torch.zeros(2, 2, 1, 1), torch.zeros(2, 2, 1, 1)
+    first[0, 0], second[0, 0] = 3.0, -3.0  # clamped to 1 and to almost 0
+    p = 1 / (1 + math.e)  # along x, the first crop has (1 - p, p) in class 0; the rest is even
+    expected = 4 * (0.5 * math.log(0.5 / (1 - p)) + 0.5 * math.log(0.5 / p)) / 4
+    divergence, _ = overlap_losses([(first, second)], PUBLISHED)
+    assert divergence.item() == pytest.approx(expected, rel=1e-4)
 
 
 def test_the_entropy_by_hand() -> None:

@@ -16,10 +16,11 @@ from c3s3_seg.models.blocks import Backbone, Convolution, initialise
 from c3s3_seg.models.strides import Triple
 from c3s3_seg.training.config import TrainConfig
 from c3s3_seg.training.data import Batch, Views
-from c3s3_seg.training.losses import dice_loss, ramp
+from c3s3_seg.training.losses import ramp
 from c3s3_seg.training.method_settings import CAMLConfig
 from c3s3_seg.training.methods.base import Method, Phase, fresh, logged
 from c3s3_seg.training.methods.rows import draw, evaluating, pass_rows, perceptron, rows_at
+from c3s3_seg.training.methods.ssnet import plain_dice
 
 
 class CorrelationAware(Method):
@@ -52,7 +53,8 @@ class CorrelationAware(Method):
         features = [net.features(images) for net in (self.net, self.twin)]
         logits = [net.output(x).float() for net, x in zip((self.net, self.twin), features, strict=True)]
         p, q = (x.softmax(dim=1) for x in logits)
-        dice = dice_loss(p[:n], batch.target) + dice_loss(q[:n], batch.target)
+        dice_p, dice_q = (plain_dice(x[:n, 1:], batch.target[:, 1:]) for x in (p, q))
+        dice = dice_p + dice_q
         consistency = mutual_consistency(p, q, config.temperature)
         agreed = torch.where(p.argmax(dim=1) == q.argmax(dim=1), p.argmax(dim=1), -1)
         self._remember([x[:n] for x in features], agreed[:n], batch)
@@ -69,6 +71,7 @@ class CorrelationAware(Method):
         right = torch.where(agreed == batch.target.argmax(dim=1), agreed, -1)
         with evaluating(self.project, self.project_twin):
             for crop, case in enumerate(batch.cases):
+                self.bank.empty(case)
                 for label in range(self.config.task.classes):
                     index = draw(right[crop] == label, self.config.caml.stored)
                     if len(index):
@@ -80,7 +83,8 @@ class CorrelationAware(Method):
         """Return the omni-correlation on unlabelled voxels where both branches predict the same class."""
         config, classes = self.config.caml, range(self.config.task.classes)
         confidence = probability.detach().amax(dim=1).flatten()
-        index = torch.cat([surest(agreed.flatten() == c, confidence, config.voxels) for c in classes])
+        most = max(1, round(config.voxel_share * len(confidence)))
+        index = torch.cat([surest(agreed.flatten() == c, confidence, most) for c in classes])
         memory = torch.cat([self.bank.draw(c, config.drawn) for c in classes])
         if len(index) < 2 or not len(memory):  # batch norm needs two rows
             return probability.new_zeros(())
@@ -129,7 +133,7 @@ def omni_correlation(ours: Tensor, theirs: Tensor, memory: Tensor, temperature: 
 
 
 class Bank(nn.Module):
-    """Feature vectors of labelled voxels, a slot for each case; a new write overwrites the one before."""
+    """Feature vectors of labelled voxels, a slot for each case; a visit to the case empties it first."""
 
     vectors: Tensor
     counts: Tensor
@@ -140,6 +144,11 @@ class Bank(nn.Module):
         places = config.slots * classes
         self.register_buffer("vectors", torch.zeros(places, config.stored, config.channels))
         self.register_buffer("counts", torch.zeros(places, dtype=torch.long))
+
+    def empty(self, case: int) -> None:
+        """Forget the vectors of all classes in the case's slot."""
+        first = case % self.slots * self.classes
+        self.counts[first : first + self.classes] = 0
 
     def write(self, case: int, label: int, vectors: Tensor) -> None:
         """Replace the case's vectors of one class by vectors (n, F); n is not above `stored`."""

@@ -22,7 +22,8 @@ class WeightIndependence(Method):
     """CauSSL on cross pseudo supervision: two networks, both configured as backbone A, alike layer by layer.
 
     Coefficients seek the linear combination of one network's kernels that is most like the other's; the
-    networks then move away from this combination. The pseudo-label is the likeliest of all classes.
+    networks then move away from this combination, from the first round of the coefficients' updates on. The
+    pseudo-label is the likeliest of all classes.
     """
 
     alone = "the coefficients take many backward passes in one iteration"
@@ -40,32 +41,43 @@ class WeightIndependence(Method):
         """Yield a round of phases for the coefficients, in some iterations; then one for the networks."""
         for _ in range(self.updates(iteration)):
             ours, theirs = ([w.detach() for w in kernels(net)] for net in (self.a, self.b))
-            found = dependence(ours, theirs, list(self.coefficients_a))
-            found = found + dependence(theirs, ours, list(self.coefficients_b))
-            yield Phase(-found, ("coefficients",))
-        yield self._learn(batch, self.progress(iteration))
+            yield Phase(-self._dependence(ours, theirs), ("coefficients",))
+        yield self._learn(batch, iteration)
 
     def updates(self, iteration: int) -> int:
         """Return the number of the coefficients' updates in an iteration; 0 in most."""
-        config = self.config.caussl
-        every = max(1, round(config.every * self.config.run.iterations))
-        if self.progress(iteration) < config.coefficient_start or iteration % every:
+        if iteration % self._every or not self.independent(iteration):
             return 0
-        return max(1, round(config.updates * every))
+        return max(1, round(self.config.caussl.updates * self._every))
 
-    def _learn(self, batch: Batch, progress: float) -> Phase:
-        n, config = batch.labelled, self.config.caussl
+    def independent(self, iteration: int) -> bool:
+        """Return whether the coefficients have had a round of updates: before it, they are random."""
+        latest = iteration - iteration % self._every  # rounds begin at multiples of `_every`
+        return self.progress(latest) >= self.config.caussl.coefficient_start
+
+    @property
+    def _every(self) -> int:
+        """The number of iterations from round to round."""
+        return max(1, round(self.config.caussl.every * self.config.run.iterations))
+
+    def _dependence(self, ours: Sequence[Tensor], theirs: Sequence[Tensor]) -> Tensor:
+        """Return the dependence of A's kernels on B's, plus that of B's on A's: 0 to 2."""
+        forth = dependence(ours, theirs, list(self.coefficients_a))
+        return forth + dependence(theirs, ours, list(self.coefficients_b))
+
+    def _learn(self, batch: Batch, iteration: int) -> Phase:
+        n, config, progress = batch.labelled, self.config.caussl, self.progress(iteration)
         (images,) = batch.views
         logits = [net(images).float() for net in (self.a, self.b)]
         seg_a, seg_b = (seg_terms([x[:n]], batch.target) for x in logits)
         pseudo = torch.stack([pseudo_supervision(x[n:], y[n:]) for x, y in (logits, logits[::-1])]).sum()
-        ours, theirs = kernels(self.a), kernels(self.b)
-        found = dependence(ours, theirs, list(self.coefficients_a))
-        found = found + dependence(theirs, ours, list(self.coefficients_b))
         begun = progress >= config.pseudo_start
         weight = config.weight * config.pseudo_weight * ramp(progress) * begun
-        loss = _half(seg_a) + _half(seg_b) + weight * pseudo + config.independence_weight * found
-        terms = {"seg_a": _half(seg_a), "seg_b": _half(seg_b), "pseudo": pseudo, "dependence": found}
+        loss = _half(seg_a) + _half(seg_b) + weight * pseudo
+        terms = {"seg_a": _half(seg_a), "seg_b": _half(seg_b), "pseudo": pseudo}
+        if self.independent(iteration):
+            terms["dependence"] = self._dependence(kernels(self.a), kernels(self.b))
+            loss = loss + config.independence_weight * terms["dependence"]
         return Phase(loss, ("main",), logged(**terms))
 
     def optimised(self) -> dict[str, list[nn.Parameter]]:

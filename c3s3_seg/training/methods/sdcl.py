@@ -90,8 +90,8 @@ def both_ways(p_a: Tensor, p_b: Tensor, mixed: Mixed, config: SDCLConfig | C3S3C
 def correction(p_a: Tensor, p_b: Tensor, mixed: Mixed, config: SDCLConfig | C3S3Config) -> Tensor:
     """Return, where A and B differ, the squared error of both, and their certainty where they are wrong.
 
-    Both terms are means over voxels, separately for the labelled region and the other one, weighted as in
-    BCP. They are 0 if the networks agree everywhere.
+    A voxel has weight 1 in the labelled region, and `pseudo_weight` outside it. Each term is the sum over its
+    voxels of both regions, divided by the number of these voxels; it is 0 if the networks agree everywhere.
 
     Parameters
     ----------
@@ -100,13 +100,12 @@ def correction(p_a: Tensor, p_b: Tensor, mixed: Mixed, config: SDCLConfig | C3S3
     """
     differ = (p_a.argmax(dim=1) != p_b.argmax(dim=1)).float()
     labelled, wanted = mixed.labelled[:, 0], mixed.target.argmax(dim=1)
+    weight = labelled + config.pseudo_weight * (1 - labelled)
     terms = []
     for p in (p_a, p_b):
         wrong = differ * (p.argmax(dim=1) != wanted)
         squared = (p - mixed.target).square().mean(dim=1)
         uniform = -p.clamp_min(1e-8).log().mean(dim=1)  # cross entropy of the uniform distribution
-        for region, weight in ((labelled, 1.0), (1 - labelled, config.pseudo_weight)):
-            corrected = config.correction_weight * masked_mean(squared, differ * region)
-            doubted = config.entropy_weight * masked_mean(uniform, wrong * region)
-            terms.append(weight * (corrected + doubted))
+        terms.append(config.correction_weight * masked_mean(squared * weight, differ))
+        terms.append(config.entropy_weight * masked_mean(uniform * weight, wrong))
     return torch.stack(terms).sum()

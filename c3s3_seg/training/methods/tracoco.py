@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +17,8 @@ from c3s3_seg.training.method_settings import TraCoCoConfig
 from c3s3_seg.training.methods.base import Method, Phase, fresh, logged
 
 Slices = tuple[slice, ...]
+
+PUBLISHED_CROPS = 4  # pairs in a published batch, over which the divergence is a sum
 
 
 class TranslationConsistency(Method):
@@ -63,8 +65,7 @@ class TranslationConsistency(Method):
         seg = seg_terms([logits[: batch.labelled]], batch.target).loss / 2
         crc = confident_loss(taught, wanted, config)
         pairs = [_overlapping(*pair) for pair in zip(logits, moved, batch.offsets, strict=True)]
-        divergence = torch.stack([translation_loss(a, b, config) for a, b in pairs]).sum()
-        certainty = torch.stack([negative_entropy(part) for pair in pairs for part in pair]).mean()
+        divergence, certainty = overlap_losses(pairs, config)
         consistency = config.translation_weight * divergence + config.entropy_weight * certainty
         terms = logged(seg=seg, crc=crc, translation=divergence, certainty=certainty)
         return seg + weight * (crc + consistency), terms
@@ -96,13 +97,32 @@ def _overlapping(first: Tensor, second: Tensor, offset: Offset) -> tuple[Tensor,
     return first[(slice(None), *in_first)], second[(slice(None), *in_second)]
 
 
-def translation_loss(first: Tensor, second: Tensor, config: TraCoCoConfig) -> Tensor:
-    """Return KL(second || first), mean over voxels, of the logits (C, x, y, z) of an overlap in two crops."""
+def overlap_losses(pairs: Sequence[tuple[Tensor, Tensor]], config: TraCoCoConfig) -> tuple[Tensor, Tensor]:
+    """Return the divergence of overlaps and their negative entropy, as `translation` wants.
+
+    The divergence is `PUBLISHED_CROPS` times the mean over the pairs: the published sum over a batch of four,
+    without its dependence on the size of the batch.
+
+    Parameters
+    ----------
+    pairs
+        Logits (C, x, y, z) of the overlap in the first crop and in the second, for each pair of crops.
+    """
     axis = 0
     if config.translation == "published":
-        first, second, axis = first.clamp(1e-6, 1), second.clamp(1e-6, 1), 1
+        pairs, axis = [(a.clamp(1e-6, 1), b.clamp(1e-6, 1)) for a, b in pairs], 1
+    divergence = torch.stack([translation_loss(a, b, axis) for a, b in pairs]).mean()
+    certainty = torch.stack([negative_entropy(part) for pair in pairs for part in pair]).mean()
+    return PUBLISHED_CROPS * divergence, certainty
+
+
+def translation_loss(first: Tensor, second: Tensor, axis: int = 0) -> Tensor:
+    """Return KL(second || first) over an axis of logits (C, x, y, z), divided by the length of this axis.
+
+    It is the mean of the divergence's summands over all elements, as published.
+    """
     log_first, log_second = first.log_softmax(dim=axis), second.log_softmax(dim=axis)
-    return (log_second.exp() * (log_second - log_first)).sum(dim=axis).mean()
+    return (log_second.exp() * (log_second - log_first)).mean()
 
 
 def negative_entropy(logits: Tensor) -> Tensor:
