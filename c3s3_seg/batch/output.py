@@ -140,9 +140,11 @@ def _segment(label: Label) -> Segment:
     code = label.code
     if code is None:
         return Segment(label.name, label.value)
-    part = code.modifier
-    modifier = None if part is None else (part.value, part.scheme, part.meaning)
-    return Segment(label.name, label.value, (code.value, code.scheme, code.meaning), modifier)
+    whole, modifier, category = (
+        None if one is None else (one.value, one.scheme, one.meaning)
+        for one in (code, code.modifier, code.category)
+    )
+    return Segment(label.name, label.value, whole, modifier, category)
 
 
 def _save_probabilities(case: Case, prediction: Prediction, job: Job, written: list[Path]) -> None:

@@ -43,24 +43,21 @@ Modality = Annotated[
     str,
     Rule(lambda text: bool(MODALITY.fullmatch(text)), "a DICOM modality such as MR or CT"),
 ]
-CodeText = Annotated[
-    str,
-    MaxLen(64),
-    Rule(
-        lambda text: text.strip() != "" and "\\" not in text and text.isprintable(),
-        "a text without a backslash",
-    ),
-]
+IS_PLAIN = Rule(
+    lambda text: text.strip() != "" and "\\" not in text and text.isprintable(), "a text without a backslash"
+)
+CodeText = Annotated[str, MaxLen(64), IS_PLAIN]
+CodeScheme = Annotated[str, MaxLen(16), IS_PLAIN]
 
 
 @closed
 @dataclass(frozen=True)
 class Qualifier:
-    """A coded concept that narrows another one, such as anterior or left: `scheme` SCT is SNOMED CT."""
+    """A coded concept beside another one: a modifier, such as left, or a category; SCT is SNOMED CT."""
 
     value: CodeText
     meaning: CodeText
-    scheme: CodeText = "SCT"
+    scheme: CodeScheme = "SCT"
 
 
 @closed
@@ -68,13 +65,15 @@ class Qualifier:
 class Code:
     """A coded concept, as DICOM SEG requires it (PS3.3, 8.8): `scheme` SCT is SNOMED CT.
 
-    `modifier` names the part, if the part has no code of its own.
+    `modifier` names the part, if the part has no code of its own. `category` is one of PS3.16, CID 7150;
+    None: Anatomical Structure.
     """
 
     value: CodeText
     meaning: CodeText
-    scheme: CodeText = "SCT"
+    scheme: CodeScheme = "SCT"
     modifier: Qualifier | None = None
+    category: Qualifier | None = None
 
 
 @closed

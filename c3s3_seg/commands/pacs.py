@@ -211,6 +211,8 @@ def send(
         if stored.error is not None:
             failed += 1
             say(shown(f"failed: {stored.error.told}", sys.stderr), err=True)
+        elif stored.note:
+            say(shown(f"{stored.file.name}: {stored.note}", sys.stderr), err=True)
     sent = len(outbox.files) - failed
     if failed:
         say(f"Sent {quantity(sent, 'file')}, failed {failed}; the same command sends them again.")

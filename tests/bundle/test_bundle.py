@@ -260,6 +260,7 @@ def label(name: str, value: object) -> dict[str, object]:
         ("task.labels.0.name", ["", ".", "..", "../x", "/etc/x", "a/b", "a\\b", "a\nb", "x" * 256, 7]),
         ("task.labels.0.code.value", ["", " ", "a\\b", "1" * 65]),
         ("task.labels.0.code.meaning", ["", "two\nlines", "x" * 65]),
+        ("task.labels.0.code.scheme", ["", "99SCHEME_OF_TWENTY_C", "S" * 17]),
         ("task.name", ["", "..", "../x", "/tmp/x", "a/b", "a\nb", "x" * 256, 1]),
         ("task.modality", ["", "$x", "MR/CT", "M" * 17]),
         ("task.patch", [[0, 32, 32], [-16, 32, 32], [17, 32, 32], [8, 32, 32], [32, 32], [32.5, 32, 32],

@@ -12,7 +12,7 @@ from io import BytesIO
 from pathlib import Path
 from typing import Any
 
-from pydicom import Dataset
+from pydicom import Dataset, dcmread
 from pydicom.dataset import FileDataset, FileMetaDataset
 from pydicom.uid import ExplicitVRLittleEndian
 
@@ -67,8 +67,8 @@ class Behaviour:
         Bytes repeated for ever in place of the parts.
     drip_s
         Seconds between single bytes, sent without end in place of an answer; 0 to answer.
-    stored
-        Body of the answers to a store.
+    stored, stored_media
+        Body of the answers to a store, and its content type. None: the file is reported as stored.
     """
 
     search: Any = field(default_factory=lambda: [found(StudyInstanceUID=STUDY)])
@@ -83,8 +83,16 @@ class Behaviour:
     before_line: bytes = b""
     endless: bytes = b""
     drip_s: float = 0.0
-    stored: Any = field(default_factory=dict)
+    stored: Any = None
+    stored_media: str = "application/dicom+json"
     requests: list[tuple[str, str, dict[str, str], bytes]] = field(default_factory=list)
+
+
+def _reported(body: bytes) -> dict[str, Any]:
+    """Return the answer to a store by a server that has stored the file (PS3.18, 10.5.3.2)."""
+    data = dcmread(BytesIO(body.partition(b"\r\n\r\n")[2].rpartition(b"\r\n--")[0]))
+    item = found(ReferencedSOPClassUID=data.SOPClassUID, ReferencedSOPInstanceUID=data.SOPInstanceUID)
+    return {"00081199": {"vr": "SQ", "Value": [item]}}
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -118,15 +126,20 @@ class _Handler(BaseHTTPRequestHandler):
         how = self.server.how
         body = self.rfile.read(int(self.headers["Content-Length"]))
         how.requests.append(("POST", self.path, dict(self.headers.items()), body))
-        self._answer(json.dumps(how.stored).encode(), how.store_codes.pop(0) if how.store_codes else how.code)
+        stored = _reported(body) if how.stored is None else how.stored
+        self._answer(
+            stored if isinstance(stored, bytes) else json.dumps(stored).encode(),
+            how.store_codes.pop(0) if how.store_codes else how.code,
+            how.stored_media,
+        )
 
-    def _answer(self, body: bytes, code: int = 0) -> None:
+    def _answer(self, body: bytes, code: int = 0, media: str = "application/dicom+json") -> None:
         how = self.server.how
         if how.drip_s:
             with suppress(OSError):
                 self._drip(how.drip_s)
             return
-        self._head(code or how.code, {"Content-Type": "application/dicom+json"})
+        self._head(code or how.code, {"Content-Type": media})
         self.wfile.write(body)
 
     def _drip(self, pause_s: float) -> None:

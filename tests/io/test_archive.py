@@ -14,6 +14,7 @@ import numpy as np
 import pydicom
 import pytest
 from helpers.dicom_files import edit, values
+from pydicom import Dataset
 from pydicom.fileset import FileSet
 
 from c3s3_seg.errors import InputError
@@ -172,6 +173,27 @@ def test_a_medium_is_read_by_its_index_and_by_its_folder(
     gone.unlink()
     with pytest.raises(InputError, match=f"{gone.name}', and it is not there"):
         load(index)
+
+
+@pytest.mark.parametrize("level", ["IMAGE", "SERIES"])
+def test_a_deleted_record_of_an_index_is_not_read(
+    oblique: Volume, files: list[Path], tmp_path: Path, level: str
+) -> None:
+    """A record that is not in use may name files that are gone, and so may those below it."""
+    index = medium(files, tmp_path / "cd")
+
+    def delete(data: Dataset) -> None:
+        record = [r for r in data.DirectoryRecordSequence if level == r.DirectoryRecordType][-1]
+        record.RecordInUseFlag = 0
+        if level == "IMAGE":
+            index.parent.joinpath(*record.ReferencedFileID).unlink()
+
+    edit(index, delete)
+    if level == "IMAGE":
+        assert np.array_equal(load(index).array, oblique.array[:, :, :-1])
+    else:
+        with pytest.raises(InputError, match="the index names no files"):
+            load(index)
 
 
 def test_an_index_that_leads_out_is_refused(files: list[Path], tmp_path: Path) -> None:

@@ -419,6 +419,26 @@ def test_gantry_tilt_is_found_from_the_positions(oblique: Volume, files: list[Pa
         load(files[0].parent)
 
 
+@pytest.mark.parametrize("aside_mm", [0, 3])
+def test_a_copy_of_the_lowest_slice_hides_no_tilt(
+    oblique: Volume, files: list[Path], aside_mm: float
+) -> None:
+    """From a copy at the same place no direction follows; one at the same height, but aside, is refused."""
+    for k, path in enumerate(files):
+        where = oblique.geometry.to_mm((0, 0, k)) + k * 0.4 * oblique.geometry.direction[:, 1]
+        edit(path, values(ImagePositionPatient=[f"{v:.6f}" for v in where]))
+    shutil.copy(files[0], files[0].with_name("copy.dcm"))
+    where = oblique.geometry.to_mm((0, 0, 0)) + aside_mm * oblique.geometry.direction[:, 0]
+    edit(files[0].with_name("copy.dcm"), values(ImagePositionPatient=[f"{v:.6f}" for v in where]))
+    if aside_mm:
+        with pytest.raises(GeometryError, match="do not lie one above the other"):
+            load(files[0].parent, repair=("tilt",))
+        return
+    with pytest.raises(GeometryError, match=r"tilted by 9\.09 degrees"):
+        load(files[0].parent)
+    assert load(files[0].parent, repair=("tilt",)).geometry.shape[2] == 12
+
+
 def test_a_slice_beside_the_others_is_refused(oblique: Volume, files: list[Path]) -> None:
     where = oblique.geometry.to_mm((0, 0, 6)) + 3 * oblique.geometry.direction[:, 0]
     edit(files[6], values(ImagePositionPatient=[f"{v:.6f}" for v in where]))

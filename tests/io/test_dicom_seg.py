@@ -1,5 +1,6 @@
 """Tests of written DICOM SEG: another program reads the same voxels at the same places; files are valid."""
 
+import copy
 import shutil
 from dataclasses import replace
 from datetime import datetime, timedelta, timezone
@@ -13,10 +14,12 @@ from helpers.dicom_seg import MAKER, SEGMENTS, differing, drawn, errors
 from helpers.raw_dicom import raw
 from helpers.seg_read import read
 from highdicom.color import CIELabColor
-from pydicom.uid import JPEG2000Lossless, RLELossless, generate_uid
+from pydicom.encaps import encapsulate
+from pydicom.uid import JPEG2000Lossless, JPEGBaseline8Bit, RLELossless, generate_uid
 
 from c3s3_seg.batch.output import segments as bundle_segments
-from c3s3_seg.bundle import ModelBundle
+from c3s3_seg.bundle import Code, Label, ModelBundle
+from c3s3_seg.bundle.manifest import Qualifier
 from c3s3_seg.errors import InputError
 from c3s3_seg.geometry.volume import Geometry, Volume
 from c3s3_seg.io import load, save
@@ -365,6 +368,151 @@ def test_an_enhanced_file_is_referred_to_by_its_frames(files: list[Path], tmp_pa
     assert differing(tmp_path / "a.dcm", mask, tmp_path / "q") == 0
 
 
+@pytest.mark.parametrize(
+    "groups",
+    [
+        ("PixelMeasuresSequence",),
+        ("PlaneOrientationSequence",),
+        ("PixelMeasuresSequence", "PlaneOrientationSequence"),
+    ],
+)
+def test_frames_may_state_pixel_size_and_directions_themselves(
+    files: list[Path], tmp_path: Path, groups: tuple[str, ...]
+) -> None:
+    """Both groups may be in each frame (PS3.3, C.7.6.16.2), with values that differ by rounding."""
+    path = as_enhanced(files, tmp_path / "one.dcm")
+
+    def move(data: pydicom.Dataset) -> None:
+        (shared,) = data.SharedFunctionalGroupsSequence
+        for group in groups:
+            for n, frame in enumerate(data.PerFrameFunctionalGroupsSequence):
+                setattr(frame, group, copy.deepcopy(shared[group].value))
+                if group == "PixelMeasuresSequence":
+                    frame[group].value[0].PixelSpacing = [f"{0.9 + n * 1e-5:.5f}", "0.7"]
+            del shared[group]
+
+    edit(path, move)
+    mask = drawn(load(path))
+    write_seg(mask, tmp_path / "a.dcm", SEGMENTS, MAKER)
+    assert np.array_equal(read(tmp_path / "a.dcm", mask.geometry).array, mask.array)
+    assert errors(tmp_path / "a.dcm") == []
+    (measures,) = pydicom.dcmread(tmp_path / "a.dcm").SharedFunctionalGroupsSequence[0].PixelMeasuresSequence
+    middle = 0.9 + 5.5e-5 if groups[0] == "PixelMeasuresSequence" else 0.9
+    assert measures.PixelSpacing[0] == pytest.approx(middle, abs=1e-7)
+
+
+def with_two_echoes(data: pydicom.Dataset) -> None:
+    both = []
+    for echo in (2.5, 7.5):
+        for frame in copy.deepcopy(list(data.PerFrameFunctionalGroupsSequence)):
+            item = pydicom.Dataset()
+            item.EffectiveEchoTime = echo
+            frame.MREchoSequence = [item]
+            both.append(frame)
+    data.PerFrameFunctionalGroupsSequence, data.NumberOfFrames = both, 24
+    data.PixelData = data.PixelData * 2
+
+
+@pytest.mark.parametrize("labelmap", [False, True])
+def test_a_seg_of_one_echo_refers_to_its_frames(files: list[Path], tmp_path: Path, labelmap: bool) -> None:
+    """The frames of both echoes lie at the same places; the second echo's are numbers 13 to 24."""
+    (tmp_path / "two").mkdir()
+    path = as_enhanced(files, tmp_path / "two" / "one.dcm")
+    edit(path, with_two_echoes)
+    groups = pydicom.dcmread(path).PerFrameFunctionalGroupsSequence
+    uids: dict[str, set[str]] = {"seg": set(), "rtstruct": set(), "empty": set()}
+    for number, echo in enumerate((2.5, 7.5), 1):
+        mask = drawn(load(path.parent, series=number))
+        write_seg(mask, tmp_path / "seg.dcm", SEGMENTS, MAKER, labelmap=labelmap)
+        write_rtstruct(mask, tmp_path / "rtstruct.dcm", SEGMENTS, MAKER)
+        empty = mask.geometry.volume(np.zeros_like(mask.array), mask.source)
+        write_seg(empty, tmp_path / "empty.dcm", SEGMENTS, MAKER, labelmap=labelmap)
+        assert np.array_equal(read(tmp_path / "seg.dcm", mask.geometry).array, mask.array)
+        for name, seen in uids.items():
+            made = pydicom.dcmread(tmp_path / f"{name}.dcm")
+            assert errors(tmp_path / f"{name}.dcm") == []
+            seen.add(made.SOPInstanceUID)
+            for frame in made.get("PerFrameFunctionalGroupsSequence", ()):
+                for derivation in frame.get("DerivationImageSequence", ()):
+                    (image,) = derivation.SourceImageSequence
+                    own = groups[image.ReferencedFrameNumber - 1]
+                    assert own.MREchoSequence[0].EffectiveEchoTime == echo
+                    places = [g.PlanePositionSequence[0].ImagePositionPatient for g in (own, frame)]
+                    assert np.allclose(*places, atol=1e-4)
+    assert [len(seen) for seen in uids.values()] == [2, 2, 2]
+
+
+def test_loss_in_any_slice_is_stated(files: list[Path], tmp_path: Path) -> None:
+    assert {
+        data.LossyImageCompression
+        for name, data in written(tmp_path / "plain", drawn(load(files[0].parent))).items()
+        if name != "rtstruct"
+    } == {"00"}
+    stated = {
+        "LossyImageCompression": "01",
+        "LossyImageCompressionRatio": "10",
+        "LossyImageCompressionMethod": "ISO_15444_1",
+    }
+    edit(files[5], values(**stated))
+    for name, data in written(tmp_path / "stated", drawn(load(files[0].parent))).items():
+        if name != "rtstruct":
+            assert {keyword: str(data[keyword].value) for keyword in stated} == stated, name
+        assert errors(tmp_path / "stated" / f"{name}.dcm") == []
+
+
+def test_a_lossy_transfer_syntax_is_loss(files: list[Path], tmp_path: Path) -> None:
+    """The headers of these files do not say what JPEG baseline says of itself."""
+    imagecodecs = pytest.importorskip("imagecodecs")
+
+    def compress(data: pydicom.Dataset) -> None:
+        pixels = (data.pixel_array // 16).astype(np.uint8)
+        data.BitsAllocated = data.BitsStored = 8
+        data.HighBit = 7
+        data.PixelData = encapsulate([imagecodecs.jpeg8_encode(pixels, level=90)])
+        data["PixelData"].VR = "OB"
+        data.file_meta.TransferSyntaxUID = JPEGBaseline8Bit
+
+    for path in files:
+        edit(path, compress)
+    scan = load(files[0].parent)
+    assert scan.source.notes == ("the slices were compressed with loss before they came here",)
+    made = written(tmp_path / "made", drawn(scan))
+    for name in made:
+        assert errors(tmp_path / "made" / f"{name}.dcm") == []
+    del made["rtstruct"]
+    assert {data.LossyImageCompression for data in made.values()} == {"01"}
+    assert {data.LossyImageCompressionMethod for data in made.values()} == {"ISO_10918_1"}
+
+
+def test_codes_of_any_length_and_category(files: list[Path], tmp_path: Path) -> None:
+    """A value of more than 16 characters is a LongCodeValue (PS3.3, 8.1); a lesion is no organ."""
+    long = "123456781000087103"
+    category = Qualifier("49755003", "Morphologically Abnormal Structure")
+    labels = (
+        Label("lesion", 1, Code(long, "Lesion", modifier=Qualifier(long, "Part"), category=category)),
+        Label("atrium", 3, Code("82471001", "Left atrium")),
+        Label("unknown", 4),
+    )
+    segments = bundle_segments(replace(ModelBundle.find("phantom").task, labels=labels))
+    mask = drawn(load(files[0].parent))
+    write_seg(mask, tmp_path / "seg.dcm", segments, MAKER)
+    write_rtstruct(mask, tmp_path / "rtstruct.dcm", segments, MAKER)
+    seg, rtstruct = (pydicom.dcmread(tmp_path / f"{name}.dcm") for name in ("seg", "rtstruct"))
+    for code in (
+        seg.SegmentSequence[0].SegmentedPropertyTypeCodeSequence[0],
+        rtstruct.RTROIObservationsSequence[0].RTROIIdentificationCodeSequence[0],
+    ):
+        (part,) = code.SegmentedPropertyTypeModifierCodeSequence
+        assert [item.LongCodeValue for item in (code, part)] == [long, long]
+        assert not any("CodeValue" in item for item in (code, part))
+    categories = [item.SegmentedPropertyCategoryCodeSequence[0].CodeValue for item in seg.SegmentSequence]
+    assert categories == ["49755003", "123037004", "123037004"]
+    kinds = [item.RTROIInterpretedType for item in rtstruct.RTROIObservationsSequence]
+    assert kinds == ["", "ORGAN", ""]
+    for name in ("seg", "rtstruct"):
+        assert errors(tmp_path / f"{name}.dcm") == []
+
+
 def test_a_reference_is_a_uid(files: list[Path], tmp_path: Path) -> None:
     for path in files:
         edit(path, values(StudyInstanceUID="1..2"))
@@ -381,13 +529,13 @@ def test_what_has_nothing_to_refer_to_is_refused(files: list[Path], tmp_path: Pa
         with pytest.raises(InputError, match="this scan has none"):
             write(drawn(load(tmp_path / "a.nii.gz")), tmp_path / "a.dcm", SEGMENTS)
     for keyword in ("SeriesInstanceUID", "FrameOfReferenceUID", "SOPInstanceUID", "StudyInstanceUID"):
-        copy = tmp_path / keyword
-        shutil.copytree(files[0].parent, copy)
-        for path in copy.iterdir():
+        other = tmp_path / keyword
+        shutil.copytree(files[0].parent, other)
+        for path in other.iterdir():
             edit(path, values(**{keyword: ""}))
         for write in (write_seg, write_rtstruct):
             with pytest.raises(InputError, match=f"has no {keyword}.*Write NIfTI"):
-                write(drawn(load(copy)), tmp_path / "a.dcm", SEGMENTS)
+                write(drawn(load(other)), tmp_path / "a.dcm", SEGMENTS)
     for path in files:
         edit(path, values(SOPInstanceUID="1.2.3"))
     with pytest.raises(InputError, match="one SOPInstanceUID"):

@@ -442,7 +442,7 @@ def test_files_are_stored_one_by_one(folder: Path) -> None:
         assert answer.returncode == 1
         assert answer.stdout == "Sent 0 files, failed 2; the same command sends them again.\n"
         assert answer.stderr.count("did not store the file (reason 0x0110)") == 2
-        how.stored, how.store_codes = {}, [200, 413]
+        how.stored, how.store_codes = None, [200, 413]
         answer = run("send", address, folder)
         assert (answer.returncode, answer.stdout[:21]) == (1, "Sent 1 file, failed 1")
         assert "413" in answer.stderr
@@ -461,6 +461,37 @@ def test_files_are_stored_one_by_one(folder: Path) -> None:
     assert len(posts) == 9
     sent = posts[-2].partition(b"\r\n\r\n")[2].rpartition(b"\r\n--")[0]
     assert sent == (folder / "deep" / "b.dcm").read_bytes()
+
+
+def test_a_file_is_stored_if_the_answer_names_it(tmp_path: Path) -> None:
+    """A failure was taken for success if the header had a parameter, as was any answer of another kind."""
+    (tmp_path / "a.dcm").write_bytes(instance(1))
+    item = {"00081155": {"vr": "UI", "Value": [f"{SERIES}.1"]}}
+    failed = {"00081198": {"vr": "SQ", "Value": [item | {"00081197": {"vr": "US", "Value": [0xA700]}}]}}
+    there = {"00081198": {"vr": "SQ", "Value": [item | {"00081197": {"vr": "US", "Value": [0x0111]}}]}}
+    other = {"00081199": {"vr": "SQ", "Value": [{"00081155": {"vr": "UI", "Value": ["1.2.3.9"]}}]}}
+    json_type, charset = "application/dicom+json", "Application/DICOM+JSON; charset=utf-8"
+    answers = [
+        (200, json_type, None, None),
+        (200, charset, None, None),
+        (409, charset, there, None),
+        (202, json_type, failed, "reason 0xA700"),
+        (202, charset, failed, "reason 0xA700"),
+        (409, charset, failed, "reason 0xA700"),
+        (409, charset, {}, "409 Conflict"),
+        (200, json_type, other, "does not say that it has stored"),
+        (200, json_type, b"", "does not say that it has stored"),
+        (200, "", b"", "does not say that it has stored"),
+        (200, "text/html; charset=utf-8", b"<html>Log in</html>", "does not say that it has stored"),
+        (200, json_type, [], "with what cannot be read"),
+    ]
+    for code, media, stored, words in answers:
+        how = Behaviour(code=code, stored_media=media, stored=stored)
+        with serving(how) as address:
+            (sent,) = server_of(address).store(collect([tmp_path / "a.dcm"]).files)
+        assert (sent.error is None) == (words is None), (code, media, sent.error)
+        assert (words or "") in str(sent.error or ""), (code, media)
+        assert bool(sent.note) == (stored is there)
 
 
 def test_a_server_that_refuses_us_is_asked_once(folder: Path) -> None:

@@ -26,7 +26,13 @@ from helpers.certificates import certificates
 from helpers.command import run
 from helpers.dicom_files import edit, values
 from helpers.ports import free_port
-from pydicom.uid import UID, JPEG2000Lossless, RLELossless
+from pydicom.uid import (
+    UID,
+    CTImageStorage,
+    DeflatedExplicitVRLittleEndian,
+    JPEG2000Lossless,
+    RLELossless,
+)
 
 from c3s3_seg.errors import InputError, RefusedError
 from c3s3_seg.geometry.volume import Geometry, Volume
@@ -830,9 +836,9 @@ def test_a_file_that_is_refused_does_not_keep_the_others(files: list[Path], tmp_
         here.shutdown()
 
 
-@pytest.mark.parametrize("status", [0x0000, 0xB000, 0xB006, 0xB007, 0xFF00, 0xFE00, 0x0110, 0xC000])
+@pytest.mark.parametrize("status", [0x0000, 0xB000, 0xB006, 0xB007, 0x0111, 0xFF00, 0xFE00, 0x0110, 0xC000])
 def test_a_file_is_sent_if_the_server_says_so(files: list[Path], status: int) -> None:
-    """A status with a warning means stored too (PS3.4, B.2.3); the status "pending" does not."""
+    """A warning means stored too (PS3.4, B.2.3), as does a duplicate; the status "pending" does not."""
     import pynetdicom
     from pynetdicom import evt
 
@@ -846,14 +852,51 @@ def test_a_file_is_sent_if_the_server_says_so(files: list[Path], status: int) ->
         here.shutdown()
     if status >> 12 in (0x0, 0xB) and status != 0x0110:
         assert (answer.returncode, answer.stdout) == (0, "Sent 1 file.\n"), answer.stderr
+        assert ("has an instance with this UID already" in answer.stderr) == (status == 0x0111)
     else:
         assert answer.returncode == 1
         assert f"refused the file (status 0x{status:04X})" in answer.stderr
 
 
+@pytest.mark.parametrize("deflated", [False, True])
+def test_a_server_of_the_default_transfer_syntax_gets_files(
+    files: list[Path], oblique: Volume, tmp_path: Path, deflated: bool
+) -> None:
+    """A server may accept implicit VR alone, which is always to be offered (PS3.5, 10.1)."""
+    import pynetdicom
+    from pynetdicom import evt
+
+    def store(event: "evt.Event") -> int:
+        event.dataset.file_meta = event.file_meta
+        event.dataset.save_as(got / f"{event.dataset.SOPInstanceUID}.dcm", enforce_file_format=True)
+        return 0x0000
+
+    got = tmp_path / "got"
+    got.mkdir()
+    for path in files if deflated else ():
+        data = pydicom.dcmread(path)
+        data.file_meta.TransferSyntaxUID = DeflatedExplicitVRLittleEndian
+        data.save_as(path)
+    server = pynetdicom.AE("PACS")
+    server.add_supported_context(MR, "1.2.840.10008.1.2")
+    here = server.start_server(("127.0.0.1", 0), block=False, evt_handlers=[(evt.EVT_C_STORE, store)])
+    node = Node("PACS", "127.0.0.1", here.server_address[1])
+    try:
+        assert send(node, files) == 12
+        for path in files:
+            data = pydicom.dcmread(path)
+            data.SOPClassUID = data.file_meta.MediaStorageSOPClassUID = CTImageStorage
+            data.save_as(path)
+        with pytest.raises(InputError, match="offers nothing of what was asked for: CT Image Storage"):
+            send(node, files)
+    finally:
+        here.shutdown()
+    assert np.array_equal(load(got).array, oblique.array)
+
+
 def test_a_server_without_the_service(slices: list[pydicom.Dataset], tmp_path: Path) -> None:
     with faulty(slices, searches=False) as node:
-        with pytest.raises(InputError, match="cannot be reached"):  # no requested service is offered
+        with pytest.raises(InputError, match=r"accepts the connection and offers nothing .* - FIND"):
             find_studies(node, "A77")
         assert len(fetch(node, tmp_path, study=str(slices[0].StudyInstanceUID))) == 12
     with (

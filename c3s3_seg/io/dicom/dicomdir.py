@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any
 
 from c3s3_seg.errors import FileName, InputError
 
@@ -20,7 +21,7 @@ def listed_files(index: Path) -> list[Path]:
 
     root = index.parent
     try:
-        records = whole_of(index).DirectoryRecordSequence
+        records = _in_use(whole_of(index).DirectoryRecordSequence)
         named = [record.ReferencedFileID for record in records if "ReferencedFileID" in record]
         names = [[n] if isinstance(n, str) else [str(part) for part in n] for n in named]
     except Exception as error:  # the parser of pydicom raises errors of any type
@@ -30,6 +31,23 @@ def listed_files(index: Path) -> list[Path]:
     if not files:
         raise InputError("the index names no files", where=index, todo="Give the folder instead")
     return list(dict.fromkeys(files))
+
+
+def _in_use(records: Any) -> list[Any]:
+    """Return the records that are neither deleted nor below a deleted one (PS3.3, F.3.2.2)."""
+    at = {record.seq_item_tell: record for record in records}
+    unused: set[int] = set()
+    waiting = [place for place, record in at.items() if record.get("RecordInUseFlag") == 0]
+    while waiting:
+        place = waiting.pop()
+        if place in unused:
+            continue
+        unused.add(place)
+        below = at[place].get("OffsetOfReferencedLowerLevelDirectoryEntity")
+        while below in at and below not in waiting:  # offsets may form a loop
+            waiting.append(below)
+            below = at[below].get("OffsetOfTheNextDirectoryRecord")
+    return [record for place, record in at.items() if place not in unused]
 
 
 def _inside(root: Path, parts: list[str], index: Path) -> Path:

@@ -258,8 +258,10 @@ def _is_untilted(
     across = np.linalg.norm(offsets[:, :2], axis=1)
     if across.max() <= max(UPRIGHT_MM, limit):
         return True
-    tilts = offsets[1:, :2] / np.maximum(offsets[1:, 2:], SAME_MM)
-    if np.linalg.norm(tilts - np.median(tilts, axis=0), axis=1).max() < 0.01:
+    above = offsets[:, 2] > SAME_MM  # a copy of the lowest slice has no direction from it
+    tilts = offsets[above, :2] / offsets[above, 2:]
+    straight = above.any() and np.linalg.norm(tilts - np.median(tilts, axis=0), axis=1).max() < 0.01
+    if straight and across[~above].max() <= max(UPRIGHT_MM, limit):
         if mend:
             return False
         degrees = float(np.degrees(np.arctan(np.linalg.norm(np.median(tilts, axis=0)))))

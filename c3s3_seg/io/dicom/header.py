@@ -46,6 +46,9 @@ NAMES: list[Any] = [
 _NUMBERS = {"US": "u2", "SS": "i2", "US or SS": "u2", "UL": "u4", "SL": "i4", "FD": "f8", "FL": "f4"}
 # Types of the private b-values: implicit VR states none, and a PACS may have set the type to unknown.
 _PRIVATE = {0x0019100C: "IS", 0x20011003: "FL", 0x00431039: "IS"}
+# JPEG baseline and extended: always with loss (PS3.5, 8.2.1), whether the header states it or not.
+LOSSY_SYNTAXES = ("1.2.840.10008.1.2.4.50", "1.2.840.10008.1.2.4.51")
+JPEG = "ISO_10918_1"  # PS3.3, C.7.6.1.1.5.1
 STUDY_TAGS: list[Any] = ["StudyInstanceUID"]
 TAGS = [Tag(name) for name in NAMES]  # pydicom would convert the names to tags for each file anew
 
@@ -221,6 +224,14 @@ def read_whole(path: Path) -> Any:
     return data
 
 
+def state_loss(data: Any) -> None:
+    """State in a header that its pixels were compressed with loss, if only its transfer syntax says so."""
+    if data.file_meta.get("TransferSyntaxUID") in LOSSY_SYNTAXES:
+        data.LossyImageCompression = "01"
+        if "LossyImageCompressionMethod" not in data:
+            data.LossyImageCompressionMethod = JPEG
+
+
 def _look_into(file: BinaryIO, path: Path, name: str) -> Slice | Broken | bool:
     head = file.read(PREFIX_END)
     if not begins_as_dicom(head):
@@ -231,6 +242,7 @@ def _look_into(file: BinaryIO, path: Path, name: str) -> Slice | Broken | bool:
     try:
         file.seek(0)
         data = parsed(file, stop_before_pixels=True, force=True, specific_tags=TAGS)
+        state_loss(data)
         reached = _reaches_pixels(file)
         item = Slice(path, name, data, None, _plain_pixels(data, file))
         uid = item.text("SeriesInstanceUID") or None

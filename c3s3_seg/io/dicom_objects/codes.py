@@ -17,6 +17,10 @@ LONGEST_CODE = 16  # PS3.5, 6.2, SH
 LABEL_COLOURS = ((230, 159, 0), (0, 158, 115), (240, 228, 66), (204, 121, 167), (213, 94, 0))
 LABEL_CIELAB = ((71, 16, 75), (58, -46, 13), (89, -13, 75), (61, 39, -11), (54, 43, 63))
 
+CodeTriplet = tuple[str, str, str]  # value, scheme and meaning; SNOMED CT is the scheme SCT
+# PS3.16, CID 7150: the category of everything that is an organ or a part of one.
+ANATOMY: CodeTriplet = ("123037004", "SCT", "Anatomical Structure")
+
 
 @dataclass(frozen=True)
 class Segment:
@@ -29,18 +33,21 @@ class Segment:
     value
         Value in the mask.
     code
-        Value, scheme and meaning; SNOMED CT is the scheme SCT. None: a private code is made from the name.
+        Its code. None: a private code is made from the name.
     modifier
         Modifier of the code, which names the part, if the part has no code of its own.
+    category
+        Category of the code (PS3.16, CID 7150). None: Anatomical Structure.
     """
 
     name: str
     value: int
-    code: tuple[str, str, str] | None = None
-    modifier: tuple[str, str, str] | None = None
+    code: CodeTriplet | None = None
+    modifier: CodeTriplet | None = None
+    category: CodeTriplet | None = None
 
     @property
-    def coded(self) -> tuple[str, str, str]:
+    def coded(self) -> CodeTriplet:
         """The code, or the private one: the name, or its beginning and a hash if too long for a CodeValue."""
         value = self.name
         if len(value) > LONGEST_CODE:
@@ -48,14 +55,19 @@ class Segment:
         return self.code or (value, OWN_SCHEME, self.name[:64])
 
     @property
+    def is_anatomy(self) -> bool:
+        """Whether the label is known to be an organ or a part of one."""
+        return self.code is not None and (self.category or ANATOMY)[:2] == ANATOMY[:2]
+
+    @property
     def words(self) -> tuple[str, ...]:
         """All texts of the segment that a DICOM object holds."""
-        return (self.name, *self.coded, *(self.modifier or ()))
+        return (self.name, *self.coded, *(self.modifier or ()), *(self.category or ()))
 
 
 def identity(segments: Sequence[Segment]) -> str:
     """Return a text of the values, names and codes of labels, for the UIDs of an object with these labels."""
-    return repr([(segment.value, segment.words) for segment in segments])
+    return repr([(s.value, s.words, *([s.category] if s.category else [])) for s in segments])
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from pydicom.uid import UID, ExplicitVRLittleEndian, generate_uid
 from pydicom.valuerep import CUSTOMIZABLE_CHARSET_VR
 
 from c3s3_seg.io.dicom.header import Slice
-from c3s3_seg.io.dicom_objects.codes import Kind, Maker, Segment, identity
+from c3s3_seg.io.dicom_objects.codes import LONGEST_CODE, CodeTriplet, Kind, Maker, Segment, identity
 from c3s3_seg.io.dicom_objects.references import Origin
 from c3s3_seg.version import __version__
 
@@ -31,6 +31,7 @@ WHEN_CONTENT = ("ContentDate", "ContentTime")
 UNDATED = "19700101"
 UTF_8 = "ISO_IR 192"  # PS3.3, C.12.1.1.2
 SEXES = ("M", "F", "O")  # PS3.3, C.7.1.1; type 2: blank (unknown) is allowed, any other word is not
+LOSS = ("LossyImageCompression", "LossyImageCompressionRatio", "LossyImageCompressionMethod")
 OFFSET = re.compile(r"[+-](0[0-9]|1[0-4])[0-5][0-9]")
 TYPE_2 = (
     "PatientName", "PatientID", "PatientBirthDate", "PatientSex", "StudyDate", "StudyTime", "StudyID",
@@ -66,7 +67,7 @@ def derived(
     """
     first = source.header(source.slices[0])
     texts = stored_texts(first)
-    seed = [str(first.SOPInstanceUID), maker.name, maker.serial, content, identity(segments)]
+    seed = [str(first.SOPInstanceUID), *source.part, maker.name, maker.serial, content, identity(segments)]
     meta = FileMetaDataset()
     meta.MediaStorageSOPClassUID = sop_class
     meta.MediaStorageSOPInstanceUID = generate_uid(entropy_srcs=[*seed, "instance"])
@@ -122,6 +123,20 @@ def date(data: Any, offset: object, maker: Maker) -> None:
             item.pop("ContributionDateTime", None)
     for keyword in (*WHEN_MADE, *WHEN_CONTENT) if maker.dated else WHEN_CONTENT:
         setattr(data, keyword, day if keyword.endswith("Date") else hour)
+
+
+def state_source_loss(data: Any, source: Origin) -> None:
+    """State in an object whether one of its slices was ever compressed with loss (PS3.3, C.7.6.1.1.5).
+
+    Ratio and method are those of the first such slice, if it states them.
+    """
+    lossy = next((h for h in source.headers.values() if h.get("LossyImageCompression") == "01"), Dataset())
+    for keyword in LOSS:
+        data.pop(keyword, None)
+        if keyword in lossy:
+            data[keyword] = lossy[keyword]
+    if not lossy:
+        data.LossyImageCompression = "00"
 
 
 def stored_texts(header: Any) -> dict[int, bytes]:
@@ -180,6 +195,13 @@ def item_of(**attributes: Any) -> Dataset:
     for keyword, value in attributes.items():
         setattr(item, keyword, value)
     return item
+
+
+def code_item(code: CodeTriplet) -> Dataset:
+    """Return a sequence item for a code; a value of more than 16 characters is a long one (PS3.3, 8.1)."""
+    value, scheme, meaning = code
+    keyword = "CodeValue" if len(value) <= LONGEST_CODE else "LongCodeValue"
+    return item_of(**{keyword: value}, CodingSchemeDesignator=scheme, CodeMeaning=meaning)
 
 
 def reference(source: Origin, item: Slice) -> Dataset:

@@ -14,7 +14,7 @@ from c3s3_seg.errors import InputError
 from c3s3_seg.geometry.volume import Array, Geometry, Source, Volume
 from c3s3_seg.io.detect import is_dicom, is_zip
 from c3s3_seg.io.dicom.grid import Stack
-from c3s3_seg.io.dicom.header import Slice
+from c3s3_seg.io.dicom.header import Slice, state_loss
 from c3s3_seg.io.dicom.load import check, find_series
 from c3s3_seg.io.dicom.series import choose
 from c3s3_seg.io.dicom_objects.codes import Uid
@@ -51,6 +51,13 @@ class Origin:
     def size(self) -> tuple[int, int]:
         """Columns and rows."""
         return self.slices[0].number("Columns", 0), self.slices[0].number("Rows", 0)
+
+    @property
+    def part(self) -> list[str]:
+        """The frames of the slices, as a text for UIDs, if their files hold others too; else empty."""
+        frames = [item.frame for item in self.slices if item.frame is not None]
+        held = sum(int(header.get("NumberOfFrames") or 1) for header in self.headers.values())
+        return [repr(frames)] if len(frames) not in (0, held) else []
 
     def plane(self, mask: Volume, number: int) -> Array:
         """Return the labels of a mask at the pixels of a slice: (row, column).
@@ -131,6 +138,8 @@ def _open(path: Path, source: Source) -> Origin:
     slices = tuple(place[0] for place in placed.places)
     paths = dict.fromkeys(item.path for item in slices)
     headers = {p: whole_of(p, stop_before_pixels=True, force=True) for p in paths}
+    for header in headers.values():
+        state_loss(header)
     for item in slices:
         missing = [k for k in NEEDED if not Uid.is_valid(headers[item.path].get(k, ""))]
         if missing:

@@ -18,7 +18,7 @@ from pydicom.uid import ImplicitVRLittleEndian, RTStructureSetStorage
 from c3s3_seg.geometry.volume import Array, Volume
 from c3s3_seg.io.dicom.header import Slice
 from c3s3_seg.io.dicom_objects.codes import CONTOURS, LABEL_COLOURS, Maker, Segment
-from c3s3_seg.io.dicom_objects.common import derived, item_of, reference
+from c3s3_seg.io.dicom_objects.common import code_item, derived, item_of, reference
 from c3s3_seg.io.dicom_objects.references import Origin, origin
 from c3s3_seg.io.dicom_objects.seg_write import hash_of
 from c3s3_seg.system.files import write_whole
@@ -146,16 +146,13 @@ def _drawn(source: Origin, number: int, contours: Contours) -> Dataset:
 
 
 def _observed(number: int, segment: Segment) -> Dataset:
-    value, scheme, meaning = segment.coded
-    code = item_of(CodeValue=value, CodingSchemeDesignator=scheme, CodeMeaning=meaning)
+    code = code_item(segment.coded)
     if segment.modifier is not None:
-        value, scheme, meaning = segment.modifier
-        part = item_of(CodeValue=value, CodingSchemeDesignator=scheme, CodeMeaning=meaning)
-        code.SegmentedPropertyTypeModifierCodeSequence = [part]
+        code.SegmentedPropertyTypeModifierCodeSequence = [code_item(segment.modifier)]
     return item_of(
         ObservationNumber=str(number),
         ReferencedROINumber=str(number),
-        RTROIInterpretedType="ORGAN",
+        RTROIInterpretedType="ORGAN" if segment.is_anatomy else "",  # type 2 (PS3.3, C.8.8.8)
         ROIInterpreter="",
         RTROIIdentificationCodeSequence=[code],
     )

@@ -11,7 +11,7 @@ from pydicom.uid import SecondaryCaptureImageStorage
 from c3s3_seg.errors import InputError
 from c3s3_seg.geometry.volume import Array, Source
 from c3s3_seg.io.dicom_objects.codes import PICTURE, Maker
-from c3s3_seg.io.dicom_objects.common import derived, reference
+from c3s3_seg.io.dicom_objects.common import derived, reference, state_source_loss
 from c3s3_seg.io.dicom_objects.references import origin
 from c3s3_seg.io.dicom_objects.seg_write import hash_of
 from c3s3_seg.system.files import write_whole
@@ -44,6 +44,7 @@ def write_capture(picture: Array, source: Source, path: Path, maker: Maker | Non
         data = derived(found, maker or Maker(), SecondaryCaptureImageStorage, PICTURE, content)
         # One for each file: a reference without a frame number is to all frames of the file.
         first_of_file = {item.path: item for item in reversed(found.slices)}
+        state_source_loss(data, found)
         data.SourceImageSequence = [reference(found, item) for item in first_of_file.values()]
     for item in data.SourceImageSequence:
         item.pop("ReferencedFrameNumber", None)
@@ -51,7 +52,7 @@ def write_capture(picture: Array, source: Source, path: Path, maker: Maker | Non
     data.DateOfSecondaryCapture, data.TimeOfSecondaryCapture = data.ContentDate, data.ContentTime
     data.ImageType = ["DERIVED", "SECONDARY", "OTHER"]
     data.ImageComments = "Research use only"
-    data.PatientOrientation, data.BurnedInAnnotation, data.LossyImageCompression = "", "NO", "00"
+    data.PatientOrientation, data.BurnedInAnnotation = "", "NO"
     data.SamplesPerPixel, data.PhotometricInterpretation, data.PlanarConfiguration = 3, "RGB", 0
     data.Rows, data.Columns = picture.shape[:2]
     data.BitsAllocated, data.BitsStored, data.HighBit, data.PixelRepresentation = 8, 8, 7, 0

@@ -7,7 +7,6 @@ compared with the slice at its position, before the file is put in its place.
 
 from __future__ import annotations
 
-from copy import deepcopy
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -15,18 +14,24 @@ from typing import Any
 import numpy as np
 from pydicom import dcmread
 from pydicom.uid import ExplicitVRLittleEndian, RLELossless, generate_uid
-from pydicom.valuerep import format_number_as_ds
 
 from c3s3_seg.errors import InputError
 from c3s3_seg.geometry.volume import Array, Volume
-from c3s3_seg.io.dicom_objects.codes import LABEL_CIELAB, LABEL_MAP, SEGMENTATION, Maker, Segment, identity
-from c3s3_seg.io.dicom_objects.common import SEXES, TYPE_2, date, set_character_set, stored_texts
+from c3s3_seg.io.dicom_objects.codes import (
+    ANATOMY,
+    LABEL_CIELAB,
+    LABEL_MAP,
+    SEGMENTATION,
+    Maker,
+    Segment,
+    identity,
+)
+from c3s3_seg.io.dicom_objects.common import date, set_character_set, state_source_loss, stored_texts
 from c3s3_seg.io.dicom_objects.references import Origin, origin
+from c3s3_seg.io.dicom_objects.seg_source import set_aside, source_images
 from c3s3_seg.system.files import write_whole
 from c3s3_seg.version import __version__
 
-# PS3.16, CID 7150: the category of everything that is an organ or a part of one.
-CATEGORY = ("123037004", "SCT", "Anatomical Structure")
 PLACE_MM = 1e-3  # how far a frame that was read back may lie off its slice: decimals are rounded
 
 
@@ -90,14 +95,15 @@ def _encode(
 ) -> Any:
     import highdicom
 
-    images, planes = _images(source, planes)
+    part = source.part  # before the other frames are left out of the header
+    images, planes = source_images(source, planes)
     texts = stored_texts(images[0])
     kind = LABEL_MAP if labelmap else SEGMENTATION
     kinds = highdicom.seg.SegmentationTypeValues
-    patient = _set_aside(images)
+    patient = set_aside(images)
     # The same mask of the same slices by the same model, with the same labels, is the same instance.
     content = [str(labelmap), hash_of(planes), identity(segments)]
-    seed = [images[0].SOPInstanceUID, maker.name, maker.serial, *content]
+    seed = [images[0].SOPInstanceUID, *part, maker.name, maker.serial, *content]
     made = highdicom.seg.Segmentation(
         source_images=images,
         pixel_array=planes,
@@ -123,6 +129,8 @@ def _encode(
         made[element.tag] = element
         copied.add(element.tag)
     set_character_set(made, {tag: texts[tag] for tag in copied & set(texts)}, maker, segments)
+    state_source_loss(made, source)
+    _name_frames(made, source)
     _name_dimensions(made, generate_uid(entropy_srcs=[*seed, "dimensions"]))
     date(made, images[0].get("TimezoneOffsetFromUTC"), maker)
     return made
@@ -132,6 +140,25 @@ def _name_dimensions(made: Any, uid: str) -> None:
     """Replace the random UID of the order of the frames, so that the same instance has the same bytes."""
     for item in (*made.DimensionOrganizationSequence, *made.DimensionIndexSequence):
         item.DimensionOrganizationUID = uid
+
+
+def _name_frames(made: Any, source: Origin) -> None:
+    """Replace the numbers of frames in the reduced header by those in the file."""
+    for group in made.PerFrameFunctionalGroupsSequence:
+        frame = source.slices[_number_of(group, source)[0]].frame
+        if frame is None:
+            continue
+        for derivation in group.get("DerivationImageSequence") or ():
+            for image in derivation.SourceImageSequence:
+                image.ReferencedFrameNumber = frame + 1
+
+
+def _number_of(group: Any, source: Origin) -> tuple[int, float]:
+    """Return the number of the slice that a frame of a SEG lies on, and how far off it lies in mm."""
+    place = np.array([float(v) for v in group.PlanePositionSequence[0].ImagePositionPatient])
+    distance = np.linalg.norm(source.stack.points_mm - place, axis=1)
+    n = int(distance.argmin())
+    return n, float(distance[n])
 
 
 def _described(segments: tuple[Segment, ...], maker: Maker) -> list[Any]:
@@ -146,7 +173,7 @@ def _described(segments: tuple[Segment, ...], maker: Maker) -> list[Any]:
         item = highdicom.seg.SegmentDescription(
             segment_number=number,
             segment_label=segment.name[:64],
-            segmented_property_category=highdicom.sr.CodedConcept(*CATEGORY),
+            segmented_property_category=highdicom.sr.CodedConcept(*(segment.category or ANATOMY)),
             segmented_property_type=highdicom.sr.CodedConcept(*segment.coded),
             algorithm_type=highdicom.seg.SegmentAlgorithmTypeValues.AUTOMATIC,
             algorithm_identification=identity,
@@ -160,86 +187,11 @@ def _described(segments: tuple[Segment, ...], maker: Maker) -> list[Any]:
     return described
 
 
-def _set_aside(images: list[Any]) -> list[Any]:
-    """Return patient and study of the first image, and blank them in all images.
-
-    highdicom quotes a name of one part in a warning, and a name of seven in a log; it does not support all
-    character sets (ISO 2022 IR 87 beside the default one), and refuses dates that old files have.
-    """
-    first = images[0]
-    patient = [deepcopy(first[keyword]) for keyword in (*TYPE_2, "SpecificCharacterSet") if keyword in first]
-    for header in images:
-        for keyword in TYPE_2:
-            setattr(header, keyword, "")
-        header.pop("SpecificCharacterSet", None)
-    return patient
-
-
 def hash_of(planes: Array) -> str:
     """Return the sha256 of an array."""
     import hashlib
 
     return hashlib.sha256(np.ascontiguousarray(planes).data).hexdigest()
-
-
-def _images(source: Origin, planes: Array) -> tuple[list[Any], Array]:
-    """Return the source images for highdicom, and the planes in the order of these images."""
-    for header in source.headers.values():
-        for keyword in TYPE_2:  # a blank value is allowed, but highdicom requires the attribute
-            if keyword not in header:
-                setattr(header, keyword, "")
-        if header.get("PatientSex") not in SEXES:
-            header.PatientSex = ""
-    if source.slices[0].frame is None:
-        _share_geometry(source)
-        for header in source.headers.values():
-            _set_steps(source, header)
-        return [source.header(item) for item in source.slices], planes
-    if len(source.headers) > 1:
-        raise InputError(
-            "the scan lies in several enhanced files, to which one DICOM SEG cannot refer",
-            where=source.slices[0].path.parent,
-            todo="Write NIfTI (--format nii.gz)",
-        )
-    (image,) = source.headers.values()
-    _set_steps(source, image.SharedFunctionalGroupsSequence[0].PixelMeasuresSequence[0])
-    frames = np.zeros((int(image.NumberOfFrames), *planes.shape[1:]), dtype=planes.dtype)
-    for item, plane in zip(source.slices, planes, strict=True):
-        frames[item.frame] = plane
-    return [image], frames
-
-
-def _share_geometry(source: Origin) -> None:
-    """Give all headers the directions and the spacing of the stack, from which they differ by rounding.
-
-    highdicom requires the same values in all of them; the files are not changed.
-    """
-    common = {
-        "ImageOrientationPatient": source.stack.turn[:, :2].T.ravel(),
-        "PixelSpacing": source.stack.spacing_mm[::-1],
-    }
-    for keyword, values in common.items():
-        if len({item.text(keyword) for item in source.slices}) > 1:
-            for header in source.headers.values():
-                setattr(header, keyword, [format_number_as_ds(float(v) + 0.0) for v in values])
-
-
-def _set_steps(source: Origin, measures: Any) -> None:
-    """Give a header the true distance of its slices, which the SEG repeats (PS3.3, C.7.6.16.2.1).
-
-    In headers of scans the distance may be the gap between slices, negative, that of an earlier
-    reconstruction, or missing. An invalid thickness becomes the mean step.
-    """
-    step = format_number_as_ds(source.stack.step_mm)
-    measures.pop("SpacingBetweenSlices", None)
-    if source.stack.even and source.stack.upright:
-        measures.SpacingBetweenSlices = step
-    try:
-        thickness = float(measures.get("SliceThickness") or 0)
-    except (TypeError, ValueError):  # `2,5`, or a word
-        thickness = 0.0
-    if not 0 < thickness < float("inf"):
-        measures.SliceThickness = step
 
 
 def _prove(content: bytes, source: Origin, planes: Array, path: Path) -> None:
@@ -248,10 +200,8 @@ def _prove(content: bytes, source: Origin, planes: Array, path: Path) -> None:
     pixels = back.pixel_array.reshape(-1, *planes.shape[1:])
     seen = np.zeros_like(planes)
     for frame, item in zip(pixels, back.PerFrameFunctionalGroupsSequence, strict=True):
-        place = np.array([float(v) for v in item.PlanePositionSequence[0].ImagePositionPatient])
-        distance = np.linalg.norm(source.stack.points_mm - place, axis=1)
-        n = int(distance.argmin())
-        if distance[n] > PLACE_MM:
+        n, off_mm = _number_of(item, source)
+        if off_mm > PLACE_MM:
             raise InputError("the DICOM SEG that was read back lies elsewhere", where=path)
         identified = item.get("SegmentIdentificationSequence")
         number = int(identified[0].ReferencedSegmentNumber) if identified else 1

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from c3s3_seg.errors import InputError, MissingError, to_install
+from c3s3_seg.errors import InputError, MissingError, listed, to_install
 
 AE_TITLE = "C3S3SEG"
 SERVER_FORMS = "TITLE@host:port, or https://host/path"
@@ -22,8 +22,12 @@ HANDSHAKE_S = 5.0
 SUCCESS, PENDING = 0x0000, 0xFF00
 # Stored, but with values changed, left out, or unlike its class (PS3.4, B.2.3). In a transfer, counts decide.
 WARNINGS = (0xB000, 0xB006, 0xB007)
+# A failure (PS3.7, C.5), which says that the server has an instance with this UID.
+DUPLICATE = 0x0111
 _STORAGE = "1.2.840.10008.5.1.4.1.1."
-PLAIN = ["1.2.840.10008.1.2.1", "1.2.840.10008.1.2"]
+DEFAULT = "1.2.840.10008.1.2"  # implicit VR, little endian
+PLAIN = ["1.2.840.10008.1.2.1", DEFAULT]
+UNPACKED = (*PLAIN, "1.2.840.10008.1.2.1.99")  # can be sent in each other's place; the last is deflated
 # JPEG lossless and baseline, JPEG-LS, JPEG 2000, HTJ2K, RLE.
 _PACKED = [
     f"1.2.840.10008.1.2.{end}"
@@ -269,7 +273,7 @@ def association(
     except (OSError, UnicodeError) as error:  # also for a host name that is not possible
         raise InputError(f"{node} cannot be reached: {error}", todo="Check host and port") from error
     if not link.is_established:
-        raise _unreached(node, caller, reasons)
+        raise _unoffered(node, contexts) if link.rejected_contexts else _unreached(node, caller, reasons)
     _send_at_once(link)
     try:
         yield link
@@ -305,6 +309,17 @@ def _unreached(node: Node, caller: Caller, reasons: Sequence[str]) -> InputError
         )
     how = "with TLS" if caller.tls else "without TLS (--tls)"
     return InputError(f"{node} cannot be reached {how}", todo="Check host and port")
+
+
+def _unoffered(node: Node, contexts: Sequence[Context]) -> InputError:
+    """Return the error if a server accepts the connection, and none of the presentation contexts."""
+    from pydicom.uid import UID
+
+    kinds = listed(dict.fromkeys(UID(kind).name for kind, _ in contexts))
+    return InputError(
+        f"{node} accepts the connection and offers nothing of what was asked for: {kinds}",
+        todo="Check what the server offers, and permits to our title (--title)",
+    )
 
 
 def cut(link: Any) -> None:

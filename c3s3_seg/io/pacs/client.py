@@ -14,9 +14,12 @@ from typing import Any
 
 from c3s3_seg.errors import InputError, RefusedError, quantity
 from c3s3_seg.io.pacs.association import (
+    DEFAULT,
+    DUPLICATE,
     PLAIN,
     REPORTS,
     STORED,
+    UNPACKED,
     AssociationListener,
     Caller,
     Context,
@@ -27,7 +30,7 @@ from c3s3_seg.io.pacs.association import (
 )
 from c3s3_seg.io.pacs.inbox import AGAIN, Inbox
 from c3s3_seg.io.pacs.listener import listening
-from c3s3_seg.io.pacs.outbox import Outgoing, Sent, collect
+from c3s3_seg.io.pacs.outbox import ALREADY_THERE, Outgoing, Sent, collect
 from c3s3_seg.io.pacs.query import MOST_STUDIES, PATIENCE, study_keys, study_uids
 from c3s3_seg.io.pacs.search import FIND, GET, MOVE, answers, check_end, query, responses
 
@@ -100,21 +103,35 @@ class DimseServer:
 
     def store(self, files: Sequence[Outgoing]) -> Iterator[Sent]:
         """See `Server`."""
-        kinds = dict.fromkeys((str(file.kind), str(file.syntax)) for file in files)
-        contexts = [(kind, [syntax]) for kind, syntax in kinds]
+        contexts = _to_send(files)
         if len(contexts) > 128:  # PS3.8, 9.3.2
             raise InputError("the files are of more than 128 kinds", todo="Send them in several runs")
         with association(self.node, self.caller, contexts) as link:
             for file in files:
                 try:
-                    _store(self.node, link, file)
+                    note = _store(self.node, link, file)
                 except InputError as error:
                     yield Sent(file, error)
                 else:
-                    yield Sent(file)
+                    yield Sent(file, note=note)
 
 
-def _store(node: Node, link: Any, file: Outgoing) -> None:
+def _to_send(files: Sequence[Outgoing]) -> list[Context]:
+    """Return a presentation context for each class and transfer syntax of the files.
+
+    For a class with a file that is not compressed, the default transfer syntax must be offered too, which a
+    server may accept alone (PS3.5, 10.1).
+    """
+    kinds: dict[tuple[str, str], None] = {}
+    for file in files:
+        kinds[str(file.kind), str(file.syntax)] = None
+        if file.syntax in UNPACKED:
+            kinds[str(file.kind), DEFAULT] = None
+    return [(kind, [syntax]) for kind, syntax in kinds]
+
+
+def _store(node: Node, link: Any, file: Outgoing) -> str:
+    """Send a file, and return a note about it; raise InputError if the server does not have it then."""
     if not link.is_established:
         raise InputError(f"{node} broke the connection before this file", where=file.name)
     file.check_unchanged()
@@ -124,10 +141,13 @@ def _store(node: Node, link: Any, file: Outgoing) -> None:
         raise InputError(f"{node} does not take files of this kind", where=file.name) from error
     except Exception as error:  # pydicom reads and encodes the whole file only now
         raise InputError(f"cannot be sent ({type(error).__name__})", where=file.name) from error
+    if getattr(status, "Status", None) == DUPLICATE:
+        return ALREADY_THERE
     try:
         check_status(node, status, "the file")
     except InputError as error:
         raise InputError(error.what, where=file.name) from error
+    return ""
 
 
 def send(node: Node, paths: Sequence[Path], caller: Caller | None = None) -> int:

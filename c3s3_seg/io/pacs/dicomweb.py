@@ -13,10 +13,10 @@ from typing import Any, cast
 
 from c3s3_seg.errors import C3S3Error, InputError, RefusedError, quantity
 from c3s3_seg.io.deflated import whole_of
-from c3s3_seg.io.pacs.association import Caller
+from c3s3_seg.io.pacs.association import DUPLICATE, Caller
 from c3s3_seg.io.pacs.http_session import ANSWER_BYTES, Wire, client, ending_after, explained, limited
 from c3s3_seg.io.pacs.inbox import SUCCESS, Came, Inbox
-from c3s3_seg.io.pacs.outbox import OneFileError, Outgoing, Sent
+from c3s3_seg.io.pacs.outbox import ALREADY_THERE, OneFileError, Outgoing, Sent
 from c3s3_seg.io.pacs.query import MOST_STUDIES, NAMES, PATIENCE, Wanted, study_keys, study_uids
 from c3s3_seg.io.pacs.web_address import Credentials, WebAddress
 from c3s3_seg.system.memory import free_bytes
@@ -132,34 +132,36 @@ class WebServer:
         lost: C3S3Error | None = None  # why no more files can be sent
         with client(self.address, self.caller, self.credentials, wire, piece=1 << 40) as web:
             for number, file in enumerate(files):
-                error = lost or self._store(web, wire, file)
-                if error is not None and not isinstance(error, OneFileError):
+                sent = self._store(web, wire, file) if lost is None else Sent(file, lost)
+                if sent.error is not None and not isinstance(sent.error, OneFileError):
                     if number == 0:
-                        raise error
-                    lost, error = error, _about(file, error)
-                yield Sent(file, error)
+                        raise sent.error
+                    lost, sent = sent.error, Sent(file, _about(file, sent.error))
+                yield sent
 
-    def _store(self, web: Any, wire: Wire, file: Outgoing) -> C3S3Error | None:
-        """Return why a file was not stored, or None; a `OneFileError` if the next files may be stored."""
+    def _store(self, web: Any, wire: Wire, file: Outgoing) -> Sent:
+        """Return the result of sending a file: with a `OneFileError` if the next files may be stored."""
         from requests.exceptions import HTTPError, RequestException
 
         wire.count = limited(ANSWER_BYTES)
         try:
             with ending_after(STORE_S, wire.cut):
-                return _not_stored(self.address, web.store_instances([_whole(file)]), file)
+                return _result(self.address, web.store_instances([_whole(file)]), file)
         except C3S3Error as error:
-            return _about(file, error) if isinstance(error, OneFileError) else error
+            return Sent(file, _about(file, error) if isinstance(error, OneFileError) else error)
         except HTTPError as error:
             said, answered = explained(self.address, error, "the file"), cast(Any, error.response)
             if answered.status_code in OF_THE_SERVER:
-                return said
+                return Sent(file, said)
             with suppress(Exception):  # the reason is in the body, if the server gives one
-                return _not_stored(self.address, _data_set(answered.json()), file) or _about(file, said)
-            return _about(file, said)
+                return _failure(self.address, _data_set(answered.json()), file) or Sent(
+                    file, _about(file, said)
+                )
+            return Sent(file, _about(file, said))
         except RequestException as error:
-            return explained(self.address, error, "the file")
+            return Sent(file, explained(self.address, error, "the file"))
         except Exception as error:
-            return _about(file, explained(self.address, error, "the file"))
+            return Sent(file, _about(file, explained(self.address, error, "the file")))
 
 
 def _about(file: Outgoing, error: C3S3Error) -> OneFileError:
@@ -282,11 +284,27 @@ def _data_set(answer: Any) -> Any:
     return Dataset.from_json(answer)
 
 
-def _not_stored(address: WebAddress, answer: Any, file: Outgoing) -> OneFileError | None:
-    """Return why the server has not stored a file, by its answer (PS3.18, 10.5.3.2); None if it has."""
+def _result(address: WebAddress, answer: Any, file: Outgoing) -> Sent:
+    """Return whether the server has stored a file, by its answer (PS3.18, 10.5.3).
+
+    Only an answer that names the instance as stored says so: the page of a login has the status 200 as well.
+    """
+    stored = answer.get("ReferencedSOPSequence") or []
+    found = _failure(address, answer, file)
+    if found is None and not any(item.get("ReferencedSOPInstanceUID") == file.instance for item in stored):
+        what = f"{address} does not say that it has stored the file"
+        todo = "Check the path of the address, and whether the server asks for a login"
+        found = Sent(file, OneFileError(what, where=file.name, todo=todo))
+    return found or Sent(file)
+
+
+def _failure(address: WebAddress, answer: Any, file: Outgoing) -> Sent | None:
+    """Return the failure that an answer reports (PS3.18, 10.5.3.2); None if it reports none."""
     failed = answer.get("FailedSOPSequence") or answer.get("OtherFailuresSequence") or []
     if not failed:
         return None
     reason = failed[0].get("FailureReason")
+    if reason == DUPLICATE and failed[0].get("ReferencedSOPInstanceUID") == file.instance:
+        return Sent(file, note=ALREADY_THERE)
     why = f" (reason 0x{int(reason):04X})" if reason is not None else ""
-    return OneFileError(f"{address} did not store the file{why}", where=file.name)
+    return Sent(file, OneFileError(f"{address} did not store the file{why}", where=file.name))

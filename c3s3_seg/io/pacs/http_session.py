@@ -170,10 +170,22 @@ def _checker(address: WebAddress, wire: Wire) -> Callable[..., Any]:
         if response.headers.get("Content-Encoding", "identity").lower() not in ("", "identity"):
             raise RefusedError(f"{address} sent a packed answer, which was not asked for")
         wire.media = response.headers.get("Content-Type", "")
+        _leave_out_parameters(response.headers, wire.media)
         response.raw = _Counted(response.raw, wire)
         return response
 
     return check
+
+
+def _leave_out_parameters(headers: Any, media: str) -> None:
+    """Leave the media type of an answer without its parameters, which keep the library from reading it.
+
+    The library compares the whole header: `application/dicom+json; charset=utf-8` is nothing to it.
+    """
+    plain = Message()
+    plain["Content-Type"] = media
+    if media and plain.get_content_maintype() != "multipart":  # its parameters tell the parts apart
+        headers["Content-Type"] = plain.get_content_type()
 
 
 class _Counted:

@@ -18,6 +18,7 @@ from c3s3_seg.system.ownership import PROGRAM
 NO_DICOM, DIRECTORY = "no DICOM file", "the index of a DICOM medium"
 OUTWARD, HIDDEN, TWICE = "a link that leads out of the folder", "hidden", "an instance that is sent already"
 FOREIGN = f"a DICOM object that {PROGRAM} did not make (--all sends it too)"
+ALREADY_THERE = "the server has an instance with this UID already and kept it"
 DAMAGED = "a DICOM file that cannot be sent: its header is damaged or contradicts itself"
 
 
@@ -70,10 +71,13 @@ class Sent:
         The file.
     error
         Reason why the server does not have the file now; None if it has.
+    note
+        Note for the user about a file that the server has.
     """
 
     file: Outgoing
     error: C3S3Error | None = None
+    note: str = ""
 
 
 @dataclass(frozen=True)
