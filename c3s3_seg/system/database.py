@@ -10,7 +10,7 @@ import sqlite3
 import stat
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,7 @@ PARTS = ("", "-wal", "-shm", "-journal")
 LARGEST = 1 << 30  # bytes; the journal of 100,000 cases has some 300 MB
 LOG_HEAD = 32  # bytes
 COPIES = 10  # attempts to copy a file that is being written
+LIST = "SELECT name, sql FROM sqlite_schema WHERE type = 'table'"
 
 
 @dataclass(frozen=True)
@@ -63,7 +64,7 @@ class Database:
     Raises
     ------
     InputError
-        If the file is damaged, not regular, or another program's.
+        If the file is damaged, not regular, or of another program or another version of this one.
     """
 
     def __init__(self, path: Path, schema: Schema) -> None:
@@ -84,15 +85,25 @@ class Database:
             # cannot give (https://sqlite.org/wal.html, "Use of WAL Without Shared-Memory").
             self._db.execute("PRAGMA locking_mode = EXCLUSIVE")
             # List the tables before anything is changed. After a kill they may be in the log alone.
-            rows = self._db.execute("SELECT name, sql FROM sqlite_schema WHERE type = 'table'").fetchall()
-            if rows and dict(rows).get(self.schema.mark) != self.schema.statement:
-                what = f"is a database of another program, not our {self.schema.name}"
-                raise InputError(what, where=self.path, todo=self.schema.instead)
+            self._check_tables(dict(self._db.execute(LIST).fetchall()))
             self._db.execute("PRAGMA journal_mode = WAL")
             self._db.execute("PRAGMA synchronous = FULL")
             if self._db.execute("PRAGMA quick_check(1)").fetchone() != ("ok",):
                 raise sqlite3.DatabaseError("its structure is broken")
             self._db.executescript(self.schema.tables)
+
+    def _check_tables(self, found: dict[str, str]) -> None:
+        """Refuse the tables (name -> statement) of another program, or of another version of this one."""
+        schema = self.schema
+        if found and found.get(schema.mark) != schema.statement:
+            what = f"is a database of another program, not our {schema.name}"
+            raise InputError(what, where=self.path, todo=schema.instead)
+        with closing(sqlite3.connect(":memory:")) as fresh:
+            fresh.executescript(schema.tables)
+            wanted: dict[str, str] = dict(fresh.execute(LIST).fetchall())
+        if any(found.get(name, statement) != statement for name, statement in wanted.items()):
+            what = f"is the {schema.name} of another version of this program"
+            raise InputError(what, where=self.path, todo=schema.moved)
 
     def execute(self, statement: str, *values: Any) -> sqlite3.Cursor:
         """Execute a statement that changes the database; return its cursor."""

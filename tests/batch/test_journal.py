@@ -1,6 +1,7 @@
 import json
 import os
 import sqlite3
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
@@ -109,6 +110,16 @@ def test_what_is_no_journal(tmp_path: Path) -> None:
         Journal(path)
     with pytest.raises(InputError, match="cannot be written or read"):
         Journal(tmp_path / "none" / "journal.sqlite")
+
+
+def test_a_journal_of_another_version_is_called_that(tmp_path: Path) -> None:
+    """Its missing column was reported as a lack of room on the disk."""
+    journal = Journal(tmp_path / "journal.sqlite")
+    journal.close()
+    with closing(sqlite3.connect(journal.path)) as database:
+        database.execute("ALTER TABLE cases DROP COLUMN revision")
+    with pytest.raises(InputError, match=r"the journal of another version.*Move it away"):
+        Journal(journal.path)
 
 
 def test_shards_are_gathered_the_newest_wins(tmp_path: Path) -> None:
