@@ -18,8 +18,9 @@ import numpy as np
 from c3s3_seg.bundle import Task
 from c3s3_seg.bundle.preprocessing import FlatScanError
 from c3s3_seg.errors import InputError, MemoryLimitError
+from c3s3_seg.geometry.arguments import require_volume
 from c3s3_seg.geometry.box import Box, parse_box
-from c3s3_seg.geometry.volume import Volume, require_volume
+from c3s3_seg.geometry.volume import Volume
 from c3s3_seg.inference.backends.execute import Backend
 from c3s3_seg.inference.backends.runtimes import OpenVinoBackend
 from c3s3_seg.inference.backends.select import describe

@@ -18,7 +18,8 @@ from dataclasses import replace
 import numpy as np
 
 from c3s3_seg.errors import GeometryError, InputError, shown
-from c3s3_seg.geometry.volume import Geometry, Volume, require_volume
+from c3s3_seg.geometry.arguments import require_volume
+from c3s3_seg.geometry.volume import Geometry, Volume
 from c3s3_seg.metrics.nearest import Floats
 from c3s3_seg.metrics.results import PaperScore, Score
 from c3s3_seg.metrics.surface_distance import LabelPair, label_pairs, step_mm, surface_voxels, union_box

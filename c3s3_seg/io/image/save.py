@@ -16,7 +16,8 @@ from typing import Any
 import numpy as np
 
 from c3s3_seg.errors import GeometryError, InputError, MemoryLimitError, StorageError
-from c3s3_seg.geometry.volume import Array, Geometry, Volume, require_volume
+from c3s3_seg.geometry.arguments import require_volume
+from c3s3_seg.geometry.volume import Array, Geometry, Volume
 from c3s3_seg.io.content import BLOCK, damaged
 from c3s3_seg.io.image.files import check_finite, image_suffix, load_image
 from c3s3_seg.io.image.nifti import MOST_PER_AXIS, RAS_TO_LPS, SROW, read_affine
