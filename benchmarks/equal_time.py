@@ -5,7 +5,8 @@
 Real steps on real crops, in one thread, with the precision of the study. Each entry runs in a process of its
 own, one after the other: the mean of `--steps` steps of its warm-up or pre-training, if it has any, and of as
 many steps after it, each after one step that is not counted. Processor time depends little on other programs.
-The coefficients of CauSSL are updated once in each step that is measured, which is their average.
+The share of the warm-up or pre-training stays as in the study. The coefficients of CauSSL are updated once in
+each step that is measured, which is their average.
 """
 
 import argparse
@@ -70,16 +71,12 @@ def measure(options: argparse.Namespace) -> dict[str, float]:
             run.step(sampler.batch(run.iteration, run.method.views(run.iteration)))
         return (time.process_time() - started) / options.steps
 
-    warm, total, budget = warm_up(config), config.run.iterations, 60 * options.minutes
+    warm, total = warm_up(config), config.run.iterations
     first = mean_s(0) if warm else 0.0
     own = mean_s(max(warm, total // 2))
-    if method in ("bcp", "sdcl"):  # their pre-training is a share of the run
-        share = warm / total
-        iterations = budget / (share * first + (1 - share) * own)
-        warm = int(share * iterations)
-    else:
-        iterations = warm + (budget - warm * first) / own
-    return {"first": first, "own": own, "iterations": int(iterations / 5) * 5, "warm": warm}
+    share = warm / total
+    iterations = int(60 * options.minutes / (share * first + (1 - share) * own) / 5) * 5
+    return {"first": first, "own": own, "iterations": iterations, "warm": int(share * iterations)}
 
 
 if __name__ == "__main__":
