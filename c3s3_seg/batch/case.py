@@ -22,7 +22,7 @@ from c3s3_seg.batch.truths import refuse_0_and_255
 from c3s3_seg.bundle import Task as ModelTask
 from c3s3_seg.errors import C3S3Error, GeometryError, InputError, as_c3s3_error
 from c3s3_seg.geometry.volume import Volume
-from c3s3_seg.inference.predictor import Predictor
+from c3s3_seg.inference.predictor import Predictor, PreparedScan
 from c3s3_seg.io import Case, load_mask, read_case
 from c3s3_seg.io.formats import check_format
 from c3s3_seg.io.hashes import Watch, input_sha256
@@ -85,9 +85,12 @@ class Steps:
         task = loaded.task
         found = _attempt("locate", task, lambda: _locate(loaded, self.predictor, self.progress), loaded)
         ready = self.prepare(found)  # of a larger scan only now, as a step of its own: see `OF_THE_SCAN`
-        if isinstance(ready, Outcome):
+        if isinstance(ready, Outcome) or ready.prepared is None:
             return ready
-        return _attempt("predict", task, lambda: _predict(ready, self.predictor, self.progress), ready)
+        prepared = ready.prepared
+        return _attempt(
+            "predict", task, lambda: _predict(ready, prepared, self.predictor, self.progress), ready
+        )
 
     def write(self, predicted: Predicted | Loaded | Outcome) -> Outcome:
         """Score the mask; write it with all files of the case; compute the hashes of these files."""
@@ -197,13 +200,11 @@ def _prepare(loaded: Loaded, predictor: Predictor) -> Loaded:
 
 def _locate(loaded: Loaded, predictor: Predictor, progress: Progress) -> Loaded:
     """Find the organ in a larger scan, which takes the network."""
-    if loaded.prepared is not None:
+    if loaded.checked is None or loaded.prepared is not None:
         return loaded
-    checked = loaded.checked or predictor.check(loaded.scan)
-    return replace(loaded, checked=predictor.locate(checked, progress))
+    return replace(loaded, checked=predictor.locate(loaded.checked, progress))
 
 
-def _predict(loaded: Loaded, predictor: Predictor, progress: Progress) -> Predicted:
-    prepared = loaded.prepared or predictor.prepare(loaded.checked or predictor.check(loaded.scan))
+def _predict(loaded: Loaded, prepared: PreparedScan, predictor: Predictor, progress: Progress) -> Predicted:
     prediction = predictor.to_scan_grid(prepared, predictor.network(prepared, progress))
     return Predicted(loaded, prediction, {**loaded.seconds, **prediction.seconds})

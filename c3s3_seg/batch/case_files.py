@@ -115,12 +115,12 @@ def check_places(
 def _refuse_other_scan(task: CaseTask, metadata: Mapping[str, Any]) -> None:
     """Raise if the JSON of a case, which no journal knows, is of another scan of this name."""
     scan = metadata.get("scan")
-    place = scan.get("path") if isinstance(scan, dict) else None
-    if not isinstance(scan, dict) or not isinstance(place, str) or os.path.abspath(place) == task.place:
+    scan = scan if isinstance(scan, dict) else {}
+    place = scan.get("path")
+    if not isinstance(place, str) or os.path.abspath(place) == task.place:
         return
-    if scan_sha256(task.case.path, task.case.paths) != scan.get(
-        "sha256"
-    ):  # else the same scan, which has moved
+    moved = scan_sha256(task.case.path, task.case.paths) == scan.get("sha256")
+    if not moved:
         raise taken_by(place, task)
 
 

@@ -33,16 +33,11 @@ METHOD_NAMES: tuple[str, ...] = get_args(MethodName)
 TAUGHT = ("supervised", "c3s3", "mcf")  # methods that support the table `teacher`
 
 
-def unread_sections(method: str) -> set[str]:
-    """Return the sections of a configuration that only other methods read."""
-    read = {method, "c3s3"} if method == "mcf" else {method}
-    return set(METHOD_NAMES) - read - {"supervised"}
-
-
 def without_unread(settings: dict[str, Any]) -> dict[str, Any]:
     """Return a dumped configuration without the sections that only other methods read."""
-    unread = unread_sections(settings["method"])
-    return {key: value for key, value in settings.items() if key not in unread}
+    method = settings["method"]
+    read = (method, "c3s3") if method == "mcf" else (method,)
+    return {key: value for key, value in settings.items() if key not in METHOD_NAMES or key in read}
 
 
 @closed

@@ -26,7 +26,7 @@ from c3s3_seg.training.device import autocast, choose_device, move
 from c3s3_seg.training.distributed import ProcessGroup, led, mean, synchronise
 from c3s3_seg.training.ema import Ema
 from c3s3_seg.training.history import LAG, History, differences
-from c3s3_seg.training.method_settings import unread_sections, without_unread
+from c3s3_seg.training.method_settings import without_unread
 from c3s3_seg.training.methods import Method, Stepper, build_method
 from c3s3_seg.training.optimiser import adam, schedule, sgd
 from c3s3_seg.training.precision import Precision, choose
@@ -268,9 +268,8 @@ class Run:
         InputError
             If keys outside `MAY_CHANGE` differ.
         """
-        changed = differences(dump(before), dump(self.config))
-        unread = unread_sections(self.config.method)  # their defaults may change from version to version
-        changed = {key: values for key, values in changed.items() if key.split(".")[0] not in unread}
+        # Other methods' defaults may change from version to version.
+        changed = differences(without_unread(dump(before)), without_unread(dump(self.config)))
         if began is None or self.config.run.precision in ("auto", began.name):
             changed.pop("run.precision", None)
         if changed.keys() - MAY_CHANGE:
