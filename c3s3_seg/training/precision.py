@@ -1,7 +1,7 @@
 """Choose bfloat16 or float32 for `run.precision = "auto"` on this machine, and state why.
 
 A processor without bfloat16 units emulates bfloat16 at a hundredth of its speed, and one with such units is
-not always faster with bfloat16. So both are needed: the units, and a probe of at most a second.
+not always faster with bfloat16. So both are needed: the units, and a probe of limited time.
 """
 
 from __future__ import annotations
@@ -25,11 +25,13 @@ from c3s3_seg.training.config import TrainConfig
 # Voxels of a crop times filters, below which no probe runs: at 32 x 48 x 32 and 8 filters a step takes
 # 0.64 s in bfloat16 and 0.58 s in float32 (benchmarks/training-log.md); a probe of less measures noise.
 LEAST = 500_000
-LIMIT_S = 1.0  # time limit of the probe
+# Time limits of the probe. On a GPU the crops of a step are timed, with the first use of their algorithms: two
+# seconds on an H200, ten on a small GPU.
+LIMIT_S, GPU_LIMIT_S = 1.0, 15.0
 GAIN = 1.1  # factor by which bfloat16 must be faster: less is noise, and float32 is more exact
 LOST, LOST_S = 10.0, 0.02  # bfloat16 is emulated if a layer takes more than this factor and these seconds
 KINDS = (torch.float32, torch.bfloat16)
-GROWTH = 4  # each size takes at least this many times longer than the size before
+GROWTH = 4  # on a CPU each size takes at least this many times longer than the size before
 REPEATS = 2  # passes of each timing, the fastest of which counts, after one warm-up pass
 SIDE = 8  # side of the first probe's cube in voxels; even emulated it takes some milliseconds
 # Parts of oneDNN's names of instruction sets (ONEDNN_MAX_CPU_ISA) that include bfloat16.
@@ -52,7 +54,7 @@ class Precision:
     why: str = ""
 
 
-def choose(config: TrainConfig, limit_s: float = LIMIT_S) -> Precision:
+def choose(config: TrainConfig, limit_s: float | None = None) -> Precision:
     """Return the configured precision; for "auto", bfloat16 if units exist and a probe finds it faster.
 
     Parameters
@@ -60,7 +62,7 @@ def choose(config: TrainConfig, limit_s: float = LIMIT_S) -> Precision:
     config
         Configuration with device, networks and crops.
     limit_s
-        Time limit of the probe in seconds.
+        Time limit of the probe in seconds; None: `LIMIT_S`, on a GPU `GPU_LIMIT_S`.
     """
     if config.run.precision != "auto":
         return Precision(config.run.precision)
@@ -72,6 +74,8 @@ def choose(config: TrainConfig, limit_s: float = LIMIT_S) -> Precision:
         return Precision(
             "float32", f"{units}; on crops and networks as small as these bfloat16 saves nothing"
         )
+    if limit_s is None:
+        limit_s = GPU_LIMIT_S if device.type == "cuda" else LIMIT_S
     return probe(config, device, units, limit_s)
 
 
@@ -112,7 +116,10 @@ def _capabilities() -> dict[str, object]:
 
 
 def probe(config: TrainConfig, device: torch.device, units: str, limit_s: float) -> Precision:
-    """Time a backbone in both precisions, on growing crops, until the limit, and choose one.
+    """Time a backbone in both precisions until the limit, and choose one.
+
+    A CPU computes growing crops, since those of a step may take minutes. A GPU computes those of a step: with
+    small crops only the starts of its kernels are timed, of which bfloat16 has more.
 
     The timing runs in a thread that is not waited for after the limit and ends after its current pass: if
     other programs occupy the processors, one pass can take a hundred times as long as it should.
@@ -122,7 +129,8 @@ def probe(config: TrainConfig, device: torch.device, units: str, limit_s: float)
     if device.type == "cuda":  # the libraries load parts at their first call, which is not timed
         _seconds(_work(nets[0], 1, (SIDE,) * 3, device), device, torch.float32, found.late)
     # Not a daemon: a daemon that runs torch code when the interpreter ends crashes the process.
-    worker = threading.Thread(target=_time_both, args=(config, nets, device, found))
+    timing = _time_step if device.type == "cuda" else _time_growing
+    worker = threading.Thread(target=timing, args=(config, nets, device, found))
     worker.start()
     worker.join(limit_s)
     found.late.set()
@@ -175,19 +183,32 @@ def _wider(config: TrainConfig) -> Network:
     return max(reversed(config.networks.trained(config.method).values()), key=attrgetter("filters"))
 
 
-def _time_both(config: TrainConfig, nets: Nets, device: torch.device, found: _Found) -> None:
+def _time_growing(config: TrainConfig, nets: Nets, device: torch.device, found: _Found) -> None:
     """Time both precisions until the time is up; only for a layer if bfloat16 is emulated."""
     with suppress(_Late, RuntimeError):  # RuntimeError: memory is full; the timings so far decide
         layer = _work(nets[0], 1, (SIDE,) * 3, device)
-        single, half = (_seconds(layer, device, kind, found.late) for kind in KINDS)
+        single, half = _pair(layer, device, found)
         if half > max(LOST * single, LOST_S):
             return
         for crops, sides in _sizes(config):
-            work = _work(nets[1], crops, sides, device)
-            single, half = (_seconds(work, device, kind, found.late) for kind in KINDS)
+            single, half = _pair(_work(nets[1], crops, sides, device), device, found)
             found.pairs.append((single, half))
             if (1 + REPEATS) * GROWTH * (single + half) > found.until - time.perf_counter():
                 return
+
+
+def _time_step(config: TrainConfig, nets: Nets, device: torch.device, found: _Found) -> None:
+    """Time both precisions on the crops of a step; on the next smaller ones if the memory is full."""
+    for crops, sides in reversed(list(_sizes(config))):
+        with suppress(_Late, RuntimeError):
+            found.pairs.append(_pair(_work(nets[1], crops, sides, device), device, found))
+            return
+
+
+def _pair(work: Work, device: torch.device, found: _Found) -> tuple[float, float]:
+    """Return the times in float32 and in bfloat16."""
+    single, half = (_seconds(work, device, kind, found.late) for kind in KINDS)
+    return single, half
 
 
 def _sizes(config: TrainConfig) -> Iterator[tuple[int, tuple[int, ...]]]:

@@ -2,7 +2,9 @@
 
 import time
 import tomllib
+from math import inf, prod
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -72,6 +74,46 @@ def test_bfloat16_must_be_clearly_faster(monkeypatch: pytest.MonkeyPatch, faster
     seen = timed(monkeypatch, faster)
     assert choose(load_config(Path("left-atrium"))).name == name
     assert len(seen) == (2 if faster == 0.01 else 4)  # emulated: decided after one layer
+
+
+def on_a_gpu(monkeypatch: pytest.MonkeyPatch, start_s: float, room: float = inf) -> None:
+    """Pretend to time on an H200 (docs/training.md), where starting the kernels takes at least `start_s`.
+
+    More than `room` voxels do not fit into its memory. The clock runs with the passes.
+    """
+    clock, step = [0.0], 4 * 112 * 112 * 80
+
+    def seconds(work: int, device: object, kind: torch.dtype, late: object) -> float:
+        if work > room:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        half = kind == torch.bfloat16
+        taken_s = max(1.1 * start_s if half else start_s, (0.037 if half else 0.235) * work / step)
+        clock[0] += (1 + precision.REPEATS) * taken_s
+        return taken_s
+
+    monkeypatch.setattr(precision, "_device", lambda _: torch.device("cuda", 0))
+    monkeypatch.setattr(precision, "bfloat16_units", lambda _: "units")
+    monkeypatch.setattr(precision, "_nets", lambda *_: (None, None))
+    monkeypatch.setattr(precision, "_work", lambda _, crops, sides, device: crops * prod(sides))
+    monkeypatch.setattr(precision, "_seconds", seconds)
+    monkeypatch.setattr(precision, "time", SimpleNamespace(perf_counter=lambda: clock[0]))
+
+
+@pytest.mark.parametrize(
+    ("start_s", "room", "told"),
+    [
+        (0.028, inf, "235.0 ms in float32, 37.0 ms in bfloat16"),
+        (0.004, 10**6, "30.7 ms in float32, 4.8 ms in bfloat16"),  # two crops of 64 x 64 x 64 fit
+    ],
+)
+def test_a_gpu_is_timed_on_the_crops_of_a_step(
+    monkeypatch: pytest.MonkeyPatch, start_s: float, room: float, told: str
+) -> None:
+    """Small crops used to decide, with which bfloat16 is no faster there."""
+    on_a_gpu(monkeypatch, start_s, room)
+    sizes = ["run.labelled_batch=2", "run.unlabelled_batch=2"]
+    found = choose(load_config(Path("left-atrium-paper"), sizes))
+    assert found == Precision("bfloat16", f"units; a probe takes {told}")
 
 
 def test_small_crops_and_what_is_set_are_not_probed(
