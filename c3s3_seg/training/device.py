@@ -7,11 +7,10 @@ from dataclasses import replace
 
 import torch
 
-from c3s3_seg.errors import MissingError
 from c3s3_seg.inference.backends.runtimes import forbid_tf32
 from c3s3_seg.training.config import TrainConfig
 from c3s3_seg.training.data import Batch
-from c3s3_seg.training.distributed import ProcessGroup
+from c3s3_seg.training.distributed import ProcessGroup, check_gpu
 
 
 def autocast(device: torch.device, precision: str) -> torch.autocast:
@@ -27,11 +26,11 @@ def choose_device(config: TrainConfig, group: ProcessGroup) -> torch.device:
     ------
     MissingError
         If CUDA is configured and torch finds no CUDA device.
+    ConfigError
+        If torch does not find the GPU of this process.
     """
-    if config.run.device == "cuda" and not torch.cuda.is_available():
-        raise MissingError(
-            "run.device = 'cuda', but torch finds no CUDA device", todo="Set run.device = 'cpu'"
-        )
+    if config.run.device == "cuda":
+        check_gpu(group)
     # cuBLAS is deterministic only with a workspace of fixed size, which this variable sets.
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     if config.run.device == "cuda":

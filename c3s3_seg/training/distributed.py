@@ -16,7 +16,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from c3s3_seg.errors import ConfigError
+from c3s3_seg.errors import ConfigError, MissingError, quantity
 from c3s3_seg.training.config import TrainConfig, mixed_batches
 
 # The other processes wait for rank 0 while rank 0 validates and writes.
@@ -86,7 +86,10 @@ def join(config: TrainConfig) -> Iterator[ProcessGroup]:
     Raises
     ------
     ConfigError
-        If a batch cannot be divided evenly, or the environment does not state the other processes' address.
+        If a batch cannot be divided evenly, the environment does not state the other processes' address, or
+        this process has no GPU of its own.
+    MissingError
+        If CUDA is configured and torch finds no CUDA device.
     """
     group = ProcessGroup.of_environment()
     if group.size == 1:
@@ -98,12 +101,37 @@ def join(config: TrainConfig) -> Iterator[ProcessGroup]:
         what = f"the environment has WORLD_SIZE = {group.size}, and no {', '.join(missing)}"
         raise ConfigError(what, todo=_TODO)
     if config.run.device == "cuda":
+        check_gpu(group)
         torch.cuda.set_device(group.local_rank)
     dist.init_process_group("nccl" if config.run.device == "cuda" else "gloo", timeout=PATIENCE)
     try:
         yield group
     finally:
         dist.destroy_process_group()
+
+
+def check_gpu(group: ProcessGroup) -> None:
+    """Raise if torch does not find the GPU of this process.
+
+    Raises
+    ------
+    MissingError
+        If torch finds no CUDA device.
+    ConfigError
+        If it finds fewer than the processes on this machine need.
+    """
+    if not torch.cuda.is_available():
+        what = "run.device = 'cuda', but torch finds no CUDA device"
+        raise MissingError(what, todo="Set run.device = 'cpu'")
+    count = torch.cuda.device_count()
+    if group.local_rank >= count:
+        found = f"this process finds {quantity(count, 'GPU')}"
+        what = f"the environment has LOCAL_RANK = {group.local_rank}, and {found}"
+        todo = (
+            "Start no more processes on a machine than it has GPUs, and let each of them find all GPUs"
+            " (CUDA_VISIBLE_DEVICES)"
+        )
+        raise ConfigError(what, todo=todo)
 
 
 def _check(config: TrainConfig, group: ProcessGroup) -> None:

@@ -8,11 +8,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
+import torch
 from helpers import command, forked
 
-from c3s3_seg.errors import ConfigError
+from c3s3_seg.errors import C3S3Error, ConfigError, MissingError
 from c3s3_seg.training import checkpoint
 from c3s3_seg.training.config import load_config, mixed_batches
+from c3s3_seg.training.device import choose_device
 from c3s3_seg.training.distributed import ProcessGroup, join
 
 pytestmark = pytest.mark.slow
@@ -158,6 +160,31 @@ def test_an_environment_that_is_not_torchruns(
     config = load_config(toy_config, ["run.unlabelled_batch=2"])
     with pytest.raises(ConfigError, match=message), join(config):
         pass
+
+
+@pytest.mark.parametrize(
+    ("count", "error", "message"),
+    [
+        (0, MissingError, "run.device = 'cuda', but torch finds no CUDA device"),
+        (1, ConfigError, "LOCAL_RANK = 2, and this process finds 1 GPU. Start no more processes"),
+        (2, ConfigError, "LOCAL_RANK = 2, and this process finds 2 GPUs"),
+    ],
+)
+def test_a_process_without_a_gpu_of_its_own_is_refused(
+    count: int, error: type[C3S3Error], message: str, toy_config: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It used to be a defect of the program: torch chose the GPU before anything was checked."""
+    place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29500"}
+    for name, value in {"RANK": "2", "WORLD_SIZE": "3", "LOCAL_RANK": "2", **place}.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: count > 0)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: count)
+    changes = ["run.device=cuda", "run.labelled_batch=3", "run.unlabelled_batch=3", "run.warm_batch=3"]
+    config = load_config(toy_config, changes)
+    with pytest.raises(error, match=message), join(config):
+        pass
+    with pytest.raises(error, match=message):  # in a run of one process, too
+        choose_device(config, ProcessGroup(local_rank=2))
 
 
 def test_a_batch_that_cannot_be_shared_is_refused(toy_config: Path, monkeypatch: pytest.MonkeyPatch) -> None:
