@@ -7,11 +7,15 @@ import time
 from dataclasses import replace
 from math import inf
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+import torch
+from helpers.training import sampler
 
 from c3s3_seg.bundle import ModelBundle
 from c3s3_seg.errors import InputError
+from c3s3_seg.training import train
 from c3s3_seg.training.config import TrainConfig, load_config
 from c3s3_seg.training.planning.step_costs import Pieces, scaled
 from c3s3_seg.training.planning.timing import (
@@ -24,7 +28,9 @@ from c3s3_seg.training.planning.timing import (
     parse_time,
     time_steps,
 )
+from c3s3_seg.training.planning.trial import step_seconds
 from c3s3_seg.training.precision import Precision
+from c3s3_seg.training.run import Run
 
 TIMING = Timing(warm_s=1.0, full_s=3.0, validate_s=2.0, load_s=0.5, case_bytes=100, peak_bytes=1000)
 
@@ -164,6 +170,28 @@ def test_a_process_that_dies_needs_more_memory_than_there_is(toy_config: Path) -
     found = Pieces(load_config(toy_config))
     found.died = True
     assert found.timing().needs_bytes(2) == inf
+
+
+@pytest.mark.parametrize(("device", "least_s", "most_s"), [("cpu", 0.4, inf), ("cuda", 0.1, 0.3)])
+def test_a_gpu_steps_while_batches_are_drawn(
+    monkeypatch: pytest.MonkeyPatch, device: str, least_s: float, most_s: float
+) -> None:
+    """A batch takes a thread 0.3 s, and there are four; a step takes 0.1 s. Both used to be added."""
+    monkeypatch.setattr(train, "LOADERS", 4)
+    run = SimpleNamespace(
+        iteration=3,
+        device=torch.device(device),
+        method=SimpleNamespace(views=lambda iteration: iteration),
+        step=lambda batch: time.sleep(0.1),
+    )
+    sampler = SimpleNamespace(batch=lambda iteration, views: time.sleep(0.3))
+    assert least_s <= step_seconds(run, sampler) < most_s  # type: ignore[arg-type]
+
+
+def test_batches_for_a_timed_step_are_real(monkeypatch: pytest.MonkeyPatch, toy_config: Path) -> None:
+    monkeypatch.setattr(train, "draws_ahead", lambda run: True)
+    run = Run(load_config(toy_config), Path("unused"))
+    assert 0 < step_seconds(run, sampler(toy_config)) < inf
 
 
 @pytest.mark.slow

@@ -9,7 +9,7 @@ from contextlib import suppress
 from dataclasses import replace
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from c3s3_seg.bundle import ModelBundle
 from c3s3_seg.errors import C3S3Error, DefectError
@@ -18,6 +18,10 @@ from c3s3_seg.system.memory import peak_memory
 from c3s3_seg.system.process import keep_pages
 from c3s3_seg.system.process_pool import follow_parent
 from c3s3_seg.training.config import TrainConfig, warm_up
+
+if TYPE_CHECKING:
+    from c3s3_seg.training.data import Sampler
+    from c3s3_seg.training.run import Run
 
 STEPS = 3  # timed steps of each kind; one before them warms up
 READ = 2  # cases of each kind that are read for these steps
@@ -78,9 +82,7 @@ def measure_steps(config: TrainConfig, start: ModelBundle | None) -> Iterator[tu
         before = scheduled()
         for name, first in kinds.items():
             run.iteration = first + number
-            step_s = _clock()
-            run.step(sampler.batch(run.iteration, run.method.views(run.iteration)))
-            yield name, step_s()
+            yield name, step_seconds(run, sampler)
             yield "peak_bytes", peak_bytes()
         yield "waited", share_waited(before, scheduled())
         if number in (0, STEPS):  # the first also includes start-up costs
@@ -88,6 +90,24 @@ def measure_steps(config: TrainConfig, start: ModelBundle | None) -> Iterator[tu
             run.validate(validation)
             yield "validate_s", validate_s()
             yield "peak_bytes", peak_bytes()
+
+
+def step_seconds(run: Run, sampler: Sampler) -> float:
+    """Take a step of the run's iteration, and return the seconds that it takes in a run."""
+    from c3s3_seg.training.train import LOADERS, draws_ahead, loaders
+
+    views, ahead = run.method.views(run.iteration), draws_ahead(run)
+    draw_s = _clock()
+    if ahead:  # a run waits for a batch only if all its threads together draw more slowly than it steps
+        with loaders() as pool:
+            batch, *_ = pool.map(sampler.batch, LOADERS * [run.iteration], LOADERS * [views])
+        drawn_s = draw_s() / LOADERS
+    else:
+        batch = sampler.batch(run.iteration, views)
+        drawn_s = draw_s()
+    step_s = _clock()
+    run.step(batch)
+    return max(drawn_s, step_s()) if ahead else drawn_s + step_s()
 
 
 def _clock() -> Callable[[], float]:
