@@ -29,7 +29,8 @@ def tensorrt_engine(bundle: ModelBundle, spec: GraphSpec) -> Built:
     """
     library()  # raises before seconds of tracing if TensorRT is missing
     graph = standalone_graph(bundle, GraphSpec(spec.precision, None, spec.ensemble))
-    profile = ShapeProfile(bundle.task.patch, spec.members(bundle)[0][1].channels, spec.batch or 1)
+    channels = spec.members(bundle)[0][1].channels
+    profile = ShapeProfile(bundle.task.patch, bundle.task.multiple, channels, spec.batch or 1)
     key = CacheKey.here(graph, profile)
     name = spec.stem(bundle)
     files = {

@@ -93,7 +93,7 @@ def test_an_export_passes_the_gate(bundle: ModelBundle, form: GraphSpec, tmp_pat
 
 def test_an_engine_is_kept_and_one_of_another_version_is_not(bundle: ModelBundle, cache: Path) -> None:
     graph = widened(bundle.folder / bundle.networks[0].graph)
-    profile = ShapeProfile(bundle.task.patch)
+    profile = ShapeProfile(bundle.task.patch, bundle.task.multiple)
     first = EngineCache.default().engine(graph, profile)
     assert EngineCache.default().engine(graph, profile) == first
     stamp = CacheKey.here(graph, profile)

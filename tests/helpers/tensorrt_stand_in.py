@@ -135,7 +135,8 @@ class Shapes:
 class Builder:
     built = 0
 
-    def __init__(self, logger: Any) -> None: ...
+    def __init__(self, logger: Any) -> None:
+        self.logger = logger
 
     def create_network(self, flags: int = 0) -> Network:
         if flags != 1 << 1:
@@ -149,11 +150,15 @@ class Builder:
         return Shapes()
 
     def build_serialized_network(self, network: Network, config: Config) -> bytes | None:
+        self.logger.log(ILogger.Severity.INFO, "a note on progress")
         if config.cleared != ["TF32"] or not config.profiles[0].range:
+            self.logger.log(ILogger.Severity.WARNING, "a warning")
+            self.logger.log(ILogger.Severity.ERROR, "TF32 is set")
             return None
         Builder.built += 1
-        limit = ",".join(map(str, config.profiles[0].range[2])).encode()
-        return limit + b"|" + network.graph
+        least, _, most = config.profiles[0].range
+        limits = ";".join(",".join(map(str, shape)) for shape in (least, most))
+        return limits.encode() + b"|" + network.graph
 
 
 class Context:
@@ -161,7 +166,8 @@ class Context:
         self.engine, self.addresses = engine, {}
 
     def set_input_shape(self, name: str, shape: tuple[int, ...]) -> bool:
-        fits = all(a <= b for a, b in zip(shape, self.engine.most, strict=True))
+        limits = zip(self.engine.least, shape, self.engine.most, strict=True)
+        fits = all(least <= n <= most for least, n, most in limits)
         self.shape = shape if fits else None
         return name == "scan" and fits
 
@@ -184,8 +190,8 @@ class Engine:
     num_io_tensors = 2
 
     def __init__(self, content: bytes) -> None:
-        limit, _, graph = content.partition(b"|")
-        self.most = [int(n) for n in limit.split(b",")]
+        limits, _, graph = content.partition(b"|")
+        self.least, self.most = ([int(n) for n in limit.split(b",")] for limit in limits.split(b";"))
         self.session = onnxruntime.InferenceSession(graph, providers=["CPUExecutionProvider"])
         (output,) = self.session.get_outputs()
         self.output, self.classes = output.name, output.shape[1]
@@ -197,27 +203,34 @@ class Engine:
         return ("scan", self.output)[index]
 
     def get_tensor_profile_shape(self, name: str, profile_index: int) -> list[Dims]:
-        return [Dims((1, 1, 16, 16, 16)), Dims(self.most), Dims(self.most)]
+        return [Dims(self.least), Dims(self.most), Dims(self.most)]
 
 
 class Runtime:
-    def __init__(self, logger: Any) -> None: ...
+    def __init__(self, logger: Any) -> None:
+        self.logger = logger
 
     def deserialize_cuda_engine(self, serialized_engine: bytes) -> Engine | None:
-        return Engine(serialized_engine) if b"|" in serialized_engine else None
+        if b"|" in serialized_engine:
+            return Engine(serialized_engine)
+        self.logger.log(ILogger.Severity.ERROR, "Magic tag\ndoes not match")
+        return None
 
 
-class Logger:
-    WARNING = 2
+class ILogger:
+    """The base class of loggers; of the real one, too, `__init__` must be called."""
 
-    def __init__(self, min_severity: int) -> None: ...
+    Severity = types.SimpleNamespace(INTERNAL_ERROR=0, ERROR=1, WARNING=2, INFO=3, VERBOSE=4)
+
+    def __init__(self) -> None:
+        self.ready = True
 
 
 def tensorrt(version: str) -> types.ModuleType:
     """Return a stand-in for the module `tensorrt` with this version."""
     module = types.ModuleType("tensorrt")
     module.__spec__ = ModuleSpec("tensorrt", None)  # torch tests for the package
-    names = {"Builder": Builder, "OnnxParser": Parser, "Runtime": Runtime, "Logger": Logger, "Dims": Dims}
+    names = {"Builder": Builder, "OnnxParser": Parser, "Runtime": Runtime, "ILogger": ILogger, "Dims": Dims}
     flags = types.SimpleNamespace(STRONGLY_TYPED=1)
     names |= {"NetworkDefinitionCreationFlag": flags, "BuilderFlag": types.SimpleNamespace(TF32="TF32")}
     for name, value in {**names, "__version__": version}.items():

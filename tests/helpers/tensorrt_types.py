@@ -37,7 +37,6 @@ CLASSES = [
     "INetworkDefinition",
     "IOptimizationProfile",
     "ITimingCache",
-    "Logger",
     "NetworkDefinitionCreationFlag",
     "OnnxParser",
     "ParserError",

@@ -6,7 +6,7 @@ import os
 import subprocess
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -22,7 +22,7 @@ from c3s3_seg.bundle import ModelBundle
 from c3s3_seg.errors import InputError, MemoryLimitError, MissingError, RefusedError
 from c3s3_seg.geometry.volume import Geometry
 from c3s3_seg.inference import Settings
-from c3s3_seg.inference.backends import cuda, engine_cache
+from c3s3_seg.inference.backends import cuda, engine_cache, tensorrt_log
 from c3s3_seg.inference.backends.engine_cache import CacheKey, EngineCache, ShapeProfile, build
 from c3s3_seg.inference.backends.onnxruntime import OnnxBackend
 from c3s3_seg.inference.backends.select import BackendRequest, describe, open_backend
@@ -30,15 +30,17 @@ from c3s3_seg.inference.backends.tensorrt import TensorRtBackend, widened
 
 pytestmark = pytest.mark.slow
 
-PROFILE = ShapeProfile((32, 32, 48))
+EVEN = (16, 16, 16)
+PROFILE = ShapeProfile((32, 32, 48), EVEN)
 STAMP = CacheKey("ab", "GPU", "9.0", "11.4", "1x1x16x16x16")
 Machine = Callable[..., stand_in.Cuda]
 
 
 @pytest.fixture
-def machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Machine:
+def machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Machine]:
     """Return a function that installs stand-ins for a GPU and TensorRT; set a cache folder for the test."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    tensorrt_log.logger.cache_clear()
     stand_in.Builder.built = 0
 
     def put(gpu: str = "Stand-in GPU", version: str = "11.4.0.106") -> stand_in.Cuda:
@@ -48,7 +50,8 @@ def machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Machine:
         return runtime
 
     put()
-    return put
+    yield put
+    tensorrt_log.logger.cache_clear()  # the real TensorRT takes no stand-in
 
 
 def patches(*shape: int) -> np.ndarray:
@@ -244,7 +247,7 @@ def test_an_engine_that_cannot_be_read_is_built_anew(
 @pytest.mark.parametrize(
     ("change", "told"),
     [
-        ({"gpu": "Other GPU"}, "gpu was Stand-in GPU, is Other GPU"),
+        ({"gpu": "Other GPU"}, "for Other GPU, minutes, once: there is none yet"),
         ({"version": "11.5.0"}, "tensorrt was 11.4.0.106, is 11.5.0"),
     ],
 )
@@ -261,6 +264,57 @@ def test_an_engine_that_does_not_fit_is_built_anew(
     EngineCache.default().engine(graph, PROFILE)
     assert stand_in.Builder.built == 2
     assert told in caplog.text
+
+
+def test_each_kind_of_gpu_has_its_own_engine(machine: Machine, phantom: ModelBundle) -> None:
+    """Two kinds in one machine, or in two with one home folder, each replaced the engine of the other."""
+    graph = widened(phantom.folder / "model.onnx")
+    for name in ("Stand-in GPU", "Other GPU", "Stand-in GPU", "Other GPU"):
+        machine(gpu=name)
+        EngineCache.default().engine(graph, PROFILE)
+    assert stand_in.Builder.built == 2
+    machine(version="11.5.0")
+    EngineCache.default().engine(graph, PROFILE)
+    assert len([*EngineCache.default().folder.glob("*.engine")]) == 2  # an upgrade leaves none behind
+
+
+def test_tensorrt_logs_what_it_would_print(
+    machine: Machine, phantom: ModelBundle, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its own logger prints to stdout, where `--json` writes."""
+    graph = widened(phantom.folder / "model.onnx")
+    build(graph, PROFILE)
+    assert not caplog.records
+    monkeypatch.setattr(stand_in.Config, "clear_flag", lambda *_: None)
+    with pytest.raises(RefusedError, match=r"does not take this engine: Magic tag does not match\.?$"):
+        TensorRtBackend(b"no engine")
+    with pytest.raises(RefusedError, match="built no engine: TF32 is set"):
+        build(graph, PROFILE)
+    told = [(record.name, record.levelname) for record in caplog.records]
+    assert told == [("c3s3_seg.tensorrt", level) for level in ("ERROR", "WARNING", "ERROR")]
+    assert tensorrt_log.reasons() == "it gave no reason"
+
+
+def test_an_interrupt_waits_until_tensorrt_has_returned(
+    machine: Machine, phantom: ModelBundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An error that leaves the logger ends the process."""
+
+    returned = []
+
+    def makes(builder: stand_in.Builder, *_: object) -> bytes:
+        builder.logger.log(stand_in.ILogger.Severity.WARNING, "a warning")
+        returned.append(True)
+        return b"engine"
+
+    def stop(_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(stand_in.Builder, "build_serialized_network", makes)
+    monkeypatch.setattr(tensorrt_log.LOG, "warning", stop)
+    with pytest.raises(KeyboardInterrupt):
+        build(widened(phantom.folder / "model.onnx"), PROFILE)
+    assert returned
 
 
 @pytest.mark.parametrize("damage", ["bit", "foreign", "empty"])
@@ -354,12 +408,23 @@ def test_a_stamp_names_what_differs() -> None:
 
 
 def test_a_profile_holds_its_tile() -> None:
-    assert ShapeProfile((64, 64, 48), batch=4).shapes() == (
+    assert ShapeProfile((64, 64, 48), EVEN, batch=4).shapes() == (
         (1, 1, 16, 16, 16),
         (4, 1, 64, 64, 48),
         (4, 1, 192, 192, 192),
     )
-    assert ShapeProfile((224, 64, 48)).shapes()[2] == (1, 1, 224, 192, 192)
+    assert ShapeProfile((224, 64, 48), EVEN).shapes()[2] == (1, 1, 224, 192, 192)
+
+
+def test_an_engine_takes_the_thinnest_tile_of_a_task(machine: Machine, phantom: ModelBundle) -> None:
+    """A scan of 10 thick slices is one tile of 12; it had to be as thick as the patch, 16."""
+    strides = ((2, 2, 1), (2, 2, 1), (2, 2, 2), (2, 2, 2))
+    task = replace(phantom.task, patch=(64, 64, 16), strides=strides)
+    thick = replace(phantom, manifest=replace(phantom.manifest, task=task))
+    backend = TensorRtBackend.of_bundle(thick, thick.networks[0])
+    assert backend._context.set_input_shape("scan", (1, 1, 64, 64, 12))
+    with pytest.raises(InputError, match=r"takes \(1, 1, 16, 16, 4\) to .* Use tiles of the training size"):
+        backend(patches(1, 1, 64, 64, 2))
 
 
 @pytest.mark.parametrize("name", ["left-atrium", "phantom"])  # 8 bits and half precision
@@ -410,7 +475,7 @@ def test_our_calls_are_those_of_nvidias_bindings(tmp_path: Path) -> None:
     stubs = tensorrt_types.write_stub(tmp_path)
     root = Path(__file__).parents[2]
     ours = [path for path in root.glob("c3s3_seg/**/*.py") if "tensorrt as trt" in path.read_text()]
-    assert {path.name for path in ours} == {"engine_cache.py", "tensorrt.py"}
+    assert {path.name for path in ours} == {"engine_cache.py", "tensorrt.py", "tensorrt_log.py"}
     wrong = tmp_path / "wrong.py"
     wrong.write_text("import tensorrt as trt\n\nflag = trt.BuilderFlag.FP16\n")  # removed in TensorRT 11
     (tmp_path / "mypy.ini").write_text(ONLY_TENSORRT)

@@ -12,7 +12,6 @@ from __future__ import annotations
 import hashlib
 import hmac
 import json
-import logging
 import os
 import secrets
 from contextlib import suppress
@@ -22,14 +21,14 @@ from typing import Any
 
 from c3s3_seg.errors import InputError, MissingError, RefusedError
 from c3s3_seg.inference.backends.cuda import INSTALL, gpu
+from c3s3_seg.inference.backends.tensorrt_log import LOG, logger, reasons
 from c3s3_seg.system.files import make_folder, unwritten, write_whole
 from c3s3_seg.system.lock import hold
 from c3s3_seg.system.reading import read_regular
 
-LOG = logging.getLogger("c3s3_seg.tensorrt")
 INPUT = "scan"
 Shape = tuple[int, int, int]
-SMALLEST, LARGEST = 16, 192  # sides of a tile; a larger limit takes memory in proportion, used or not
+LARGEST = 192  # side of a tile; a larger limit takes memory in proportion, used or not
 LARGEST_ENGINE = 2**33  # bytes
 SIGNATURE = 32  # bytes of an HMAC-SHA256
 
@@ -41,7 +40,9 @@ class ShapeProfile:
     Parameters
     ----------
     tile
-        The tile (x, y, z) that the engine is tuned for; sides from 16 to 192, or the tile's, are accepted.
+        The tile (x, y, z) that the engine is tuned for; sides up to 192, or the tile's, are accepted.
+    multiple
+        Smallest sides of a tile, `Task.multiple`: the whole of a scan with few slices is one thin tile.
     channels
         Channels of the input.
     batch
@@ -49,12 +50,13 @@ class ShapeProfile:
     """
 
     tile: Shape
+    multiple: Shape
     channels: int = 1
     batch: int = 1
 
     def shapes(self) -> tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]:
         """Return the smallest, tuned and largest (N, C, x, y, z)."""
-        least = (1, self.channels, *(min(SMALLEST, side) for side in self.tile))
+        least = (1, self.channels, *self.multiple)
         best = (self.batch, self.channels, *self.tile)
         most = (self.batch, self.channels, *(max(LARGEST, side) for side in self.tile))
         return least, best, most
@@ -94,6 +96,15 @@ class CacheKey:
         version, found = str(library().__version__), gpu()
         shapes = " ".join("x".join(map(str, shape)) for shape in profile.shapes())
         return cls(hashlib.sha256(graph).hexdigest(), found.name, found.capability, version, shapes)
+
+    def file(self, batch: int) -> str:
+        """Return the name of the engine's file: each kind of GPU has its own.
+
+        An engine of another TensorRT or for other sizes is replaced, so that none stays behind after an
+        upgrade.
+        """
+        gpu = hashlib.sha256(f"{self.gpu}, {self.capability}".encode()).hexdigest()
+        return f"{self.graph[:24]}-{gpu[:8]}-{batch}.engine"
 
     def misfit(self, here: CacheKey) -> str | None:
         """Return the first difference from `here`, in words; None if the engine fits."""
@@ -140,26 +151,27 @@ def build(graph: bytes, profile: ShapeProfile, timing: bytes = b"") -> tuple[byt
     """
     import tensorrt as trt
 
-    logger = trt.Logger(trt.Logger.WARNING)
-    builder = trt.Builder(logger)
+    builder = trt.Builder(logger())
     network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
-    parser = trt.OnnxParser(network, logger)
+    parser = trt.OnnxParser(network, logger())
     if not parser.parse(graph):
-        reasons = "; ".join(parser.get_error(n).desc() for n in range(parser.num_errors))
-        raise RefusedError(f"TensorRT does not take this graph: {reasons}")
+        reasons()  # the same, without the place in the graph
+        found = "; ".join(parser.get_error(n).desc() for n in range(parser.num_errors))
+        raise RefusedError(f"TensorRT does not take this graph: {found}")
     config = builder.create_builder_config()
     config.clear_flag(trt.BuilderFlag.TF32)
     shapes = builder.create_optimization_profile()
     least, best, most = (trt.Dims(shape) for shape in profile.shapes())
     shapes.set_shape(INPUT, least, best, most)
     if config.add_optimization_profile(shapes) < 0:
-        raise RefusedError(f"TensorRT does not take the input sizes {profile.shapes()}")
+        raise RefusedError(f"TensorRT does not take the input sizes {profile.shapes()}: {reasons()}")
     cache = config.create_timing_cache(timing)
     if cache is None or not config.set_timing_cache(cache, ignore_mismatch=False):
         config.set_timing_cache(config.create_timing_cache(b""), ignore_mismatch=False)
     engine = builder.build_serialized_network(network, config)
+    said = reasons()  # also raises the interrupt that came in these minutes
     if engine is None:
-        raise RefusedError("TensorRT built no engine; its reasons are above")
+        raise RefusedError(f"TensorRT built no engine: {said}")
     return bytes(engine), bytes(config.get_timing_cache().serialize())
 
 
@@ -203,7 +215,7 @@ class EngineCache:
             If the folder cannot be written to or locked.
         """
         here = CacheKey.here(graph, profile)
-        path = self.folder / f"{here.graph[:24]}-{profile.batch}.engine"
+        path = self.folder / here.file(profile.batch)
         content, _ = self._open(path, here)
         if content is not None:
             return content

@@ -18,6 +18,7 @@ from c3s3_seg.inference.backends.cuda import INSTALL, Stream, use_gpu
 from c3s3_seg.inference.backends.engine_cache import INPUT, EngineCache, ShapeProfile, library
 from c3s3_seg.inference.backends.execute import opening
 from c3s3_seg.inference.backends.graph import read_graph
+from c3s3_seg.inference.backends.tensorrt_log import logger, reasons
 from c3s3_seg.inference.tiling import FloatArray, Shape
 
 
@@ -48,13 +49,13 @@ class TensorRtBackend:
         self._index = index
         use_gpu(index)
         self._stream = Stream()
-        self._runtime = trt.Runtime(trt.Logger(trt.Logger.WARNING))
+        self._runtime = trt.Runtime(logger())
         self._engine = self._runtime.deserialize_cuda_engine(engine)
         if self._engine is None:
-            raise RefusedError("TensorRT does not take this engine; its reasons are above")
+            raise RefusedError(f"TensorRT does not take this engine: {reasons()}")
         self._context = self._engine.create_execution_context()
         if self._context is None:
-            what = "the engine does not fit into the GPU's memory; TensorRT's reasons are above"
+            what = f"the engine does not fit into the GPU's memory: {reasons()}"
             raise RefusedError(what, todo="Free memory there, or take another --backend")
         self._alone = threading.Lock()  # a context and its buffers serve one caller at a time
         names = [self._engine.get_tensor_name(n) for n in range(self._engine.num_io_tensors)]
@@ -77,7 +78,7 @@ class TensorRtBackend:
             todo = f"Make it with: c3s3-seg export {bundle.folder} --to onnx"
             raise InputError(f"the bundle has no {network.graph}", where=bundle.folder, todo=todo)
         use_gpu(index)
-        profile = ShapeProfile(bundle.task.patch, network.channels)
+        profile = ShapeProfile(bundle.task.patch, bundle.task.multiple, network.channels)
         graph = widened(bundle.folder / network.graph, bundle.manifest.files)
         return cls(EngineCache.default().engine(graph, profile), index)
 
@@ -104,16 +105,17 @@ class TensorRtBackend:
 
     def _run(self, given: FloatArray) -> FloatArray:
         if not self._context.set_input_shape(INPUT, given.shape):
+            reasons()  # the same in TensorRT's words
             least, _, most = self._engine.get_tensor_profile_shape(INPUT, 0)
             raise InputError(
                 f"found tiles of {given.shape}, the engine takes {_sizes(least)} to {_sizes(most)}",
-                todo="Use smaller tiles: --set tiling.overlap=0.5",
+                todo="Use tiles of the training size: --set tiling.overlap=0.5",
             )
         result = np.empty(_sizes(self._context.get_tensor_shape(self._output)), dtype=np.float32)
         self._context.set_tensor_address(INPUT, self._stream.upload(INPUT, given))
         self._context.set_tensor_address(self._output, self._stream.buffer(self._output, result.nbytes))
         if not self._context.execute_async_v3(self._stream.handle):
-            raise RefusedError("TensorRT did not run; its reasons are above")
+            raise RefusedError(f"TensorRT did not run: {reasons()}")
         self._stream.download(self._output, result)
         self._stream.wait()
         return result
