@@ -14,6 +14,7 @@ from typing import Any
 from c3s3_seg.bundle import ModelBundle, Network
 from c3s3_seg.errors import InputError
 from c3s3_seg.inference import BackendRequest, Predictor, Settings, open_predictor
+from c3s3_seg.inference.backends.select import describe
 from c3s3_seg.io import Case, Reading
 from c3s3_seg.io.dicom_objects.codes import Maker
 from c3s3_seg.io.formats import mask_path
@@ -199,7 +200,7 @@ class Model:
         Raises
         ------
         C3S3Error
-            If the bundle is incomplete or damaged, or the runtime is unavailable.
+            If the bundle is incomplete or damaged, or the runtime is unavailable or not deterministic.
         """
         bundle = bundle or ModelBundle.load(self.bundle)
         model = self.with_threads(1) if self.deterministic and self.backend.threads is None else self
@@ -209,7 +210,8 @@ class Model:
         if self.deterministic:
             from c3s3_seg.system.process import only_repeatable
 
-            only_repeatable(predictor.backends[0].name)
+            for backend in predictor.backends:
+                only_repeatable(backend.name, describe(backend)["device"])
         return predictor, origin(bundle, predictor)
 
 

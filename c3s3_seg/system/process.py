@@ -11,6 +11,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any
 
+from c3s3_seg.errors import MissingError
+
 # Parameters of mallopt(3), from glibc's malloc.h.
 TRIM_THRESHOLD, TOP_PAD, MMAP_MAX, ARENA_MAX = -1, -2, -4, -8
 PAD_BYTES = 64 * 2**20
@@ -76,7 +78,7 @@ def reply(replies: IO[str], **content: Any) -> None:
         os._exit(1)
 
 
-def only_repeatable(runtime: str) -> None:
+def only_repeatable(runtime: str, device: str) -> None:
     """Let a runtime use only algorithms whose result does not depend on chance or timing.
 
     Parameters
@@ -84,7 +86,20 @@ def only_repeatable(runtime: str) -> None:
     runtime
         Name of the backend. OpenVINO and ONNX Runtime on the CPU are repeatable as they are, with the
         same number of threads; torch needs these settings, above all on CUDA (not run so far).
+    device
+        The device on which it runs.
+
+    Raises
+    ------
+    MissingError
+        If the runtime has no such setting there: on CUDA, ONNX Runtime may take convolutions of cuDNN that
+        add in any order, and TensorRT chooses algorithms by timing whenever it builds an engine.
     """
+    from c3s3_seg.system.hardware import is_cuda
+
+    if is_cuda(device) and runtime != "torch":
+        what = f"the backend '{runtime}' does not give the same bytes twice on CUDA for sure"
+        raise MissingError(what, todo="Take --backend torch or --device cpu, or leave --deterministic out")
     if runtime == "torch":
         import torch
 

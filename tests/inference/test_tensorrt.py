@@ -307,7 +307,7 @@ def test_an_interrupt_waits_until_tensorrt_has_returned(
         returned.append(True)
         return b"engine"
 
-    def stop(_: object) -> None:
+    def stop(*_: object) -> None:
         raise KeyboardInterrupt
 
     monkeypatch.setattr(stand_in.Builder, "build_serialized_network", makes)

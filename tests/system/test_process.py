@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from c3s3_seg.errors import MissingError
 from c3s3_seg.io import save
 from c3s3_seg.phantom import Simulator, simulate
 from c3s3_seg.system.process import import_nothing_from_working_folder, only_repeatable
@@ -33,12 +34,19 @@ def as_before(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 @pytest.mark.usefixtures("as_before")
 def test_repeatable_torch_fills_no_fresh_tensors() -> None:
     torch.utils.deterministic.fill_uninitialized_memory = True
-    only_repeatable("openvino")
+    only_repeatable("openvino", "cpu")
     assert not torch.are_deterministic_algorithms_enabled()
-    only_repeatable("torch")
+    only_repeatable("torch", "cuda")
     assert torch.are_deterministic_algorithms_enabled()
     assert torch.utils.deterministic.fill_uninitialized_memory is False
     assert torch.backends.cudnn.benchmark is False
+
+
+@pytest.mark.parametrize("runtime", ["onnx", "tensorrt"])
+def test_a_runtime_that_may_differ_from_run_to_run_is_refused(runtime: str) -> None:
+    only_repeatable("onnx", "cpu")
+    with pytest.raises(MissingError, match=f"'{runtime}' does not give the same bytes twice on CUDA"):
+        only_repeatable(runtime, "cuda")
 
 
 PROGRAM = "if __name__ == '__main__':\n    from c3s3_seg.__main__ import program\n    program()\n"

@@ -36,9 +36,9 @@ def logger() -> Any:
             try:
                 if severity in errors:
                     self.errors.append(" ".join(msg.split()))
-                    LOG.error(msg)
+                    LOG.error("TensorRT: %s", msg)
                 elif severity == level.WARNING:
-                    LOG.warning(msg)
+                    LOG.warning("TensorRT: %s", msg)
             except BaseException as error:  # such as Ctrl-C: an error that leaves this call ends the process
                 self.interrupt = error
 
