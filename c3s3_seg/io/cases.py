@@ -19,6 +19,7 @@ MASK_ENDINGS = ("_gt", "_label", "_seg", "_mask", ".seg", "-label")
 TRUTH_ENDINGS = ("", *MASK_ENDINGS)
 # Depth of nested folders. The search recurses into each folder, and Python limits recursion to 1000.
 MOST_DEPTH = 100
+LOST_AND_FOUND = "lost+found"
 
 
 class UnreadableError(InputError):
@@ -156,7 +157,7 @@ def mask_files(folder: Path, case: str) -> list[Path]:
 
 
 def visible(folder: Path) -> list[Path]:
-    """Return the entries of a folder, sorted by name, without hidden ones and links that lead upwards.
+    """Return the entries of a folder, sorted by name, without links that lead upwards: see `is_passed_over`.
 
     Raises
     ------
@@ -172,8 +173,18 @@ def visible(folder: Path) -> list[Path]:
     except OSError as error:
         what = f"the folder cannot be read: {error.strerror or error}"
         raise UnreadableError(what, where=folder) from error
-    paths = (folder / entry.name for entry in entries if not entry.name.startswith("."))
+    paths = [path for entry in entries if not is_passed_over(path := folder / entry.name)]
     return [path for path in paths if path.name not in links or not _leads_up(path)]
+
+
+def is_passed_over(path: Path) -> bool:
+    """Return whether a path in a folder is hidden, or the folder that a file system keeps for root alone.
+
+    The top of each ext file system has a `lost+found`. The volume of a container has it among the scans.
+    """
+    if path.name == LOST_AND_FOUND and os.path.isdir(path):
+        return not os.access(path, os.R_OK | os.X_OK)
+    return path.name.startswith(".")
 
 
 def _leads_up(path: Path) -> bool:
@@ -194,7 +205,10 @@ def may_be_file(path: Path) -> bool:
 
 
 def walk_files(folder: Path) -> Iterator[Path]:
-    """Yield all files below a folder, sorted, except hidden ones and pipes; do not follow folder links."""
+    """Yield all files below a folder, sorted, without pipes; do not follow folder links.
+
+    Files and folders that `is_passed_over` names are left out.
+    """
 
     def refuse(error: OSError) -> None:
         # os.walk would silently skip a folder that it may not read, with the slices in it. The name of a
@@ -204,10 +218,10 @@ def walk_files(folder: Path) -> Iterator[Path]:
 
     for root, folders, files in os.walk(folder, onerror=refuse):
         refuse_depth(Path(root), folder)
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        paths = (Path(root) / name for name in sorted(files) if not name.startswith("."))
+        folders[:] = sorted(name for name in folders if not is_passed_over(Path(root, name)))
+        paths = (Path(root, name) for name in sorted(files))
         # Opening a pipe would block for ever. A dangling link is kept: it may stand for a missing slice.
-        yield from filter(may_be_file, paths)
+        yield from (path for path in paths if not is_passed_over(path) and may_be_file(path))
 
 
 def refuse_depth(place: Path, folder: Path) -> None:

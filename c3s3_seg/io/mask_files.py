@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from c3s3_seg.errors import InputError
-from c3s3_seg.io.cases import TRUTH_ENDINGS, Case, walk_files
+from c3s3_seg.io.cases import TRUTH_ENDINGS, Case, is_passed_over, walk_files
 from c3s3_seg.io.detect import DICOM_SUFFIXES, is_dicom, is_zip
 from c3s3_seg.io.image.files import IMAGE_SUFFIXES, image_stem, image_suffix
 from c3s3_seg.io.scan_like import ScanError, refuse_scan, refuse_scans
@@ -220,7 +220,7 @@ def _in_folder(folder: Path) -> Iterator[Case]:
 
 def _visible(folder: Path) -> list[Path]:
     try:
-        return sorted((p for p in folder.iterdir() if not p.name.startswith(".")), key=lambda p: p.name)
+        return sorted((p for p in folder.iterdir() if not is_passed_over(p)), key=lambda p: p.name)
     except OSError as error:
         raise InputError(f"the folder cannot be read: {error.strerror or error}", where=folder) from error
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from c3s3_seg.errors import C3S3Error, InputError
-from c3s3_seg.io.cases import walk_files
+from c3s3_seg.io.cases import is_passed_over, walk_files
 from c3s3_seg.io.detect import DICOM_SUFFIXES, PREFIX_END, begins_as_dicom, is_dicomdir
 from c3s3_seg.io.pacs.identity import identity
 
@@ -36,7 +36,7 @@ def entries_of(folder: Path) -> list[Path]:
     """
     try:
         with os.scandir(folder) as found:
-            names = sorted(e.name for e in found if not e.name.startswith(".") and not e.is_symlink())
+            names = sorted(e.name for e in found if not e.is_symlink() and not is_passed_over(Path(e.path)))
     except OSError as error:
         what = f"the watched folder cannot be read ({error.strerror or error})"
         raise InputError(what, where=folder) from error

@@ -16,9 +16,11 @@ from helpers.studies import report, series, small, uid, whole_study
 from c3s3_seg.batch.records import Refusal
 from c3s3_seg.errors import InputError
 from c3s3_seg.io import match_truth, read_case, save
+from c3s3_seg.io.cases import walk_files
 from c3s3_seg.io.hashes import scan_sha256
 from c3s3_seg.io.reading import Reading, SeriesRule, parse_series
 from c3s3_seg.io.studies import Scans, find_scans, series_files
+from c3s3_seg.service.entries import entries_of
 
 
 def found(*paths: Path, wanted: str | None = None, rule: str | None = None) -> Scans:
@@ -293,6 +295,39 @@ def test_a_folder_that_cannot_be_read_is_a_case_that_fails(
     assert [case.path for case in failing] == [root if place == "archive" else root / place[:2]]
     with pytest.raises(InputError, match="Permission denied"):
         read_case(failing[0], Reading(), hashed=True)
+
+
+def test_the_folder_that_a_file_system_keeps_for_root_is_no_case(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each volume of a container with an ext file system has one, and so each run had a failed case."""
+    root, opened, may = tmp_path / "scans", os.scandir, os.access
+    for study in ("p1", "p2"):
+        series(small(), root / study, study, 1)
+    (root / "lost+found").mkdir()
+
+    def scandir(path: object) -> object:
+        if str(path).endswith("lost+found"):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+        return opened(path)  # type: ignore[call-overload]
+
+    def access(path: str | Path, mode: int) -> bool:
+        return may(path, mode) and not str(path).endswith("lost+found")
+
+    monkeypatch.setattr(os, "scandir", scandir)  # root may read everything
+    monkeypatch.setattr(os, "access", access)
+    assert [case.path for case in found(root).cases] == [root / "p1", root / "p2"]
+    assert len([*walk_files(root)]) == len([*walk_files(root / "p1")]) + len([*walk_files(root / "p2")])
+    assert root / "lost+found" not in entries_of(root)
+    with pytest.raises(InputError, match="Permission denied"):  # if it is given itself
+        found(root / "lost+found")
+
+
+def test_files_that_a_check_of_the_disk_found_are_read(tmp_path: Path) -> None:
+    root = tmp_path / "scans"
+    series(small(), root / "p1", "p1", 1)
+    series(small(), root / "lost+found" / "#12", "p2", 1)
+    assert len(found(root).cases) == 2
 
 
 @pytest.mark.parametrize("names_of", ["IM0001", "study.zip"])

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from c3s3_seg.errors import C3S3Error, FileName, InputError
-from c3s3_seg.io.cases import refuse_depth
+from c3s3_seg.io.cases import is_passed_over, refuse_depth
 from c3s3_seg.io.deflated import header_of
 from c3s3_seg.io.detect import MEDIA_DIRECTORY, PREFIX_END, first_bytes
 from c3s3_seg.io.dicom_objects.codes import Uid
@@ -156,12 +156,12 @@ def _looked_through(folder: Path) -> Iterator[tuple[Path, str]]:
     for root, folders, files in os.walk(folder, onerror=refuse):
         refuse_depth(Path(root), folder)
         below = [Path(root) / name for name in sorted(folders)]
-        passed = {path: HIDDEN if path.name.startswith(".") else _outward(path, inside) for path in below}
+        passed = {path: HIDDEN if is_passed_over(path) else _outward(path, inside) for path in below}
         # A link to a folder inside leads to files that are inspected anyway.
         folders[:] = [path.name for path in below if not passed[path] and not path.is_symlink()]
         yield from ((path, reason) for path, reason in passed.items() if reason)
         for path in (Path(root) / name for name in sorted(files)):
-            yield path, HIDDEN if path.name.startswith(".") else _outward(path, inside)
+            yield path, HIDDEN if is_passed_over(path) else _outward(path, inside)
 
 
 def _outward(path: Path, inside: str) -> str:
