@@ -133,6 +133,9 @@ def test_boxes() -> None:
     for text in ("1:2", "1:2,3:4", "a:b,c:d,e:f", "1:2,3:4,5:6cm"):
         with pytest.raises(InputError, match="wanted x0:x1"):
             parse_box(text, grid)
+    for wrong in ((0, 10, 0, 10, 0, 10), 5, np.ones((10, 20, 30), bool)):
+        with pytest.raises(InputError, match=r"found roi.*, wanted a text: x0:x1,y0:y1,z0:z1 in voxels"):
+            parse_box(wrong, grid)  # type: ignore[arg-type]
     assert parse_box("5.6:6.4,5:9,-20:4mm", grid) == Box((0, 0, 0), (3, 3, 1))  # to the first voxel's edge
     outside = ("5:6,5:9,-20:3.4mm", "5:6,5:9,93.6:99mm", "0:4.4,5:9,5:11mm")
     for text in ("5:5,0:9,0:9", "20:30,0:9,0:9", *outside):

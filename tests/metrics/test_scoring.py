@@ -500,3 +500,10 @@ def test_a_label_may_be_an_integer_of_numpy(label: Any) -> None:
 def test_tolerances_that_are_no_numbers_are_refused(tolerances: Any) -> None:
     with pytest.raises(InputError, match=r"found the tolerances .* wanted finite ones"):
         score(volume(POINT_A), volume(POINT_B), tolerances_mm=tolerances)
+
+
+def test_only_true_and_false_decide_on_the_area() -> None:
+    wrong: Any = "no"
+    with pytest.raises(InputError, match="found area_nsd='no', wanted True or False"):
+        score(volume(POINT_A), volume(POINT_B), area_nsd=wrong)
+    assert score(volume(POINT_A), volume(POINT_A), area_nsd=np.True_).nsd_area
