@@ -267,7 +267,8 @@ def _look_into(file: BinaryIO, path: Path, name: str) -> Slice | Broken | bool:
     if kind is None or any(c.startswith(kind) for c in SLICE_CLASSES | FRAME_CLASSES):
         if not reached:
             # Attributes are in the order of their tags: one after the UID shows that the UID is whole.
-            return Broken(name, "its header ends too early", uid, cut_uid=max(data.keys()) <= SERIES_UID)
+            cut = max(data.keys(), default=0) <= SERIES_UID
+            return Broken(name, "its header ends too early", uid, cut_uid=cut)
         lacks = [k for k in ("SOPClassUID", "Rows", "Columns") if not item.text(k)]
         return Broken(name, f"its header has no {', '.join(lacks)}", uid, whole=True)
     return False

@@ -29,7 +29,7 @@ OTHER_PLANE = 0.7
 
 
 @dataclass(frozen=True)
-class Part:
+class SeriesPart:
     """A volume of a series.
 
     Parameters
@@ -47,7 +47,7 @@ class Part:
     notes: tuple[str, ...] = ()
 
 
-def split(slices: Sequence[Slice]) -> list[Part]:
+def split(slices: Sequence[Slice]) -> list[SeriesPart]:
     """Split the slices of one series into volumes.
 
     Parameters
@@ -57,7 +57,7 @@ def split(slices: Sequence[Slice]) -> list[Part]:
 
     Returns
     -------
-    list of Part
+    list of SeriesPart
         The volumes; one part with the label "" if nothing has to be split, or no attribute distinguishes
         the slices at one place.
     """
@@ -89,8 +89,8 @@ def _planes(slices: Sequence[Slice]) -> list[tuple[Slice, ...]]:
     return [tuple(plane) for _, plane in found]
 
 
-def _phases(slices: Sequence[Slice]) -> list[Part]:
-    whole = [Part("", tuple(slices))]
+def _phases(slices: Sequence[Slice]) -> list[SeriesPart]:
+    whole = [SeriesPart("", tuple(slices))]
     places = _places(slices)
     if places is None or not _collide(zip(places, slices, strict=True)):
         return whole
@@ -137,14 +137,14 @@ class _Placed:
         least = len(self.at) if self.volumes else max(sizes) / 2
         return min(sizes) >= max(2, least) and not any(_collide(group) for group in groups)
 
-    def part(self, label: str, group: Sequence[tuple[int, Slice]]) -> Part:
+    def part(self, label: str, group: Sequence[tuple[int, Slice]]) -> SeriesPart:
         """Return a group as a volume, with a note if it does not have a slice at every place."""
         held, every = len({place for place, _ in group}), len(self.at)
         note = f"slices lie at {held} of the {every} places of the series: it may be a part of a volume"
-        return Part(label, tuple(item for _, item in group), (note,) if held < every else ())
+        return SeriesPart(label, tuple(item for _, item in group), (note,) if held < every else ())
 
 
-def _ranked(stack: _Placed, values_of: Mapping[str | int, Sequence[str]]) -> list[Part] | None:
+def _ranked(stack: _Placed, values_of: Mapping[str | int, Sequence[str]]) -> list[SeriesPart] | None:
     """Group the n-th slices of all places; None unless each place has as many, with different times.
 
     None also if that contradicts another attribute: if slices of one acquisition number, of which each place
@@ -161,7 +161,7 @@ def _ranked(stack: _Placed, values_of: Mapping[str | int, Sequence[str]]) -> lis
             continue
         note = f"the {count} slices at each place were assigned to volumes in the order of their {key}"
         return [
-            Part(f"{label} {rank + 1} of {count}", tuple(compress(stack.slices, chosen)), (note,))
+            SeriesPart(f"{label} {rank + 1} of {count}", tuple(compress(stack.slices, chosen)), (note,))
             for rank in range(count)
             if (chosen := [own == rank for own in ranks])
         ]
