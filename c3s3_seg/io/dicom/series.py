@@ -34,6 +34,8 @@ class Series:
         Slices of the series, and objects left out: scout views, screen captures, objects of other kinds.
     part
         Phase, if the series holds several: `echo 2`. Else empty.
+    notes
+        What the user must know of the way in which the phase was separated.
     """
 
     uid: str
@@ -42,6 +44,7 @@ class Series:
     captures: tuple[Slice, ...] = ()
     others: tuple[Slice, ...] = ()
     part: str = ""
+    notes: tuple[str, ...] = ()
 
     @property
     def key(self) -> str:
@@ -214,7 +217,7 @@ def choose(found: Found, reading: Reading) -> tuple[Series, tuple[str, ...]]:
         chosen = _by_name(found, str(reading.series))
     else:
         chosen = _only_volume(found, reading.rule)
-    _refuse_broken([b for b in found.broken if chosen.uid.startswith(b.series_uid or "")], found.root)
+    _refuse_broken([b for b in found.broken if b.may_be_of(chosen.uid)], found.root)
     return chosen, _notes(found, chosen)
 
 
@@ -269,7 +272,7 @@ def _parts(slices: list[Slice]) -> list[Series]:
     if not stack:
         return [Series(uid, scouts or captures)]
     stack, others = of_one_kind(stack)
-    return [Series(uid, part, scouts, captures, others, label) for label, part in split(stack)]
+    return [Series(uid, p.slices, scouts, captures, others, p.label, p.notes) for p in split(stack)]
 
 
 def _rank(series: Series) -> tuple[int, str, str]:
@@ -320,7 +323,7 @@ def _notes(found: Found, chosen: Series) -> tuple[str, ...]:
         notes.append(f"left out as localizers: {listed([s.name for s in chosen.localizers])}")
     if chosen.captures:
         notes.append(f"left out as secondary captures: {listed([s.name for s in chosen.captures])}")
-    notes += _kind_notes(chosen)
+    notes += [*chosen.notes, *_kind_notes(chosen)]
     if found.ignored:
         notes.append(f"ignored, not DICOM images: {listed(found.ignored)}")
     if found.broken:

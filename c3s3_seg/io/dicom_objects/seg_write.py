@@ -179,7 +179,7 @@ def _described(segments: tuple[Segment, ...], maker: Maker) -> list[Any]:
         colour = LABEL_CIELAB[(number - 1) % len(LABEL_CIELAB)]
         item = highdicom.seg.SegmentDescription(
             segment_number=number,
-            segment_label=segment.name[:64],
+            segment_label=segment.stored_name,
             segmented_property_category=highdicom.sr.CodedConcept(*(segment.category or ANATOMY)),
             segmented_property_type=highdicom.sr.CodedConcept(*segment.coded),
             algorithm_type=highdicom.seg.SegmentAlgorithmTypeValues.AUTOMATIC,
