@@ -6,6 +6,7 @@ input or the command is at fault; 3 a requested package or device is missing; 4 
 """
 
 import errno
+import os
 import re
 from collections.abc import Iterable
 from pathlib import Path
@@ -287,6 +288,16 @@ def as_c3s3_error(error: BaseException, *, quote: bool = True) -> C3S3Error:
     first = f": {lines[0]}" if lines else ""
     todo = "This is a defect of the program: please report it; the journal holds the traceback"
     return DefectError(f"{type(error).__name__}{first}", todo=todo)
+
+
+def cause_of(error: BaseException) -> str:
+    """Return what a message may state about another program's error: the system's words, else the type.
+
+    The text of the error itself may quote a header or a file name. The system's words tell an I/O error,
+    which may pass, from a damaged file.
+    """
+    number = error.errno if isinstance(error, OSError) else None
+    return os.strerror(number) if number else type(error).__name__
 
 
 def refused_by_system(error: BaseException) -> C3S3Error | None:

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 from c3s3_seg.errors import InputError
 from c3s3_seg.geometry.volume import Volume
 from c3s3_seg.io.cases import Case, Skipped, match_truth
-from c3s3_seg.io.detect import is_dicom, is_zip
+from c3s3_seg.io.detect import is_dicom, is_zip, why_unreadable
 from c3s3_seg.io.image.files import IMAGE_SUFFIXES, image_suffix, load_image, load_mask
 from c3s3_seg.io.image.save import save
 from c3s3_seg.io.places import find_cases
@@ -103,6 +103,8 @@ def read(path: str | Path, reading: Reading, *, hashed: bool = False) -> Volume:
     if not os.path.exists(path):
         raise InputError("there is no such file or folder", where=path)
     if image_suffix(path) is None:
+        if why := why_unreadable(path):
+            raise InputError(f"the file cannot be read: {why}", where=path)
         raise InputError(
             f"this is not a scan that can be read; wanted {', '.join(IMAGE_SUFFIXES)}, a DICOM file"
             " or a folder with a DICOM series",

@@ -11,6 +11,7 @@ import pytest
 from conftest import small_scan
 from helpers.batches import MODEL
 from helpers.command import run
+from helpers.studies import small
 
 from c3s3_seg.batch import BatchPlan, Job, origin, predict_cases, verify
 from c3s3_seg.batch import case as case_module
@@ -453,6 +454,23 @@ def test_a_series_that_is_swapped_fails_and_is_tried_again(
     result = predict_cases([tmp_path / "scans"], MODEL, job)
     assert (result.failures, [row.case for row in result.rows]) == ((), ["a", "b"])
     assert verify(tmp_path / "out").holds
+
+
+def test_a_series_that_was_removed_from_its_study_is_not_compared(tmp_path: Path) -> None:
+    """The hash of the rest of the study used to be compared, so `verify` failed for ever."""
+    study, out = tmp_path / "study", tmp_path / "out"
+    files, _ = series(study / "a", 0), save_series(small(), study / "b", description="", seed_uid="b")
+    predict_cases([study / "a"], MODEL, Job(out, allow_out_of_domain=True))
+    document = json.loads((out / "provenance.json").read_text())
+    document["cases"][0]["scan"] = str(study)  # as if the study had been given
+    (out / "provenance.json").write_text(json.dumps(document))
+    assert (verify(out).wrong, verify(out).unreachable) == ([], [])
+    for path in files[1:]:
+        path.unlink()
+    files[0].write_bytes(files[0].read_bytes()[:200])  # a damaged file may be of the series
+    assert [finding.where for finding in verify(out).wrong] == [str(study)]
+    files[0].unlink()
+    assert (verify(out).wrong, verify(out).unreachable) == ([], [str(study)])
 
 
 def test_a_file_that_is_still_being_copied_is_tried_again(

@@ -291,6 +291,7 @@ def label(name: str, value: object) -> dict[str, object]:
         ("parity", [{"model.onnx": {"difference": NAN}}, 5]),
         ("training", [
             {"seconds": INF}, [], {"config": 7}, {"config": {"data": "x"}}, {"validation_cases": {"vnet": 3}},
+            {"validation_kept_cases": {"vnet": 3}},
             {"validation_last": [7]}, {"initialized_from": {"seconds": "long"}}, {"iterations": None},
         ]),
         ("format", [0, 2, "1.0", NAN, None, True, "1"]),

@@ -75,6 +75,9 @@ def test_the_best_weights_ship_and_the_card_says_both(
     assert records(best, "validation_kept") == {"vnet": (2, 0.5), "resvnet": (3, 0.3)}
     assert records(best, "validation_last") == {"vnet": (4, 0.3), "resvnet": (4, 0.25)}
     assert best.networks[0].architecture == "vnet"
+    facts = best.manifest.training
+    assert facts["validation_kept_cases"]["vnet"] == {"case": {"ball": {"dice": 0.5}}}
+    assert facts["validation_cases"]["vnet"] == {"case": {"ball": {"dice": 0.3}}}
     card = (best.folder / "README.md").read_text()
     assert "| vnet | 2 | 0.500 |" in card
     assert "| vnet | 0.300 |" in card
@@ -132,7 +135,9 @@ def test_a_resumed_run_knows_what_was_best(toy_config: Path, tmp_path: Path) -> 
         train(load_config(toy_config, changes), tmp_path / "broken", Killer())
     assert checkpoint.read(tmp_path / "broken").iteration == 2
     resumed = train(load_config(toy_config, changes), tmp_path / "broken", Silent(), resume=True)
-    assert resumed.manifest.training["validation_kept"] == whole.manifest.training["validation_kept"]
+    for key in ("validation_kept", "validation_kept_cases"):
+        assert resumed.manifest.training[key] == whole.manifest.training[key]
+    assert set(whole.manifest.training["validation_kept_cases"]) == {"vnet", "resvnet"}
     for name in ("model.safetensors", "secondary.safetensors"):
         assert resumed.manifest.files[name] == whole.manifest.files[name]
 
