@@ -274,6 +274,26 @@ def test_the_same_mask_is_the_same_instance_and_another_is_not(files: list[Path]
     assert a == b != c
 
 
+def test_an_object_of_another_patient_or_study_is_another_instance(files: list[Path], tmp_path: Path) -> None:
+    """Objects with corrected patient data had the UIDs of the wrong ones, which a PACS keeps."""
+    changes: list[dict[str, str]] = [
+        {}, {"PatientName": "RIGHT^NAME"}, {"PatientID": "7"}, {"PatientBirthDate": "19500102"},
+        {"IssuerOfPatientID": "HERE"}, {"PatientSex": "F"}, {"StudyInstanceUID": "1.2.3.4"},
+    ]  # fmt: skip
+    for write in (write_seg, write_rtstruct):
+        uids = []
+        for number, change in enumerate((*changes, {})):
+            folder = tmp_path / f"{write.__name__}-{number}"
+            shutil.copytree(files[0].parent, folder)
+            for path in folder.iterdir():
+                edit(path, values(**change))
+            write(drawn(load(folder)), tmp_path / "a.dcm", SEGMENTS, MAKER)
+            made = pydicom.dcmread(tmp_path / "a.dcm")
+            uids += [made.SOPInstanceUID, made.SeriesInstanceUID]
+        assert uids[:2] == uids[-2:]
+        assert len(set(uids)) == 2 * len(changes)
+
+
 def test_labels_of_other_names_or_codes_are_another_instance(files: list[Path], tmp_path: Path) -> None:
     """A bundle with renamed labels used to write other content under the UIDs of the earlier objects."""
     mask, first = drawn(load(files[0].parent)), SEGMENTS[0]

@@ -15,6 +15,7 @@ from c3s3_seg.io.dicom.frames import frames, is_enhanced
 from c3s3_seg.io.dicom.header import Broken, Slice, look_at
 from c3s3_seg.io.dicom.kind import alone_in_series, class_name, has_slice_class, is_slice, of_one_kind
 from c3s3_seg.io.dicom.volumes import split
+from c3s3_seg.io.places import NoScanError
 from c3s3_seg.io.reading import Reading, SeriesAttributes, SeriesRule, Wanted
 
 MOST_LISTED = 30  # series in one line
@@ -202,7 +203,7 @@ def choose(found: Found, reading: Reading) -> tuple[Series, tuple[str, ...]]:
     ------
     InputError
         If there is no series or volume, several volumes and no choice, or the chosen one does not exist or
-        has damaged files.
+        has damaged files. A `NoScanError` if no volume fits a rule and nothing unreadable may be one.
     """
     if not found.series:
         _refuse_broken(found.broken, found.root)
@@ -234,13 +235,7 @@ def _only_volume(found: Found, rule: SeriesRule | None) -> Series:
         volumes = meant or volumes
     if len(volumes) == 1:
         return volumes[0]
-    if not volumes and (alone := found.alone):
-        raise InputError(
-            f"found no volume, but {alone} slices of one size and direction in as many series, one in each",
-            where=found.root,
-            todo="If they are one volume, have them exported again with one SeriesInstanceUID for all slices:"
-            " programs that remove names may give each file one of its own",
-        )
+    _refuse_alone(found, volumes)
     raise InputError(
         f"found {len(volumes)} series that are volumes; wanted one. The series are {found.table}",
         where=found.root,
@@ -254,7 +249,12 @@ def _only_fitting(found: Found, rule: SeriesRule) -> Series:
     fitting = [s for s in found.series if s.is_volume and rule.takes(s.attributes)]
     if len(fitting) == 1:
         return fitting[0]
-    raise InputError(
+    if not fitting:  # the series that is meant may be damaged
+        known = {s.uid for s in found.series}
+        _refuse_broken([b for b in found.broken if b.series_uid not in known], found.root)
+        _refuse_alone(found, [s for s in found.series if s.is_volume])
+    kind = InputError if fitting else NoScanError
+    raise kind(
         f"found {len(fitting)} series that fit the rule '{rule}'; wanted one. The series are {found.table}",
         where=found.root,
         todo="`c3s3-seg inspect` with this rule says which condition each of them does not fulfil",
@@ -290,6 +290,17 @@ def _by_name(found: Found, series: str) -> Series:
         if same
         else f"Give a number from 1 to {len(found.series)} or a series UID",
     )
+
+
+def _refuse_alone(found: Found, volumes: Sequence[Series]) -> None:
+    alone = 0 if volumes else found.alone
+    if alone:
+        raise InputError(
+            f"found no volume, but {alone} slices of one size and direction in as many series, one in each",
+            where=found.root,
+            todo="If they are one volume, have them exported again with one SeriesInstanceUID for all slices:"
+            " programs that remove names may give each file one of its own",
+        )
 
 
 def _refuse_broken(broken: Iterable[Broken], root: Path) -> None:
