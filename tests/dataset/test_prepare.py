@@ -126,7 +126,7 @@ def test_train_takes_it(archive: Path, tmp_path: Path) -> None:
 
     data, splits = read_splits(DataConfig(folder=str(tmp_path / "data")))
     assert splits.labelled
-    assert read_validation(data, splits.validation)[0].truth.array.any()
+    assert read_validation(data, splits.validation, TASK)[0].truth.array.any()
 
 
 @pytest.mark.slow

@@ -197,8 +197,9 @@ def test_the_first_of_equal_records_is_the_best() -> None:
 
 
 def cases(toy_config: Path) -> list[ValidationCase]:
-    data, splits = read_splits(load_config(toy_config).data)
-    return read_validation(data, splits.validation)
+    config = load_config(toy_config)
+    data, splits = read_splits(config.data)
+    return read_validation(data, splits.validation, config.task)
 
 
 def test_a_net_is_kept_as_it_was(toy_config: Path, tmp_path: Path) -> None:

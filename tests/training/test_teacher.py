@@ -27,6 +27,7 @@ from c3s3_seg.training.methods import build_method
 from c3s3_seg.training.planning.draft_timer import Constraints
 from c3s3_seg.training.planning.plan import make_plan
 from c3s3_seg.training.run import Run
+from c3s3_seg.training.settings import TeacherConfig
 from c3s3_seg.training.teacher import BundleTeacher, MaskTeacher, Teacher, open_teacher
 from c3s3_seg.training.train import train
 
@@ -170,9 +171,17 @@ def test_a_resumed_run_has_the_teacher_that_it_began_with(
     again.restore()
     again.note_teacher(opened(config, tmp_path)[0].record)
     assert len(again.history.kind("teacher")) == 1
+    masks = masks.rename(tmp_path / "moved")
+    config = replace(config, teacher=replace(config.teacher, masks=str(masks)))
+    elsewhere = Run(config, tmp_path / "run")
+    elsewhere.restore()
+    elsewhere.note_teacher(opened(config, tmp_path)[0].record)
+    assert len(elsewhere.history.kind("teacher")) == 1
     shutil.copy(masks / "ball-2.nii.gz", masks / "ball-3.nii.gz")
     with pytest.raises(InputError, match="the run began with the teacher"):
-        again.note_teacher(opened(config, tmp_path)[0].record)
+        elsewhere.note_teacher(opened(config, tmp_path)[0].record)
+    with pytest.raises(InputError, match=r"with other settings \(teacher\.masks\)"):
+        Run(replace(config, teacher=TeacherConfig()), tmp_path / "run").restore()
 
 
 def predicted(bundle: ModelBundle, scan: Path) -> tuple[Tensor, Tensor]:
