@@ -6,8 +6,10 @@ input or the command is at fault; 3 a requested package or device is missing; 4 
 """
 
 import errno
+import os
 import re
 from collections.abc import Iterable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -142,6 +144,11 @@ class C3S3Error(Exception):
     def __init__(self, what: str, *, where: str | Path | None = None, todo: str | None = None) -> None:
         self.what, self.where, self.todo = Told(what), where, todo
         super().__init__(str(self))
+
+    def __reduce__(self) -> Any:
+        """Return function, arguments and state for copies and other processes, in the words of this one."""
+        made = partial(type(self), self.what, where=self.where, todo=self.todo)
+        return made, (), self.__dict__
 
     def __str__(self) -> str:
         """Return the message for Python, with arguments of the API in place of options."""
@@ -287,6 +294,16 @@ def as_c3s3_error(error: BaseException, *, quote: bool = True) -> C3S3Error:
     first = f": {lines[0]}" if lines else ""
     todo = "This is a defect of the program: please report it; the journal holds the traceback"
     return DefectError(f"{type(error).__name__}{first}", todo=todo)
+
+
+def cause_of(error: BaseException) -> str:
+    """Return what a message may state about another program's error: the system's words, else the type.
+
+    The text of the error itself may quote a header or a file name. The system's words tell an I/O error,
+    which may pass, from a damaged file.
+    """
+    number = error.errno if isinstance(error, OSError) else None
+    return os.strerror(number) if number else type(error).__name__
 
 
 def refused_by_system(error: BaseException) -> C3S3Error | None:

@@ -112,13 +112,37 @@ def check_places(
             raise InputError(what, where=path, todo=TODO) from None
 
 
+def with_finished(out: Path, case: str, recorded: Mapping[str, str]) -> dict[str, str]:
+    """Return the recorded hashes; those of masks and maps without one are taken from the case's JSON.
+
+    The JSON is written after them: if a run was killed before it recorded the case, they are finished, and a
+    person may have edited them since. Pictures and pages may be half replaced beside an older JSON.
+
+    Parameters
+    ----------
+    out, case
+        The output folder, and the name of the case.
+    recorded
+        File -> sha256 as the journal records it; "" if the file was not finished.
+    """
+    if all(recorded.values()):
+        return dict(recorded)
+    listed = listed_in_json(out, [f"{case}.json"])
+    pictures = (*MARKED, ".sc.dcm")
+    return {
+        name: known or ("" if name.endswith(pictures) else listed.get(name, ""))
+        for name, known in recorded.items()
+    }
+
+
 def _refuse_other_scan(task: CaseTask, metadata: Mapping[str, Any]) -> None:
     """Raise if the JSON of a case, which no journal knows, is of another scan of this name."""
     scan = metadata.get("scan")
     scan = scan if isinstance(scan, dict) else {}
     place = scan.get("path")
-    if not isinstance(place, str) or os.path.abspath(place) == task.place:
+    if not isinstance(place, str) or (os.path.isabs(place) and os.path.abspath(place) == task.place):
         return
+    # A relative path does not say which scan it was: the command may have run in another folder.
     moved = scan_sha256(task.case.path, task.case.paths) == scan.get("sha256")
     if not moved:
         raise taken_by(place, task)

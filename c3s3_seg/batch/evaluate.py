@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from c3s3_seg.batch.measure import EvaluationSettings, measure_set, public_path
+from c3s3_seg.batch.measure import EvaluationSettings, MeasuredSet, measure_set, public_path
 from c3s3_seg.errors import InputError, shown
 from c3s3_seg.metrics.paired_tests import Paired, compare
 from c3s3_seg.metrics.results import CaseScore
@@ -81,7 +82,8 @@ def evaluate(
     settings
         How to measure; None: `EvaluationSettings()`.
     against
-        Another set of predictions of the same cases, measured too and compared case by case.
+        Another set of predictions of the same cases, measured too and compared case by case. Predictions of
+        one truth are a pair, whatever their names are.
     progress
         Called with (case, number done, total number) after each case.
 
@@ -114,8 +116,9 @@ def evaluate(
         other = measure_set(against, truth, settings, progress, mine)
         failures += tuple(Failure(f"{f.case} (against)", f.reason) for f in other.failures)
         remarks += tuple(f"{remark} (against)" for remark in other.remarks)
-        comparison = compare(mine.rows, other.rows)
-        remarks += uncompared(mine.rows, other.rows)
+        others = _named_alike(mine, other)
+        comparison = compare(mine.rows, others)
+        remarks += uncompared(mine.rows, others)
     try:
         result = EvaluationResult(
             mine.rows,
@@ -135,6 +138,24 @@ def evaluate(
             remove_ours(out / name)
         raise
     return result
+
+
+def _named_alike(first: MeasuredSet, other: MeasuredSet) -> tuple[CaseScore, ...]:
+    """Return the scores of the other set, each under the first set's name of the case with the same truth."""
+    known, found = _by_truth(first.files), _by_truth(other.files)
+    names = {
+        cases[0]: known[truth][0]
+        for truth, cases in found.items()
+        if len(cases) == len(known.get(truth, ())) == 1  # of several, only equal names are a pair
+    }
+    return tuple(replace(row, case=names.get(row.case, row.case)) for row in other.rows)
+
+
+def _by_truth(files: Sequence[CaseFiles]) -> dict[Path, list[str]]:
+    cases: dict[Path, list[str]] = defaultdict(list)
+    for case in files:
+        cases[case.truth].append(case.case)
+    return cases
 
 
 def _write(

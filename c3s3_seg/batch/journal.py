@@ -14,7 +14,6 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-import tempfile
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import asdict, dataclass
@@ -23,6 +22,7 @@ from typing import Any, Literal, get_args
 
 from c3s3_seg.batch.records import Outcome
 from c3s3_seg.errors import InputError
+from c3s3_seg.io.archive import held_folder
 from c3s3_seg.system.database import Database, Schema, copy_database
 from c3s3_seg.system.lock import now
 from c3s3_seg.system.ownership import TODO
@@ -261,8 +261,8 @@ def copied(path: Path) -> Iterator[Journal]:
     InputError
         If the journal is damaged, no regular file, or not written by this package.
     """
-    with tempfile.TemporaryDirectory(prefix="c3s3-seg-") as folder:
-        copy = Path(folder) / path.name
+    with held_folder() as folder:  # `sweep_unpacked` removes that of a killed run
+        copy = folder / path.name
         copy_database(path, copy, SCHEMA)
         journal = Journal(copy)
         try:

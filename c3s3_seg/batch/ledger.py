@@ -14,6 +14,7 @@ from c3s3_seg.batch.case_files import (
     remove_earlier,
     remove_files,
     remove_replaced,
+    with_finished,
 )
 from c3s3_seg.batch.job import CaseTask, Kept
 from c3s3_seg.batch.journal import Journal, JournalRecord, state_of
@@ -62,7 +63,7 @@ class Ledger:
         if task.kept is not None and record is not None:
             self._begin_addition(task, task.kept, record, names)
             return
-        earlier |= remove_earlier(out, task, names, known)
+        earlier |= remove_earlier(out, task, names, with_finished(out, case, known))
         self._earlier[case] = earlier
         files = dict.fromkeys(names, "")
         begun = Outcome(case, task.place, outputs=files, earlier=earlier, series=task.case.series)

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from c3s3_seg.batch.gather import take_over
 from c3s3_seg.batch.inputs import collect
-from c3s3_seg.batch.job import BatchPlan, Job
+from c3s3_seg.batch.job import BatchPlan, CaseTask, Job
 from c3s3_seg.batch.journal import JournalRecord, copied, journal_path
-from c3s3_seg.batch.resume import is_retried
+from c3s3_seg.batch.resume import is_retried, within_limit
 from c3s3_seg.io import Skipped
 from c3s3_seg.system.files import check_folder
 
@@ -61,17 +61,26 @@ def list_cases(
     check_folder(job.out)
     found = collect(inputs, job, plan)
     known = _records(job.out, plan, [task.case.name for task in found.tasks])
-    listed, left = [], plan.limit
+    todo = _todo(found.tasks, known, plan)
+    listed = []
     for task in found.tasks:
         record = known.get(task.case.name)
         state = "new" if record is None else _STATES[record.state]
-        to_do = record is None or record.state == "begun" or is_retried(record, plan)
-        if to_do and left is not None:
-            to_do, left = left > 0, max(0, left - 1)
+        to_do = task.case.name in todo
         truth = None if task.truth is None else str(task.truth)
         mask = str(job.mask_of(task.case.name))
         listed.append(ListedCase(task.case.name, str(task.case.path), truth, mask, state, to_do))
     return listed, found.skipped
+
+
+def _todo(tasks: Sequence[CaseTask], known: Mapping[str, JournalRecord], plan: BatchPlan) -> set[str]:
+    """Return the names of the cases that the run would process."""
+    records = [(task, known.get(task.case.name)) for task in tasks]
+    todo = [t for t, r in records if r is None or r.state == "begun" or is_retried(r, plan)]
+    if plan.limit is not None:
+        revisions = {name: record.revision for name, record in known.items()}
+        todo = within_limit(todo, plan.limit, lambda task: revisions.get(task.case.name, 0))
+    return {task.case.name for task in todo}
 
 
 def _records(out: Path, plan: BatchPlan, cases: list[str]) -> dict[str, JournalRecord]:

@@ -18,6 +18,7 @@ from c3s3_seg.inference.prediction import Prediction
 from c3s3_seg.inference.predictor import CheckedScan, PreparedScan
 from c3s3_seg.io import Skipped
 from c3s3_seg.io.detect import is_dicom, is_zip
+from c3s3_seg.io.dicom.decoder import NOT_STARTED
 from c3s3_seg.report.rows import Failure, PredictionRow
 
 STOPPED = "stopped"  # the step of a case that was not processed, because the run ended before
@@ -32,7 +33,7 @@ _PASSING = (
     *(errno.ENETDOWN, errno.ENETUNREACH, errno.EHOSTDOWN, errno.EHOSTUNREACH, errno.ENOTCONN),
     *(errno.ECONNRESET, errno.ENOLINK, errno.EREMOTEIO),
 )
-PASSING = (*map(os.strerror, _PASSING), "there is no room")
+PASSING = (*map(os.strerror, _PASSING), "there is no room", NOT_STARTED)
 
 
 @dataclass(frozen=True)

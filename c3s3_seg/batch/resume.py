@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -20,6 +20,7 @@ from c3s3_seg.batch.case_files import (
     is_source,
     remove_earlier,
     taken_by,
+    with_finished,
 )
 from c3s3_seg.batch.changes import FORMAT_KEY, Change, changes, is_addition, reason, setting_sha256
 from c3s3_seg.batch.job import BatchPlan, CaseTask, Job, Kept
@@ -167,8 +168,25 @@ def sort_out(tasks: Sequence[CaseTask], journal: Journal, request: Request) -> S
         result.todo.append(task)
     if plan.limit is not None:
         result.left = max(0, len(result.todo) - plan.limit)
-        del result.todo[plan.limit :]
+        result.todo = within_limit(result.todo, plan.limit, lambda task: journal.revision(task.case.name))
     return result
+
+
+def within_limit(todo: Sequence[CaseTask], limit: int, changes: Callable[[CaseTask], int]) -> list[CaseTask]:
+    """Return the cases of a limited run: those that were processed least often come first.
+
+    A case that fails in every run would otherwise take the place of others in every run.
+
+    Parameters
+    ----------
+    todo
+        All unfinished cases, in their order.
+    limit
+        Largest number of cases.
+    changes
+        Called with a case to get the number of changes of its record, 0 for a new case.
+    """
+    return sorted(todo, key=changes)[:limit]
 
 
 def refused(task: CaseTask, error: C3S3Error | OSError) -> Outcome:
@@ -209,7 +227,11 @@ def refuse_taken(task: CaseTask, record: JournalRecord | None, request: Request,
     names = file_names(request.job, task.case.name, request.maps)
     known = record.outcome.outputs if record is not None else {}
     try:
-        check_places(task, request.job.out, names, known)
+        finished = with_finished(request.job.out, task.case.name, known)
+        for name in finished:
+            if not known[name]:
+                check_unchanged(request.job.out / name, finished[name])
+        check_places(task, request.job.out, names, finished)
     except InputError as error:
         slip = any(is_source(request.job.out / name, task) for name in names)  # the wrong folder was given
         if record is not None and record.state == "done" and not slip and task.kept is None:
@@ -223,19 +245,17 @@ def refuse_taken(task: CaseTask, record: JournalRecord | None, request: Request,
 
 def is_retried(record: JournalRecord, plan: BatchPlan) -> bool:
     """Return whether a case that failed or was passed over is tried again with the same scan and settings."""
-    refusal = record.outcome.refusal
+    refusal, known = record.outcome.refusal, record.outcome.inputs  # without a hash it was never read whole
     asked = plan.retry_failed and record.state == "failed"
-    return record.state in ("failed", "skipped") and (asked or refusal is None or not refusal.final)
+    passing = refusal is None or not refusal.final or not known
+    return record.state in ("failed", "skipped") and (asked or passing)
 
 
 def _failed_before(task: CaseTask, record: JournalRecord, setting: str, plan: BatchPlan) -> str | None:
     if is_retried(record, plan) or record.setting != setting:
         return "it is tried again"
     with suppress(C3S3Error):
-        if (
-            record.outcome.inputs
-            and input_sha256(task.case.path, task.truth, task.case.paths) == record.outcome.inputs
-        ):
+        if input_sha256(task.case.path, task.truth, task.case.paths) == record.outcome.inputs:
             return None
     return "its scan has changed"
 
@@ -253,7 +273,8 @@ def _done_before(
         return Decision("their scans have changed")
     found = _changes(record, request, journal)
     kept = _kept(record, request, found, missing)
-    if inputs.get("truth", known.get("truth")) != known.get("truth"):
+    truth = known.get("truth") if request.job.truth is None else inputs.get("truth")  # it may be withdrawn
+    if truth != known.get("truth"):
         return Decision(reason(found) if found else "their truths have changed", kept)
     if record.setting != request.setting and not (missing and _are_additions(found) and kept is None):
         return Decision(reason(found), kept)
@@ -296,6 +317,8 @@ def _kept(
     if before not in get_args(MaskFormat) or before == "rtstruct":  # contours do not give the exact voxels
         return None
     mask, wanted = mask_path(job.out, case, before).name, set(file_names(job, case, request.maps))
+    if before != job.suffix and mask in wanted:  # the new mask would be written over the one that is kept
+        return None
     maps = {name for name in outputs if name.partition("/")[0] in FOLDERS}
     if not request.maps.probabilities:
         maps = {name for name in maps if not name.startswith(f"{PROBABILITIES}/")}

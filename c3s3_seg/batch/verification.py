@@ -223,7 +223,11 @@ def _verify_case(case: dict[str, Any], out: Path, result: Verification) -> Itera
         result.unreachable.append(str(scan))
         return
     try:
-        found = scan_sha256(scan, series_files(scan, case["series"]) if case.get("series") else ())
+        files = series_files(scan, case["series"]) if case.get("series") else None
+        if files == ():  # of a study that is still there, the series has gone
+            result.unreachable.append(str(scan))
+            return
+        found = scan_sha256(scan, files or ())
     except (C3S3Error, OSError) as error:
         result.wrong.append(Discrepancy(str(scan), _what(error)))
         return

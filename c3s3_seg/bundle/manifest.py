@@ -259,10 +259,10 @@ class Calibration:
 # The entries of a training record that programs read, with their types; the others are for people.
 RECORDED: dict[str, tuple[type, ...]] = {
     "config": (dict,), "data": (dict,), "cases": (dict,), "initialized_from": (dict, type(None)),
-    "validation_cases": (dict,), "validation_last": (list,), "validation_kept": (list,),
-    "validation_default": (list,), "candidate": (str,), "kept": (str,), "fold": (str, type(None)),
-    "iterations": (int,), "seconds": (int, float), "folder": (str,), "validation_from_unlabelled": (int,),
-    "validation": (int, dict), "of": (str,),
+    "validation_cases": (dict,), "validation_kept_cases": (dict,), "validation_last": (list,),
+    "validation_kept": (list,), "validation_default": (list,), "candidate": (str,), "kept": (str,),
+    "fold": (str, type(None)), "iterations": (int,), "seconds": (int, float), "folder": (str,),
+    "validation_from_unlabelled": (int,), "validation": (int, dict), "of": (str,),
 }  # fmt: skip
 
 
@@ -276,7 +276,8 @@ def _is_record(training_record: Any) -> bool:
     ]
     if not all(isinstance(record, dict) and "candidate" in record for record in records):
         return False
-    cases = training_record.get("validation_cases", {}).values()
+    keys = ("validation_cases", "validation_kept_cases")
+    cases = [case for key in keys for case in training_record.get(key, {}).values()]
     tables = (training_record.get(key) or {} for key in ("config", "data", "cases", "initialized_from"))
     inner = [*records, *tables]
     return all(isinstance(case, dict) for case in cases) and all(_is_record(part) for part in inner if part)

@@ -30,6 +30,8 @@ def ensemble(
         raise InputError("holds a bundle already", where=out, todo="Give another folder")
     made = make_ensemble([ModelBundle.find(name) for name in bundles], out)
     means = made.manifest.training["cross_validated"]
-    found = f"cross-validated Dice {means['dice']['mean']:.3f}; " if means else ""
+    selected = any(one["training"].get("kept") == "best" for one in made.manifest.training["ensemble"])
+    remark = " (optimistic: it selected the weights)" if selected else ""
+    found = f"cross-validated Dice {means['dice']['mean']:.3f}{remark}; " if means else ""
     following = command_of("export", made.folder)
     say(f"{made.folder}: {quantity(len(made.networks), 'network')}; {found}next: {following}")

@@ -169,7 +169,12 @@ def _report(result: EvaluationResult, events: Events) -> None:
         events("failed", {"case": failure.case, "reason": public(failure.reason)})
     for cohort in result.cohorts:
         means = {name: plain(statistics.mean) for name, statistics in cohort.metrics}
-        infinite = max(statistics.infinite for _, statistics in cohort.metrics)
-        events("mean", {"label": cohort.label, "cases": cohort.cases, "infinite": infinite, **means})
+        counts = {
+            "cases": cohort.cases,
+            "infinite": max(statistics.infinite for _, statistics in cohort.metrics),
+            "optimistic": cohort.optimistic,
+            "both_empty": cohort.both_empty,
+        }
+        events("mean", {"label": cohort.label, **counts, **means})
     events.ending = {"cases": len({row.case for row in result.rows}), "failed": len(result.failures)}
     events.exit_code = int(bool(result.failures))

@@ -54,7 +54,7 @@ def unpacked(path: Path, digest: _Hash | None = None) -> Iterator[Path]:
         An error raised in the `with` block about a file in the folder is raised for the archive instead.
     """
     sweep_unpacked()
-    with _held_folder(path) as folder:
+    with _folder_for(path) as folder:
         try:
             with tempfile.TemporaryFile() as copy:
                 _copy(path, copy, digest)
@@ -79,20 +79,32 @@ def unpacked(path: Path, digest: _Hash | None = None) -> Iterator[Path]:
 
 
 @contextmanager
-def _held_folder(path: Path) -> Iterator[Path]:
+def held_folder() -> Iterator[Path]:
     """Yield a temporary folder beside a locked file; the kernel frees the lock when this process ends.
 
     A process id in the name would not do: process ids differ between containers that share the folder.
+
+    Raises
+    ------
+    OSError
+        If the folder cannot be made.
     """
     with ExitStack() as stack:
+        name = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix=PREFIX)))
+        handle = os.open(name / "new", os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        stack.callback(os.close, handle)
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        os.rename(name / "new", name / HELD)  # a sweep of another process never sees it without its lock
+        folder = name / "files"
+        folder.mkdir(mode=0o700)
+        yield folder
+
+
+@contextmanager
+def _folder_for(path: Path) -> Iterator[Path]:
+    with ExitStack() as stack:
         try:
-            name = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix=PREFIX)))
-            handle = os.open(name / "new", os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-            stack.callback(os.close, handle)
-            fcntl.flock(handle, fcntl.LOCK_EX)
-            os.rename(name / "new", name / HELD)  # a sweep of another process never sees it without its lock
-            folder = name / "files"
-            folder.mkdir(mode=0o700)
+            folder = stack.enter_context(held_folder())
         except OSError as error:
             what = f"the archive cannot be unpacked: no temporary folder was made: {error.strerror or error}"
             todo = "Set TMPDIR to a folder that has room and may be written to"
@@ -101,7 +113,7 @@ def _held_folder(path: Path) -> Iterator[Path]:
 
 
 def sweep_unpacked() -> None:
-    """Remove unpacked archives that killed runs left behind, since they are patients' scans.
+    """Remove unpacked archives, and copies of journals, that killed runs left: they are of patients.
 
     Only folders of this user that nobody else can access are removed, and only if they contain the lock
     file of this package and no process holds the lock. Links are not followed.

@@ -21,6 +21,10 @@ TRUTH_ENDINGS = ("", *MASK_ENDINGS)
 MOST_DEPTH = 100
 
 
+class UnreadableError(InputError):
+    """The error for a folder that does not exist or cannot be read."""
+
+
 @dataclass(frozen=True)
 class Case:
     """One scan: a name, without suffix, that is unique within the run, and the location of the scan.
@@ -156,7 +160,7 @@ def visible(folder: Path) -> list[Path]:
 
     Raises
     ------
-    InputError
+    UnreadableError
         If the folder does not exist or cannot be read.
     """
     try:
@@ -164,9 +168,10 @@ def visible(folder: Path) -> list[Path]:
             entries = sorted(found, key=lambda entry: entry.name)
             links = {entry.name for entry in entries if entry.is_symlink()}
     except FileNotFoundError:
-        raise InputError("there is no such file or folder", where=folder) from None
+        raise UnreadableError("there is no such file or folder", where=folder) from None
     except OSError as error:
-        raise InputError(f"the folder cannot be read: {error.strerror or error}", where=folder) from error
+        what = f"the folder cannot be read: {error.strerror or error}"
+        raise UnreadableError(what, where=folder) from error
     paths = (folder / entry.name for entry in entries if not entry.name.startswith("."))
     return [path for path in paths if path.name not in links or not _leads_up(path)]
 

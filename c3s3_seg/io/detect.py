@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from c3s3_seg.errors import cause_of
+
 DICOM_SUFFIXES = (".dcm", ".dicom", ".ima")
 
 MEDIA_DIRECTORY = "1.2.840.10008.1.3.10"  # SOP class of a DICOMDIR
@@ -43,9 +45,24 @@ def is_dicom(path: Path) -> bool:
     )
 
 
+def why_unreadable(path: Path) -> str:
+    """Return why a regular file that is there cannot be read, so that its type is not known; "" if it can."""
+    try:
+        if os.path.isfile(path):  # opening a pipe would block
+            with path.open("rb") as file:
+                file.read(1)
+    except FileNotFoundError:
+        return ""
+    except OSError as error:
+        return cause_of(error)
+    return ""
+
+
 def is_zip(path: Path) -> bool:
-    """Return whether a file is named like a zip archive and begins like one."""
-    return path.suffix.lower() == ".zip" and os.path.isfile(path) and first_bytes(path, 2) == b"PK"
+    """Return whether a file is named like a zip archive and begins like one, as far as it can be read."""
+    if path.suffix.lower() != ".zip" or not os.path.isfile(path):
+        return False
+    return first_bytes(path, 2) == b"PK" or bool(why_unreadable(path))
 
 
 def is_dicomdir(path: Path) -> bool:

@@ -17,13 +17,14 @@ from c3s3_seg.io.cases import (
     Case,
     RealPaths,
     Skipped,
+    UnreadableError,
     refuse_depth,
     stem_of,
     unique_names,
     visible,
     walk_files,
 )
-from c3s3_seg.io.detect import is_dicom, is_zip
+from c3s3_seg.io.detect import is_dicom, is_zip, why_unreadable
 from c3s3_seg.io.image.files import IMAGE_SUFFIXES, image_suffix
 
 MOST_FILES = 10_000  # files below a folder without a scan in which image files are looked for
@@ -93,7 +94,8 @@ def find_places(paths: Sequence[str | Path], *, numbered: bool = False) -> Place
     ------
     InputError
         If nothing is found, a single path is missing or holds no scan, or a folder mixes DICOM slices and
-        image files. Of several paths, a missing one fails as a case, one without a scan is passed over.
+        image files. Of several paths, one that is missing or cannot be read fails as a case, and one
+        without a scan is passed over.
     """
     finder = _Finder(numbered)
     for given in paths:
@@ -103,8 +105,8 @@ def find_places(paths: Sequence[str | Path], *, numbered: bool = False) -> Place
             if len(paths) == 1:
                 raise
             finder.skipped.append(Skipped(str(given), error.what))
-        except InputError:
-            if len(paths) == 1 or os.path.exists(given):
+        except UnreadableError:
+            if len(paths) == 1:
                 raise
             finder.add(Path(given))
     if not finder.found:
@@ -131,7 +133,8 @@ class _Finder:
     def look_at(self, path: Path) -> None:
         """Add the scans at a path that was given."""
         if os.path.isfile(path):
-            if image_suffix(path) is None and not is_dicom(path) and not is_zip(path):
+            known = image_suffix(path) is not None or is_dicom(path) or is_zip(path)
+            if not known and not why_unreadable(path):
                 what = f"this is not a scan; wanted {', '.join(IMAGE_SUFFIXES)} or DICOM"
                 raise NoScanError(what, where=path)
             self.add(path)
@@ -156,6 +159,8 @@ class _Finder:
             self.add(folder)
             return
         scans, rest = self._among(entries, images)
+        if not scans and _may_be_study(rest):
+            scans = [folder]
         if not scans:
             _refuse_empty(folder)
         if self.numbered and not images and len(scans) > 1 and _is_one_study(scans):
@@ -206,6 +211,8 @@ class _Finder:
         # A single archive is not read as a part of the folder that it lies in.
         if (len(below) == 1 and os.path.isdir(below[0])) or (below and _is_one_study(below)):
             return [folder]
+        if not below and _may_be_study(rest):
+            return [folder]
         if below:
             self._skip(folder, rest)
         return below
@@ -233,10 +240,17 @@ def _is_one_study(places: Sequence[Path]) -> bool:
     """Return whether the first files of all places state the same study, as far as they state one."""
     from c3s3_seg.io.dicom.header import study_of
 
-    if not all(map(os.path.isdir, places)):
-        return False
-    first = [map(study_of, islice(_dicom_files(place), FIRST)) for place in places]
-    return len({next(filter(None, studies), "") for studies in first} - {""}) == 1
+    def of(place: Path) -> str:
+        with suppress(InputError):  # a folder that cannot be read states none
+            return next(filter(None, map(study_of, islice(_dicom_files(place), FIRST))), "")
+        return ""
+
+    return all(map(os.path.isdir, places)) and len({of(place) for place in places} - {""}) == 1
+
+
+def _may_be_study(entries: Sequence[Path]) -> bool:
+    """Return whether a file cannot be read that may be a slice: DICOM files need not have a suffix."""
+    return any(image_suffix(path) is None and why_unreadable(path) for path in entries)
 
 
 def _dicom_files(place: Path) -> Iterator[Path]:

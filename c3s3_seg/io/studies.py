@@ -91,12 +91,17 @@ def find_scans(
 
 
 def series_files(path: Path, series: str) -> tuple[Path, ...]:
-    """Return the files of a series of a study, same as in `Case.paths`; empty if there is no such series."""
+    """Return the files of a series of a study, same as in `Case.paths`; empty if there is no such series.
+
+    Of a series whose other files are gone or damaged, these are the damaged files that may be of it.
+    """
     from c3s3_seg.io.dicom.load import find_series
 
     found, _ = find_series(path, Reading())
     chosen = next((item for item in found.series if item.key == series), None)
-    return () if chosen is None else tuple(_files(found, chosen))
+    if chosen is not None:
+        return tuple(_files(found, chosen))
+    return tuple(found.root / str(b.name) for b in found.broken if series.startswith(b.series_uid or ""))
 
 
 def _scans(place: Path, reading: Reading, skipped: list[Skipped], *, single: bool) -> Iterator[FoundScan]:

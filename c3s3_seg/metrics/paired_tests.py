@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from c3s3_seg.metrics.results import CaseScore
+from c3s3_seg.metrics.results import CaseScore, PaperScore, Score
 from c3s3_seg.metrics.statistics import statistics
 
 ROUNDING = 1e-6  # relative to the larger value
@@ -39,7 +39,11 @@ class Paired:
         normal approximation with continuity correction. nan below two cases; 1 if no case differs.
     missed, against_missed
         Empty predictions of the first and of the second set that the protocol `paper` counts as 0 (over all
-        paired cases): they improve a mean distance.
+        paired cases): they improve a mean distance. In a study, whose records do not have the truth, the
+        predictions of `both_empty` are among them.
+    both_empty, against_both_empty
+        Predictions of the first and of the second set that are empty like the truth (over all paired cases).
+        The protocol `paper` counts them as 0 too: they improve a mean distance and lower a mean Dice.
     """
 
     label: str
@@ -54,6 +58,8 @@ class Paired:
     p: float
     missed: int = 0
     against_missed: int = 0
+    both_empty: int = 0
+    against_both_empty: int = 0
 
 
 def compare(rows: Sequence[CaseScore], against: Sequence[CaseScore]) -> tuple[Paired, ...]:
@@ -64,17 +70,33 @@ def compare(rows: Sequence[CaseScore], against: Sequence[CaseScore]) -> tuple[Pa
     rows, against
         Scores of the two sets, by the same protocol. Cases that only one set has are skipped.
     """
-    others = {(row.case, row.label): row.score.flat() for row in against}
+    others = {(row.case, row.label): row.score for row in against}
     pairs = [(row, others[row.case, row.label]) for row in rows if (row.case, row.label) in others]
     results = []
     for label in dict.fromkeys(row.label for row, _ in pairs):
-        mine = [(row.score.flat(), other) for row, other in pairs if row.label == label]
-        missed = [int(sum(pair[side].get("optimistic", 0) for pair in mine)) for side in (0, 1)]
+        scores = [(row.score, other) for row, other in pairs if row.label == label]
+        mine = [(first.flat(), second.flat()) for first, second in scores]
         for metric in mine[0][0]:
             if metric not in ("optimistic", "truth_ml"):
                 found = paired(label, metric, [(a[metric], b[metric]) for a, b in mine])
-                results.append(replace(found, missed=missed[0], against_missed=missed[1]))
+                results.append(_counted(found, scores))
     return tuple(results)
+
+
+def _counted(found: Paired, scores: Sequence[tuple[Score | PaperScore, Score | PaperScore]]) -> Paired:
+    """Return a comparison with the counts of empty predictions of both sets."""
+    first, second = zip(*scores, strict=True)
+    return replace(
+        found,
+        missed=_missed(first),
+        against_missed=_missed(second),
+        both_empty=sum(score.nothing for score in first),
+        against_both_empty=sum(score.nothing for score in second),
+    )
+
+
+def _missed(scores: Sequence[Score | PaperScore]) -> int:
+    return sum(isinstance(score, PaperScore) and score.optimistic for score in scores)
 
 
 def paired(label: str, metric: str, pairs: Sequence[tuple[float, float]]) -> Paired:

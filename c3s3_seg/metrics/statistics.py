@@ -29,7 +29,8 @@ class Statistics:
         Statistics of the finite values. `sd` has n - 1 in its denominator, quartiles interpolate linearly.
     low, high
         95% interval of the mean: none below 5 finite values, Student t from 5 to 29, and from 30 on the
-        percentile bootstrap over cases with 2,000 resamples and a fixed seed.
+        percentile bootstrap over cases with 2,000 resamples and a fixed seed. Its ends are not beyond the
+        values that the metric can have.
     mean_penalised
         Mean with each infinite value replaced by the image diagonal: the value of `mean` if a miss cost
         the largest possible distance. nan if a diagonal that is needed is unknown.
@@ -61,7 +62,11 @@ class Cohort:
     cases
         Number of measured cases.
     optimistic
-        Number of empty predictions that the paper protocol counted with a distance of 0.
+        Number of missed cases that the paper protocol counted with a distance of 0: the prediction is empty,
+        the truth is not.
+    both_empty
+        Number of cases in which both masks are empty. The protocol `paper` counts them as 0 in every mean,
+        `clinical` as a Dice of 1 without a distance.
     metrics
         Pairs (column, statistics), in the order of the score's columns; without `optimistic`.
     worst_cases
@@ -71,6 +76,7 @@ class Cohort:
     label: str
     cases: int
     optimistic: int
+    both_empty: int
     metrics: tuple[tuple[str, Statistics], ...]
     worst_cases: tuple[str, ...]
 
@@ -91,8 +97,19 @@ def cohorts(rows: Sequence[CaseScore]) -> tuple[Cohort, ...]:
     return tuple(_cohort(label, [row for row in rows if row.label == label]) for label in labels)
 
 
+def value_range(column: str) -> tuple[float, float]:
+    """Return the lowest and the highest value that a column of a score can have."""
+    if column.startswith(("dice", "jaccard", "nsd")):
+        return 0.0, 1.0
+    return (-math.inf if column == "volume_error_ml" else 0.0), math.inf
+
+
 def statistics(
-    values: Sequence[float], worst: Sequence[float | None] | None = None, *, seed: int = 0
+    values: Sequence[float],
+    worst: Sequence[float | None] | None = None,
+    *,
+    within: tuple[float, float] = (-math.inf, math.inf),
+    seed: int = 0,
 ) -> Statistics:
     """Return the statistics of one metric.
 
@@ -102,6 +119,8 @@ def statistics(
         One value for each case; inf and nan are counted separately.
     worst
         For each case the replacement of an infinite value in `mean_penalised`, in the metric's unit.
+    within
+        Lowest and highest possible value, as from `value_range`: the interval ends there.
     seed
         Seed of the bootstrap.
     """
@@ -109,7 +128,7 @@ def statistics(
     infinite, undefined = np.isinf(all_values), np.isnan(all_values)
     finite = all_values[np.isfinite(all_values)]
     q1, median, q3 = np.percentile(finite, (25, 50, 75)) if finite.size else (math.nan,) * 3
-    low, high = _interval(finite, seed)
+    low, high = np.clip(_interval(finite, seed), *within)
     return Statistics(
         n=all_values.size,
         infinite=int(infinite.sum()),
@@ -119,8 +138,8 @@ def statistics(
         median=float(median),
         q1=float(q1),
         q3=float(q3),
-        low=low,
-        high=high,
+        low=float(low),
+        high=float(high),
         mean_penalised=_penalised(all_values, worst),
     )
 
@@ -133,11 +152,13 @@ def _cohort(label: str, rows: Sequence[CaseScore]) -> Cohort:
         # A diagonal is in mm or in voxels: it can only replace values in the same unit.
         unit = name.rpartition("_")[2]
         worst = [{"mm": row.diagonal_mm, "vox": row.diagonal_vox}.get(unit) for row in rows]
-        metrics.append((name, statistics([values[name] for values in flat], worst)))
+        found = statistics([values[name] for values in flat], worst, within=value_range(name))
+        metrics.append((name, found))
     optimistic = sum(isinstance(row.score, PaperScore) and row.score.optimistic for row in rows)
     there = [row for row in rows if not row.score.nothing]
     ordered = sorted(there, key=lambda row: (row.score.dice, row.case))
-    return Cohort(label, len(rows), optimistic, tuple(metrics), tuple(r.case for r in ordered[:WORST_CASES]))
+    both_empty, worst_cases = len(rows) - len(there), tuple(row.case for row in ordered[:WORST_CASES])
+    return Cohort(label, len(rows), optimistic, both_empty, tuple(metrics), worst_cases)
 
 
 def _penalised(values: NDArray[np.float64], worst: Sequence[float | None] | None) -> float:

@@ -142,7 +142,9 @@ def _summary(cohort: Cohort) -> str:
             tiles.append(_tile(name, numbers[name]))
     missed = max((found.infinite for found in numbers.values()), default=0)
     empty = f"{cohort.optimistic} empty, counted as 0"
-    for count, words in ((missed, "one mask empty: infinite"), (cohort.optimistic, empty)):
+    both = "both masks empty: " + ("counted as 0" if "hd95_vox" in numbers else "Dice 1, no distance")
+    counts = ((missed, "one mask empty: infinite"), (cohort.optimistic, empty), (cohort.both_empty, both))
+    for count, words in counts:
         if count:
             tiles.append(f'<div class="tile"><b>{count}</b><span>{words}</span></div>')
     return f'<h2>{escape(cohort.label)}</h2><div class="tiles">{"".join(tiles)}</div>'

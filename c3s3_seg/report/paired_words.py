@@ -13,12 +13,21 @@ def counted(pair: Paired) -> str:
 
 
 def empty_of_both(pairs: Sequence[Paired]) -> str | None:
-    """Return a sentence for each label on empty predictions that count as 0; None if there are none."""
-    found = dict.fromkeys((p.label, p.missed, p.against_missed) for p in pairs)
-    lines = [
-        f"{label}: {missed} of these predictions and {against} of the others were empty and count as a"
-        " distance of 0, which makes a mean distance better."
-        for label, missed, against in found
-        if missed or against
-    ]
+    """Return sentences on the empty predictions of each label that count as 0; None if there are none.
+
+    Only the protocol `paper`, which alone has distances in voxels, counts them as 0.
+    """
+    lines = []
+    for pair in {pair.label: pair for pair in pairs if pair.metric == "hd95_vox"}.values():
+        if pair.missed or pair.against_missed:
+            lines.append(
+                f"{pair.label}: {pair.missed} of these predictions and {pair.against_missed} of the others"
+                " were empty and count as a distance of 0, which makes a mean distance better."
+            )
+        if pair.both_empty or pair.against_both_empty:
+            lines.append(
+                f"{pair.label}: {pair.both_empty} of these predictions and {pair.against_both_empty} of the"
+                " others are empty like the truth and count as 0 in every column, which makes a mean Dice"
+                " worse and a mean distance better."
+            )
     return " ".join(lines) or None

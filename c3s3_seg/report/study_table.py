@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from statistics import fmean, stdev
 
 from c3s3_seg.metrics.paired_tests import Paired, paired
-from c3s3_seg.metrics.statistics import Statistics, statistics
+from c3s3_seg.metrics.statistics import Statistics, statistics, value_range
 from c3s3_seg.report.numbers import probability
 from c3s3_seg.report.paired_words import counted
 
@@ -183,7 +183,7 @@ def _over_cases(cells: Cells, metric: str) -> Statistics:
     for (case, _, _), metrics in cells.items():
         if math.isfinite(metrics[metric]):
             by_case.setdefault(case, []).append(metrics[metric])
-    return statistics([fmean(values) for values in by_case.values()])
+    return statistics([fmean(values) for values in by_case.values()], within=value_range(metric))
 
 
 def _against(metric: str, mine: Cells, theirs: Cells) -> Paired:

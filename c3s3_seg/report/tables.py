@@ -63,9 +63,12 @@ CONVENTIONS = {
     "nan": "A number that is not defined (both masks empty, too few cases) is null; in cases.csv it is nan.",
     "statistics": "mean, sd, median, q1 and q3 are of the finite values; n counts all cases, infinite and "
     "undefined those left out; mean_penalised counts the image diagonal for each infinite distance.",
+    "both_empty": "cases in which both masks are empty: in the protocol paper they are in every mean as 0, "
+    "in clinical as a Dice and Jaccard of 1, without distances.",
     "comparison": "paired by case: difference is this set minus the other, with its interval; p is of the "
     "Wilcoxon signed-rank test, two-sided; cases without a finite value in both are left out; missed and "
-    "against_missed count empty predictions of either set whose distances are 0 in the protocol paper.",
+    "against_missed count empty predictions of either set whose distances are 0 in the protocol paper; "
+    "both_empty and against_both_empty count those that are empty like the truth.",
     "p": "differences below a millionth of the value are 0 and left out; differences equal to a billionth of "
     "the largest share their mean rank; exact distribution up to 50 differing cases, ties included, then the "
     "normal approximation with continuity correction; not corrected for the number of metrics and labels.",
@@ -75,7 +78,8 @@ CONVENTIONS = {
     "remarks": "labels that predictions hold and no truth does, and labels that no mask holds; the model, "
     "where all predictions are those of one; labels that only one of two compared sets has.",
     "interval": "low and high are the 95% interval of the mean: null below 5 finite values, Student t from 5 "
-    "to 29, percentile bootstrap (2,000 resamples, fixed seed) from 30 on.",
+    "to 29, percentile bootstrap (2,000 resamples, fixed seed) from 30 on. Its ends are not beyond the "
+    "values that the metric can have, such as 0 to 1; those of a difference are not cut.",
 }
 
 

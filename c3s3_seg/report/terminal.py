@@ -223,9 +223,10 @@ def _add_means(
         return
     table.add_section()
     for cohort in cohorts(rows):
-        name = f"mean of {cohort.cases}"
-        if cohort.optimistic:
-            name += f" ({cohort.optimistic} empty, counted as 0)"
+        notes = [f"{cohort.optimistic} empty, counted as 0"] if cohort.optimistic else []
+        if cohort.both_empty and "hd95_vox" in columns:  # in mm, the counts of nan show them
+            notes.append(f"{cohort.both_empty} empty like the truth, counted as 0")
+        name = f"mean of {cohort.cases}" + (f" ({'; '.join(notes)})" if notes else "")
         cells = [_mean(cohort.of(column), column) for column in columns]
         table.add_row(*_head(name, cohort.label, with_label), *[""] * blank, *cells, style="bold")
 

@@ -19,11 +19,12 @@ from c3s3_seg.system.files import write_whole
 from c3s3_seg.system.hardware import is_memory_error
 from c3s3_seg.system.reading import parse_json
 from c3s3_seg.system.schema import closed, parse
-from c3s3_seg.training.records import check_records
+from c3s3_seg.training.records import Cases, check_records
 
 Tensors = dict[str, Tensor]
 FILE = "checkpoint.safetensors"
 DIVERGED = "diverged.safetensors"  # the last checkpoint of a run that diverged: no run resumes from it
+STORED = ("iteration", "config", "history", "seconds", "best_cases")  # fields of a state beside its tensors
 ANEW = "Start the run again without --resume"
 
 
@@ -43,6 +44,8 @@ class State:
         Records so far (validations, warnings and the like).
     seconds
         Wall-clock time spent in training, over all starts of the run.
+    best_cases
+        Net -> its scores of each case with the best weights.
     """
 
     iteration: int
@@ -50,6 +53,7 @@ class State:
     tensors: Tensors
     history: list[dict[str, Any]] = field(default_factory=list)
     seconds: float = 0.0
+    best_cases: dict[str, Cases] = field(default_factory=dict)
 
 
 @closed
@@ -57,7 +61,7 @@ class State:
 class CheckpointMetadata:
     """The metadata beside the tensors: all other fields of a `State`, the tensors' names and their hash.
 
-    `sha256` is "" in a checkpoint that was written before the hash existed.
+    `sha256` is "" and `best_cases` empty in a checkpoint that was written before they existed.
     """
 
     iteration: Annotated[int, Ge(0), Le(2**53)]
@@ -66,15 +70,15 @@ class CheckpointMetadata:
     seconds: Annotated[float, Ge(0), Le(1e12)]
     tensors: list[str]
     sha256: str = ""
+    best_cases: dict[str, Cases] = field(default_factory=dict)
 
 
 def write(run: Path, state: State) -> None:
     """Replace the checkpoint; on a full disk the previous one stays unchanged."""
     from safetensors.torch import save
 
-    metadata = ("iteration", "config", "history", "seconds")
     tensors = {name: tensor.detach().contiguous() for name, tensor in state.tensors.items()}
-    stored = {name: getattr(state, name) for name in metadata}
+    stored = {name: getattr(state, name) for name in STORED}
     stored |= {"tensors": sorted(tensors), "sha256": _sha256(tensors)}
     write_whole(run / FILE, save(tensors, metadata={"state": json.dumps(stored)}))
 
@@ -105,7 +109,7 @@ def read(run: Path) -> State:
         if metadata.sha256 not in ("", _sha256(tensors)):
             what = "the checkpoint is damaged: its tensors do not have the sha256 that was written with them"
             raise InputError(what, where=path, todo=f"Restore it from a copy. {ANEW}")
-        return State(metadata.iteration, metadata.config, tensors, metadata.history, metadata.seconds)
+        return State(tensors=tensors, **{name: getattr(metadata, name) for name in STORED})
     except ConfigError as error:
         raise InputError(f"not a checkpoint of ours ({error.what})", where=path, todo=ANEW) from error
     except (SafetensorError, KeyError, TypeError, OSError) as error:

@@ -108,9 +108,10 @@ def scored(result: Validation, iteration: int) -> Record:
 
 
 def empty_masks(result: Validation) -> tuple[int, int]:
-    """Return the number of empty masks, for which no distance is measured, and the number of all masks.
+    """Return the number of empty masks and the number of all masks.
 
-    In the paper's protocol only an empty mask has both an overlap of 0 and a distance of 0.
+    In the paper's protocol only an empty mask has both an overlap of 0 and a distance of 0. The means contain
+    both, unless no other mask gives a distance.
     """
     rows = [row for labels in result.per_case.values() for row in labels.values()]
     return sum(row["dice"] == 0 == row.get("hd95_vox", 1) for row in rows), len(rows)

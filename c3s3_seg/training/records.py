@@ -14,6 +14,7 @@ from c3s3_seg.system.schema import closed, parse
 
 Number = Annotated[int, Ge(0)]
 Distance = Annotated[float, AllowInfNan(True)]  # nan if every mask is empty
+Cases = dict[str, dict[str, dict[str, Distance]]]  # case -> label -> metric -> value
 
 
 @closed

@@ -30,6 +30,7 @@ from c3s3_seg.training.method_settings import without_unread
 from c3s3_seg.training.methods import Method, Stepper, build_method
 from c3s3_seg.training.optimiser import adam, schedule, sgd
 from c3s3_seg.training.precision import Precision, choose
+from c3s3_seg.training.records import Cases
 from c3s3_seg.training.validation import Validation, validate
 
 # Keys that a resumed run may change: its length, its reports, and settings that only inference reads.
@@ -82,6 +83,7 @@ class Run:
         # Weights by net: the best so far, only if they may be kept; and the first ones, if they are blended
         # with the learnt weights.
         self.best: dict[str, checkpoint.Tensors] = {}
+        self.best_cases: dict[str, Cases] = {}  # the scores of each case with the best weights, by net
         self.first: dict[str, checkpoint.Tensors] = {}
         self._precision: Precision | None = None
         self._earlier_s, self._started_s = 0.0, time.monotonic()
@@ -221,7 +223,8 @@ class Run:
         for name, optimiser in self.optimisers.items():
             tensors |= {f"optim.{name}.{k}": v for k, v in checkpoint.optimiser_tensors(optimiser).items()}
         records = self.history.records
-        state = checkpoint.State(self.iteration, dump(self.config), tensors, records, self.seconds)
+        settings = dump(self.config)
+        state = checkpoint.State(self.iteration, settings, tensors, records, self.seconds, self.best_cases)
         checkpoint.write(self.folder, state)
 
     def restore(self) -> None:
@@ -256,6 +259,7 @@ class Run:
             checkpoint.restore_optimiser(optimiser, checkpoint.under(f"optim.{name}", state.tensors))
         torch.set_rng_state(state.tensors["rng.cpu"])
         self._earlier_s, self.iteration, self.history = state.seconds, state.iteration, history
+        self.best_cases = {name: cases for name, cases in state.best_cases.items() if name in self.best}
         self._keep(began, checkpoint.under("scaler", state.tensors), before.run.precision)
         if changed:
             self.history.note(self.iteration, changed=changed)
@@ -304,6 +308,7 @@ class Run:
             name = result.candidate
             if self.history.add_scores(result, self.iteration) and self.config.run.keep == "best":
                 self.best[name] = {k: v.clone() for k, v in self.evaluated(name).state_dict().items()}
+                self.best_cases[name] = result.per_case
         return results
 
     def evaluated(self, name: str) -> nn.Module:

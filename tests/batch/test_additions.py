@@ -144,6 +144,17 @@ def test_another_format_is_converted(tmp_path: Path) -> None:
     assert (load_mask(out / f"{name}.nii.gz").array == mask).all()
 
 
+def test_a_format_of_the_same_file_name_is_segmented_again(tmp_path: Path) -> None:
+    """The label map would be written over the SEG that it is made from, which a kill or a full disk loses."""
+    series(heart(), tmp_path / "phantom-3", "p", 1)
+    scan, out = tmp_path / "phantom-3", tmp_path / "out"
+    predict(scan, out, suffix="dicom-seg")
+    told, _ = predict(scan, out, suffix="dicom-labelmap")
+    assert "network" in steps(told)
+    assert "done again: settings have changed (--format: dicom-seg -> dicom-labelmap)" in told.note
+    assert verify(out).holds
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("how", ["maps", "tiles", "edited"])
 def test_what_needs_the_network_is_segmented_again(how: str, scan: Path, tmp_path: Path) -> None:

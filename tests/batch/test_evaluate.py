@@ -4,6 +4,7 @@ import csv
 import json
 import math
 import os
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from subprocess import CompletedProcess
@@ -162,6 +163,34 @@ def test_two_files(folders: tuple[Path, Path, Path]) -> None:
     result = evaluate(predictions / "a.nii.gz", truth / "b.nii.gz", out)
     assert [row.score.dice for row in result.rows] == [1.0]
     assert result.failures == ()
+
+
+def test_two_files_against_a_third_are_compared_whatever_their_names(
+    folders: tuple[Path, Path, Path],
+) -> None:
+    """They were paired by name, so that nothing was compared."""
+    predictions, truth, out = folders
+    one, two = predictions / "a.nii.gz", predictions / "b.nii.gz"
+    result = evaluate(one, truth / "a.nii.gz", out, against=two)
+    dice = next(pair for pair in result.comparison if pair.metric == "dice")
+    wanted = score(cube(2, 9), cube(2, 7)).dice
+    assert (dice.n, dice.mean, dice.against, result.remarks) == (1, 1.0, wanted, ())
+
+
+def test_predictions_of_one_truth_are_compared_whatever_their_names(
+    folders: tuple[Path, Path, Path], tmp_path: Path
+) -> None:
+    predictions, truth, out = folders
+    other = Path(shutil.copytree(predictions, tmp_path / "other"))
+    for folder in (truth, other):
+        (folder / "b.nii.gz").rename(folder / "b_gt.nii.gz")
+    result = evaluate(predictions, truth, out, against=other)
+    assert {(pair.n, pair.difference) for pair in result.comparison} == {(2, 0)}
+    # Two predictions of one truth in a set: only equal names are a pair.
+    save(cube(2, 7), other / "b.nii.gz")
+    doubled = evaluate(predictions, truth, out, against=other)
+    dice = next(pair for pair in doubled.comparison if pair.metric == "dice")
+    assert (dice.n, dice.against) == (2, 1.0)
 
 
 def test_the_report_may_go_beside_the_predictions_and_twice(folders: tuple[Path, Path, Path]) -> None:
@@ -479,7 +508,7 @@ def test_aggregates_by_hand(tmp_path: Path) -> None:
     one, two = paper.cohorts
     # Distances are in voxels. An empty prediction counts as 0 in every column: `swapped` and `missed` of
     # label 1, and `half` of label 2, where the truth is empty too and nothing was missed.
-    assert (one.optimistic, two.optimistic) == (2, 0)
+    assert [(c.optimistic, c.both_empty) for c in (one, two)] == [(2, 0), (0, 1)]
     assert one.of("dice").mean == pytest.approx((1 + 2 / 3 + 0 + 0) / 4)
     assert one.of("hd95_vox").mean == pytest.approx((0 + 2 + 0 + 0) / 4)
     assert (one.of("hd95_vox").infinite, one.of("asd_vox").mean) == (0, 0)
@@ -490,7 +519,7 @@ def test_aggregates_by_hand(tmp_path: Path) -> None:
     assert far.mean_penalised == pytest.approx((0 + voxels + 0 + 0) / 4)
 
     written = report_of(tmp_path / "out")["cohorts"]
-    assert [c["optimistic"] for c in written] == [2, 0]
+    assert [(c["optimistic"], c["both_empty"]) for c in written] == [(2, 0), (0, 1)]
     assert written[1]["metrics"]["hd95_vox"]["infinite"] == 1
 
     answer = command(tmp_path / "p", tmp_path / "t", "-o", tmp_path / "out")
@@ -666,7 +695,7 @@ def test_json_lines_and_quiet(folders: tuple[Path, Path, Path]) -> None:
     assert (failed["event"], failed["case"]) == ("failed", "b")
     assert failed["reason"]
     assert (mean["event"], mean["label"], mean["cases"], mean["dice"]) == ("mean", "atrium", 1, 1.0)
-    assert mean["infinite"] == 0
+    assert [mean[key] for key in ("infinite", "optimistic", "both_empty")] == [0, 0, 0]
     paper = command(predictions, truth, "-o", out, "--json", "--labels", "atrium=1", "--protocol", "paper")
     assert json.loads(paper.stdout.splitlines()[3])["hd95_vox"] == 0.0
     save(cube(2, 2), predictions / "b.nii.gz")  # a miss

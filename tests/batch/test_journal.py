@@ -1,6 +1,8 @@
 import json
 import os
+import signal
 import sqlite3
+import tempfile
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
@@ -8,9 +10,10 @@ from pathlib import Path
 import pytest
 
 from c3s3_seg.batch.gather import gather, inherit, refuse_other_count, take_over
-from c3s3_seg.batch.journal import Journal, JournalRecord, _checksum, journal_path, records_of
+from c3s3_seg.batch.journal import Journal, JournalRecord, _checksum, copied, journal_path, records_of
 from c3s3_seg.batch.records import Outcome, Refusal
 from c3s3_seg.errors import GeometryError, InputError
+from c3s3_seg.io.archive import sweep_unpacked
 from c3s3_seg.metrics.results import CaseScore, Score
 from c3s3_seg.report.rows import PredictionRow
 from c3s3_seg.system.reading import read_regular
@@ -66,6 +69,23 @@ def test_a_journal_is_read_while_it_is_written(tmp_path: Path, monkeypatch: pyte
     with pytest.raises(InputError, match="the journal changes while it is read"):
         records_of(path)
     live.close()
+
+
+def test_the_copy_of_a_run_that_was_killed_is_swept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    Journal(journal_path(tmp_path)).close()
+    place = tmp_path / "temporary"
+    place.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(place))
+    pid = os.fork()
+    if pid == 0:
+        with copied(journal_path(tmp_path)):
+            os.kill(os.getpid(), signal.SIGKILL)
+    os.waitpid(pid, 0)
+    assert len(list(place.rglob("journal.sqlite"))) == 1
+    with copied(journal_path(tmp_path)):
+        sweep_unpacked()
+        assert len(list(place.rglob("journal.sqlite"))) == 1  # the one in use
+    assert not list(place.iterdir())
 
 
 def test_an_error_is_raised_again_as_it_was(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from helpers.batches import MODEL, Told, masks
 
 from c3s3_seg.batch import BatchPlan, BatchResult, Job, predict_cases, verify
 from c3s3_seg.batch.job import CaseTask
+from c3s3_seg.batch.journal import Journal, journal_path
 from c3s3_seg.batch.listing import list_cases
 from c3s3_seg.batch.records import Outcome
 from c3s3_seg.bundle import ModelBundle
@@ -20,6 +21,7 @@ from c3s3_seg.geometry.volume import Volume
 from c3s3_seg.inference import Settings
 from c3s3_seg.inference.tuning.profile import Best, write_profile
 from c3s3_seg.io import Case, read_case
+from c3s3_seg.io.dicom.decoder import NOT_STARTED
 from c3s3_seg.system.shard import Shard
 
 
@@ -110,6 +112,19 @@ def test_failed_cases_wait_for_a_reason(small_scans: Path, tmp_path: Path) -> No
     assert not result.failures
 
 
+def test_a_refused_scan_is_tried_again_with_other_options(small_scans: Path, tmp_path: Path) -> None:
+    out, names = tmp_path / "out", [f"case-{n}" for n in range(5)]
+    for done in (names, []):  # refused, and then known to be refused
+        told = Told()
+        result = predict_cases([small_scans], MODEL, Job(out), told)
+        assert told.done == done
+        assert [f.case for f in result.failures] == names
+    assert "not a scan that the model was trained for" in result.failures[0].reason
+    told, result = run(small_scans, out)  # with --allow-out-of-domain
+    assert told.done == names
+    assert not result.failures
+
+
 def test_a_list_says_which_failed_cases_are_tried_again(
     small_scans: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -132,6 +147,23 @@ def test_a_list_says_which_failed_cases_are_tried_again(
     assert told.done == ["case-1"]
     listed, _ = list_cases([small_scans], Job(out), BatchPlan(retry_failed=True))
     assert {case.name for case in listed if case.to_do} == {"case-2"}
+
+
+def test_a_limit_does_not_take_the_same_failing_cases_in_every_run(small_scans: Path, tmp_path: Path) -> None:
+    """Two scans that are out of reach used to be all that any run with a limit of two tried."""
+    out = tmp_path / "out"
+    for n in (0, 1):
+        (small_scans / f"case-{n}.nii.gz").unlink()
+        (small_scans / f"case-{n}.nii.gz").symlink_to(f"nowhere-{n}")
+    done = []
+    for _ in range(3):
+        listed, _ = list_cases([small_scans], Job(out), BatchPlan(limit=2))
+        told, result = run(small_scans, out, limit=2)
+        assert isinstance(result, BatchResult)
+        assert {case.name for case in listed if case.to_do} == set(told.done)
+        done.append(told.done)
+    assert done == [["case-0", "case-1"], ["case-2", "case-3"], ["case-4", "case-0"]]
+    assert run(small_scans, out, limit=1)[0].done == ["case-1"]  # the one that waited longer
 
 
 def test_shards_and_then_the_whole(small_scans: Path, tmp_path: Path) -> None:
@@ -202,6 +234,24 @@ def test_a_scan_that_was_moved_is_taken_for_the_same_without_a_journal(
     told, result = run(moved / "case-0.nii.gz", out)
     assert isinstance(result, BatchResult)
     assert (told.done, result.failures) == (["case-0"], ())
+
+
+def test_a_relative_path_in_a_json_is_that_of_any_folder(
+    small_scans: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without journals, the same words in another folder used to replace the mask of the first scan."""
+    out = tmp_path / "out"
+    for n in (0, 1):
+        (tmp_path / str(n)).mkdir()
+        (small_scans / f"case-{n}.nii.gz").rename(tmp_path / str(n) / "x.nii.gz")
+    for n, refused in ((0, False), (1, True), (0, False)):
+        monkeypatch.chdir(tmp_path / str(n))
+        (out / "journal.sqlite").unlink(missing_ok=True)
+        if refused:
+            with pytest.raises(InputError, match="its place is taken by the mask of another scan"):
+                run(Path("x.nii.gz"), out)
+        else:
+            assert run(Path("x.nii.gz"), out)[0].done == ["x"]
 
 
 def test_a_profile_that_changes_no_mask_runs_no_case_again(small_scans: Path, tmp_path: Path) -> None:
@@ -276,6 +326,7 @@ def test_a_defect_in_one_case_costs_one_case(
         f"the file cannot be read: {os.strerror(errno.ESTALE)}",
         f"the file 'file 3 of 9' is damaged: it cannot be read: {os.strerror(errno.EIO)}",
         "the archive has 5 bytes, for which there is no room in /tmp",
+        f"'file 3 of 9' cannot be decoded: {NOT_STARTED}",
     ],
 )
 def test_what_a_file_server_did_not_give_is_no_fault_of_the_scan(
@@ -376,6 +427,27 @@ def test_a_single_case_that_was_interrupted_is_done_by_the_same_command(
     told, _ = run(scan, out)
     assert told.done == ["case-0"]
     assert verify(out).holds
+
+
+@pytest.mark.parametrize("suffix", ["nii.gz", "mha"])
+def test_a_mask_that_was_edited_after_a_kill_stays(small_scans: Path, tmp_path: Path, suffix: str) -> None:
+    """All files were written when the run was killed, and the journal says begun; also in another format."""
+    scan, out = small_scans / "case-0.nii.gz", tmp_path / "out"
+    run(scan, out)
+    journal = Journal(journal_path(out))
+    (record,) = journal.records()
+    begun = dict.fromkeys(record.outcome.outputs, "")
+    journal.begin(Outcome("case-0", record.outcome.scan, outputs=begun), record.setting)
+    journal.close()
+    written = (out / "case-0.nii.gz").read_bytes()
+    (out / "case-0.nii.gz").write_bytes(b"edited by hand")
+    job = Job(out, suffix, allow_out_of_domain=True)  # type: ignore[arg-type]
+    with pytest.raises(InputError, match="edited or is damaged"):
+        predict_cases([scan], MODEL, job)
+    assert (out / "case-0.nii.gz").read_bytes() == b"edited by hand"
+    (out / "case-0.nii.gz").write_bytes(written)
+    assert len(predict_cases([scan], MODEL, job).rows) == 1
+    assert [path.name for path in out.glob("case-0.*[az]")] == [f"case-0.{suffix}"]
 
 
 def test_a_folder_that_becomes_read_only_costs_no_result(

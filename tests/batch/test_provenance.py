@@ -11,6 +11,7 @@ import pytest
 from conftest import small_scan
 from helpers.batches import MODEL
 from helpers.command import run
+from helpers.studies import small
 
 from c3s3_seg.batch import BatchPlan, Job, origin, predict_cases, verify
 from c3s3_seg.batch import case as case_module
@@ -340,6 +341,28 @@ def test_the_weights_are_those_that_the_newest_run_found(tmp_path: Path) -> None
     assert verify(out).wrong == []
 
 
+DECIDING = (
+    *("bundle", "weights_sha256", "task_sha256", "networks", "overlap", "stride", "weighting", "mirroring"),
+    *("keep_largest", "min_volume_ml", "fill_holes"),
+)
+
+
+@pytest.mark.parametrize("key", [*DECIDING, "backend", "device"])
+def test_a_mask_is_stale_if_the_newest_run_has_another_model(tmp_path: Path, key: str) -> None:
+    """The first of two runs made the mask; they may differ in what decides no voxel."""
+    (tmp_path / "a.nii.gz").write_bytes(b"a mask")
+    outputs = {"a.nii.gz": sha256(tmp_path / "a.nii.gz")}
+    made = [{"weights_sha256": {"w": "0"}, key: {"w": str(n)}} for n in (1, 2)]
+    facts = {
+        "runs": [{"run": n, "bundle": "/none", "made_with": with_} for n, with_ in enumerate(made, 1)],
+        "cases": [{**CASE, "run": 1, "outputs_sha256": outputs}],
+    }
+    (tmp_path / "provenance.json").write_text(json.dumps(facts))
+    found = verify(tmp_path)
+    assert found.stale == (["a.nii.gz"] if key in DECIDING else [])
+    assert not found.wrong
+
+
 @pytest.mark.parametrize("shards", [False, True])
 def test_a_clock_that_was_ahead_makes_no_file_stale(
     small_scans: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, shards: bool
@@ -453,6 +476,23 @@ def test_a_series_that_is_swapped_fails_and_is_tried_again(
     result = predict_cases([tmp_path / "scans"], MODEL, job)
     assert (result.failures, [row.case for row in result.rows]) == ((), ["a", "b"])
     assert verify(tmp_path / "out").holds
+
+
+def test_a_series_that_was_removed_from_its_study_is_not_compared(tmp_path: Path) -> None:
+    """The hash of the rest of the study used to be compared, so `verify` failed for ever."""
+    study, out = tmp_path / "study", tmp_path / "out"
+    files, _ = series(study / "a", 0), save_series(small(), study / "b", description="", seed_uid="b")
+    predict_cases([study / "a"], MODEL, Job(out, allow_out_of_domain=True))
+    document = json.loads((out / "provenance.json").read_text())
+    document["cases"][0]["scan"] = str(study)  # as if the study had been given
+    (out / "provenance.json").write_text(json.dumps(document))
+    assert (verify(out).wrong, verify(out).unreachable) == ([], [])
+    for path in files[1:]:
+        path.unlink()
+    files[0].write_bytes(files[0].read_bytes()[:200])  # a damaged file may be of the series
+    assert [finding.where for finding in verify(out).wrong] == [str(study)]
+    files[0].unlink()
+    assert (verify(out).wrong, verify(out).unreachable) == ([], [str(study)])
 
 
 def test_a_file_that_is_still_being_copied_is_tried_again(

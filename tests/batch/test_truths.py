@@ -1,5 +1,6 @@
 """Tests of `predict --truth`: unusable truths are refused before any prediction; a miss stays a miss."""
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -85,6 +86,18 @@ def test_a_truth_that_cannot_be_read_is_its_own_case(small_scans: Path, tmp_path
     result = run(small_scans, folder, tmp_path / "out", limit=2)
     assert [failure.case for failure in result.failures] == ["case-0"]
     assert [row.case for row in result.rows] == ["case-1"]
+
+
+def test_a_truth_that_was_withdrawn_takes_its_scores_along(small_scans: Path, tmp_path: Path) -> None:
+    """The scores against a wrong truth used to stay in every later summary."""
+    folder, out = truths(small_scans, 1), tmp_path / "out"
+    run(small_scans, folder, out)
+    (folder / "case-0.nii.gz").unlink()
+    for kept in (4, 5):
+        result = run(small_scans, folder, out)
+        assert [len(row.scores) for row in result.rows] == [0, 1, 1, 1, 1]
+        assert result.kept == kept
+    assert json.loads((out / "case-0.json").read_text())["scores"] == {}
 
 
 @pytest.mark.parametrize("kind", ["seg", "rtstruct"])

@@ -55,6 +55,9 @@ def test_a_bundle_comes_back_as_it_was(bundle: ModelBundle) -> None:
     assert again.task.label_values == {"liver": 1, "spleen": 3}
     assert again.has("README.md")
     assert not again.has("model.onnx")
+    assert ModelBundle.load(str(bundle.folder)).folder == bundle.folder
+    with pytest.raises(InputError, match="found int, wanted a path"):
+        ModelBundle.load(5)  # type: ignore[arg-type]
 
 
 def test_one_flipped_bit_is_refused(bundle: ModelBundle) -> None:
@@ -291,6 +294,7 @@ def label(name: str, value: object) -> dict[str, object]:
         ("parity", [{"model.onnx": {"difference": NAN}}, 5]),
         ("training", [
             {"seconds": INF}, [], {"config": 7}, {"config": {"data": "x"}}, {"validation_cases": {"vnet": 3}},
+            {"validation_kept_cases": {"vnet": 3}},
             {"validation_last": [7]}, {"initialized_from": {"seconds": "long"}}, {"iterations": None},
         ]),
         ("format", [0, 2, "1.0", NAN, None, True, "1"]),

@@ -711,9 +711,59 @@ def test_real_study_of_two_series(shared_data: Path) -> None:
     assert np.allclose(crop.geometry.spacing_mm, 1)
 
 
-@pytest.mark.parametrize(("wide_mm", "refused"), [(2.51, False), (2.54, True)])
-def test_steps_that_grow_by_little_add_up(tmp_path: Path, wide_mm: float, refused: bool) -> None:
-    """From the middle on, each step is longer by so little that it passes alone; the sum decides."""
+def moved_slice(folder: Path, pixel_mm: float, step_mm: float, by_mm: tuple[float, float]) -> Path:
+    """Write five slices, the third of which is moved along x and along the normal; return the folder."""
+    grid = Geometry.build((4, 4, 5), (pixel_mm, pixel_mm, step_mm))
+    array = np.arange(4 * 4 * 5).reshape(grid.shape)
+    files = save_series(grid.volume(array), folder, description="", seed_uid="s")
+    place = (by_mm[0], 0, 2 * step_mm + by_mm[1])
+    edit(files[2], values(ImagePositionPatient=[f"{v:.4f}" for v in place]))
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("step_mm", "by_mm", "refused"),
+    [(2.5, 0.048, False), (2.5, 0.052, True), (0.4, 0.01, False), (0.4, 0.012, True)],
+)
+def test_steps_may_differ_by_2_percent_or_by_rounding(
+    tmp_path: Path, step_mm: float, by_mm: float, refused: bool
+) -> None:
+    """The limit is 0.05 mm for steps of 2.5 mm, and 0.011 mm for thin slices."""
+    folder = moved_slice(tmp_path / "s", 1.0, step_mm, (0.0, by_mm))
+    if refused:
+        with pytest.raises(GeometryError, match="unevenly spaced"):
+            load(folder)
+    else:
+        assert load(folder).geometry.spacing_mm[2] == pytest.approx(step_mm)
+
+
+@pytest.mark.parametrize(
+    ("pixel_mm", "aside_mm", "refused"),
+    [(0.9, 0.088, False), (0.9, 0.092, True), (0.3, 0.048, False), (0.3, 0.052, True)],
+)
+def test_slices_may_lie_aside_by_a_tenth_of_a_pixel_or_by_rounding(
+    tmp_path: Path, pixel_mm: float, aside_mm: float, refused: bool
+) -> None:
+    """The limit is 0.09 mm for pixels of 0.9 mm, and 0.05 mm for small pixels."""
+    folder = moved_slice(tmp_path / "s", pixel_mm, 2.5, (aside_mm, 0.0))
+    if refused:
+        with pytest.raises(GeometryError, match="do not lie one above the other"):
+            load(folder)
+    else:
+        assert load(folder).source.notes == (f"slices lie up to {aside_mm} mm beside the even grid",)
+
+
+@pytest.mark.parametrize(
+    ("wide_mm", "beside_mm", "refused"),
+    [(2.51, "0.347", False), (2.535, "1.216", False), (2.537, "1.29", True)],
+)
+def test_steps_that_grow_by_little_add_up(
+    tmp_path: Path, wide_mm: float, beside_mm: str, refused: bool
+) -> None:
+    """From the middle on, each step is longer by so little that it passes alone; the sum decides.
+
+    The limit is half a step, 1.25 mm.
+    """
     grid = Geometry.build((4, 4, 140), (1.0, 1.0, 2.5))
     array = np.arange(4 * 4 * 140).reshape(grid.shape)
     files = save_series(grid.volume(array), tmp_path / "s", description="", seed_uid="s")
@@ -721,8 +771,8 @@ def test_steps_that_grow_by_little_add_up(tmp_path: Path, wide_mm: float, refuse
         height = min(n, 70) * 2.5 + max(0, n - 70) * wide_mm
         edit(path, values(ImagePositionPatient=["0", "0", f"{height:.3f}"]))
     if refused:
-        with pytest.raises(GeometryError, match=r"2\.5 to 2\.54 mm.* up to 1\.\d+ mm beside an even grid"):
+        with pytest.raises(GeometryError, match=f"2.5 to {wide_mm} mm.* up to {beside_mm} mm beside an even"):
             load(tmp_path / "s")
         assert load(tmp_path / "s", repair="gaps").source.notes[-1].startswith("repaired on request (gaps)")
     else:
-        assert load(tmp_path / "s").source.notes == ("slices lie up to 0.347 mm beside the even grid",)
+        assert load(tmp_path / "s").source.notes == (f"slices lie up to {beside_mm} mm beside the even grid",)

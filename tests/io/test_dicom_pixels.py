@@ -1,5 +1,6 @@
 """Tests of pixels: same values in each transfer syntax, padding is no value, bad decoders are contained."""
 
+import errno
 import os
 import signal
 import subprocess
@@ -26,11 +27,14 @@ from pydicom.uid import (
     RLELossless,
 )
 
+from c3s3_seg.batch.records import Refusal
 from c3s3_seg.errors import InputError, MemoryLimitError
 from c3s3_seg.geometry.volume import Geometry, Volume
 from c3s3_seg.io import load
 from c3s3_seg.io.dicom import decoder as decoder_module
 from c3s3_seg.io.dicom.decoder import DecoderRefusal, PixelDecoder
+from c3s3_seg.io.dicom.header import Broken, Slice, look_at
+from c3s3_seg.io.dicom.pixels import Pixels
 from c3s3_seg.io.dicom.write_series import save_series
 
 
@@ -132,6 +136,19 @@ def test_padding_becomes_the_smallest_value(oblique: Volume, files: list[Path]) 
     for path in files:
         edit(path, values(PixelData=np.full((36, 40), -2000, np.int16).tobytes()))
     assert "every pixel is the padding value" in load(files[0].parent).source.notes[0]
+
+
+def test_padding_takes_the_smallest_value_of_all_slices(files: list[Path]) -> None:
+    for n, path in enumerate(files):
+        stored = np.full((36, 40), 200 if n == 3 else 500, np.uint16)
+        stored[:3] = 7
+        edit(path, values(PixelData=stored.tobytes()))
+        data = pydicom.dcmread(path)
+        data.add_new("PixelPaddingValue", "US", 7)
+        data.save_as(path)
+    back = load(files[0].parent)
+    assert (back.array[:, :3] == 200).all()
+    assert back.source.notes == (f"padding: {12 * 3 * 40} pixels were set to 200",)
 
 
 def test_a_range_of_padding(oblique: Volume, files: list[Path]) -> None:
@@ -328,6 +345,34 @@ def test_values_beyond_the_bits_of_the_header_are_refused(oblique: Volume, files
     edit(path, values(BitsStored=11, HighBit=10))
     with pytest.raises(InputError, match=r"IM_0006.dcm' is damaged.*values that its header's 11 bits"):
         load(path.parent)
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_pixels_that_the_system_does_not_give_are_no_damage(
+    files: list[Path], tmp_path: Path, packed: bool
+) -> None:
+    """Only the type of the error was told, so that a batch took it for damage and never tried again."""
+    path = compressed(files) if packed else files[5]
+    item = look_at(path, path.name)
+    assert isinstance(item, Slice)
+    path.unlink()
+    path.symlink_to("/proc/self/mem")  # a regular file that cannot be read
+    with Pixels(tmp_path) as pixels, pytest.raises(InputError, match="Input/output error") as error:
+        pixels.read(item)
+    assert ("damaged" in str(error.value)) == packed  # what the decoder was doing is not known
+    assert not Refusal.of(error.value, "load").final
+
+
+def test_a_header_that_the_system_does_not_give_is_no_damage(
+    files: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise OSError(errno.ESTALE, "text of a library, which may quote a header")
+
+    monkeypatch.setattr("c3s3_seg.io.dicom.header.parsed", fail)
+    broken = look_at(files[5], "x")
+    assert isinstance(broken, Broken)
+    assert broken.verdict == "is damaged: its header cannot be read (Stale file handle)"
 
 
 def test_a_decoder_that_does_not_start_is_no_fault_of_the_file(

@@ -24,6 +24,7 @@ from c3s3_seg.io.image import save as save_module
 
 DOORS = [".nii", ".nii.gz", ".nrrd", ".mha"]
 FLIP = np.diag([-1.0, -1.0, 1.0, 1.0])
+VOLUME = Geometry.build((2, 2, 2)).volume(np.zeros((2, 2, 2), np.uint8))
 
 
 def nifti(
@@ -1109,7 +1110,7 @@ def test_a_header_of_blanks_takes_no_time(
 
 
 @pytest.mark.parametrize("read", [load, load_mask])
-@pytest.mark.parametrize("name", ["a" * 300, "a" * 300 + ".dcm", "a\0b.zip", "none.dcm"])
+@pytest.mark.parametrize("name", ["a" * 300, "a" * 300 + ".dcm", "none.dcm"])
 def test_a_name_that_no_file_has_is_no_file(tmp_path: Path, read: object, name: str) -> None:
     with pytest.raises(InputError, match="there is no such file"):
         read(tmp_path / name)  # type: ignore[operator]
@@ -1136,3 +1137,41 @@ def test_what_is_no_volume_or_no_path_is_refused(tmp_path: Path) -> None:
             call("")
         with pytest.raises(InputError, match="found NoneType, wanted a path"):
             call(None)  # type: ignore[arg-type]
+        with pytest.raises(InputError, match="found a path with the character 0"):
+            call(tmp_path / "o\0.nii")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("note", ["a\nOffset = 9 9 9", "a\r", "\udc80", None, 5])
+@pytest.mark.parametrize("suffix", DOORS)
+def test_a_note_is_one_line_of_text(note: Any, suffix: str, tmp_path: Path) -> None:
+    volume = Geometry.build((2, 2, 2)).volume(np.zeros((2, 2, 2), np.uint8))
+    with pytest.raises(InputError, match=r"found note=.*, wanted one line of printable text"):
+        save(volume, tmp_path / f"n{suffix}", note=note)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("read", "wrong", "message"),
+    [
+        (load, {"repair": None}, "found repair=None, wanted some of gaps, tilt, orthonormal"),
+        (load, {"repair": 5}, "found repair=5, wanted some of"),
+        (load, {"rule": "modality=MR"}, "found rule='modality=MR', wanted a SeriesRule"),
+        (load, {"hashed": "no"}, "found hashed='no', wanted True or False"),
+        (load_mask, {"hashed": "no"}, "found hashed='no', wanted True or False"),
+        (load_mask, {"grid": "scan.nii.gz"}, "found grid='scan.nii.gz', wanted a Geometry"),
+        (
+            load_mask,
+            {"grid": VOLUME},
+            "grid of type Volume, wanted a Geometry, .*: volume.geometry",
+        ),
+    ],
+)
+def test_arguments_of_another_kind_are_refused_in_words(
+    read: Any, wrong: dict[str, Any], message: str, tmp_path: Path
+) -> None:
+    save(VOLUME, tmp_path / "x.nii.gz", note="one line")
+    with pytest.raises(InputError, match=message):
+        read(tmp_path / "x.nii.gz", **wrong)
+    assert load(tmp_path / "x.nii.gz", repair=["gaps"], hashed=True).source.sha256
+    load_mask(tmp_path / "x.nii.gz", grid=VOLUME.geometry)

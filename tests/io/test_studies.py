@@ -1,5 +1,6 @@
 """Tests of which series of which studies are cases, under which names, and which are passed over and why."""
 
+import errno
 import os
 import re
 import shutil
@@ -12,6 +13,7 @@ import pytest
 from helpers.dicom_files import edit, values
 from helpers.studies import report, series, small, uid, whole_study
 
+from c3s3_seg.batch.records import Refusal
 from c3s3_seg.errors import InputError
 from c3s3_seg.io import match_truth, read_case, save
 from c3s3_seg.io.hashes import scan_sha256
@@ -264,6 +266,52 @@ def test_a_scan_behind_a_link_that_cannot_be_followed_is_a_case_that_fails(tmp_p
         if case.name != "p2":
             with pytest.raises(InputError):
                 read_case(case, Reading(), hashed=True)
+
+
+@pytest.mark.parametrize("place", ["archive", "p2", "p1/b"])
+def test_a_folder_that_cannot_be_read_is_a_case_that_fails(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str
+) -> None:
+    """A series that may not be listed, or one of several folders, used to end the whole run."""
+    root, real = tmp_path / "archive", os.scandir
+    for study, part in (("p1", "a"), ("p1", "b"), ("p2", "a")):
+        series(small(), root / study / part, study, ord(part))
+
+    def scandir(path: object) -> object:
+        if str(path).endswith(place):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+        return real(path)  # type: ignore[call-overload]
+
+    monkeypatch.setattr(os, "scandir", scandir)  # root may read everything
+    if place == "archive":
+        with pytest.raises(InputError, match="Permission denied"):
+            found(root)
+    fine = {"archive": "p2", "p2": "p1", "p1/b": "p2"}[place]
+    scans = found(root / fine, root) if place == "archive" else found(root)
+    failing = [case for case in scans.cases if not case.files]
+    assert {root / fine in (c.path, *c.path.parents) for c in scans.cases if c.files} == {True}
+    assert [case.path for case in failing] == [root if place == "archive" else root / place[:2]]
+    with pytest.raises(InputError, match="Permission denied"):
+        read_case(failing[0], Reading(), hashed=True)
+
+
+@pytest.mark.parametrize("names_of", ["IM0001", "study.zip"])
+def test_a_file_that_cannot_be_read_is_not_passed_over(tmp_path: Path, names_of: str) -> None:
+    """Slices need no suffix: a study out of reach looked like a folder without one, and nothing failed."""
+    root = tmp_path / "archive"
+    series(small(), root / "p1", "p1", 1)
+    for folder, process in (("p2", "self"), ("p3/deep", "thread-self")):
+        (root / folder).mkdir(parents=True)
+        (root / folder / names_of).symlink_to(f"/proc/{process}/mem")  # regular files that cannot be read
+    (root / "p4").mkdir()
+    (root / "p4" / "notes.nii.gz").symlink_to("/proc/self/mem")
+    for scans in (found(root), found(root / "p1", root / "p2", root / "p3/deep" / names_of)):
+        assert len(scans.cases) == 3
+        for case in scans.cases[1:]:
+            with pytest.raises(InputError) as error:
+                read_case(case, Reading(), hashed=True)
+            # An archive has the size that the system states, which is 0 here: it is read as an empty one.
+            assert Refusal.of(error.value, "load").final == (names_of == "study.zip")
 
 
 def unreachable(link: Path) -> None:

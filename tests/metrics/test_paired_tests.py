@@ -93,6 +93,18 @@ def test_empty_predictions_of_both_sides_are_counted() -> None:
     assert {(pair.missed, pair.against_missed) for pair in compare(mine, theirs)} == {(2, 1)}
 
 
+def test_predictions_that_are_empty_like_the_truth_are_counted_apart() -> None:
+    nothing = PaperScore(0.0, 0.0, 0.0, 0.0, optimistic=False)
+    invented = PaperScore(0.0, 0.0, math.inf, math.inf, optimistic=False)
+    mine = [replace(row, score=nothing) if n < 2 else row for n, row in enumerate(rows(A, A))]
+    theirs = [
+        replace(row, score=(nothing, invented)[n]) if n < 2 else row for n, row in enumerate(rows(B, A))
+    ]
+    pairs = compare(mine, theirs)
+    assert {(pair.both_empty, pair.against_both_empty) for pair in pairs} == {(2, 1)}
+    assert {(pair.missed, pair.against_missed) for pair in pairs} == {(0, 0)}
+
+
 def test_a_miss_is_left_out_and_counted() -> None:
     asd = {
         p.metric: p for p in compare(rows(A, [1, 1, math.inf, 1, 1, 1]), rows(B, [2, 2, 2, 2, 2, math.nan]))
@@ -125,6 +137,7 @@ def test_rounding_in_one_direction_is_no_evidence() -> None:
 
 def test_one_case_gives_no_p_value() -> None:
     assert math.isnan(compare(rows([0.9], [1]), rows([0.8], [1]))[0].p)
+    assert compare(rows([0.9, 0.8], [1, 1]), rows([0.8, 0.6], [1, 1]))[0].p == 0.5  # 2 of 4 ways to sign
 
 
 def test_the_command_compares(tmp_path: Path) -> None:

@@ -60,6 +60,7 @@ def test_misses_are_said_and_come_first(report: Path) -> None:
     assert 'data-v="nan">–' in text
     assert "<b>2</b><span>one mask empty: infinite</span>" in text
     assert "mean of 3 finite" in text
+    assert "<b>1</b><span>both masks empty: Dice 1, no distance</span>" in text
     assert "with the image diagonal for a miss" in text
 
 
@@ -80,6 +81,7 @@ def test_paper_protocol_has_its_columns_and_counts_the_flattered(folder: Path) -
     assert "95HD (voxels)" in text
     # One of the two empty predictions is right: its truth is empty too.
     assert "<b>1</b><span>1 empty, counted as 0</span>" in text
+    assert "<b>1</b><span>both masks empty: counted as 0</span>" in text
     assert "<b>1</b><span>one mask empty: infinite</span>" in text
     assert "Bland-Altman" not in text
 
@@ -138,16 +140,20 @@ def test_a_comparison_says_what_was_left_out_and_empty(tmp_path: Path, label: st
     mine[0] = CaseScore("0", label, score(0.0, math.inf))
     other = [CaseScore(row.case, label, score(0.8, 3.0 + n)) for n, row in enumerate(mine)]
     other[1:3] = [CaseScore(str(n), label, score(0.0, 0.0, empty=True)) for n in (1, 2)]
+    mine[6] = other[6] = CaseScore("6", label, score(0.0, 0.0))
     pairs = compare(mine, other)
     write_report_page(tmp_path / "r.html", Report("x", "paper", mine, comparison=pairs), [])
     text = (tmp_path / "r.html").read_text(encoding="utf-8")
     assert ">6 (1 left out)</td>" in text
     words = f"{label}: 0 of these predictions and 2 of the others were empty"
+    both = f"{label}: 1 of these predictions and 1 of the others are empty like the truth and count as 0"
     assert words in text
+    assert both in text
     console = Console(width=250, file=io.StringIO())
     console.print(comparison_table(pairs))
     assert isinstance(console.file, io.StringIO)
     printed = " ".join(console.file.getvalue().split())
     assert "6 (1 left out)" in printed
     assert words in printed
+    assert both in printed
     assert "0 where the prediction is empty, even where the truth is empty too" in text

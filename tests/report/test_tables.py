@@ -16,7 +16,7 @@ from rich.table import Table
 from c3s3_seg.errors import GeometryError, InputError
 from c3s3_seg.geometry.volume import Geometry, Volume
 from c3s3_seg.metrics.results import CaseScore, PaperScore, Score
-from c3s3_seg.metrics.statistics import cohorts, statistics
+from c3s3_seg.metrics.statistics import cohorts, statistics, value_range
 from c3s3_seg.report.numbers import in_page, in_terminal
 from c3s3_seg.report.overlay import LINE, Overlay, _layout, overlay_png
 from c3s3_seg.report.planes import PLANES, cut
@@ -97,6 +97,27 @@ def test_one_case_has_no_spread_and_no_interval() -> None:
     assert math.isnan(found.low)
 
 
+def test_an_interval_ends_where_its_metric_does() -> None:
+    dice, hd95_mm = [1.0, 1.0, 1.0, 1.0, 0.6], [0.0, 0.0, 0.0, 0.0, 2.0]
+    rows = [CaseScore(str(n), "x", clinical(*pair)) for n, pair in enumerate(zip(dice, hd95_mm, strict=True))]
+    half = 2.776445 / 5**0.5  # Student t, 4 degrees of freedom, times the standard deviation
+    (cohort,) = cohorts(rows)
+    assert cohort.of("dice").high == cohort.of("nsd_1mm").high == 1
+    assert cohort.of("dice").low == pytest.approx(0.92 - half * 0.4 / 5**0.5)
+    assert cohort.of("hd95_mm").low == 0
+    assert cohort.of("hd95_mm").high == pytest.approx(0.4 + half * 2 / 5**0.5)
+    assert statistics(hd95_mm).low < 0  # a difference has no such end
+
+
+@pytest.mark.parametrize(
+    ("column", "expected"),
+    [("jaccard", (0, 1)), ("nsd_area_2mm", (0, 1)), ("asd_vox", (0, math.inf)), ("volume_ml", (0, math.inf))],
+)
+def test_the_range_of_a_column(column: str, expected: tuple[float, float]) -> None:
+    assert value_range(column) == expected
+    assert value_range("volume_error_ml") == (-math.inf, math.inf)
+
+
 def test_the_bootstrap_repeats_itself_and_is_near_the_normal_interval() -> None:
     values = np.random.default_rng(3).normal(10, 2, 400).tolist()
     found = statistics(values)
@@ -105,6 +126,17 @@ def test_the_bootstrap_repeats_itself_and_is_near_the_normal_interval() -> None:
     half = 1.96 * found.sd / math.sqrt(400)
     assert found.low == pytest.approx(found.mean - half, abs=0.1 * half)
     assert found.high == pytest.approx(found.mean + half, abs=0.1 * half)
+
+
+def test_the_bootstrap_begins_at_30_cases() -> None:
+    """The interval of fewer cases draws nothing, so it does not depend on the seed."""
+    values = np.random.default_rng(3).normal(10, 2, 30).tolist()
+    assert statistics(values, seed=1).low != statistics(values).low
+    assert statistics(values[:29], seed=1).low == statistics(values[:29]).low
+
+
+def test_two_cases_have_a_spread() -> None:
+    assert statistics([1.0, 3.0]).sd == pytest.approx(math.sqrt(2))
 
 
 def test_cohorts_by_label_with_worst_cases_and_flattered() -> None:
@@ -123,7 +155,13 @@ def test_two_empty_masks_are_no_worst_case_in_the_paper_protocol() -> None:
     """In the paper protocol two empty masks have Dice 0, as a miss has."""
     nothing = CaseScore("nothing", "atrium", PaperScore(0.0, 0.0, 0.0, 0.0, optimistic=False))
     invented = CaseScore("invented", "atrium", PaperScore(0.0, 0.0, math.inf, math.inf, optimistic=False))
-    assert cohorts([nothing, *PAPER, invented])[0].worst_cases == ("b", "invented", "a")
+    (cohort,) = cohorts([nothing, *PAPER, invented])
+    assert cohort.worst_cases == ("b", "invented", "a")
+    assert (cohort.cases, cohort.optimistic, cohort.both_empty) == (4, 1, 1)
+    assert cohorts(ROWS)[0].both_empty == 1
+    assert "mean of 4 (1 empty, counted as 0; 1 empty like the truth, counted as 0)" in shown(
+        evaluation_table([nothing, *PAPER, invented])
+    )
 
 
 # --- files
@@ -174,7 +212,7 @@ def test_json_has_everything_and_only_what_json_knows(tmp_path: Path) -> None:
 def test_json_of_the_paper_protocol_says_how_many_were_flattered(tmp_path: Path) -> None:
     write_report_json(tmp_path / "report.json", PAPER, [], protocol="paper")
     report = json.loads((tmp_path / "report.json").read_text())
-    assert report["cohorts"][0]["optimistic"] == 1
+    assert (report["cohorts"][0]["optimistic"], report["cohorts"][0]["both_empty"]) == (1, 0)
     assert report["failures"] == []
     assert set(report["definitions"]) == {"surface", "dice", "jaccard", "hd95_vox", "asd_vox", "optimistic"}
 

@@ -1,5 +1,6 @@
 """Folds, and the bundle of their winners."""
 
+import math
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -97,6 +98,10 @@ def test_the_card_says_what_is_empty_and_infinite(folds: list[ModelBundle]) -> N
     card = ensemble_card([counted, member])
     assert f"{member.network.weights}: 2 of 6 masks are empty and count as (0, 0, 0, 0)." in card
     assert f"{member.network.weights}: 1 infinite distances" in card
+    nothing = {"dice": 0.0, "jaccard": 0.0, "hd95_vox": math.nan, "asd_vox": math.nan}
+    card = ensemble_card([replace(counted, empty=6, scores=nothing), member])
+    assert f"{member.network.weights}: 6 of 6 masks are empty and have no distance." in card
+    assert "| 0.000 | 0.000 | none | none |" in card
     assert "are empty" not in ensemble_card([member, member])
     record = {
         "candidate": member.network.candidate,
@@ -109,6 +114,26 @@ def test_the_card_says_what_is_empty_and_infinite(folds: list[ModelBundle]) -> N
     bundle = replace(folds[0], manifest=replace(folds[0].manifest, training=training))
     again = _member(bundle)
     assert (again.empty, again.masks, again.infinite) == (3, 4, 5)
+
+
+def test_weights_selected_by_their_scores_are_said_and_have_their_own_cases(
+    folds: list[ModelBundle], tmp_path: Path
+) -> None:
+    """The figures of each case were those of the last weights, beside means of the best ones."""
+    assert "optimistic" not in ensemble_card([_member(bundle) for bundle in folds])
+    name = folds[0].networks[0].candidate
+    cases = {name: {"layers-0": {"core": {"dice": 0.25}}}}
+    first = copy(folds[0], tmp_path / "best", kept="best", validation_kept_cases=cases)
+    made = make_ensemble([first, folds[1]], tmp_path / "made")
+    found = {member["fold"]: member["stem"] for member in made.manifest.training["ensemble"]}
+    assert made.manifest.training["validation_cases"][found["1/4"]] == cases[name]
+    assert set(made.manifest.training["validation_cases"]) == set(found.values())
+    weights = next(one.weights for one in made.networks if one.stem == found["1/4"])
+    card = (made.folder / "README.md").read_text()
+    assert f"The weights of {weights} were selected by these scores" in card
+    assert "scores and their means are optimistic" in card
+    both = [_member(replace(bundle, manifest=first.manifest)) for bundle in folds]
+    assert "The weights of every member were selected" in ensemble_card(both)
 
 
 def test_the_domain_spans_those_of_the_members(folds: list[ModelBundle], made: ModelBundle) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from helpers.to_scan import to_scan
 from torch import Tensor
 
 from c3s3_seg.bundle import ModelBundle
@@ -190,7 +191,7 @@ def test_soft_targets_are_what_the_ensemble_predicts(
     scan = load(toy_data / "imagesTr" / "ball-0.nii.gz")
     target = teacher("ball-0", scan)
     assert target is not None
-    on_scan = torch.from_numpy(config.task.recipe.to_scan(target[1].numpy(), scan.geometry))
+    on_scan = torch.from_numpy(to_scan(target[1].numpy(), scan.geometry))
     wanted, _ = predicted(bundle, toy_data / "imagesTr" / "ball-0.nii.gz")
     assert wanted.std() > 0.005  # not constant
     # Half precision rounds numbers up to 1 by up to 2^-11 = 0.0005.

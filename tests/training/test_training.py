@@ -184,6 +184,26 @@ def test_the_card_counts_no_scan_twice(toy_config: Path) -> None:
     assert "4 labelled, 1 validation cases; the unlabelled stream draws from all 4 training scans.\n" in card
 
 
+def test_the_card_says_how_empty_masks_count(toy_config: Path) -> None:
+    """Two distances of 4 and the 0 of an empty mask have the mean 2.67: this mask is not left out."""
+    record = {"candidate": "vnet", "iteration": 2, "dice": 0.5, "jaccard": 0.4, "hd95_vox": 8 / 3}
+    record |= {"asd_vox": 1.0, "empty": 1, "masks": 3}
+    nothing = record | {"candidate": "resvnet", "hd95_vox": 0.0, "asd_vox": 0.0, "empty": 3}
+    unmeasured = record | {"candidate": "other", "hd95_vox": math.nan, "asd_vox": math.nan}
+    records = [record, nothing, unmeasured]
+    history: dict[str, Any] = {"cases": {"labelled": 4, "validation": 3}, "iterations": 2, "warnings": []}
+    history |= {"validation_last": records, "validation_best": None, "kept": "best"}
+    history |= {"validation_kept": records, "validation_kept_cases": {"vnet": {}}}
+    history |= {"initialized_from": None, "changed_on_resume": []}
+    card = model_card(load_config(toy_config, ["run.precision=float32"]), (), history)
+    assert card.count("| 2.67 | 1.00 |\n") == card.count("| vnet |") == 2
+    assert card.count("vnet: 1 of 3 masks are empty and count as (0, 0, 0, 0).") == 2
+    assert card.count("resvnet: 3 of 3 masks are empty and have no distance.") == 2
+    assert card.count("other: 1 of 3 masks are empty and have no distance.") == 2
+    assert card.count("| none | none |\n") == 4
+    assert "`validation_kept_cases` with the weights of the bundle" in card
+
+
 def test_schedules_end_at_zero() -> None:
     config = load_config(Path("left-atrium")).optimiser
     assert schedule(config, 0) == 1

@@ -20,6 +20,7 @@ from typing import IO, Any
 
 import numpy as np
 
+from c3s3_seg.errors import cause_of
 from c3s3_seg.geometry.volume import Array
 from c3s3_seg.system.names import printable
 
@@ -31,6 +32,7 @@ MEMORY = 1 << 31  # bytes, above the memory of the child when it is ready
 MAX_FRAME = 1 << 29  # bytes of one decoded frame
 PIPE = 1 << 20  # bytes: a frame of 512 x 512 goes through at once, not in eight pieces
 FASTEST = "pyjpegls"
+NOT_STARTED = "the decoder did not start"  # the machine's fault: a later run tries again
 # Attributes that decoding a frame requires (PS3.3, C.7.6.3).
 NEEDED = (
     "BitsAllocated",
@@ -109,7 +111,7 @@ class PixelDecoder:
             self._child = child
             self.close()
             todo = "The file may be sound: see whether there is memory left, and try again"
-            raise DecoderRefusal("cannot be decoded: the decoder did not start", todo) from None
+            raise DecoderRefusal(f"cannot be decoded: {NOT_STARTED}", todo) from None
         return child
 
     def _ask(self, child: subprocess.Popen[bytes], question: bytes) -> Array:
@@ -211,7 +213,7 @@ def main() -> None:
             _send(replies, {"error": str(refused), "todo": refused.todo})
             continue
         except Exception as error:  # pydicom and its decoders raise errors of any type
-            _send(replies, {"error": type(error).__name__})
+            _send(replies, {"error": cause_of(error)})
             continue
         _send(replies, {"dtype": pixels.dtype.str, "shape": pixels.shape})
         replies.write(np.ascontiguousarray(pixels).data)

@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from c3s3_seg.errors import FileName, InputError
+from c3s3_seg.errors import FileName, InputError, cause_of
 
 
 def listed_files(index: Path) -> list[Path]:
@@ -25,7 +25,7 @@ def listed_files(index: Path) -> list[Path]:
         named = [record.ReferencedFileID for record in records if "ReferencedFileID" in record]
         names = [[n] if isinstance(n, str) else [str(part) for part in n] for n in named]
     except Exception as error:  # the parser of pydicom raises errors of any type
-        what = f"the index is damaged: it cannot be read ({type(error).__name__})"
+        what = f"the index is damaged: it cannot be read ({cause_of(error)})"
         raise InputError(what, where=index, todo="Give the folder instead of its DICOMDIR") from error
     files = [_inside(root, parts, index) for parts in names]
     if not files:

@@ -7,7 +7,7 @@ from typing import Any
 
 from pydicom import Dataset
 
-from c3s3_seg.errors import quantity
+from c3s3_seg.errors import cause_of, quantity
 from c3s3_seg.io.dicom.header import FRAME_CLASSES, NAMES, Broken, Slice, own_copy
 
 # Functional group, and the sequence within it, if any -> its attributes, and their names in a classic
@@ -62,7 +62,7 @@ def frames(item: Slice) -> tuple[Slice, ...] | Broken:
         top.NumberOfFrames, top.SOPClassUID = 1, item.sop_class
         return tuple(_frame(item, top, shared[0], each[n], n) for n in range(count))
     except Exception as error:  # pydicom converts sequences on first access
-        return Broken(item.name, f"its frames cannot be read ({type(error).__name__})", uid)
+        return Broken(item.name, f"its frames cannot be read ({cause_of(error)})", uid)
 
 
 def _frame(item: Slice, top: Dataset, shared: Any, own: Any, number: int) -> Slice:

@@ -19,6 +19,7 @@ from pydicom.multival import MultiValue
 from pydicom.tag import BaseTag, Tag
 from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian
 
+from c3s3_seg.errors import cause_of
 from c3s3_seg.io.deflated import header_of, parsed, whole_of
 from c3s3_seg.io.detect import DICOM_SUFFIXES, MEDIA_DIRECTORY, PREFIX_END, begins_as_dicom
 
@@ -170,7 +171,7 @@ def unreadable(kind: str, error: Exception) -> str:
     keyword = getattr(error, "name", None) if isinstance(error, AttributeError) else None
     if isinstance(keyword, str) and tag_for_keyword(keyword) is not None:
         return f"this {kind} has no {keyword}: it is damaged, or was written without it"
-    return f"this {kind} is damaged, or not one that can be read ({type(error).__name__})"
+    return f"this {kind} is damaged, or not one that can be read ({cause_of(error)})"
 
 
 def look_at(path: Path, name: str) -> Slice | Broken | bool:
@@ -179,7 +180,7 @@ def look_at(path: Path, name: str) -> Slice | Broken | bool:
         with path.open("rb") as file:
             return _look_into(file, path, name)
     except OSError as error:
-        return Broken(name, f"it cannot be read: {error.strerror or error}")
+        return Broken(name, f"it cannot be read: {cause_of(error)}")
 
 
 def study_of(path: Path) -> str:
@@ -248,7 +249,7 @@ def _look_into(file: BinaryIO, path: Path, name: str) -> Slice | Broken | bool:
         uid = item.text("SeriesInstanceUID") or None
         kind = item.text("SOPClassUID") or _storage_class(data)
     except Exception as error:  # the parser of pydicom raises errors of any type
-        return Broken(name, f"its header cannot be read ({type(error).__name__})")
+        return Broken(name, f"its header cannot be read ({cause_of(error)})")
     if kind == MEDIA_DIRECTORY:
         return False
     if item.text("Rows") and item.text("Columns"):

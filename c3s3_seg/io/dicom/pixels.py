@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from c3s3_seg.errors import C3S3Error, InputError, quantity, shown
+from c3s3_seg.errors import C3S3Error, InputError, cause_of, quantity, shown
 from c3s3_seg.geometry.volume import Array, narrow
 from c3s3_seg.io.dicom.decoder import DecoderRefusal, PixelDecoder
 from c3s3_seg.io.dicom.header import Slice
@@ -80,7 +80,10 @@ class Pixels:
                 todo="The file is whole, its header is not valid: have the series exported again",
             ) from None
         except Exception as error:  # a damaged header can hold anything
-            raise self._damaged(item, type(error).__name__) from error
+            if isinstance(error, OSError) and error.errno:
+                what = f"the file '{item.name}' cannot be read: {cause_of(error)}"
+                raise InputError(what, where=self.root) from error
+            raise self._damaged(item, cause_of(error)) from error
         if not ((stored.dtype.kind != "f" and bits.whole) or np.isfinite(values).all()):
             raise InputError(f"the file '{item.name}' has NaN or infinite pixel values", where=self.root)
         return PixelPlane(values, padding)

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from c3s3_seg.errors import InputError, listed
+from c3s3_seg.errors import InputError, cause_of, listed
 from c3s3_seg.geometry.volume import Geometry, Volume
 from c3s3_seg.io.detect import is_dicom
 from c3s3_seg.io.dicom_objects.rtstruct_read import read_rtstruct, region_name
@@ -84,7 +84,7 @@ def look_at_drawing(path: Path) -> Drawing | None:
     except InputError:
         raise
     except Exception as error:
-        what = f"the header of this {_word(kind)} cannot be read ({type(error).__name__})"
+        what = f"the header of this {_word(kind)} cannot be read ({cause_of(error)})"
         raise InputError(what, where=path, todo="Copy or export it again") from error
     return Drawing(path, kind, frozenset(series), frozenset(slices), tuple(named), tuple(named.values()))
 

@@ -12,6 +12,7 @@ from typing import Protocol
 import numpy as np
 
 from c3s3_seg.errors import GeometryError, InputError, MemoryLimitError, shown
+from c3s3_seg.geometry.arguments import FLAG, GRID
 from c3s3_seg.geometry.orthonormalize import nearest_rotation
 from c3s3_seg.geometry.volume import Array, Geometry, Source, Volume
 from c3s3_seg.io.content import CHANGED, WAIT
@@ -134,11 +135,12 @@ def load_mask(
     Raises
     ------
     InputError
-        If a value is not a whole number from 0, or for any reason of `load_image`.
+        If a value is not a whole number from 0, an argument of another kind, or for any reason of
+        `load_image`.
     GeometryError
         If the mask is not on `grid`.
     """
-    path = given_path(path)
+    path, grid, hashed = given_path(path), GRID.or_none().take("grid", grid), FLAG.take("hashed", hashed)
     if is_dicom(path):
         return _drawn(path, grid, values, hashed=hashed)
     volume = as_labels(load_image(path, hashed=hashed))

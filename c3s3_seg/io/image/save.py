@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from c3s3_seg.errors import GeometryError, InputError, MemoryLimitError, StorageError
-from c3s3_seg.geometry.arguments import require_volume
+from c3s3_seg.geometry.arguments import LINE, require_volume
 from c3s3_seg.geometry.volume import Array, Geometry, Volume
 from c3s3_seg.io.content import BLOCK, damaged
 from c3s3_seg.io.image.files import check_finite, image_suffix, load_image
@@ -46,7 +46,8 @@ def save(
     path
         `.nii`, `.nii.gz`, `.nrrd` or `.mha` in a folder that exists. A file of this name is replaced.
     note
-        Up to 79 bytes of UTF-8 for the header's free text (NIfTI: descrip): the program that made the file.
+        Up to 79 bytes of UTF-8, in one line, for the header's free text (NIfTI: descrip): the program that
+        made the file.
     ready
         Called with the complete file under its temporary name, before it is renamed.
 
@@ -102,6 +103,7 @@ def save(
 
 
 def _check_note(note: str, path: Path) -> None:
+    LINE.take("note", note)  # a line break would begin another line of a header
     size = len(note.encode())
     if size > NOTE_BYTES:
         what = f"found a note of {size} bytes, wanted at most {NOTE_BYTES}"

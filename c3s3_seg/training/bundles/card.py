@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from math import isfinite
 from typing import Any
 
 from c3s3_seg.bundle import Network
@@ -39,8 +40,7 @@ of the scans, paper protocol: voxel units, mean over cases and labels; an empty 
 {_table(history["validation_last"])}{_empty(history["validation_last"])}
 Best during the run: {_best(history["validation_best"])}.
 {_kept(history)}
-The exact configuration and the figures of each case are in `manifest.json`.
-"""
+{_files(history)}"""
 
 
 def note_paragraph(note: str) -> str:
@@ -151,18 +151,43 @@ def _table(records: list[dict[str, Any]], *more: str) -> str:
 
 def _distances(record: dict[str, Any]) -> list[str]:
     """Return "none" if all masks are empty: the protocol's 0 would be a perfect distance for a total miss."""
-    if record.get("empty") and record["empty"] == record["masks"]:
-        return ["none", "none"]
-    return [f"{record['hd95_vox']:.2f}", f"{record['asd_vox']:.2f}"]
+    return [distance_words(record[key]) if _measured(record) else "none" for key in ("hd95_vox", "asd_vox")]
+
+
+def distance_words(mean: float) -> str:
+    """Return a mean distance as text: "none" if it is of no distance but the 0 of empty masks."""
+    return f"{mean:.2f}" if isfinite(mean) else "none"
+
+
+def _measured(record: dict[str, Any]) -> bool:
+    """Return whether a distance was measured; the 0 of an empty mask is none."""
+    return record.get("empty", 0) != record.get("masks", -1) and isfinite(record["hd95_vox"])
 
 
 def _empty(records: list[dict[str, Any]]) -> str:
     lines = [
-        f"{r['candidate']}: {r['empty']} of {r['masks']} masks are empty and have no distance.\n"
+        f"{empty_words(r['candidate'], r['empty'], r['masks'], measured=_measured(r))}\n"
         for r in records
         if r.get("empty")
     ]
     return "\n" + "\n".join(lines) if lines else ""
+
+
+def empty_words(name: str, empty: int, masks: int, *, measured: bool) -> str:
+    """Return the sentence on empty masks, which are in the means as 0 if any distance was measured."""
+    counted = "count as (0, 0, 0, 0)" if measured else "have no distance"
+    return f"{name}: {empty} of {masks} masks are empty and {counted}."
+
+
+def _files(history: dict[str, Any]) -> str:
+    """Return the line on the content of the manifest; its figures are of the last and the kept weights."""
+    line = "The exact configuration and the figures of each case are in `manifest.json`"
+    if history["kept"] == "last":
+        return f"{line}.\n"
+    cases = "`validation_cases` with the last weights"
+    if history["validation_kept_cases"]:
+        cases += ", `validation_kept_cases` with the weights of the bundle"
+    return f"{line}: {cases}.\n"
 
 
 def _best(record: dict[str, Any] | None) -> str:

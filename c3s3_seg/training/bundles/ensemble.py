@@ -13,7 +13,7 @@ from typing import Any
 from c3s3_seg.bundle import CARD, ModelBundle, Network
 from c3s3_seg.errors import InputError
 from c3s3_seg.system.schema import dump, plain
-from c3s3_seg.training.bundles.card import note_paragraph
+from c3s3_seg.training.bundles.card import distance_words, empty_words, note_paragraph
 from c3s3_seg.training.bundles.domain import merge_domains
 
 SCORES = {"dice": "Dice", "jaccard": "Jaccard", "hd95_vox": "95HD (voxel)", "asd_vox": "ASD (voxel)"}
@@ -51,6 +51,18 @@ class EnsembleMember:
     def weights_sha256(self) -> str:
         """The sha256 of the network's weights in its own bundle."""
         return self.bundle.manifest.files[self.bundle.networks[0].weights]
+
+    @property
+    def kept(self) -> str:
+        """The weights of the run that its bundle contains: `last` or `best`."""
+        return str(self.bundle.manifest.training.get("kept", "last"))
+
+    @property
+    def cases(self) -> dict[str, Any] | None:
+        """The scores of each validation case with these weights; None if the bundle does not have them."""
+        key = "validation_cases" if self.kept == "last" else "validation_kept_cases"
+        found: dict[str, Any] | None = self.bundle.manifest.training.get(key, {}).get(self.network.candidate)
+        return found
 
     def record(self) -> dict[str, Any]:
         """Return the entry for the manifest, with the training record of the member's own bundle."""
@@ -167,10 +179,6 @@ def _division(member: EnsembleMember) -> tuple[str, Any]:
 
 def _training_record(members: Sequence[EnsembleMember]) -> dict[str, Any]:
     trainings = [member.bundle.manifest.training for member in members]
-    per_case = (
-        (member.network.stem, training.get("validation_cases", {}).get(member.network.candidate))
-        for member, training in zip(members, trainings, strict=True)
-    )
     return {
         "method": trainings[0].get("method"),
         "config": trainings[0].get("config", {}),
@@ -178,7 +186,7 @@ def _training_record(members: Sequence[EnsembleMember]) -> dict[str, Any]:
         "seconds": sum(training.get("seconds", 0) for training in trainings),
         "ensemble": [member.record() for member in members],
         "cross_validated": cross_validated(members),
-        "validation_cases": {stem: cases for stem, cases in per_case if cases},
+        "validation_cases": {member.network.stem: member.cases for member in members if member.cases},
     }
 
 
@@ -214,27 +222,28 @@ and labels), before rounding for storage. The ensemble itself was not scored, be
 on most of the validation cases of the others.
 
 {_table(members)}
-{_mean_line(members)}"""
+{_mean_line(members)}{_optimistic(members)}"""
 
 
 def _table(members: Sequence[EnsembleMember]) -> str:
     heads = ["file", "network", "fold", "weights", *SCORES.values()]
     rows = [heads, ["---"] * len(heads)]
     for member in members:
-        net, training_record = member.network, member.bundle.manifest.training
-        digits = {key: 3 if key in ("dice", "jaccard") else 2 for key in SCORES}
-        scores = [f"{member.scores[key]:.{digits[key]}f}" if member.scores else "" for key in SCORES]
+        net, scores = member.network, [""] * len(SCORES)
+        if member.scores:
+            dice, jaccard, *distances = (member.scores[key] for key in SCORES)
+            scores = [f"{dice:.3f}", f"{jaccard:.3f}", *map(distance_words, distances)]
         kind = f"{net.architecture}, {net.filters} filters"
-        rows.append([net.weights, kind, member.fold or "none", training_record.get("kept", "last"), *scores])
+        rows.append([net.weights, kind, member.fold or "none", member.kept, *scores])
     return "".join(f"| {' | '.join(row)} |\n" for row in rows) + _counts(members)
 
 
 def _counts(members: Sequence[EnsembleMember]) -> str:
     """Return the counts of masks in the means as 0 and of distances in no mean, worded as on a run's card."""
     lines = [
-        f"\n{m.network.weights}: {m.empty} of {m.masks} masks are empty and count as (0, 0, 0, 0).\n"
+        f"\n{empty_words(m.network.weights, m.empty, m.masks, measured=isfinite(m.scores['hd95_vox']))}\n"
         for m in members
-        if m.empty
+        if m.scores and m.empty
     ]
     lines += [
         f"\n{m.network.weights}: {m.infinite} infinite distances (of a label that the truth lacks) are not"
@@ -253,3 +262,15 @@ def _mean_line(members: Sequence[EnsembleMember]) -> str:
     missing = f", of which {len(members)} are here" if str(len(members)) != count else ""
     means = ", ".join(f"{SCORES[key]} {v['mean']:.3f} ± {v['sd']:.3f}" for key, v in found.items())
     return f"Cross-validated over {count} folds{missing}, mean ± standard deviation over folds: {means}.\n"
+
+
+def _optimistic(members: Sequence[EnsembleMember]) -> str:
+    """Return the sentence on members whose weights were selected by the scores of the card; else ""."""
+    best = [member.network.weights for member in members if member.kept == "best"]
+    if not best:
+        return ""
+    which = "every member" if len(best) == len(members) else ", ".join(best)
+    return (
+        f"\nThe weights of {which} were selected by these scores, so the scores and their means are"
+        " optimistic.\n"
+    )

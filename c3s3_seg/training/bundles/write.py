@@ -51,6 +51,7 @@ def write_bundle(
     training_record = _training_record(run, splits, results) | {
         "kept": run.config.run.keep,
         "validation_kept": kept,
+        "validation_kept_cases": run.best_cases,
     }
     files[CARD] = model_card(run.config, networks, training_record).encode()
     task = replace(run.config.task, domain=domain)
