@@ -240,6 +240,8 @@ class Source:
 
     `series` selects the series again among those at `path`: its UID, or its UID and its part.
     `sha256` is the `io.hashes.scan_sha256` of exactly the data that were read, if it was requested.
+    `nifti_forms` are the fields of a NIfTI header that place its voxels, as bytes: a NIfTI file on the same
+    grid is written with them, so that every reader sees it where it sees the original.
     """
 
     path: Path | None = None
@@ -248,6 +250,7 @@ class Source:
     notes: tuple[str, ...] = field(default=())
     series: str | None = None
     sha256: str | None = None
+    nifti_forms: bytes = field(default=b"", repr=False)
 
     def __post_init__(self) -> None:
         """Give each note a version without file names, for records: see `errors.public`."""

@@ -59,7 +59,7 @@ def unpacked(path: Path, digest: _Hash | None = None) -> Iterator[Path]:
             with tempfile.TemporaryFile() as copy:
                 _copy(path, copy, digest)
                 with zipfile.ZipFile(copy) as archive:
-                    entries = [e for e in archive.infolist() if not e.is_dir()]
+                    entries = [e for e in archive.infolist() if not _is_folder(e)]
                     _check(entries, path, copy.tell(), shutil.disk_usage(folder).free)
                     for entry in entries:
                         _extract(archive, entry, folder, path)
@@ -147,6 +147,15 @@ def _told(entry: zipfile.ZipInfo) -> FileName:
     return FileName(entry.filename, "a file in it")
 
 
+def _inner(entry: zipfile.ZipInfo) -> PurePosixPath:
+    """Return the path of an entry; some programs write `\\` between folders, against the standard."""
+    return PurePosixPath(entry.filename.replace("\\", "/"))
+
+
+def _is_folder(entry: zipfile.ZipInfo) -> bool:
+    return entry.is_dir() or (entry.filename.endswith("\\") and not entry.file_size)
+
+
 def _copy(path: Path, copy: IO[bytes], digest: _Hash | None) -> None:
     with Opened(path) as file:
         if file.size > shutil.disk_usage(tempfile.gettempdir()).free // 2:
@@ -183,15 +192,15 @@ def _check(entries: list[zipfile.ZipInfo], path: Path, size: int, free: int) -> 
             raise InputError(
                 f"the archive holds a link ('{_told(entry)}'), which is not followed", where=path
             )
-        name = PurePosixPath(entry.filename)
-        if name.is_absolute() or ".." in name.parts or set("\\:") & set(entry.filename) or not name.parts:
+        name = _inner(entry)
+        if name.is_absolute() or ".." in name.parts or ":" in entry.filename or not name.parts:
             raise InputError(
                 f"the archive holds a name that leads out of its folder ('{_told(entry)}')", where=path
             )
 
 
 def _extract(archive: zipfile.ZipFile, entry: zipfile.ZipInfo, folder: Path, path: Path) -> None:
-    target = folder.joinpath(*PurePosixPath(entry.filename).parts)
+    target = folder.joinpath(*_inner(entry).parts)
     target.parent.mkdir(parents=True, exist_ok=True)
     if target.exists():
         raise InputError(f"the archive holds '{_told(entry)}' twice", where=path)

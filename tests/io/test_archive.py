@@ -67,6 +67,16 @@ def test_names_that_lead_out_are_refused(files: list[Path], tmp_path: Path, name
     assert not (tmp_path / "evil.dcm").exists()
 
 
+def test_a_zip_with_the_separators_of_windows_is_read(
+    oblique: Volume, files: list[Path], tmp_path: Path
+) -> None:
+    with zipfile.ZipFile(tmp_path / "study.zip", "w") as archive:
+        archive.writestr(zipfile.ZipInfo("STUDY\\"), b"")
+        for path in files:
+            archive.writestr(zipfile.ZipInfo(f"STUDY\\SERIES\\{path.name}"), path.read_bytes())
+    assert np.array_equal(load(tmp_path / "study.zip").array, oblique.array)
+
+
 def test_links_are_refused(files: list[Path], tmp_path: Path) -> None:
     path = zipped(files, tmp_path / "study.zip")
     link = zipfile.ZipInfo("link.dcm")

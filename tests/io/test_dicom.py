@@ -467,6 +467,22 @@ def test_truncation_at_any_length_is_never_silent(oblique: Volume, files: list[P
     assert np.array_equal(load(files[-1].parent).array, oblique.array)
 
 
+def test_a_damaged_file_blocks_the_series_that_it_may_be_of(oblique: Volume, tmp_path: Path) -> None:
+    """A header that goes on after the UID 1.2.3.1 is not of 1.2.3.10; one that ends within it may be."""
+    for uid in ("1.2.3.1", "1.2.3.10"):
+        for path in save_series(oblique, tmp_path / uid, description="", seed_uid=uid):
+            edit(path, values(SeriesInstanceUID=uid))
+    cut = tmp_path / "1.2.3.1" / "IM_0003.dcm"
+    whole = cut.read_bytes()
+    ends = whole.index(b"1.2.3.1\0")
+    cut.write_bytes(whole[: whole.index(b"\x20\0\x13\0IS") + 10])  # after the InstanceNumber
+    assert np.array_equal(load(tmp_path, series="1.2.3.10").array, oblique.array)
+    for length in (ends + 5, ends + 8):
+        cut.write_bytes(whole[:length])
+        with pytest.raises(InputError, match=r"IM_0003\.dcm' is damaged"):
+            load(tmp_path, series="1.2.3.10")
+
+
 def test_stubs_without_a_suffix_are_refused_beside_slices_without_one(files: list[Path]) -> None:
     for path in files:
         path.rename(path.with_suffix(""))
@@ -619,6 +635,18 @@ def test_a_file_without_preamble_is_read(oblique: Volume, files: list[Path]) -> 
         group.seek(140)
         start = 144 + int.from_bytes(raw[140:144], "little")
         path.with_suffix("").write_bytes(raw[start:])
+    assert np.array_equal(load(files[0].parent).array, oblique.array)
+
+
+@pytest.mark.parametrize("syntax", ["explicit", "implicit"])
+def test_a_file_that_begins_with_its_meta_information_is_read(
+    oblique: Volume, files: list[Path], syntax: str
+) -> None:
+    for path in files:
+        if syntax == "implicit":
+            edit(path, lambda data: setattr(data.file_meta, "TransferSyntaxUID", ImplicitVRLittleEndian))
+        path.with_suffix("").write_bytes(path.read_bytes()[132:])
+        path.unlink()
     assert np.array_equal(load(files[0].parent).array, oblique.array)
 
 

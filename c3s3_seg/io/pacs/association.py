@@ -337,6 +337,10 @@ def cut(link: Any) -> None:
         link.dul.socket.socket.shutdown(socket.SHUT_RDWR)
 
 
+class RefusedRequestError(InputError):
+    """A request that a server has answered with a failure; it may take other requests."""
+
+
 def check_status(node: Node, status: Any, what: str) -> None:
     """Raise InputError unless a status is success or a warning; the server's comment is in the message."""
     code = getattr(status, "Status", None)
@@ -344,7 +348,9 @@ def check_status(node: Node, status: Any, what: str) -> None:
         raise InputError(f"{node} did not answer in time, or broke the connection, during {what}")
     if code not in (SUCCESS, *WARNINGS):
         comment = str(getattr(status, "ErrorComment", "") or "").strip()
-        raise InputError(f"{node} refused {what} (status 0x{code:04X}{': ' + comment if comment else ''})")
+        raise RefusedRequestError(
+            f"{node} refused {what} (status 0x{code:04X}{': ' + comment if comment else ''})"
+        )
 
 
 def addresses(hosts: Sequence[str]) -> frozenset[str]:
