@@ -9,6 +9,7 @@ import errno
 import os
 import re
 from collections.abc import Iterable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -143,6 +144,11 @@ class C3S3Error(Exception):
     def __init__(self, what: str, *, where: str | Path | None = None, todo: str | None = None) -> None:
         self.what, self.where, self.todo = Told(what), where, todo
         super().__init__(str(self))
+
+    def __reduce__(self) -> Any:
+        """Return function, arguments and state for copies and other processes, in the words of this one."""
+        made = partial(type(self), self.what, where=self.where, todo=self.todo)
+        return made, (), self.__dict__
 
     def __str__(self) -> str:
         """Return the message for Python, with arguments of the API in place of options."""

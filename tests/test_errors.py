@@ -1,5 +1,7 @@
 """Messages show numpy values as Python values; no message of the package shows `np.float64(...)`."""
 
+import copy
+import pickle
 from importlib import import_module
 from pathlib import Path
 
@@ -8,7 +10,7 @@ import pytest
 
 from c3s3_seg.batch.evaluate import EvaluationSettings as EvaluateSettings
 from c3s3_seg.batch.evaluate import evaluate
-from c3s3_seg.errors import C3S3Error, in_python, is_out_of_memory, quantity, shown
+from c3s3_seg.errors import C3S3Error, FileName, InputError, in_python, is_out_of_memory, quantity, shown
 from c3s3_seg.geometry.volume import Geometry
 from c3s3_seg.inference.settings import Settings
 from c3s3_seg.io.image.save import save
@@ -111,3 +113,12 @@ def test_a_number_has_the_noun_in_its_number() -> None:
     )
     assert (quantity(1, "dead study"), quantity(2, "dead study")) == ("1 dead study", "2 dead studies")
     assert (quantity(1, "series"), quantity(2, "series")) == ("1 series", "2 series")
+
+
+def test_a_copy_of_an_error_is_in_the_words_of_the_error() -> None:
+    error = InputError(f"found {FileName('DOE.dcm', 'file 1 of 2')}", where=Path("b"), todo="Leave --roi out")
+    error.add_note("a note")
+    for again in (pickle.loads(pickle.dumps(error)), copy.copy(error), copy.deepcopy(error)):
+        assert (type(again), repr(again), str(again)) == (InputError, repr(error), str(error))
+        assert (again.what.public, again.where, again.todo) == (error.what.public, error.where, error.todo)
+        assert again.__notes__ == ["a note"]

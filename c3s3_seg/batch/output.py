@@ -160,7 +160,8 @@ def _save_uncertainty(case: Case, prediction: Prediction, job: Job, written: lis
         return
     make_own_folder(job.out / UNCERTAINTY)
     written.append(job.out / UNCERTAINTY / f"{case.name}.{image_suffix_of(job.suffix)}")
-    save(prediction.uncertainty.map, written[-1], note=PROGRAM)
+    found = prediction.uncertainty.map
+    save(found.geometry.volume(found.array, prediction.mask.source), written[-1], note=PROGRAM)
 
 
 def score_case(

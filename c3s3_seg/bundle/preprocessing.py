@@ -1,4 +1,4 @@
-"""Preprocess scans from their grid to the model's grid, and map results back.
+"""Preprocess scans from their grid to the model's grid.
 
 The recipe is stored in the bundle and used by training and by inference, so that a network always
 gets the input that it was trained on. Only permutations, flips and changes of spacing happen here, so
@@ -153,18 +153,6 @@ class Recipe:
         grid = self.grid(mask.geometry, mask.source.path)
         oriented = orient(mask.array, mask.geometry)
         return np.stack([resample((oriented == v).astype(np.float32), grid.shape) for v in values])
-
-    def to_scan(self, probability: NDArray[Any], scan: Geometry) -> FloatArray:
-        """Resample numbers (i, j, k) on the model's grid to (i, j, k) float32 on the scan's grid.
-
-        Linear, or box averages along an axis on which the scan is coarser. Probabilities are mapped back
-        rather than masks: at 1.25 mm a mask loses the boundary, a probability keeps it.
-        """
-        permutation, flips = scan.patient_axes
-        oriented_shape = [scan.shape[axis] for axis in permutation]
-        array = resample(np.asarray(probability, dtype=np.float32), tuple(oriented_shape))
-        array = np.flip(array, tuple(axis for axis in range(3) if flips[axis]))
-        return np.ascontiguousarray(array.transpose(np.argsort(permutation)))
 
 
 def intensity_defect(array: NDArray[Any]) -> str:

@@ -27,7 +27,7 @@ from c3s3_seg.system.files import make_folder, write_whole
 from c3s3_seg.system.lock import hold
 from c3s3_seg.system.names import PlainName, plain_name
 from c3s3_seg.system.ownership import amending, announced, check_set, replacing
-from c3s3_seg.system.reading import read_json, read_known, sha256
+from c3s3_seg.system.reading import given_path, read_json, read_known, sha256
 from c3s3_seg.system.schema import dump, parse
 
 MANIFEST = "manifest.json"
@@ -53,7 +53,7 @@ class ModelBundle:
     loaded_sha256: str = field(default="", compare=False, repr=False)
 
     @classmethod
-    def load(cls, folder: Path, *, unfinished: bool = False) -> ModelBundle:
+    def load(cls, folder: str | Path, *, unfinished: bool = False) -> ModelBundle:
         """Read a bundle and check the sha256 of every file that its manifest names.
 
         Parameters
@@ -70,6 +70,7 @@ class ModelBundle:
             If there is no manifest, a value in it is not allowed, a file is missing or has another hash, or a
             network has no weights of its own among the files.
         """
+        folder = given_path(folder)
         path = folder / MANIFEST
         if not _is_file(path):
             raise InputError(f"there is no {MANIFEST} here", where=folder, todo=_known_bundles())

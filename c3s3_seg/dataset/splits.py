@@ -37,8 +37,8 @@ def assign(
     members
         All cases, in their order.
     wanted
-        Number of validation patients, drawn from those with a mask. None: about 1 in 10 of them, at least
-        1, but 0 if there is only one.
+        Number of validation patients, drawn from those with a mask that is no prediction. None: about 1 in
+        10 of them, at least 1, but 0 if no other patient with a mask would be left.
     seed
         Seed of the draw.
     kept
@@ -53,14 +53,15 @@ def assign(
     Raises
     ------
     InputError
-        If the number of patients would leave none for training, or the layout's own splits have a patient
-        on both sides.
+        If there are fewer such patients than wanted, or none with a mask would be left for training, or the
+        layout's own splits have a patient on both sides.
     """
     _refuse_torn(members)
     fixed = {m.patient for m in members if m.split in ("validation", "test")}
     has_own = any(m.split == "validation" for m in members)
     free = [m for m in members if m.split == "" and m.patient not in fixed]
-    drawn = set() if has_own else _draw(free, wanted, seed, kept)
+    others = {m.patient for m in members if m.split == "labelled" and m.has_mask}
+    drawn = set() if has_own else _draw(free, wanted, seed, kept, others)
     sorted_in: dict[str, list[str]] = {"labelled": [], "unlabelled": [], "validation": [], "test": []}
     for member in members:
         split = _split(member, drawn, fixed)
@@ -81,21 +82,29 @@ def _split(member: SplitCase, drawn: set[str], fixed: set[str]) -> str:
     return "labelled" if member.has_mask else "unlabelled"
 
 
-def _draw(free: Sequence[SplitCase], wanted: int | None, seed: int, kept: frozenset[str]) -> set[str]:
-    """Draw the validation patients: those drawn before, then others at random."""
+def _draw(
+    free: Sequence[SplitCase], wanted: int | None, seed: int, kept: frozenset[str], others: set[str]
+) -> set[str]:
+    """Draw the validation patients: those drawn before, then others at random.
+
+    `others` are the patients that the layout gives for training, who are left to learn from in any case.
+    """
     predicted = {m.patient for m in free if m.predicted}
     able = list(dict.fromkeys(m.patient for m in free if m.has_mask and m.patient not in predicted))
-    count = wanted if wanted is not None else min(max(1, round(len(able) / SHARE)), max(0, len(able) - 1))
-    if count and count >= len(able):
+    learnt_from = {m.patient for m in free if m.has_mask} | others
+    most = max(0, min(len(able), len(learnt_from) - 1))
+    count = wanted if wanted is not None else min(max(1, round(len(able) / SHARE)), most)
+    if count > most:
+        left = ", so that one is left to learn from" if most < len(able) else ""
         raise InputError(
             f"found {quantity(len(able), 'patient')} with masks"
             f"{' that are no predictions' if predicted else ''}, and {count} are wanted for validation",
-            todo="Give a smaller number with --validation, so that one is left to learn from",
+            todo=f"Give a smaller number with --validation{left}",
         )
     before = [patient for patient in able if patient in kept][:count]
-    others = [patient for patient in able if patient not in before]
-    random.Random(seed).shuffle(others)
-    return {*before, *others[: count - len(before)]}
+    new = [patient for patient in able if patient not in before]
+    random.Random(seed).shuffle(new)
+    return {*before, *new[: count - len(before)]}
 
 
 def _refuse_torn(members: Sequence[SplitCase]) -> None:

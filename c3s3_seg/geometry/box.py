@@ -11,7 +11,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from c3s3_seg.errors import InputError, shown
+from c3s3_seg.geometry.arguments import instances_of
 from c3s3_seg.geometry.volume import Array, Geometry, Volume
+
+FORM = "x0:x1,y0:y1,z0:z1 in voxels, or the same with mm behind"
+REGION = instances_of(str, f"a text: {FORM}")
 
 
 @dataclass(frozen=True)
@@ -66,13 +70,13 @@ def match_box(text: str) -> re.Match[str]:
     Raises
     ------
     InputError
-        If the text is not a region.
+        If it is no text, or not a region.
     """
+    REGION.take("roi", text)
     number = r"\s*(-?\d+(?:\.\d+)?)\s*"
     match = re.fullmatch(rf"{number}:{number},{number}:{number},{number}:{number}(mm)?\s*", text)
     if match is None:
-        what = f"found the region '{text}', wanted x0:x1,y0:y1,z0:z1 in voxels, or the same with mm behind"
-        raise InputError(what)
+        raise InputError(f"found the region '{text}', wanted {FORM}")
     return match
 
 

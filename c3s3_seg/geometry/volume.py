@@ -44,7 +44,7 @@ class Geometry:
     Raises
     ------
     GeometryError
-        If a size is not positive, or the affine is not finite, not affine or singular.
+        If a size is no positive whole number, or the affine not finite, not affine or singular.
     """
 
     shape: tuple[int, int, int]
@@ -52,20 +52,23 @@ class Geometry:
     frame_uid: str | None = None
 
     def __post_init__(self) -> None:
-        shape = tuple(int(n) for n in self.shape)
-        affine = np.array(self.affine, dtype=np.float64)
-        if len(shape) != 3 or min(shape) < 1:
-            raise GeometryError(f"found a grid of {shape} voxels, wanted three positive sizes")
-        if affine.shape != (4, 4) or not np.isfinite(affine).all():
-            raise GeometryError("the affine is not a finite 4 x 4 matrix")
+        sizes = _numeric(self.shape, "shape", (3,))
+        if not (np.array_equal(sizes, np.rint(sizes)) and sizes.min() >= 1):
+            what = f"found a grid of {shown(self.shape)} voxels, wanted three positive whole sizes"
+            raise GeometryError(what)
+        affine = _numeric(self.affine, "affine", (4, 4)).copy()
         if not np.array_equal(affine[3], [0, 0, 0, 1]):
             raise GeometryError("the last row of the affine is not 0 0 0 1")
         spacing = np.linalg.norm(affine[:3, :3], axis=0)
         if spacing.min() <= 0 or abs(np.linalg.det(affine[:3, :3] / spacing)) < 1e-3:
             raise GeometryError(f"the affine is singular: spacing {shown(spacing)} mm")
         affine.setflags(write=False)
-        object.__setattr__(self, "shape", shape)
+        object.__setattr__(self, "shape", tuple(int(size) for size in sizes))
         object.__setattr__(self, "affine", affine)
+
+    def __reduce__(self) -> Any:
+        """Return function and arguments for copies and other processes, whose affine is read-only too."""
+        return Geometry, (self.shape, self.affine, self.frame_uid)
 
     @classmethod
     def build(
@@ -94,11 +97,8 @@ class Geometry:
         GeometryError
             If a size is no positive whole number, a spacing not positive, or the direction no such matrix.
         """
-        sizes = _numeric(shape, "shape", (3,))
-        if not (np.isfinite(sizes).all() and np.array_equal(sizes, np.rint(sizes)) and sizes.min() >= 1):
-            raise GeometryError(f"found a grid of {shown(shape)} voxels, wanted three positive whole sizes")
         spacing = _numeric(spacing_mm, "spacing", (), (3,))
-        if not (np.isfinite(spacing).all() and spacing.min() > 0):
+        if not spacing.min() > 0:
             raise GeometryError(f"found a spacing of {shown(spacing)} mm, wanted positive numbers")
         axes = np.eye(3) if direction is None else _numeric(direction, "direction", (3, 3))
         if not np.abs(np.linalg.norm(axes, axis=0) - 1).max() <= UNIT_TOL:
@@ -107,8 +107,7 @@ class Geometry:
         affine = np.eye(4)
         affine[:3, :3] = axes * spacing
         affine[:3, 3] = _numeric(origin_mm, "origin", (3,))
-        i, j, k = (int(size) for size in sizes)
-        return cls((i, j, k), affine, frame_uid)
+        return cls(shape, affine, frame_uid)  # type: ignore[arg-type]  # its length is checked
 
     @property
     def spacing_mm(self) -> NDArray[np.float64]:
@@ -241,6 +240,8 @@ class Source:
 
     `series` selects the series again among those at `path`: its UID, or its UID and its part.
     `sha256` is the `io.hashes.scan_sha256` of exactly the data that were read, if it was requested.
+    `nifti_forms` are the fields of a NIfTI header that place its voxels, as bytes: a NIfTI file on the same
+    grid is written with them, so that every reader sees it where it sees the original.
     """
 
     path: Path | None = None
@@ -249,6 +250,7 @@ class Source:
     notes: tuple[str, ...] = field(default=())
     series: str | None = None
     sha256: str | None = None
+    nifti_forms: bytes = field(default=b"", repr=False)
 
     def __post_init__(self) -> None:
         """Give each note a version without file names, for records: see `errors.public`."""
@@ -297,13 +299,13 @@ class Volume:
 
 
 def _numeric(values: ArrayLike, name: str, *shapes: tuple[int, ...]) -> NDArray[np.float64]:
-    """Return an argument of `Geometry.build` as float64 of one of these shapes."""
-    with suppress(TypeError, ValueError):
+    """Return an argument of `Geometry` or its `build` as finite float64 of one of these shapes."""
+    with suppress(TypeError, ValueError, OverflowError):
         found = np.asarray(values, dtype=np.float64)
-        if found.shape in shapes:
+        if found.shape in shapes and np.isfinite(found).all():
             return found
     size = " x ".join(str(n) for n in shapes[-1])
-    raise GeometryError(f"found the {name} {shown(values)}, wanted {size} numbers")
+    raise GeometryError(f"found the {name} {shown(values)}, wanted {size} finite numbers")
 
 
 def _numbers(values: NDArray[np.float64]) -> str:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from c3s3_seg.bundle import ModelBundle
 from c3s3_seg.errors import InputError
+from c3s3_seg.geometry.arguments import FLAG
 from c3s3_seg.inference.backends.runtimes import OpenVinoBackend
 from c3s3_seg.inference.backends.select import BackendRequest, open_backend, uses_gpu
 from c3s3_seg.inference.device.cuda_graphs import Recordings
@@ -49,8 +50,8 @@ def open_predictor(
     MissingError
         If the requested runtime, device or precision is not available.
     InputError
-        If there is no such model, the bundle lacks a required file, or it holds one network and an
-        ensemble or an uncertainty estimate is requested.
+        If there is no such model, an argument is of another kind, the bundle lacks a required file, or it
+        holds one network and an ensemble or an uncertainty estimate is requested.
     """
     if not isinstance(bundle, ModelBundle):
         bundle = ModelBundle.find(bundle)
@@ -58,6 +59,7 @@ def open_predictor(
     if not isinstance(settings, Settings):
         what = f"found settings of type {type(settings).__name__}, wanted Settings"
         raise InputError(what, todo="For example: settings=c3s3_seg.Settings(overlap=0.5)")
+    ensemble = FLAG.take("ensemble", ensemble)
     several = ensemble or settings.uncertainty
     members = bundle.members() if several else [(bundle, bundle.networks[0])]
     if several and len(members) < 2:

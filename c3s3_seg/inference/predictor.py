@@ -18,8 +18,8 @@ import numpy as np
 from c3s3_seg.bundle import Task
 from c3s3_seg.bundle.preprocessing import FlatScanError
 from c3s3_seg.errors import InputError, MemoryLimitError
-from c3s3_seg.geometry.arguments import require_volume
-from c3s3_seg.geometry.box import Box, parse_box
+from c3s3_seg.geometry.arguments import FLAG, require_volume
+from c3s3_seg.geometry.box import parse_box
 from c3s3_seg.geometry.volume import Volume
 from c3s3_seg.inference.backends.execute import Backend
 from c3s3_seg.inference.backends.runtimes import OpenVinoBackend
@@ -166,22 +166,21 @@ class Predictor:
         DomainError
             If the model was not trained for such a scan, and that is not allowed.
         InputError
-            If the voxels are no real numbers (but bool, complex or text), or `roi` is malformed or holds
-            no voxel.
+            If the voxels are no real numbers (but bool, complex or text), an argument is of another kind, or
+            `roi` is malformed or holds no voxel.
         """
         if scan.array.dtype.kind not in "iuf":
             what = f"found voxels of type {scan.array.dtype}, wanted integers or floating-point numbers"
             raise InputError(what, where=scan.source.path)
-        box: Box | None = None
-        notes: tuple[str, ...] = ()
-        if roi is not None:  # only that part will be segmented
-            box, notes = parse_box(roi, scan.geometry), ("region of interest: as it was given",)
+        allowed = FLAG.take("allow_out_of_domain", allow_out_of_domain)
+        box = None if roi is None else parse_box(roi, scan.geometry)  # only that part will be segmented
+        notes = ("region of interest: as it was given",) if box else ()
         task = self.task
         frame = box.crop(scan) if box else scan
         result = check_is_scan(scan) if task.domain is not None else CheckResult()
         result += check_frame(frame, task.domain, task.modality, task.recipe.spacing_mm)
-        result.settle(scan, allowed=allow_out_of_domain)
-        checked = CheckedScan(scan, DomainCheck(result, box, notes), False, allow_out_of_domain)
+        result.settle(scan, allowed=allowed)
+        checked = CheckedScan(scan, DomainCheck(result, box, notes), False, allowed)
         if box is None and result.larger:
             return replace(checked, search=True)
         return self._with_intensities(checked)

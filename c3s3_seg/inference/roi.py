@@ -81,7 +81,7 @@ def find_region(
         f" {quantity(windows, 'coarse window')} ({found[0].volume_ml:.0f} ml)"
     ]
     if len(found) > 1 and found[1].weight > RIVAL * found[0].weight:
-        place = ", ".join(f"{p:.0f}" for p in coarse.geometry.to_mm((found[1].low + found[1].high) / 2))
+        place = ", ".join(f"{p:.0f}" for p in coarse.geometry.to_mm((found[1].low + found[1].high - 1) / 2))
         notes.append(f"something else was nearly as likely, of {found[1].volume_ml:.0f} ml at ({place}) mm")
     return box, tuple(notes)
 

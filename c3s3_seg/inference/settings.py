@@ -3,17 +3,33 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from numbers import Integral, Real
 from pathlib import Path
 from typing import Any
 
 from c3s3_seg.bundle import Task
 from c3s3_seg.errors import InputError, shown
+from c3s3_seg.geometry.arguments import FLAG, NUMBER, PATH, WHOLE_NUMBER, take_fields, whole_numbers
 from c3s3_seg.inference.postprocess import Postprocessing
 from c3s3_seg.inference.tiling import Shape
 from c3s3_seg.system.choices import TilingPreset, Weighting, check_word
 
 PUBLISHED_STRIDE = (18, 18, 4)  # stride of the published evaluations on the left atrium
+# Fields of `Settings` and their kinds; the words of `weighting` are compared with their list.
+KINDS = {
+    "overlap": NUMBER.or_none(),
+    "probabilities": FLAG,
+    "stride": whole_numbers("three whole numbers, such as (18, 18, 4)", 3).or_none(),
+    "whole": FLAG,
+    "mirroring": whole_numbers("some of 0, 1, 2, such as (0, 1)"),
+    "memory_bytes": WHOLE_NUMBER.or_none(),
+    "uncertainty": FLAG,
+    "keep_largest": FLAG.or_none(),
+    "min_volume_ml": NUMBER,
+    "fill_holes": FLAG,
+    "profile": PATH.or_none(),
+    "processes": WHOLE_NUMBER,
+    "on_device": FLAG.or_none(),
+}
 
 
 @dataclass(frozen=True)
@@ -73,7 +89,7 @@ class Settings:
     on_device: bool | None = None
 
     def __post_init__(self) -> None:
-        _check_kinds(self)
+        take_fields(self, KINDS)  # lists become tuples, numbers those of Python, for the records
         if self.overlap is not None and not 0 <= self.overlap < 1:
             raise InputError(f"found an overlap of {self.overlap}, wanted 0 to below 1")
         if self.weighting is not None:
@@ -137,29 +153,6 @@ class Settings:
             "min_volume_ml": self.min_volume_ml,
             "fill_holes": self.fill_holes,
         }
-
-
-def _check_kinds(settings: Settings) -> None:
-    """Raise if a value is of another kind: "no" would count as true. Lists become tuples."""
-    for name in ("probabilities", "whole", "uncertainty", "fill_holes", "keep_largest", "on_device"):
-        value = getattr(settings, name)
-        if not (isinstance(value, bool) or (value is None and name in ("keep_largest", "on_device"))):
-            raise InputError(f"found {name}={value!r}, wanted True or False")
-    for name in ("overlap", "memory_bytes", "min_volume_ml", "processes"):
-        value = getattr(settings, name)
-        if not (isinstance(value, Real) or (value is None and name in ("overlap", "memory_bytes"))):
-            raise InputError(f"found {name}={value!r}, wanted a number")
-    for name, wanted in (
-        ("stride", "three whole numbers, such as (18, 18, 4)"),
-        ("mirroring", "some of 0, 1, 2, such as (0, 1)"),
-    ):
-        value = getattr(settings, name)
-        if value is None and name == "stride":
-            continue
-        whole = isinstance(value, list | tuple) and all(isinstance(item, Integral) for item in value)
-        if not whole or (name == "stride" and len(value) != 3):
-            raise InputError(f"found {name}={value!r}, wanted {wanted}")
-        object.__setattr__(settings, name, tuple(value))
 
 
 def tiled(settings: Settings, preset: TilingPreset) -> Settings:

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from c3s3_seg.errors import InputError
+from c3s3_seg.geometry.arguments import FLAG, instances_of
 from c3s3_seg.geometry.volume import Volume
 from c3s3_seg.io.cases import Case, Skipped, match_truth
 from c3s3_seg.io.detect import is_dicom, is_zip, why_unreadable
@@ -81,21 +82,22 @@ def load(
     Raises
     ------
     InputError
-        If `path` does not exist, is not a scan, is damaged, or has several series; if the hash is
-        requested and the scan changed while it was read.
+        If `path` does not exist, is not a scan, is damaged, or has several series; if an argument is of
+        another kind; if the hash is requested and the scan changed while it was read.
     MemoryLimitError
         If there is not enough memory for the voxels.
     GeometryError
         If the grid is not orthogonal and evenly spaced.
     """
     wanted = parse_series(series) if isinstance(series, str) else series
+    rule = instances_of(SeriesRule, "a SeriesRule").or_none().take("rule", rule)
     mended = repairs((repair,) if isinstance(repair, str) else repair)
     return read(path, Reading(wanted, mended, rule), hashed=hashed)
 
 
 def read(path: str | Path, reading: Reading, *, hashed: bool = False) -> Volume:
     """Read a scan as `load` does, with all choices in one object."""
-    path = given_path(path)
+    path, hashed = given_path(path), FLAG.take("hashed", hashed)
     if is_zip(path):
         return _load_zip(path, reading, hashed)
     if os.path.isdir(path) or is_dicom(path):

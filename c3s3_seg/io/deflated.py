@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 MAX_INFLATED = 1 << 30  # bytes; no single slice is larger
-HEADER_BYTES = 1 << 22  # bytes of a header before its pixels
+# Bytes of a header before its pixels: of most files; of a SEG with 150,000 frames, some 420 bytes for each.
+HEADER_BYTES, LARGE_HEADER_BYTES = 1 << 22, 1 << 26
 BLOCK = 1 << 16
 
 
@@ -21,24 +22,32 @@ class _Inflating:
 
     Parameters
     ----------
-    file, is_header
-        Same as in `parsed`.
+    file
+        The file.
+    most
+        Number of unpacked bytes after which the data are cut. None: data that unpack to more than any slice
+        has are refused.
     """
 
-    def __init__(self, file: BinaryIO, *, is_header: bool = False) -> None:
-        self._file, self._is_header = file, is_header
+    def __init__(self, file: BinaryIO, most: int | None = None) -> None:
+        self._file, self._most, self.is_cut = file, most, False
         self.tell, self.seek = file.tell, file.seek
 
     def read(self, size: int | None = -1) -> bytes:
         """Return the next bytes; without `size`, the deflated data, cut or checked."""
         if size is not None and size >= 0:
             return self._file.read(size)
-        return _beginning(self._file) if self._is_header else _checked(self._file)
+        return _checked(self._file) if self._most is None else self._beginning(self._most)
+
+    def _beginning(self, most: int) -> bytes:
+        """Return the first bytes of the deflated data, packed again because pydicom unpacks them."""
+        stream = zlib.decompressobj(-zlib.MAX_WBITS)
+        start = stream.decompress(self._file.read(most), most)
+        self.is_cut = not stream.eof
+        return _packed(start)
 
 
-def _beginning(file: BinaryIO) -> bytes:
-    """Return the first bytes of the deflated data, packed again because pydicom unpacks them."""
-    start = zlib.decompressobj(-zlib.MAX_WBITS).decompress(file.read(HEADER_BYTES), HEADER_BYTES)
+def _packed(start: bytes) -> bytes:
     packer = zlib.compressobj(0, wbits=-zlib.MAX_WBITS)
     return packer.compress(start) + packer.flush()
 
@@ -54,25 +63,53 @@ def _checked(file: BinaryIO) -> bytes:
     return packed
 
 
-def parsed(file: BinaryIO, *, is_header: bool = False, **words: Any) -> Any:
-    """Read an open file with `pydicom.dcmread`, and limit how much is unpacked.
+def parsed(file: BinaryIO, **words: Any) -> Any:
+    """Read an open file with `pydicom.dcmread`; raise ValueError if it unpacks to more than any slice has.
 
     Parameters
     ----------
     file
         The file.
-    is_header
-        Whether to unpack only as much of a deflated file as a header has. If not, a file that unpacks to
-        more than any slice has is refused with a ValueError.
     words
         Arguments of `dcmread`.
     """
     from pydicom import dcmread
 
-    data: Any = dcmread(_Inflating(file, is_header=is_header), **words)
+    return _from_file(dcmread(_Inflating(file), **words), file)
+
+
+def _from_file(data: Any, file: BinaryIO) -> Any:
+    """Return a data set as if pydicom had read it from the file itself."""
     name = getattr(file, "name", None)
     data.buffer, data.filename, data.fileobj_type = None, name, None if name is None else open
     return data
+
+
+def parsed_header(file: BinaryIO, **words: Any) -> Any:
+    """Read the header of an open file, up to the pixels, and unpack only as much as a header has.
+
+    Parameters
+    ----------
+    file
+        The file.
+    words
+        Arguments of `dcmread`.
+    """
+    from pydicom import dcmread
+
+    start = file.tell()
+    for most in (HEADER_BYTES, LARGE_HEADER_BYTES):
+        file.seek(start)
+        source, is_last = _Inflating(file, most), most == LARGE_HEADER_BYTES
+        try:
+            data: Any = dcmread(source, stop_before_pixels=True, **words)
+        except Exception:  # pydicom raises whatever its parser trips over, here over the cut
+            if is_last or not source.is_cut:
+                raise
+        else:
+            if is_last or not source.is_cut or data.buffer.read(1):  # it has stopped before the pixels
+                break
+    return _from_file(data, file)
 
 
 def header_of(source: Path | bytes, **words: Any) -> Any:
@@ -86,7 +123,7 @@ def header_of(source: Path | bytes, **words: Any) -> Any:
         Arguments of `dcmread`.
     """
     with BytesIO(source) if isinstance(source, bytes) else source.open("rb") as file:
-        return parsed(file, is_header=True, stop_before_pixels=True, **words)
+        return parsed_header(file, **words)
 
 
 def whole_of(path: Path, **words: Any) -> Any:

@@ -12,6 +12,8 @@ DICOM_SUFFIXES = (".dcm", ".dicom", ".ima")
 MEDIA_DIRECTORY = "1.2.840.10008.1.3.10"  # SOP class of a DICOMDIR
 # PS3.10, 7.1: 128 bytes of preamble, then the prefix.
 PREFIX_END = 132
+# PS3.10, 7.1: the meta information begins with its length or, in some files, with its version.
+META_BEGINS = (b"\x02\0\0\0UL\4\0", b"\x02\0\1\0OB")
 
 
 def first_bytes(path: Path, count: int = PREFIX_END) -> bytes:
@@ -24,8 +26,8 @@ def first_bytes(path: Path, count: int = PREFIX_END) -> bytes:
 
 
 def begins_as_dicom(head: bytes) -> bool:
-    """Return whether the bytes begin a DICOM file: with the prefix or, without one, with group 0008."""
-    if head[128:PREFIX_END] == b"DICM":
+    """Return whether the bytes begin a DICOM file: with the prefix or, without one, group 0002 or 0008."""
+    if head[128:PREFIX_END] == b"DICM" or (len(head) == PREFIX_END and head.startswith(META_BEGINS)):
         return True
     explicit = head[4:6] in (b"UL", b"CS", b"UI", b"DA", b"SH", b"LO")
     implicit = head[5:8] == bytes(3)

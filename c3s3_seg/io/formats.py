@@ -94,7 +94,8 @@ def check_format(scan: Volume, wanted: MaskFormat, *, secondary_capture: bool = 
     Raises
     ------
     InputError
-        If a DICOM object is requested and the scan is no DICOM series, or its slices have no UIDs.
+        If a DICOM object is requested and the scan is no DICOM series, or its slices have no UIDs; if it is
+        a DICOM SEG, and the slices lie in several enhanced files.
     GeometryError
         If an image file of this format cannot hold the grid of the scan: see `image.save.check_grid`.
     """
@@ -102,9 +103,11 @@ def check_format(scan: Volume, wanted: MaskFormat, *, secondary_capture: bool = 
         check_grid(scan.geometry, f".{image_suffix_of(wanted)}", scan.source.path)
     if refers_to_source(wanted, secondary_capture=secondary_capture):
         from c3s3_seg.io.dicom_objects.references import origin
+        from c3s3_seg.io.dicom_objects.seg_source import refuse_several_files
 
-        with origin(scan.source):
-            pass
+        with origin(scan.source) as source:
+            if wanted in ("dicom-seg", "dicom-labelmap"):
+                refuse_several_files(source)
 
 
 def write_mask(

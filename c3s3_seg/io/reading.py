@@ -10,6 +10,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any, get_args
 
 from c3s3_seg.errors import InputError
+from c3s3_seg.geometry.arguments import instances_of
 from c3s3_seg.system.choices import Repair
 
 if TYPE_CHECKING:
@@ -216,10 +217,10 @@ def repairs(names: Collection[str]) -> frozenset[Repair]:
     Raises
     ------
     InputError
-        If a name is unknown.
+        If a name is unknown, or there is something else in place of names.
     """
     known = get_args(Repair)
-    for name in names:
+    for name in instances_of(Collection, f"some of {', '.join(known)}").take("repair", names):
         if name not in known:
             raise InputError(f"there is no repair '{name}'; wanted {', '.join(known)}")
     return frozenset(names)  # type: ignore[arg-type]

@@ -199,7 +199,7 @@ def _reason(series: Series, reading: Reading) -> str:
 
 def _is_of(item: Broken, several: Sequence[Series]) -> bool:
     """Return whether a damaged file belongs, or may belong, to one of the series."""
-    return any(series.uid.startswith(item.series_uid or "") for series in several)
+    return any(item.may_be_of(series.uid) for series in several)
 
 
 def _files(found: Found, series: Series) -> list[Path]:

@@ -18,7 +18,7 @@ from dataclasses import replace
 import numpy as np
 
 from c3s3_seg.errors import GeometryError, InputError, shown
-from c3s3_seg.geometry.arguments import require_volume
+from c3s3_seg.geometry.arguments import FLAG, require_volume
 from c3s3_seg.geometry.volume import Geometry, Volume
 from c3s3_seg.metrics.nearest import Floats
 from c3s3_seg.metrics.results import PaperScore, Score
@@ -112,12 +112,13 @@ def scores(
     """
     _check_arguments(prediction, truth, labels)
     check_tolerances(tolerances_mm)
+    by_area = FLAG.take("area_nsd", area_nsd)
     step, tolerances = step_mm(truth.geometry), tuple(float(mm) for mm in sorted(set(tolerances_mm)))
     found = {
         label: _score(pair, truth.geometry.voxel_ml, tolerances)
         for label, pair in _pairs(prediction, truth, labels, step).items()
     }
-    if not area_nsd:
+    if not by_area:
         return found
     return {
         label: replace(score, nsd_area=_by_area(prediction, truth, label, tolerances))

@@ -6,6 +6,8 @@ import threading
 from collections import Counter
 from dataclasses import dataclass, field
 
+LATE_S = 300.0  # a source may fail, or not answer, this long before the service reports that it is not ready
+
 
 @dataclass
 class Metrics:
@@ -25,6 +27,8 @@ class Metrics:
         Source -> its present error; "" if there is none.
     source_seen
         Source -> time of its last success, seconds since 1970.
+    source_due
+        Source that is being inspected -> time by which the present step should have ended.
     """
 
     failures: Counter[str] = field(default_factory=Counter)
@@ -34,6 +38,7 @@ class Metrics:
     totals: Counter[str] = field(default_factory=Counter)
     source_errors: dict[str, str] = field(default_factory=dict)
     source_seen: dict[str, float] = field(default_factory=dict)
+    source_due: dict[str, float] = field(default_factory=dict)
     _turn: threading.Lock = field(default_factory=threading.Lock)
 
     def failed(self, kind: str) -> None:
@@ -63,9 +68,15 @@ class Metrics:
             self.seconds[stage] = self.seconds.get(stage, 0.0) + seconds_s
             self.times[stage] += 1
 
+    def expect(self, name: str, due: float) -> None:
+        """Record that a step of inspecting a source begins, and when it should have ended."""
+        with self._turn:
+            self.source_due[name] = due
+
     def source(self, name: str, when: float, error: str = "") -> None:
         """Record that a source was inspected, with or without an error."""
         with self._turn:
+            self.source_due.pop(name, None)
             self.source_errors[name] = error
             if not error:
                 self.source_seen[name] = when

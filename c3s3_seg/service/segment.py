@@ -134,14 +134,17 @@ def model_of(settings: ServeSettings) -> Model:
 
 
 def job_of(settings: ServeSettings, out: Path) -> Job:
-    """Return what to write for a study, and which of its series to take."""
+    """Return what to write for a study, and which of its series to take.
+
+    A rule in the bundle holds for each series, also for one that came alone: the others may come later.
+    """
     task = ModelBundle.find(settings.model).task
-    rule = task.series if settings.allow_out_of_domain else task.series_rule
+    rule = None if settings.allow_out_of_domain else task.series_rule
     return Job(
         out,
         "dicom-seg",
         secondary_capture=settings.output.capture,
-        reading=Reading(None, frozenset(), rule),
+        reading=Reading(task.series, frozenset(), rule),
         allow_out_of_domain=settings.allow_out_of_domain,
     )
 

@@ -15,7 +15,7 @@ from c3s3_seg.io.pacs.receiver import receiving
 from c3s3_seg.service.database import Clock, ServiceDatabase
 from c3s3_seg.service.deliveries import Deliveries
 from c3s3_seg.service.intake import Intake
-from c3s3_seg.service.metrics import Metrics
+from c3s3_seg.service.metrics import LATE_S, Metrics
 from c3s3_seg.service.monitor import Collector, monitoring
 from c3s3_seg.service.queue import QueueState, StudyQueue
 from c3s3_seg.service.results_log import write_lines
@@ -33,7 +33,6 @@ from c3s3_seg.system.memory import parse_memory
 LOGGER = logging.getLogger(__name__)
 TICK_S = 0.5
 CLEAN_S = 60.0
-LATE_S = 300.0  # a source may fail this long before the service reports that it is not ready
 DAY_S = 86_400.0
 
 
@@ -76,9 +75,10 @@ class Service:
             LOGGER.info("studies that were in work when the service ended: %d", recovered)
         if known:
             LOGGER.info("studies of the spool that were not in the queue: %d", known)
+        self._cleaned, self._started = self.clock(), self.clock()
+        self._clean_spool()  # the log may lie on the same full disk
         self._is_log_known = False
         self._write_lines()
-        self._cleaned, self._started = self.clock(), self.clock()
         self._stranded: list[str] = []
 
     def _take_up_spool(self) -> int:
@@ -114,26 +114,23 @@ class Service:
         return [*folders, *polls]
 
     def tick(self) -> None:
-        """Put back stranded studies, close quiet ones, write waiting lines, remove old files."""
+        """Put back stranded studies, close quiet ones, remove old files, write waiting lines."""
         while self._stranded:
             self.queue.give_back(self._stranded[-1])
             self._stranded.pop()
         self.queue.follow_clock()
         self.queue.close_quiet(self.settings.quiet_s, self.intake.being_sent)
-        self._write_lines()
-        if abs(self.clock() - self._cleaned) >= CLEAN_S:  # the clock may be set back
-            self._cleaned = self.clock()
-            self.clean()
+        try:
+            if abs(self.clock() - self._cleaned) >= CLEAN_S:  # the clock may be set back
+                self._cleaned = self.clock()
+                self.clean()
+        finally:  # neither keeps the other from being done
+            self._write_lines()
 
     def clean(self) -> None:
         """Remove the files of studies that ended long ago, and their results if so configured."""
-        limits, keep_days = self.settings.limits, self.settings.output.keep_days
-        ages: dict[QueueState, float] = {"done": limits.keep_spool_s, "dead": limits.keep_dead_days * DAY_S}
-        for state, age_s in ages.items():
-            for study in self.queue.ended_before(state, self.clock() - age_s, removed=False):
-                with self.queue.removing(study.key) as still:
-                    if still:
-                        self.spool.remove(study.key)
+        self._clean_spool()
+        keep_days = self.settings.output.keep_days
         if keep_days is None or not self.settings.results.is_dir():
             return
         for folder in self.settings.results.iterdir():
@@ -143,6 +140,15 @@ class Service:
             aged = known is not None and self.clock() - known.changed > keep_days * DAY_S
             if known is not None and known.state == "done" and aged and not folder.is_symlink():
                 shutil.rmtree(folder, ignore_errors=True)
+
+    def _clean_spool(self) -> None:
+        limits = self.settings.limits
+        ages: dict[QueueState, float] = {"done": limits.keep_spool_s, "dead": limits.keep_dead_days * DAY_S}
+        for state, age_s in ages.items():
+            for study in self.queue.ended_before(state, self.clock() - age_s, removed=False):
+                with self.queue.removing(study.key) as still:
+                    if still:
+                        self.spool.remove(study.key)
 
     def work(self, segmenter: Segmenter) -> Work:
         """Return the `Work` that processes studies with a segmenter."""
@@ -179,6 +185,9 @@ class Service:
         for name, wrong in list(self.metrics.source_errors.items()):
             late = self.clock() - self.metrics.source_seen.get(name, self._started) > LATE_S
             found[name] = found.get(name) or (wrong if late else "")
+        for name, due in list(self.metrics.source_due.items()):
+            if self.clock() > due:
+                found[name] = found.get(name) or "it has not answered for minutes"
         if self.clock() - self.metrics.source_seen.get("service", self.clock()) > LATE_S:
             found["service"] = found["service"] or "it has not looked at the queue for minutes"
         return found

@@ -88,11 +88,15 @@ class RetrySettings:
     ----------
     attempts
         Number of failed attempts after which a study is dead.
+    store_attempts
+        The same for attempts that failed because a PACS did not take a result; the default lasts for about
+        four days, as a PACS may be down over a weekend.
     first_s, longest_s
         First wait in seconds; each further wait is twice as long, up to the longest.
     """
 
     attempts: Count = 8
+    store_attempts: Count = 100
     first_s: Positive = 30.0
     longest_s: Positive = 3600.0
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import os
 import shutil
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, timedelta
 from itertools import groupby
@@ -15,7 +14,7 @@ from c3s3_seg.errors import C3S3Error, InputError, StorageError, public, quantit
 from c3s3_seg.io.pacs.client import DimseServer
 from c3s3_seg.io.pacs.identity import identity
 from c3s3_seg.io.pacs.query import FetchLimits, Wanted
-from c3s3_seg.io.pacs.search import FoundSeries, series_of_days
+from c3s3_seg.io.pacs.search import FoundInDays, FoundSeries, series_of_days
 from c3s3_seg.io.pacs.server import fetch_study
 from c3s3_seg.service.database import Clock
 from c3s3_seg.service.entries import (
@@ -27,6 +26,7 @@ from c3s3_seg.service.entries import (
     signature_of,
 )
 from c3s3_seg.service.intake import Intake, Sending
+from c3s3_seg.service.metrics import LATE_S
 from c3s3_seg.service.node_settings import PollSettings, WatchSettings
 from c3s3_seg.service.settings import LimitSettings
 from c3s3_seg.service.spool import key_of
@@ -122,7 +122,9 @@ class FolderSource:
         """
         folder, memory = key_of(str(self.settings.folder)), self.intake.memory
         taken, there = 0, set()
+        self._begin_step()
         for entry in entries_of(self.settings.folder):
+            self._begin_step()
             key = f"{folder}:{key_of(os.fsdecode(entry.name))}"
             there.add(key)
             signature = signature_of(entry)
@@ -138,8 +140,13 @@ class FolderSource:
             del self._seen[gone]
             if gone in self._half:
                 self.intake.parted(self._half.pop(gone))
-        memory.forget_watched(folder, there)
+        if there:  # the folder of a share that is not mounted is empty
+            memory.forget_watched(folder, there)
         return taken
+
+    def _begin_step(self) -> None:
+        """Record that another entry or file is being read: a share that is gone may never answer."""
+        self.intake.metrics.expect(self.name, self.clock() + LATE_S)
 
     def _take_whole(self, entry: Path, key: str, signature: str) -> int:
         sender = self._half.pop(key, None) or Sending()
@@ -165,6 +172,7 @@ class FolderSource:
         taken = 0
         self._check(entry)
         for path in files_of(entry):
+            self._begin_step()
             content = self._read(path)
             try:
                 found = identity(content)
@@ -217,9 +225,11 @@ class PacsSource:
     folder: Path
     intake: Intake
     clock: Clock
-    _waiting: dict[str, date] = field(default_factory=dict)  # series not fetched yet -> last poll before it
+    # Series not fetched yet, or study whose series are not listed -> last poll before it.
+    _waiting: dict[str, date] = field(default_factory=dict)
     _looked: date | None = None
     _unusable: int = 0
+    _refused: int = 0
 
     def __post_init__(self) -> None:
         """Start without failures."""
@@ -238,6 +248,7 @@ class PacsSource:
         C3S3Error
             If the PACS cannot be reached or does not answer the search, or the disk has no room.
         """
+        self._begin_step()
         shutil.rmtree(self.folder, ignore_errors=True)
         if self.intake.spool.is_disk_full:
             raise InputError(NO_SPACE)
@@ -247,40 +258,55 @@ class PacsSource:
         found = series_of_days(
             self.settings.node, self.settings.caller, window, [m.upper() for m in self.settings.modalities]
         )
-        self._report(found.unusable)
+        self._report(found)
         taken = 0
         for study, several in groupby(found.series, key=lambda series: series.study):
             with self.intake.sending(key_of(study)):  # incomplete until its last series is fetched
                 taken += sum(self._look_at(series) for series in several)
-        self._remember(found.series, today)
+        self._remember(found, today)
         return taken
 
-    def _report(self, unusable: int) -> None:
-        """Report answers that cannot be used, once and not at every poll."""
-        if unusable > self._unusable:
-            what = "%s: %s without a valid UID: what they stand for cannot be fetched"
-            LOGGER.warning(what, self.name, quantity(unusable, "answer"))
-        self._unusable = unusable
+    def _begin_step(self) -> None:
+        """Record that a search or the fetching of a series begins."""
+        self.intake.metrics.expect(self.name, self.clock() + self.limits.study_s + LATE_S)
 
-    def _remember(self, found: Sequence[FoundSeries], today: date) -> None:
+    def _report(self, found: FoundInDays) -> None:
+        """Report answers that cannot be used, once and not at every poll."""
+        if found.unusable > self._unusable:
+            what = "%s: %s without a valid UID: what they stand for cannot be fetched"
+            LOGGER.warning(what, self.name, quantity(found.unusable, "answer"))
+        if len(found.refused) > self._refused:
+            what = "%s: the PACS refuses to list the series of %s, which are asked for again"
+            LOGGER.warning(what, self.name, quantity(len(found.refused), "study"))
+        self._unusable, self._refused = found.unusable, len(found.refused)
+
+    def _remember(self, found: FoundInDays, today: date) -> None:
         """Record the day from which the next poll searches.
 
-        That is today, or an earlier day if the next poll would miss a series that is not fetched yet. A
-        series that has failed too often no longer counts: else each search would be longer than the last.
+        That is today, or an earlier day if the next poll would miss a series that is not fetched yet, or a
+        study whose series were not listed. What has failed too often no longer counts: else each search would
+        be longer than the last.
         """
         memory, server = self.intake.memory, self.settings.server
         before, self._looked = self._looked or self._last(today), today
-        keys = [(key_of(series.series), series.count) for series in found]
-        waiting = [key for key, count in keys if memory.polled(server, key)[1] != count]
+        refused = {key_of(study): key_of(study) for study in found.refused}
+        for key in filter(self._patience.is_due, refused):
+            self._patience.failed(key)
+        missing = {
+            key: key_of(series.study)
+            for series in found.series
+            if memory.polled(server, key := key_of(series.series))[1] != series.count
+        }
         self._waiting = {
-            key: self._waiting.get(key, before)
-            for key in waiting
+            key: self._waiting.get(key, self._waiting.get(study, before))
+            for key, study in (refused | missing).items()
             if self._patience.failures(key) < MOST_FAILURES
         }
         memory.remember("polls", server, min([today, *self._waiting.values()]).isoformat())
 
     def _look_at(self, series: FoundSeries) -> int:
         """Fetch a series if it is due; return the number of files."""
+        self._begin_step()
         memory, server, key = self.intake.memory, self.settings.server, key_of(series.series)
         seen, had = before = memory.polled(server, key)
         wanted = series.count == seen and series.count != had and self._patience.is_due(key)

@@ -147,7 +147,8 @@ class Work:
     def _fail(self, study: QueuedStudy, problem: Problem) -> None:
         attempts = study.attempts + 1
         retry = self.settings.retry
-        final = problem.is_final or attempts >= retry.attempts
+        most = retry.store_attempts if problem.kind == "store" else retry.attempts
+        final = problem.is_final or attempts >= most
         self.metrics.failed(problem.kind)
         state = self.queue.fail(
             study.key, problem.kind, problem.reason, None if final else retry.wait_s(attempts)

@@ -24,7 +24,9 @@ PARTS = ("", "-wal", "-shm", "-journal")
 LARGEST = 1 << 30  # bytes; the journal of 100,000 cases has some 300 MB
 LOG_HEAD = 32  # bytes
 COPIES = 10  # attempts to copy a file that is being written
-LIST = "SELECT name, sql FROM sqlite_schema WHERE type = 'table'"
+LIST = "SELECT type, name, sql FROM sqlite_schema"
+
+Entry = tuple[str, str]  # kind and name
 
 
 @dataclass(frozen=True)
@@ -84,25 +86,28 @@ class Database:
             # One process uses the file. So the log needs no memory shared by processes, which a network share
             # cannot give (https://sqlite.org/wal.html, "Use of WAL Without Shared-Memory").
             self._db.execute("PRAGMA locking_mode = EXCLUSIVE")
-            # List the tables before anything is changed. After a kill they may be in the log alone.
-            self._check_tables(dict(self._db.execute(LIST).fetchall()))
+            # List all before anything is changed. After a kill it may be in the log alone.
+            self._check_contents(_listed(self._db))
             self._db.execute("PRAGMA journal_mode = WAL")
             self._db.execute("PRAGMA synchronous = FULL")
             if self._db.execute("PRAGMA quick_check(1)").fetchone() != ("ok",):
                 raise sqlite3.DatabaseError("its structure is broken")
             self._db.executescript(self.schema.tables)
 
-    def _check_tables(self, found: dict[str, str]) -> None:
-        """Refuse the tables (name -> statement) of another program, or of another version of this one."""
+    def _check_contents(self, found: dict[Entry, str | None]) -> None:
+        """Refuse what another program, or another version of this one, has made.
+
+        A view or a trigger may never end, or drop what is recorded, so none is left in the file.
+        """
         schema = self.schema
-        if found and found.get(schema.mark) != schema.statement:
+        if found and found.get(("table", schema.mark)) != schema.statement:
             what = f"is a database of another program, not our {schema.name}"
             raise InputError(what, where=self.path, todo=schema.instead)
         with closing(sqlite3.connect(":memory:")) as fresh:
             fresh.executescript(schema.tables)
-            wanted: dict[str, str] = dict(fresh.execute(LIST).fetchall())
-        if any(found.get(name, statement) != statement for name, statement in wanted.items()):
-            what = f"is the {schema.name} of another version of this program"
+            wanted = _listed(fresh)
+        if not found.items() <= wanted.items():
+            what = f"is the {schema.name} of another version of this program, or was changed"
             raise InputError(what, where=self.path, todo=schema.moved)
 
     def execute(self, statement: str, *values: Any) -> sqlite3.Cursor:
@@ -155,6 +160,11 @@ class Database:
         """Close the database; SQLite merges the write-ahead log into the file."""
         with self._turn:
             self._db.close()
+
+
+def _listed(database: sqlite3.Connection) -> dict[Entry, str | None]:
+    """Return the statement of each table, index, view and trigger; None for an index that SQLite has made."""
+    return {(kind, name): statement for kind, name, statement in database.execute(LIST)}
 
 
 def _damage(why: str, path: Path, schema: Schema) -> InputError:

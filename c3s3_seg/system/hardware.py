@@ -65,7 +65,7 @@ def check_device(device: str) -> None:
     InputError
         If the text is none of `auto`, `cpu`, `cuda` and `cuda:N`.
     """
-    if not re.fullmatch(r"auto|cpu|cuda(:\d{1,3})?", device, re.ASCII):
+    if not (isinstance(device, str) and re.fullmatch(r"auto|cpu|cuda(:\d{1,3})?", device, re.ASCII)):
         raise InputError(f"there is no device {device!r}; wanted {DEVICES.replace('|', ', ')}")
 
 

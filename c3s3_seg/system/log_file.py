@@ -33,7 +33,6 @@ class LogFile:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._whole = True
         self._handle = -1
         with suppress(InputError):  # which the opening reports
             make_folder(path.parent)  # it may be the output folder, which the run makes later
@@ -51,11 +50,12 @@ class LogFile:
         try:
             if self._moved():
                 self._reopen()
-            written = os.write(self._handle, content if self._whole else b"\n" + content)
+            if _ends_within_line(self._handle):
+                content = b"\n" + content
+            written = os.write(self._handle, content)
         except OSError as error:
             raise unwritten(f"cannot be written ({error.strerror or error})", self.path, error) from error
-        self._whole = written >= len(content)  # after a partial write the next line starts with a line break
-        if not self._whole:
+        if written < len(content):
             raise InputError("cannot be written in full (the disk is full)", where=self.path)
 
     def close(self) -> None:
@@ -75,7 +75,13 @@ class LogFile:
     def _reopen(self) -> None:
         handle = _opened(self.path)
         self.close()
-        self._handle, self._whole = handle, True
+        self._handle = handle
+
+
+def _ends_within_line(handle: int) -> bool:
+    """Return whether half a line is at the end, which a full disk, a kill or another program left."""
+    size = os.fstat(handle).st_size
+    return size > 0 and os.pread(handle, 1, size - 1) != b"\n"
 
 
 def _opened(path: Path) -> int:

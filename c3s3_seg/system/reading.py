@@ -25,12 +25,15 @@ def given_path(path: object) -> Path:
     Raises
     ------
     InputError
-        If it is no path, or empty, as an unset variable is: it would be the working folder.
+        If it is no path, holds the character 0, which no file name has, or is empty, as an unset variable
+        is: it would be the working folder.
     """
     if not isinstance(path, str | os.PathLike):
         raise InputError(f"found {type(path).__name__}, wanted a path")
     if path == "":
         raise InputError("found an empty path; write . for the working folder")
+    if "\0" in str(path):
+        raise InputError("found a path with the character 0, which no file has in its name")
     return Path(path)
 
 

@@ -48,6 +48,16 @@ def draw_geometry(
     return points / spacing_mm, _turned(patch, spacing_mm, turn)
 
 
+def whole_axes(config: AugmentConfig) -> Tensor:
+    """Return for each axis whether crops are cut at whole voxels: (3,), 1 or 0.
+
+    They are where no change needs values between voxels, which are means of several voxels, so smoother than
+    what validation and `predict` see.
+    """
+    still = config.rotation_rad == 0 and config.scale == (1, 1) and config.elastic_mm == 0
+    return torch.tensor([float(still or axis == config.slice_axis) for axis in range(3)])
+
+
 def change_intensity(image: Tensor, config: AugmentConfig, random: Generator) -> Tensor:
     """Change the intensities of a crop (1, X, Y, Z) at random, as another scanner or day might have."""
     low, high = image.min(), image.max()

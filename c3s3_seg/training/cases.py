@@ -30,7 +30,8 @@ class TrainingCase:
     foreground
         (n, 3) indices of foreground voxels; empty without labels and without a teacher.
     by_label
-        Name -> the same indices, for each label that has a voxel.
+        Name -> the indices of each label that has a voxel. Of a label in the mask that fills no voxel by
+        half, these are the voxels of which it fills most.
     taught
         Number of layers at the end of `stack` that are a teacher's: C, or 0.
     spacing_mm
@@ -99,9 +100,9 @@ def read_case(
     taught = teach(name, scan) if teach is not None else None
     if taught is not None:
         layers.append(taught)
-    foreground, by_label = _foreground(layers[1] if len(layers) > 1 else None, task)
-    spacing = torch.tensor(on_grid.geometry.spacing_mm, dtype=torch.float32)
     values = () if mask is None else tuple(values_in(mask.array))
+    foreground, by_label = _foreground(layers[1] if len(layers) > 1 else None, task, values)
+    spacing = torch.tensor(on_grid.geometry.spacing_mm, dtype=torch.float32)
     return TrainingCase(
         torch.cat(layers),
         foreground,
@@ -119,23 +120,48 @@ def occupied(mask: Volume, task: Task) -> Tensor:
     return torch.cat([1 - target.sum(dim=0, keepdim=True), target])
 
 
-def _foreground(target: Tensor | None, task: Task) -> tuple[Tensor, dict[str, Tensor]]:
-    """Return the voxels (n, 3) that labels fill by more than half, and those of each label that has any."""
+def _foreground(
+    target: Tensor | None, task: Task, values: tuple[int, ...]
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """Return the voxels (n, 3) that labels fill by more than half, and those of each label that has any.
+
+    A label of `values`, those in the mask, has voxels even where it is thinner than half a voxel.
+    """
     if target is None:
         return torch.zeros(0, 3, dtype=torch.long), {}
     inside = target[1:].sum(dim=0) > 0.5
     foreground = inside.nonzero()
     largest = target[1:].argmax(dim=0)[inside]
     voxels = {label.name: foreground[largest == n] for n, label in enumerate(task.labels)}
-    return foreground, {name: found for name, found in voxels.items() if len(found)}
+    thin = {
+        label.name: _fullest(target[1 + n])
+        for n, label in enumerate(task.labels)
+        if label.value in values and not len(voxels[label.name])
+    }
+    for found in thin.values():
+        inside[tuple(found.T)] = True
+    return inside.nonzero(), {name: found for name, found in (voxels | thin).items() if len(found)}
 
 
-def read_validation(data: DataSet, names: tuple[str, ...]) -> list[ValidationCase]:
-    """Read scans and truths on the scans' own grids, for the predictor."""
+def _fullest(share: Tensor) -> Tensor:
+    """Return the voxels (n, 3) of which a label fills more than half of the share that it has at most."""
+    return (share > share.max() / 2).nonzero()
+
+
+def read_validation(data: DataSet, names: tuple[str, ...], task: Task) -> list[ValidationCase]:
+    """Read scans and truths on the scans' own grids, for the predictor.
+
+    Raises
+    ------
+    InputError
+        If a file cannot be read, `c3s3-seg check` would report the case as an error, or the recipe cannot
+        prepare the scan: else the first validation would refuse it, hours into a run.
+    """
     cases = []
     for name in names:
         scan = load(data.scan(name))
         truth = load_mask(data.mask(name), grid=scan.geometry)
         refuse_defects(scan, truth, data.labels, required=False)
+        refuse_flat(scan, task.recipe.to_model(scan))
         cases.append(ValidationCase(name, scan, truth))
     return cases

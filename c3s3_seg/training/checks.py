@@ -110,7 +110,8 @@ def check_cases(
 
     Returns
     -------
-    Warnings of classes without a voxel, values learnt as background, and intensities of another modality.
+    Warnings of classes without a voxel or too thin for the model's grid, values learnt as background, and
+    intensities of another modality.
 
     Raises
     ------
@@ -128,7 +129,7 @@ def check_cases(
         if validation and value not in truths:
             warnings.append(f"no validation case has a voxel of {name} ({value}): it is not scored")
     warnings += _left_out(config, data, labelled | truths)
-    return warnings + _intensities(config, data, trained_on)
+    return warnings + _too_thin(config.task, trained_on) + _intensities(config, data, trained_on)
 
 
 def _check_values(config: TrainConfig, data: DataSet, there: set[int]) -> None:
@@ -146,13 +147,26 @@ def _left_out(config: TrainConfig, data: DataSet, there: set[int]) -> list[str]:
     return [f"the masks hold {words}, which task.labels lacks: learnt as background"] if others else []
 
 
+def _too_thin(task: Task, trained_on: Sequence[TrainingCase]) -> list[str]:
+    """Warn of labels that fill no voxel of the model's grid by more than half in any case that has them."""
+    warnings = []
+    for number, label in enumerate(task.labels):
+        cases = [case for case in trained_on if label.name in case.by_label]
+        # The stack begins with the scan and the background.
+        if cases and all(case.stack[2 + number].max() <= 0.5 for case in cases):
+            what = f"no voxel of the model's grid is more than half {label.name} ({label.value})"
+            warnings.append(f"{what}: task.recipe.spacing_mm is too coarse for it")
+    return warnings
+
+
 def _intensities(config: TrainConfig, data: DataSet, trained_on: Sequence[TrainingCase]) -> list[str]:
     """Warn, if the index states no modality, of odd intensities: only Hounsfield units reach down to air."""
-    wanted, lowest = modality_code(config.task.modality), median(case.lowest for case in trained_on)
+    wanted, middle = modality_code(config.task.modality), median(case.lowest for case in trained_on)
     if modality_code(data.modality) in CODES:
         return []
-    if wanted == "MR" and lowest < AIR_HU:
-        return [f"the scans reach down to {lowest:.0f}, as CT does, and task.modality is MR"]
-    if wanted == "CT" and lowest >= 0:
-        return [f"no scan has a value below {lowest:.0f}, unlike Hounsfield units, and task.modality is CT"]
+    if wanted == "MR" and middle < AIR_HU:
+        return [f"half of the scans reach down to {middle:.0f} or below, as CT does, and task.modality is MR"]
+    if wanted == "CT" and middle >= 0:
+        what = f"half of the scans have no value below {middle:.0f}, unlike Hounsfield units"
+        return [f"{what}, and task.modality is CT"]
     return []

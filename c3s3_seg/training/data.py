@@ -17,7 +17,7 @@ from torch import Generator, Tensor
 from c3s3_seg.bundle import Task
 from c3s3_seg.dataset import INDEX, DataSet, Splits
 from c3s3_seg.errors import InputError
-from c3s3_seg.training.augment import change_intensity, draw_geometry
+from c3s3_seg.training.augment import change_intensity, draw_geometry, whole_axes
 from c3s3_seg.training.cases import Teach, TrainingCase, read_case
 from c3s3_seg.training.config import TrainConfig
 from c3s3_seg.training.distances import signed_distance
@@ -252,21 +252,19 @@ class Sampler:
         self, case: TrainingCase, size: Tensor, sides: Tensor, focus: tuple[str, ...], random: Generator
     ) -> Tensor:
         """Draw the centre of a crop of these sides in a scan of this size: (3,) in voxels."""
+        # The crop stays inside the scan where the scan is larger, and contains the scan where it is smaller.
+        half, whole = sides / 2, whole_axes(self.augment)
+        low, high = torch.minimum(half, size - half) - 0.5, torch.maximum(half, size - half) - 0.5
         if len(case.foreground) and float(torch.rand((), generator=random)) < self.data.foreground_crops:
             voxels = case.foreground
             if self.data.foreground_by == "label":
                 voxels = _draw_label(case.by_label, focus, random)
             wanted = voxels[torch.randint(len(voxels), (), generator=random)].float()
-        else:
-            wanted = torch.rand(3, generator=random) * (size - 1)
-        # The crop stays inside the scan where the scan is larger, and contains the scan where it is smaller.
-        half = sides / 2
-        low, high = torch.minimum(half, size - half), torch.maximum(half, size - half)
-        centre = wanted.clamp(low - 0.5, high - 0.5)
-        if (axis := self.augment.slice_axis) is not None:
-            begin = centre[axis] - (sides[axis] - 1) / 2
-            centre[axis] += begin.round() - begin
-        return centre
+        else:  # from half a voxel before to half a voxel after, where it is rounded: all places equally often
+            wanted = low - whole / 2 + torch.rand(3, generator=random) * (high - low + whole)
+        begin = wanted - (sides - 1) / 2
+        nearest = (begin + 0.5).floor()  # not `round`, which takes the even one of two
+        return (wanted + whole * (nearest - begin)).clamp(low, high)
 
 
 def _draw_label(by_label: Mapping[str, Tensor], focus: tuple[str, ...], random: Generator) -> Tensor:

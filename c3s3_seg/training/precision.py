@@ -25,9 +25,8 @@ from c3s3_seg.training.config import TrainConfig
 # Voxels of a crop times filters, below which no probe runs: at 32 x 48 x 32 and 8 filters a step takes
 # 0.64 s in bfloat16 and 0.58 s in float32 (benchmarks/training-log.md); a probe of less measures noise.
 LEAST = 500_000
-# Time limits of the probe. On a GPU the crops of a step are timed, with the first use of their algorithms: two
-# seconds on an H200, ten on a small GPU.
-LIMIT_S, GPU_LIMIT_S = 1.0, 15.0
+LIMIT_S = 1.0  # time limit of the probe
+GPU_LIMIT_S = 15.0  # on a GPU, which computes the crops of a step six times: 0.8 s on an H200 (docs/training.md)
 GAIN = 1.1  # factor by which bfloat16 must be faster: less is noise, and float32 is more exact
 LOST, LOST_S = 10.0, 0.02  # bfloat16 is emulated if a layer takes more than this factor and these seconds
 KINDS = (torch.float32, torch.bfloat16)

@@ -33,8 +33,8 @@ from c3s3_seg.training.precision import Precision, choose
 from c3s3_seg.training.records import Cases
 from c3s3_seg.training.validation import Validation, validate
 
-# Keys that a resumed run may change: its length, its reports, and settings that only inference reads.
-# The changes are noted in the history.
+# Keys that a resumed run may change: its length, its reports, settings that only inference reads, and the
+# place of the data, whose cases are noted in the history, as the changes are.
 MAY_CHANGE = {
     "run.iterations",
     "c3s3.warm_up",
@@ -49,7 +49,10 @@ MAY_CHANGE = {
     "task.weighting",
     "task.keep_largest",
     "data.note",
+    "data.folder",
 }
+# Paths of a teacher, whose content is noted in the history: they may change, but not from or to "".
+PLACES = {"teacher.bundle", "teacher.masks"}
 
 
 class DivergedError(InputError):
@@ -180,14 +183,16 @@ class Run:
         self.history.warn(self.iteration, text)
 
     def note_teacher(self, record: dict[str, Any]) -> None:
-        """Note the teacher in the history, once.
+        """Note the teacher in the history, once; its masks may lie in another folder than at the start.
 
         Raises
         ------
         InputError
             If the run began with another teacher.
         """
-        self.history.note_once(self.iteration, "teacher", record, self.folder)
+        known = self.history.first("teacher") or {}
+        moved = {"masks": known["masks"]} if {"masks"} <= known.keys() & record.keys() else {}
+        self.history.note_once(self.iteration, "teacher", record | moved, self.folder)
 
     def note_cases(self, splits: Splits) -> None:
         """Note the training and validation cases in the history, once.
@@ -270,14 +275,15 @@ class Run:
         Raises
         ------
         InputError
-            If keys outside `MAY_CHANGE` differ.
+            If keys outside `MAY_CHANGE` differ, or there is a teacher in one of the two only.
         """
         # Other methods' defaults may change from version to version.
         changed = differences(without_unread(dump(before)), without_unread(dump(self.config)))
         if began is None or self.config.run.precision in ("auto", began.name):
             changed.pop("run.precision", None)
-        if changed.keys() - MAY_CHANGE:
-            keys = ", ".join(sorted(changed.keys() - MAY_CHANGE))
+        moved = {key for key in PLACES & changed.keys() if all(changed[key])}
+        if fixed := changed.keys() - MAY_CHANGE - moved:
+            keys = ", ".join(sorted(fixed))
             what = f"the checkpoint was made with other settings ({keys})"
             todo = "Resume with the configuration the run was started with, or start another run"
             raise InputError(what, where=self.folder, todo=todo)

@@ -40,7 +40,8 @@ class DataConfig:
     fold_seed
         Seed that decides which patients share a part; the same for all folds of a cross-validation.
     foreground_crops
-        Share of crops centred on a foreground voxel, among cases with labels or a teacher's targets.
+        Share of crops centred on a foreground voxel, among cases with labels or a teacher's targets. The
+        others lie anywhere in the scan, each place equally often.
     foreground_by
         Way to draw this voxel. `voxel`: any foreground voxel. `label`: first a label of the case, then one
         of its voxels, so that small labels are seen as often as large ones; a label of which validation
@@ -65,6 +66,8 @@ class DataConfig:
 @dataclass(frozen=True)
 class AugmentConfig:
     """Random changes, drawn once per crop (geometry) or once per view (intensity).
+
+    Without rotation, magnification and displacement, crops begin at whole voxels and are not interpolated.
 
     Parameters
     ----------
@@ -126,6 +129,8 @@ class RunConfig:
     ----------
     iterations
         Number of training steps, warm-up included.
+    seed
+        Seed of everything that is drawn at random. Generators of a CPU use 32 bits of it.
     labelled_batch, unlabelled_batch
         Crops of each kind in a step. A supervised step without a teacher takes `labelled_batch` only.
     warm_batch
@@ -154,7 +159,7 @@ class RunConfig:
     labelled_batch: Count = 2
     unlabelled_batch: Count = 1
     warm_batch: Count = 2
-    seed: Annotated[int, Ge(-(2**32)), Le(2**32)] = 1  # generators take 64 bits of seed and iteration
+    seed: Annotated[int, Ge(0), Le(2**32 - 1)] = 1
     precision: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     device: Literal["cpu", "cuda"] = "cpu"
     activation_checkpointing: bool = False

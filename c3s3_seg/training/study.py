@@ -109,9 +109,22 @@ def load_study(path: Path, overrides: Sequence[str] = ()) -> tuple[Study, list[S
         what = f"reference = {study.reference!r}: wanted one of {', '.join(names)}"
         raise ConfigError(what, where=path)
     plans = list(_plans(study, overrides))
-    if len({plan.name for plan in plans}) < len(plans):
-        raise ConfigError("two entries have the same name, or a seed appears twice", where=path)
+    _refuse_shared_names(plans, path)
     return study, plans
+
+
+def _refuse_shared_names(plans: Sequence[StudyPlan], where: Path) -> None:
+    """Raise an error if two runs would share a folder and a record."""
+    first: dict[str, StudyPlan] = {}
+    for plan in plans:
+        other = first.setdefault(plan.name, plan)
+        if other is plan:
+            continue
+        if (other.entry, other.seed) == (plan.entry, plan.seed):
+            raise ConfigError("two entries have the same name, or a seed appears twice", where=where)
+        what = f"the entries {other.entry!r} and {plan.entry!r} would share the record {plan.name}.json"
+        todo = "Give names that differ in a letter a to z or a digit"
+        raise ConfigError(what, where=where, todo=todo)
 
 
 def _plans(study: Study, overrides: Sequence[str]) -> Iterator[StudyPlan]:

@@ -145,7 +145,7 @@ def _check_validation(config: TrainConfig, data: DataSet, splits: Splits) -> Non
 def _learn(run: Run, data: DataSet, splits: Splits, logger: RunLogger) -> list[Validation]:
     """Train to the last iteration and return the last validation; one process validates and writes."""
     config, leads = run.config, run.group.leads
-    cases = read_validation(data, splits.validation) if leads else []
+    cases = read_validation(data, splits.validation, config.task) if leads else []
     results: list[Validation] = []
     sampler = None
     if not run.stalled():

@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import nibabel as nib
 import numpy as np
 import pytest
 from conftest import small_scan
@@ -91,6 +92,21 @@ def test_reports_and_scores_are_those_of_one_run(scan: Path, truth: Path, tmp_pa
     assert (row.verdict, row.forced, row.model, row.version) == ("refuse", True, "phantom", __version__)
     assert [label for label, _ in row.uncertainty_mm] == ["left_atrium"]
     assert row.uncertainty_limit_mm == MODEL_LIMIT_MM
+
+
+def test_every_image_lies_on_the_scan(scan: Path, tmp_path: Path) -> None:
+    """A scan whose header sets neither sform nor qform: every reader takes axes of its own for it."""
+    image = nib.load(scan)
+    image.set_qform(None, 0)
+    image.set_sform(None, 0)
+    nib.save(image, scan)
+    predict(scan, tmp_path / "out", replace(MODEL, settings=Settings(uncertainty=True, probabilities=True)))
+    written = sorted((tmp_path / "out").rglob("*.nii.gz"))
+    assert len(written) == 3
+    for path in written:
+        back = nib.load(path)
+        assert np.array_equal(back.affine, nib.load(scan).affine)
+        assert (back.header["qform_code"], back.header["sform_code"]) == (0, 0)
 
 
 def test_what_is_asked_no_more_goes(scan: Path, truth: Path, tmp_path: Path) -> None:

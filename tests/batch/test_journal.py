@@ -142,6 +142,29 @@ def test_a_journal_of_another_version_is_called_that(tmp_path: Path) -> None:
         Journal(journal.path)
 
 
+@pytest.mark.parametrize(
+    "planted",
+    [
+        "CREATE TRIGGER t BEFORE INSERT ON cases BEGIN SELECT RAISE(IGNORE); END",
+        "CREATE VIEW v AS SELECT * FROM cases",
+        "DROP TABLE cases; CREATE VIEW cases AS WITH RECURSIVE n(name) AS (SELECT 1 UNION ALL"
+        " SELECT 1 FROM n) SELECT name FROM n",
+        "CREATE TABLE more (a CHECK (length(zeroblob(1e9)) > a))",
+        "CREATE INDEX i ON cases (length(zeroblob(1e9)))",
+    ],
+)
+def test_what_a_journal_has_not_is_refused(tmp_path: Path, planted: str) -> None:
+    """A trigger made the journal forget, and a view in place of a table never came to an end."""
+    journal = Journal(tmp_path / "journal.sqlite")
+    journal.close()
+    with closing(sqlite3.connect(journal.path)) as database:
+        database.executescript(planted)
+    with pytest.raises(InputError, match=r"another version of this program, or was changed.*Move it away"):
+        Journal(journal.path)
+    with pytest.raises(InputError, match="or was changed"):
+        records_of(journal.path)
+
+
 def test_shards_are_gathered_the_newest_wins(tmp_path: Path) -> None:
     for n, name in ((1, "a"), (2, "b")):
         shard = Journal(journal_path(tmp_path, Shard(n, 2)))

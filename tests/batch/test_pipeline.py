@@ -1,6 +1,6 @@
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 
@@ -8,13 +8,17 @@ from c3s3_seg.batch.pipeline import overlapped
 
 
 def test_results_in_order_and_stages_at_the_same_time() -> None:
-    def slow(item: int) -> int:
-        time.sleep(0.05)
-        return item
+    meeting = threading.Barrier(3)
 
-    started = time.perf_counter()
-    assert list(overlapped(range(10), slow, slow, slow)) == list(range(10))
-    assert time.perf_counter() - started < 1.2  # 1.5 s one after the other; 0.6 s overlapped
+    def stage(number: int) -> Callable[[int], int]:
+        def work(item: int) -> int:
+            if item + number == 4:  # items 4, 3 and 2, one in each stage
+                meeting.wait(timeout=30)
+            return item
+
+        return work
+
+    assert list(overlapped(range(10), *(stage(n) for n in range(3)))) == list(range(10))
 
 
 def test_no_more_under_way_than_stages() -> None:

@@ -112,6 +112,19 @@ def test_failed_cases_wait_for_a_reason(small_scans: Path, tmp_path: Path) -> No
     assert not result.failures
 
 
+def test_a_refused_scan_is_tried_again_with_other_options(small_scans: Path, tmp_path: Path) -> None:
+    out, names = tmp_path / "out", [f"case-{n}" for n in range(5)]
+    for done in (names, []):  # refused, and then known to be refused
+        told = Told()
+        result = predict_cases([small_scans], MODEL, Job(out), told)
+        assert told.done == done
+        assert [f.case for f in result.failures] == names
+    assert "not a scan that the model was trained for" in result.failures[0].reason
+    told, result = run(small_scans, out)  # with --allow-out-of-domain
+    assert told.done == names
+    assert not result.failures
+
+
 def test_a_list_says_which_failed_cases_are_tried_again(
     small_scans: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

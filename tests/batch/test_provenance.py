@@ -341,6 +341,28 @@ def test_the_weights_are_those_that_the_newest_run_found(tmp_path: Path) -> None
     assert verify(out).wrong == []
 
 
+DECIDING = (
+    *("bundle", "weights_sha256", "task_sha256", "networks", "overlap", "stride", "weighting", "mirroring"),
+    *("keep_largest", "min_volume_ml", "fill_holes"),
+)
+
+
+@pytest.mark.parametrize("key", [*DECIDING, "backend", "device"])
+def test_a_mask_is_stale_if_the_newest_run_has_another_model(tmp_path: Path, key: str) -> None:
+    """The first of two runs made the mask; they may differ in what decides no voxel."""
+    (tmp_path / "a.nii.gz").write_bytes(b"a mask")
+    outputs = {"a.nii.gz": sha256(tmp_path / "a.nii.gz")}
+    made = [{"weights_sha256": {"w": "0"}, key: {"w": str(n)}} for n in (1, 2)]
+    facts = {
+        "runs": [{"run": n, "bundle": "/none", "made_with": with_} for n, with_ in enumerate(made, 1)],
+        "cases": [{**CASE, "run": 1, "outputs_sha256": outputs}],
+    }
+    (tmp_path / "provenance.json").write_text(json.dumps(facts))
+    found = verify(tmp_path)
+    assert found.stale == (["a.nii.gz"] if key in DECIDING else [])
+    assert not found.wrong
+
+
 @pytest.mark.parametrize("shards", [False, True])
 def test_a_clock_that_was_ahead_makes_no_file_stale(
     small_scans: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, shards: bool

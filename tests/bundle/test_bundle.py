@@ -55,6 +55,9 @@ def test_a_bundle_comes_back_as_it_was(bundle: ModelBundle) -> None:
     assert again.task.label_values == {"liver": 1, "spleen": 3}
     assert again.has("README.md")
     assert not again.has("model.onnx")
+    assert ModelBundle.load(str(bundle.folder)).folder == bundle.folder
+    with pytest.raises(InputError, match="found int, wanted a path"):
+        ModelBundle.load(5)  # type: ignore[arg-type]
 
 
 def test_one_flipped_bit_is_refused(bundle: ModelBundle) -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from conftest import rotation
+from helpers.to_scan import to_scan
 
 from c3s3_seg.bundle.preprocessing import Intensity, Recipe, intensity_defect, refuse_flat
 from c3s3_seg.errors import GeometryError, InputError
@@ -36,6 +37,8 @@ def test_every_orientation_ends_on_the_same_axes(direction: np.ndarray) -> None:
     geometry = Geometry.build((24, 20, 16), (0.8, 1.0, 1.3), (3, -4, 5), direction)
     grid = Recipe((1.0, 1.0, 1.0)).grid(geometry)
     np.testing.assert_allclose(grid.direction, np.eye(3), atol=1e-12)
+    coarse = Recipe((1.4, 1.4, 1.4)).grid(geometry)  # the scan is finer: a linear field is exact
+    np.testing.assert_allclose(to_scan(ramp(coarse), geometry)[INNER], ramp(geometry)[INNER], atol=1e-4)
 
 
 @pytest.mark.parametrize("spacing", [(2.0, 2.0, 2.0), (0.5, 0.6, 0.7), (1.1, 0.4, 3.0)])
@@ -45,16 +48,22 @@ def test_positions_survive_the_way_there_and_back(spacing: tuple[float, float, f
     grid = recipe.grid(geometry)
     # Intensities do not matter here: the resampling is tested with soft targets of one number per voxel.
     there = ramp(grid)
-    back = recipe.to_scan(there, geometry)
-    np.testing.assert_allclose(back[INNER], ramp(geometry)[INNER], atol=2 * max(spacing))
-    fine = recipe.to_scan(there, grid) if spacing == (2.0, 2.0, 2.0) else there
-    np.testing.assert_allclose(fine, there, atol=1e-4)
+    back = to_scan(there, geometry)
+    # A linear field is exact in float32. Only where the scan is coarser, each end of an averaged box takes
+    # one value of a voxel in place of a slope: off by up to (model's spacing)^2 / 8, over the scan's spacing.
+    slope = np.abs(grid.direction.T @ [1.0, 2.0, 3.0])
+    scan_mm = geometry.spacing_mm[list(geometry.patient_axes[0])]
+    ends = slope * np.square(grid.spacing_mm) / (4 * scan_mm)
+    np.testing.assert_allclose(
+        back[INNER], ramp(geometry)[INNER], atol=1e-4 + ends[scan_mm > grid.spacing_mm].sum(), rtol=0
+    )
+    np.testing.assert_allclose(to_scan(there, grid), there, atol=1e-4)
 
 
 def test_linear_fields_come_back_exactly() -> None:
     geometry = Geometry.build((40, 36, 32), (0.625, 0.625, 0.625), (3, -4, 5), rotation(0, 90, 5))
     recipe = Recipe((1.25, 1.25, 1.25))
-    back = recipe.to_scan(ramp(recipe.grid(geometry)), geometry)
+    back = to_scan(ramp(recipe.grid(geometry)), geometry)
     np.testing.assert_allclose(back[INNER], ramp(geometry)[INNER], atol=2e-4)
 
 
@@ -78,6 +87,14 @@ def test_a_flat_scan_becomes_zeros(oblique: Volume) -> None:
     assert not Recipe((1.0, 1.0, 1.0)).to_model(flat).array.any()
 
 
+@pytest.mark.parametrize(("mean", "spread", "kept"), [(20_000, 15, True), (1e6, 4, True), (1e6, 0.5, False)])
+def test_a_small_spread_is_no_flat_scan(mean: float, spread: float, kept: bool) -> None:
+    """Half of the voxels lie above the mean and half below; float32 holds all of these values exactly."""
+    sign = np.where(np.indices((4, 4, 4)).sum(axis=0) % 2, 1, -1).astype(np.float32)
+    found = Intensity()(np.float32(mean) + np.float32(spread) * sign)
+    np.testing.assert_allclose(found, sign * kept, atol=1e-6)
+
+
 def test_window() -> None:
     values = np.array([-500, -125, 75, 275, 900], dtype=np.float32).reshape(5, 1, 1)
     np.testing.assert_allclose(Intensity("window", -125, 275)(values).ravel(), [0, 0, 0.5, 1, 1])
@@ -87,7 +104,7 @@ def test_one_voxel() -> None:
     geometry = Geometry.build((1, 1, 1), (30.0, 30.0, 30.0))
     recipe = Recipe((1.0, 1.0, 1.0))
     assert recipe.to_model(geometry.volume(np.ones((1, 1, 1)))).array.shape == (30, 30, 30)
-    assert recipe.to_scan(np.ones((30, 30, 30)), geometry).shape == (1, 1, 1)
+    assert to_scan(np.ones((30, 30, 30)), geometry).shape == (1, 1, 1)
 
 
 @pytest.mark.parametrize(

@@ -208,6 +208,20 @@ def test_a_log_file_that_was_rotated(tmp_path: Path) -> None:
     assert [p.read_text().splitlines() for p in sorted(tmp_path.iterdir())] == [3 * [line], [line], [line]]
 
 
+@pytest.mark.parametrize("half", ["", '{"event": "case", "half'])
+def test_a_line_after_half_of_another_begins_anew(tmp_path: Path, half: str) -> None:
+    """A full disk or a power cut in an earlier run, or another program, leaves half a line."""
+    path, line = tmp_path / "x.log", '{"event": "start"}'
+    path.write_text(f"{line}\n{half}")
+    log = LogFile(path)
+    log.write(line)
+    with path.open("a") as other:
+        other.write(half)
+    log.write(line)
+    halves = [half] if half else []
+    assert path.read_text().splitlines() == [line, *halves, line, *halves, line]
+
+
 def test_a_log_that_cannot_be_written_any_more_ends_nothing(
     small_scans: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -1,12 +1,13 @@
 """Tests of the faults that make a case unfit for training, and that training refuses such a case."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from c3s3_seg.bundle import Label, Task
-from c3s3_seg.bundle.preprocessing import Recipe
+from c3s3_seg.bundle.preprocessing import Intensity, Recipe
 from c3s3_seg.dataset import DataSet, Splits
 from c3s3_seg.dataset.check.case_faults import mask_defect, refuse_defects, scan_defect, values_in
 from c3s3_seg.errors import C3S3Error, InputError
@@ -127,9 +128,26 @@ def test_training_takes_a_validation_case_without_the_organ_but_no_unknown_value
 
     (tmp_path / "a").mkdir()
     (tmp_path / "b").mkdir()
-    assert len(read_validation(cases(tmp_path / "a", noise(), mask().array), ("one",))) == 1
+    assert len(read_validation(cases(tmp_path / "a", noise(), mask().array), ("one",), TASK)) == 1
     with pytest.raises(InputError, match="holds the value 2"):
-        read_validation(cases(tmp_path / "b", noise(), mask(2).array), ("one",))
+        read_validation(cases(tmp_path / "b", noise(), mask(2).array), ("one",), TASK)
+
+
+@pytest.mark.parametrize(
+    ("recipe", "words"),
+    [
+        (Recipe((1.0, 1.0, 1.0), Intensity("window", -1000.0, -900.0)), "no spread left"),
+        (Recipe((1e-4, 1.0, 1.0)), "wanted at most"),
+    ],
+)
+def test_a_validation_scan_that_predict_cannot_prepare_is_refused_before_the_first_step(
+    recipe: Recipe, words: str, tmp_path: Path
+) -> None:
+    from c3s3_seg.training.cases import read_validation
+
+    with pytest.raises(C3S3Error, match=words) as refused:
+        read_validation(cases(tmp_path, noise(), mask(1).array), ("one",), replace(TASK, recipe=recipe))
+    assert Path(str(refused.value.where)) == tmp_path / "imagesTr" / "one.mha"
 
 
 def test_a_scan_in_place_of_a_mask_is_called_one_whatever_the_labels(tmp_path: Path) -> None:
@@ -143,7 +161,7 @@ def test_a_scan_in_place_of_a_mask_is_called_one_whatever_the_labels(tmp_path: P
         with pytest.raises(InputError, match=r"labelsTr/one\.mha: this looks like a scan"):
             read_case(found, "one", TASK, labelled=True)
         with pytest.raises(InputError, match="this looks like a scan"):
-            read_validation(found, ("one",))
+            read_validation(found, ("one",), TASK)
     defect = mask_defect(GRID.volume(values), {})
     assert defect is not None
     assert defect.check == "mask-values"

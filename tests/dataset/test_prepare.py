@@ -14,6 +14,7 @@ from itertools import chain
 from pathlib import Path
 
 import h5py
+import nibabel as nib
 import numpy as np
 import pydicom
 import pytest
@@ -125,7 +126,7 @@ def test_train_takes_it(archive: Path, tmp_path: Path) -> None:
 
     data, splits = read_splits(DataConfig(folder=str(tmp_path / "data")))
     assert splits.labelled
-    assert read_validation(data, splits.validation)[0].truth.array.any()
+    assert read_validation(data, splits.validation, TASK)[0].truth.array.any()
 
 
 @pytest.mark.slow
@@ -380,6 +381,22 @@ def test_masks_as_nibabel_and_3d_slicer_write_them(tmp_path: Path) -> None:
     for n in range(2):
         assert np.array_equal(load_mask(data.mask(f"p{n}")).array, scan_and_mask(n)[1])
     assert any("labels were rounded" in note for note in data.records["p1"].notes)
+
+
+def test_image_and_label_have_the_same_forms(tmp_path: Path) -> None:
+    """The mask of a scan without sform and qform has none: only both files together may be changed."""
+    source = tmp_path / "source"
+    image_case(source, 0, "images/p0", "masks/p0")
+    for path in source.rglob("*.nii.gz"):
+        image = nib.load(path)
+        image.set_qform(None, 0)
+        image.set_sform(None, 0)
+        nib.save(image, path)
+    result = prepare(source, tmp_path / "data", PrepareSettings(labels=Labels.parse("liver=1,tumour=2")))
+    assert (result.refused, result.masks) == ((), 1)
+    data = DataSet.load(tmp_path / "data")
+    image, label = nib.load(data.scan("p0")), nib.load(data.mask("p0"))
+    assert np.array_equal(image.affine, label.affine)
 
 
 def test_hdf5_labels_that_are_nearly_whole(tmp_path: Path) -> None:

@@ -67,6 +67,33 @@ def test_one_has_to_be_left_to_learn_from() -> None:
     assert assign(patients(3), 0, 0).validation == ()
 
 
+@pytest.mark.parametrize(
+    ("corrected", "predicted", "wanted", "expected"),
+    [(2, 30, 2, 2), (1, 30, None, 1), (1, 0, None, 0), (20, 30, None, 2), (0, 30, None, 0)],
+)
+def test_predictions_are_left_to_learn_from(
+    corrected: int, predicted: int, wanted: int | None, expected: int
+) -> None:
+    members = patients(corrected)
+    members += [SplitCase(f"u{n}", f"u{n}", True, predicted=True) for n in range(predicted)]
+    found = of(assign(members, wanted, 0), members)
+    assert len(found["validation"]) == expected
+    assert found["validation"] <= {m.patient for m in members if not m.predicted}
+
+
+def test_more_than_there_are_without_predictions_are_refused() -> None:
+    members = [*patients(2), SplitCase("u", "u", True, predicted=True)]
+    with pytest.raises(InputError, match="found 2 patients with masks that are no predictions, and 3 are"):
+        assign(members, 3, 0)
+    with pytest.raises(InputError, match="so that one is left to learn from"):
+        assign(patients(2), 2, 0)
+
+
+def test_training_patients_of_the_layout_are_left_to_learn_from() -> None:
+    members = [*patients(1), SplitCase("t", "t", True, "labelled")]
+    assert assign(members, None, 0) == Splits(("t",), (), ("c0-0",))
+
+
 def test_a_layouts_own_splits_are_kept() -> None:
     members = [
         SplitCase("a", "a", True, "labelled"), SplitCase("b", "b", False, "unlabelled"),

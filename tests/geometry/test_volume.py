@@ -1,3 +1,5 @@
+import copy
+import pickle
 from typing import Any
 
 import numpy as np
@@ -35,13 +37,19 @@ def test_shear_is_seen() -> None:
 @pytest.mark.parametrize(
     ("shape", "affine", "message"),
     [
-        ((0, 4, 4), np.eye(4), "three positive sizes"),
+        ((0, 4, 4), np.eye(4), "three positive whole sizes"),
+        ((4.7, 5, 6), np.eye(4), r"found a grid of \(4.7, 5, 6\) voxels"),
+        ((np.nan, 5, 6), np.eye(4), r"found the shape \(nan, 5, 6\), wanted 3 finite numbers"),
+        (4, np.eye(4), "found the shape 4, wanted 3 finite numbers"),
+        ("abc", np.eye(4), "found the shape abc"),
+        ((4, 4, 4), "x", "found the affine x, wanted 4 x 4 finite numbers"),
+        ((4, 4, 4), [[1, 0], [0, 1, 0]], "wanted 4 x 4 finite numbers"),
         ((4, 4, 4), np.full((4, 4), np.nan), "finite"),
         ((4, 4, 4), np.diag([1.0, 1.0, 0.0, 1.0]), "singular"),
         ((4, 4, 4), np.ones((4, 4)), "last row"),
     ],
 )
-def test_nonsense_is_refused(shape: tuple[int, int, int], affine: np.ndarray, message: str) -> None:
+def test_nonsense_is_refused(shape: Any, affine: Any, message: str) -> None:
     with pytest.raises(GeometryError, match=message):
         Geometry(shape, affine)
 
@@ -103,6 +111,25 @@ def test_a_geometry_cannot_be_changed(oblique: Volume) -> None:
         oblique.geometry.affine[0, 3] = 1
 
 
+@pytest.mark.parametrize("copied", [copy.copy, copy.deepcopy, lambda grid: pickle.loads(pickle.dumps(grid))])
+def test_nor_can_a_copy_of_it(oblique: Volume, copied: Any) -> None:
+    grid = Geometry(oblique.geometry.shape, oblique.geometry.affine, "1.2.3")
+    again = copied(grid)
+    assert again.apart_mm(grid) == 0
+    assert again.frame_uid == "1.2.3"
+    with pytest.raises(ValueError, match="read-only"):
+        again.affine[0, 3] = 1
+
+
+def test_a_grid_keeps_whole_sizes_and_leaves_the_given_affine_alone() -> None:
+    affine: Any = np.eye(4)
+    grid = Geometry(np.array([4.0, 5, 6]), affine)  # type: ignore[arg-type]
+    assert grid.shape == (4, 5, 6)
+    assert [type(size) for size in grid.shape] == [int] * 3
+    affine[0, 3] = 1
+    assert grid.affine[0, 3] == 0
+
+
 def test_axes_of_an_oblique_grid_are_a_pairing() -> None:
     geometry = Geometry.build((5, 5, 5), direction=rotation(44, 44, 44))
     assert sorted(geometry.patient_axes[0]) == [0, 1, 2]
@@ -121,16 +148,16 @@ def test_the_sides_of_the_axes(axes: np.ndarray, letters: str) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (((4, 5),), r"found the shape \(4, 5\), wanted 3 numbers"),
+        (((4, 5),), r"found the shape \(4, 5\), wanted 3 finite numbers"),
         (((4.7, 5, 6),), r"found a grid of \(4.7, 5, 6\) voxels"),
         (((4, 5, 0),), "wanted three positive whole sizes"),
-        (((4, 5, 6), (1, 1)), r"found the spacing \(1, 1\), wanted 3 numbers"),
+        (((4, 5, 6), (1, 1)), r"found the spacing \(1, 1\), wanted 3 finite numbers"),
         (((4, 5, 6), (-1, 1, 1)), "wanted positive numbers"),
-        (((4, 5, 6), (np.nan, 1, 1)), "wanted positive numbers"),
+        (((4, 5, 6), (np.nan, 1, 1)), "wanted 3 finite numbers"),
         (((4, 5, 6), 1, (0, 0)), "found the origin"),
-        (((4, 5, 6), 1, (0, 0, 0), np.eye(2)), "wanted 3 x 3 numbers"),
+        (((4, 5, 6), 1, (0, 0, 0), np.eye(2)), "wanted 3 x 3 finite numbers"),
         (((4, 5, 6), 1, (0, 0, 0), 2 * np.eye(3)), r"of length \[2, 2, 2\], wanted 1"),
-        (((4, 5, 6), 1, (0, 0, 0), np.full((3, 3), np.nan)), "of length"),
+        (((4, 5, 6), 1, (0, 0, 0), np.full((3, 3), np.nan)), "wanted 3 x 3 finite numbers"),
     ],
 )
 def test_a_grid_that_cannot_be_is_refused(arguments: tuple[Any, ...], message: str) -> None:

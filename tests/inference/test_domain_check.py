@@ -13,7 +13,13 @@ from c3s3_seg.bundle.domain import Domain, intensity_quantiles, measure
 from c3s3_seg.dataset import DataSet, Splits
 from c3s3_seg.errors import InputError
 from c3s3_seg.geometry.volume import Geometry, Source, Volume
-from c3s3_seg.inference.domain_check import CheckResult, DomainError, check_frame, check_intensities
+from c3s3_seg.inference.domain_check import (
+    CheckResult,
+    DomainError,
+    check_frame,
+    check_intensities,
+    check_volumes,
+)
 from c3s3_seg.io import load
 from c3s3_seg.training.bundles.domain import measure_domain, merge_domains
 
@@ -78,6 +84,34 @@ def test_grey_values_of_another_kind(domain: Domain) -> None:
     assert check_intensities(scan(2).geometry.volume(scan(2).array * 7 + 300), absolute).level == "refuse"
     with pytest.raises(InputError, match="the same value"):
         check_intensities(scan(2).geometry.volume(np.ones((60, 50, 40))), domain)
+
+
+def test_the_spread_of_three_scans_by_hand() -> None:
+    """The quantiles are 0, 1 and 5 above the first scan's: 3, 1.5 and 4.5 from the mean of the two others."""
+    values = np.arange(1000.0).reshape(10, 10, 10)
+    found = measure([Geometry.build(values.shape).volume(values + n) for n in (0, 1, 5)], "absolute")
+    # The 95 % quantile of these distances, times Student's t (2 degrees of freedom) over the normal quantile.
+    assert found.spread == pytest.approx((3 + 0.9 * 1.5) * 4.302653 / 1.959964, rel=1e-5)
+    assert found.quantiles[9] == pytest.approx(499.5 + 2)
+    away = Geometry.build(values.shape).volume(values + 2 - 3 * found.spread)
+    assert found.distance(away) == pytest.approx(3)
+
+
+@pytest.mark.parametrize(
+    ("volume_ml", "notes"),
+    [
+        (24.0, ("the volume of 'ball' is 24 ml, in training 50 to 70 ml",)),
+        (26.0, ()),
+        (139.0, ()),
+        (141.0, ("the volume of 'ball' is 141 ml, in training 50 to 70 ml",)),
+    ],
+)
+def test_volumes_beyond_half_and_twice_those_in_training_are_warned_of(
+    domain: Domain, volume_ml: float, notes: tuple[str, ...]
+) -> None:
+    known = replace(domain, volume_ml={"ball": (50.0, 70.0)})
+    assert check_volumes({"ball": volume_ml}, known) == notes
+    assert check_volumes({"ball": volume_ml}, domain) == ()  # no volumes were measured
 
 
 def test_the_axes_are_the_patients(domain: Domain) -> None:

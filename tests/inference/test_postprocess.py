@@ -31,6 +31,7 @@ def test_small_components_go_even_the_last(part: int) -> None:
     mask[:2, :2, :2] = mask[5, 5, 5] = 1
     assert postprocess(mask, 1, Postprocessing(min_volume_ml=0.002), 0.001) == {"removed_ml": 0.001}
     assert mask.sum() == 8
+    assert postprocess(mask, 1, Postprocessing(min_volume_ml=4), 0.5) == {}  # 4 ml are not less than 4
     postprocess(mask, 1, Postprocessing(min_volume_ml=1), 0.001)
     assert not mask.any()
 

@@ -91,6 +91,15 @@ def test_settings_of_another_kind_are_refused(bundle) -> None:
         open_predictor(bundle, settings=wrong)
 
 
+def test_only_true_and_false_allow_something(bundle) -> None:
+    scan = Geometry.build((40, 40, 40)).volume(ball((40, 40, 40), 10))
+    with pytest.raises(InputError, match="found ensemble='no', wanted True or False"):
+        open_predictor(bundle, ensemble="no")  # type: ignore[arg-type]
+    predictor = Predictor(bundle.task, [Threshold(0.5)])
+    with pytest.raises(InputError, match="found allow_out_of_domain='no', wanted True or False"):
+        predictor(scan, allow_out_of_domain="no")  # type: ignore[arg-type]
+
+
 def test_a_mask_is_no_scan(bundle, phantom) -> None:
     """A mask and a scan whose sampled voxels are nearly all 0; the file of a mask may be of any type."""
     predictor = open_predictor(bundle)

@@ -133,6 +133,9 @@ def test_boxes() -> None:
     for text in ("1:2", "1:2,3:4", "a:b,c:d,e:f", "1:2,3:4,5:6cm"):
         with pytest.raises(InputError, match="wanted x0:x1"):
             parse_box(text, grid)
+    for wrong in ((0, 10, 0, 10, 0, 10), 5, np.ones((10, 20, 30), bool)):
+        with pytest.raises(InputError, match=r"found roi.*, wanted a text: x0:x1,y0:y1,z0:z1 in voxels"):
+            parse_box(wrong, grid)  # type: ignore[arg-type]
     assert parse_box("5.6:6.4,5:9,-20:4mm", grid) == Box((0, 0, 0), (3, 3, 1))  # to the first voxel's edge
     outside = ("5:6,5:9,-20:3.4mm", "5:6,5:9,93.6:99mm", "0:4.4,5:9,5:11mm")
     for text in ("5:5,0:9,0:9", "20:30,0:9,0:9", *outside):
@@ -198,3 +201,51 @@ def test_a_region_reaches_the_last_planes_of_a_scan() -> None:
     box, _ = find_region(left, (1.25,) * 3, domain, lambda part: (part.array > 50).astype(np.float32))
     assert box.low[0] == 0
     assert box.high[0] < 300
+
+
+# Planes of 10 x 10 voxels of 2 mm have 0.8 ml; plausible are 0.4 x 8 = 3.2 ml to 2 x 10 = 20 ml.
+BALLS = Domain(
+    *(5, ((2.0, 2.0),) * 3, ((60.0, 60.0),) * 3, ((30, 30),) * 3, "scaled"),
+    *(tuple(np.linspace(0, 1, 19)), 0.1, {"ball": (8.0, 10.0)}),
+)
+
+
+def search(*blobs: tuple[float, int, int]) -> tuple[Box, tuple[str, ...]]:
+    """Search blobs: the probability, the first plane and the number of planes of each."""
+    array = np.zeros((40, 40, 120), np.float32)
+    for probability, first, planes in blobs:
+        array[15:25, 15:25, first : first + planes] = probability
+    scan = Geometry.build(array.shape, (2.0,) * 3).volume(array)
+    return find_region(scan, (2.0,) * 3, BALLS, lambda part: np.asarray(part.array))
+
+
+def test_a_region_is_a_training_scan_or_the_organ_with_its_margin() -> None:
+    box, (note,) = search((0.9, 40, 20))
+    # Across, 60 mm are 30 voxels around 15 to 25. Along z, 40 mm and twice 15 mm are 35 around 40 to 60.
+    assert box == Box((5, 5, 32), (35, 35, 67))
+    assert note.endswith("found by 28 coarse windows (16 ml)")
+
+
+def test_the_likeliest_component_is_taken_not_the_largest() -> None:
+    """8 ml at 0.9 have the weight 6.48, and 9.6 ml at 0.6 have 3.46."""
+    box, notes = search((0.6, 20, 12), (0.9, 80, 10))
+    assert box == Box((5, 5, 70), (35, 35, 100))
+    assert len(notes) == 1
+
+
+@pytest.mark.parametrize(("probability", "told"), [(0.75, False), (0.76, True)])
+def test_what_is_nearly_as_likely_is_told(probability: float, told: bool) -> None:
+    """The limit is 0.7 x 0.9^2, the square of 0.753."""
+    _, notes = search((probability, 20, 10), (0.9, 80, 10))
+    assert notes[1:] == (("something else was nearly as likely, of 8 ml at (39, 39, 49) mm",) if told else ())
+
+
+@pytest.mark.parametrize(("planes", "plausible"), [(3, False), (5, True), (24, True), (26, False)])
+def test_a_component_of_an_implausible_size_is_passed_over(planes: int, plausible: bool) -> None:
+    if plausible:
+        assert f"({planes * 0.8:.0f} ml)" in search((1.0, 10, planes))[1][0]
+        return
+    with pytest.raises(DomainError, match="nothing like the organ was found"):
+        search((1.0, 10, planes))
+    box, notes = search((1.0, 10, planes), (0.6, 80, 10))
+    assert (box.low[2], len(notes)) == (70, 1)

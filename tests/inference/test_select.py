@@ -84,11 +84,18 @@ def test_what_was_asked_for_is_taken_or_refused(bundle: ModelBundle, monkeypatch
         ({"precision": "float8"}, "there is no precision 'float8'; wanted auto, float32"),
         ({"threads": 0}, "found 0 threads"),
         ({"threads": -1}, "found -1 threads"),
+        ({"threads": "x"}, "threads='x', wanted a whole number"),
+        ({"threads": 1.5}, "threads=1.5, wanted a whole number"),
+        ({"threads": True}, "threads=True, wanted a whole number"),
+        ({"cuda_graphs": "no"}, "cuda_graphs='no', wanted True or False"),
+        ({"channels_last": None}, "channels_last=None, wanted True or False"),
+        ({"device": 5}, "there is no device 5; wanted auto, cpu"),
     ],
 )
 def test_what_there_is_not_is_refused(wrong: dict[str, Any], words: str) -> None:
     with pytest.raises(InputError, match=words):
         BackendRequest(**wrong)
+    assert BackendRequest(threads=2).threads == 2
 
 
 def test_one_runtime_for_all_networks(tmp_path: Path) -> None:

@@ -1,6 +1,12 @@
 import numpy as np
 import pytest
+from helpers.threshold import Threshold
 
+from c3s3_seg.bundle import Label, Task
+from c3s3_seg.bundle.preprocessing import Recipe
+from c3s3_seg.inference import Settings
+from c3s3_seg.inference.memory import Costs
+from c3s3_seg.inference.tiled_network import TiledNetwork
 from c3s3_seg.inference.tiling import LEAST_WEIGHT, Tiling, importance, softmax
 
 
@@ -13,6 +19,16 @@ def test_the_whole_volume_is_one_tile() -> None:
 def test_tiles_overlap_at_least_as_asked() -> None:
     tiling = Tiling.overlapping((100, 64, 48), (64, 64, 48), 0.5)
     assert tiling.starts == ((0, 32, 36), (0,), (0,))
+
+
+def test_tiles_overlap_by_half_unless_told_otherwise() -> None:
+    """The network takes no more than one tile of the training size at once."""
+    task = Task("x", "MR", (Label("a", 1),), Recipe((1.0, 1.0, 1.0)), (16, 16, 16))
+    backend = Threshold(0.5)
+    backend.largest_tile = (16, 16, 16)  # type: ignore[attr-defined]
+    for settings, starts in ((Settings(), (0, 8, 16, 24)), (Settings(overlap=0.25), (0, 12, 24))):
+        tiled = TiledNetwork(task, (backend,), settings, Costs(0, 0.0))
+        assert tiled(np.zeros((40, 16, 16), np.float32), 1).tiling.starts[0] == starts
 
 
 def test_a_stride_in_voxels() -> None:

@@ -2,10 +2,13 @@ import tracemalloc
 
 import numpy as np
 import pytest
+from helpers.to_scan import to_scan
 
+from c3s3_seg.bundle import Label, Task
 from c3s3_seg.bundle.preprocessing import Recipe
 from c3s3_seg.geometry.volume import Geometry
 from c3s3_seg.inference.arrays import BLOCK
+from c3s3_seg.inference.mask_builder import MaskBuilder
 from c3s3_seg.inference.streaming import Slab
 from c3s3_seg.inference.tiling import softmax
 from c3s3_seg.inference.to_scan_grid import ScanGridResampler
@@ -33,8 +36,7 @@ def cut(values: np.ndarray, axis: int, thickness: int) -> list[Slab]:
 
 def whole(values: np.ndarray, goal: Shape) -> np.ndarray:
     """Return every class resampled at full size, the plain way; its argmax is the label."""
-    recipe, grid = Recipe((1.0, 1.0, 1.0)), Geometry.build(goal)
-    return np.stack([recipe.to_scan(channel, grid) for channel in values])
+    return np.stack([to_scan(channel, Geometry.build(goal)) for channel in values])
 
 
 def streamed(values: np.ndarray, goal: Shape, axis: int, thickness: int) -> np.ndarray:
@@ -58,6 +60,17 @@ def test_labels_are_those_of_the_plain_way(classes: int, axis: int, thickness: i
     assert clear.mean() > 0.999
     np.testing.assert_array_equal(found[clear], expected.argmax(0)[clear])
     assert 0.02 < (found > 0).mean() < 0.98
+
+
+def test_of_equally_likely_labels_the_first_is_taken() -> None:
+    """Also in the masks of two networks that are compared."""
+    values = np.array([[0.5, 0.2, 0.25], [0.5, 0.4, 0.25], [0.0, 0.4, 0.5]], np.float32)
+    slab = Slab(0, 0, np.concatenate([values, values]).reshape(6, 3, 1, 1))
+    task = Task("x", "MR", (Label("a", 3), Label("b", 5)), Recipe((1.0, 1.0, 1.0)), (16, 16, 16))
+    builder = MaskBuilder(task, Geometry.build((3, 1, 1)), networks=2)
+    builder.fill([slab], (3, 1, 1))
+    for mask in (builder.mask, *builder._compared.masks):
+        assert mask.ravel().tolist() == [0, 3, 5]
 
 
 @pytest.mark.parametrize("axis", [0, 1, 2])

@@ -73,6 +73,7 @@ def test_one_network_cannot_doubt(bundle) -> None:
     [
         ({"a": 3.0, "b": 9.0}, 8.0, True, r"differ by 9\.00 mm \(95HD\); the limit is 8\.00 mm"),
         ({"a": 3.0}, 8.0, False, None),
+        ({"a": 8.0}, 8.0, False, None),
         ({"a": math.inf}, 8.0, True, "do not both find every label"),
         ({"a": math.nan}, 8.0, False, None),  # both find no such label
         ({"a": math.nan, "b": 3.0}, 8.0, False, None),

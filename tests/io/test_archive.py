@@ -67,6 +67,16 @@ def test_names_that_lead_out_are_refused(files: list[Path], tmp_path: Path, name
     assert not (tmp_path / "evil.dcm").exists()
 
 
+def test_a_zip_with_the_separators_of_windows_is_read(
+    oblique: Volume, files: list[Path], tmp_path: Path
+) -> None:
+    with zipfile.ZipFile(tmp_path / "study.zip", "w") as archive:
+        archive.writestr(zipfile.ZipInfo("STUDY\\"), b"")
+        for path in files:
+            archive.writestr(zipfile.ZipInfo(f"STUDY\\SERIES\\{path.name}"), path.read_bytes())
+    assert np.array_equal(load(tmp_path / "study.zip").array, oblique.array)
+
+
 def test_links_are_refused(files: list[Path], tmp_path: Path) -> None:
     path = zipped(files, tmp_path / "study.zip")
     link = zipfile.ZipInfo("link.dcm")
@@ -97,6 +107,16 @@ def test_a_size_that_lies_is_refused(tmp_path: Path) -> None:
         load(path)
 
 
+@pytest.mark.parametrize("method", [zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
+def test_a_packing_without_a_limit_is_refused(tmp_path: Path, method: int) -> None:
+    """A zip of 574 bytes took 1.2 GB of memory, whatever size it stated."""
+    path = tmp_path / "bomb.zip"
+    with zipfile.ZipFile(path, "w", method) as archive:
+        archive.writestr("zeros.dcm", bytes(10_000_000))
+    with pytest.raises(InputError, match=r"packed by a method .* other than deflate\. Unpack it yourself"):
+        load(path)
+
+
 def test_a_damaged_a_twofold_and_an_encrypted_archive_are_refused(files: list[Path], tmp_path: Path) -> None:
     path = zipped(files, tmp_path / "study.zip")
     whole = path.read_bytes()
@@ -115,7 +135,7 @@ def test_a_damaged_a_twofold_and_an_encrypted_archive_are_refused(files: list[Pa
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("method", [zipfile.ZIP_STORED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
+@pytest.mark.parametrize("method", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED])
 def test_damage_in_any_kind_of_packing_is_refused(oblique: Volume, tmp_path: Path, method: int) -> None:
     path = tmp_path / "study.zip"
     with zipfile.ZipFile(path, "w", method) as archive:

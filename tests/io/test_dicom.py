@@ -467,6 +467,22 @@ def test_truncation_at_any_length_is_never_silent(oblique: Volume, files: list[P
     assert np.array_equal(load(files[-1].parent).array, oblique.array)
 
 
+def test_a_damaged_file_blocks_the_series_that_it_may_be_of(oblique: Volume, tmp_path: Path) -> None:
+    """A header that goes on after the UID 1.2.3.1 is not of 1.2.3.10; one that ends within it may be."""
+    for uid in ("1.2.3.1", "1.2.3.10"):
+        for path in save_series(oblique, tmp_path / uid, description="", seed_uid=uid):
+            edit(path, values(SeriesInstanceUID=uid))
+    cut = tmp_path / "1.2.3.1" / "IM_0003.dcm"
+    whole = cut.read_bytes()
+    ends = whole.index(b"1.2.3.1\0")
+    cut.write_bytes(whole[: whole.index(b"\x20\0\x13\0IS") + 10])  # after the InstanceNumber
+    assert np.array_equal(load(tmp_path, series="1.2.3.10").array, oblique.array)
+    for length in (ends + 5, ends + 8):
+        cut.write_bytes(whole[:length])
+        with pytest.raises(InputError, match=r"IM_0003\.dcm' is damaged"):
+            load(tmp_path, series="1.2.3.10")
+
+
 def test_stubs_without_a_suffix_are_refused_beside_slices_without_one(files: list[Path]) -> None:
     for path in files:
         path.rename(path.with_suffix(""))
@@ -622,6 +638,18 @@ def test_a_file_without_preamble_is_read(oblique: Volume, files: list[Path]) -> 
     assert np.array_equal(load(files[0].parent).array, oblique.array)
 
 
+@pytest.mark.parametrize("syntax", ["explicit", "implicit"])
+def test_a_file_that_begins_with_its_meta_information_is_read(
+    oblique: Volume, files: list[Path], syntax: str
+) -> None:
+    for path in files:
+        if syntax == "implicit":
+            edit(path, lambda data: setattr(data.file_meta, "TransferSyntaxUID", ImplicitVRLittleEndian))
+        path.with_suffix("").write_bytes(path.read_bytes()[132:])
+        path.unlink()
+    assert np.array_equal(load(files[0].parent).array, oblique.array)
+
+
 def test_a_compression_without_decoder_is_named(files: list[Path]) -> None:
     def change(data: pydicom.Dataset) -> None:
         data.PixelData = encapsulate([b"\xff\x0a"])
@@ -711,9 +739,59 @@ def test_real_study_of_two_series(shared_data: Path) -> None:
     assert np.allclose(crop.geometry.spacing_mm, 1)
 
 
-@pytest.mark.parametrize(("wide_mm", "refused"), [(2.51, False), (2.54, True)])
-def test_steps_that_grow_by_little_add_up(tmp_path: Path, wide_mm: float, refused: bool) -> None:
-    """From the middle on, each step is longer by so little that it passes alone; the sum decides."""
+def moved_slice(folder: Path, pixel_mm: float, step_mm: float, by_mm: tuple[float, float]) -> Path:
+    """Write five slices, the third of which is moved along x and along the normal; return the folder."""
+    grid = Geometry.build((4, 4, 5), (pixel_mm, pixel_mm, step_mm))
+    array = np.arange(4 * 4 * 5).reshape(grid.shape)
+    files = save_series(grid.volume(array), folder, description="", seed_uid="s")
+    place = (by_mm[0], 0, 2 * step_mm + by_mm[1])
+    edit(files[2], values(ImagePositionPatient=[f"{v:.4f}" for v in place]))
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("step_mm", "by_mm", "refused"),
+    [(2.5, 0.048, False), (2.5, 0.052, True), (0.4, 0.01, False), (0.4, 0.012, True)],
+)
+def test_steps_may_differ_by_2_percent_or_by_rounding(
+    tmp_path: Path, step_mm: float, by_mm: float, refused: bool
+) -> None:
+    """The limit is 0.05 mm for steps of 2.5 mm, and 0.011 mm for thin slices."""
+    folder = moved_slice(tmp_path / "s", 1.0, step_mm, (0.0, by_mm))
+    if refused:
+        with pytest.raises(GeometryError, match="unevenly spaced"):
+            load(folder)
+    else:
+        assert load(folder).geometry.spacing_mm[2] == pytest.approx(step_mm)
+
+
+@pytest.mark.parametrize(
+    ("pixel_mm", "aside_mm", "refused"),
+    [(0.9, 0.088, False), (0.9, 0.092, True), (0.3, 0.048, False), (0.3, 0.052, True)],
+)
+def test_slices_may_lie_aside_by_a_tenth_of_a_pixel_or_by_rounding(
+    tmp_path: Path, pixel_mm: float, aside_mm: float, refused: bool
+) -> None:
+    """The limit is 0.09 mm for pixels of 0.9 mm, and 0.05 mm for small pixels."""
+    folder = moved_slice(tmp_path / "s", pixel_mm, 2.5, (aside_mm, 0.0))
+    if refused:
+        with pytest.raises(GeometryError, match="do not lie one above the other"):
+            load(folder)
+    else:
+        assert load(folder).source.notes == (f"slices lie up to {aside_mm} mm beside the even grid",)
+
+
+@pytest.mark.parametrize(
+    ("wide_mm", "beside_mm", "refused"),
+    [(2.51, "0.347", False), (2.535, "1.216", False), (2.537, "1.29", True)],
+)
+def test_steps_that_grow_by_little_add_up(
+    tmp_path: Path, wide_mm: float, beside_mm: str, refused: bool
+) -> None:
+    """From the middle on, each step is longer by so little that it passes alone; the sum decides.
+
+    The limit is half a step, 1.25 mm.
+    """
     grid = Geometry.build((4, 4, 140), (1.0, 1.0, 2.5))
     array = np.arange(4 * 4 * 140).reshape(grid.shape)
     files = save_series(grid.volume(array), tmp_path / "s", description="", seed_uid="s")
@@ -721,8 +799,8 @@ def test_steps_that_grow_by_little_add_up(tmp_path: Path, wide_mm: float, refuse
         height = min(n, 70) * 2.5 + max(0, n - 70) * wide_mm
         edit(path, values(ImagePositionPatient=["0", "0", f"{height:.3f}"]))
     if refused:
-        with pytest.raises(GeometryError, match=r"2\.5 to 2\.54 mm.* up to 1\.\d+ mm beside an even grid"):
+        with pytest.raises(GeometryError, match=f"2.5 to {wide_mm} mm.* up to {beside_mm} mm beside an even"):
             load(tmp_path / "s")
         assert load(tmp_path / "s", repair="gaps").source.notes[-1].startswith("repaired on request (gaps)")
     else:
-        assert load(tmp_path / "s").source.notes == ("slices lie up to 0.347 mm beside the even grid",)
+        assert load(tmp_path / "s").source.notes == (f"slices lie up to {beside_mm} mm beside the even grid",)

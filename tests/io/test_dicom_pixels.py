@@ -138,6 +138,19 @@ def test_padding_becomes_the_smallest_value(oblique: Volume, files: list[Path]) 
     assert "every pixel is the padding value" in load(files[0].parent).source.notes[0]
 
 
+def test_padding_takes_the_smallest_value_of_all_slices(files: list[Path]) -> None:
+    for n, path in enumerate(files):
+        stored = np.full((36, 40), 200 if n == 3 else 500, np.uint16)
+        stored[:3] = 7
+        edit(path, values(PixelData=stored.tobytes()))
+        data = pydicom.dcmread(path)
+        data.add_new("PixelPaddingValue", "US", 7)
+        data.save_as(path)
+    back = load(files[0].parent)
+    assert (back.array[:, :3] == 200).all()
+    assert back.source.notes == (f"padding: {12 * 3 * 40} pixels were set to 200",)
+
+
 def test_a_range_of_padding(oblique: Volume, files: list[Path]) -> None:
     for path in files:
         data = pydicom.dcmread(path)

@@ -29,6 +29,9 @@ from c3s3_seg.io.dicom_objects.codes import LABEL_CIELAB, LABEL_COLOURS, Maker, 
 from c3s3_seg.io.dicom_objects.rtstruct_write import write_rtstruct
 from c3s3_seg.io.dicom_objects.secondary_capture import write_capture
 from c3s3_seg.io.dicom_objects.seg_write import write_seg
+from c3s3_seg.io.dicom_objects.segmentation import look_at_drawing
+from c3s3_seg.io.formats import check_format
+from c3s3_seg.system.choices import MaskFormat
 
 PARTS = (("255549009", "SCT", "Anterior"), ("255551008", "SCT", "Posterior"))
 
@@ -264,6 +267,19 @@ def test_private_codes_of_long_names_differ() -> None:
     assert Segment("wall", 1).coded == ("wall", "99C3S3", "wall")
 
 
+def test_labels_that_differ_after_64_characters_stay_two(files: list[Path], tmp_path: Path) -> None:
+    """A SegmentLabel and an ROIName have up to 64 characters (PS3.5, 6.2, LO); one name was one label."""
+    mask = drawn(load(files[0].parent))
+    segments = tuple(Segment("x" * 64 + side, value) for value, side in ((1, "left"), (2, "right")))
+    assert Segment("x" * 64, 1).stored_name == "x" * 64
+    for write in (write_seg, write_rtstruct):
+        write(mask, tmp_path / "a.dcm", segments, MAKER)
+        found = look_at_drawing(tmp_path / "a.dcm")
+        assert found is not None
+        assert len(found.names) == 2
+        assert max(map(len, found.names)) == 64
+
+
 def test_the_same_mask_is_the_same_instance_and_another_is_not(files: list[Path], tmp_path: Path) -> None:
     mask = drawn(load(files[0].parent))
     write_seg(mask, tmp_path / "a.dcm", SEGMENTS, MAKER)
@@ -272,6 +288,26 @@ def test_the_same_mask_is_the_same_instance_and_another_is_not(files: list[Path]
     write_seg(mask, tmp_path / "c.dcm", SEGMENTS, MAKER)
     a, b, c = (pydicom.dcmread(tmp_path / f"{n}.dcm").SOPInstanceUID for n in "abc")
     assert a == b != c
+
+
+def test_an_object_of_another_patient_or_study_is_another_instance(files: list[Path], tmp_path: Path) -> None:
+    """Objects with corrected patient data had the UIDs of the wrong ones, which a PACS keeps."""
+    changes: list[dict[str, str]] = [
+        {}, {"PatientName": "RIGHT^NAME"}, {"PatientID": "7"}, {"PatientBirthDate": "19500102"},
+        {"IssuerOfPatientID": "HERE"}, {"PatientSex": "F"}, {"StudyInstanceUID": "1.2.3.4"},
+    ]  # fmt: skip
+    for write in (write_seg, write_rtstruct):
+        uids = []
+        for number, change in enumerate((*changes, {})):
+            folder = tmp_path / f"{write.__name__}-{number}"
+            shutil.copytree(files[0].parent, folder)
+            for path in folder.iterdir():
+                edit(path, values(**change))
+            write(drawn(load(folder)), tmp_path / "a.dcm", SEGMENTS, MAKER)
+            made = pydicom.dcmread(tmp_path / "a.dcm")
+            uids += [made.SOPInstanceUID, made.SeriesInstanceUID]
+        assert uids[:2] == uids[-2:]
+        assert len(set(uids)) == 2 * len(changes)
 
 
 def test_labels_of_other_names_or_codes_are_another_instance(files: list[Path], tmp_path: Path) -> None:
@@ -360,6 +396,27 @@ def test_the_distance_of_slices_is_that_of_their_places(
     assert measures.SpacingBetweenSlices == pytest.approx(2.5, abs=1e-6)
     assert measures.SliceThickness == pytest.approx(float(thick or 2.5), abs=1e-6)
     assert np.array_equal(read(tmp_path / "a.dcm", mask.geometry).array, mask.array)
+
+
+@pytest.mark.parametrize("wanted", ["dicom-seg", "dicom-labelmap"])
+def test_a_seg_of_several_enhanced_files_is_refused_before_the_network_runs(
+    files: list[Path], tmp_path: Path, wanted: MaskFormat
+) -> None:
+    legacy = pytest.importorskip("highdicom.legacy")
+    (tmp_path / "e").mkdir()
+    series_uid = generate_uid()
+    for n in (0, 6):
+        sources = [pydicom.dcmread(path) for path in files[n : n + 6]]
+        for source in sources:
+            source.AccessionNumber = "1"
+        made = legacy.LegacyConvertedEnhancedMRImage(sources, series_uid, 1, generate_uid(), 1)
+        made.save_as(tmp_path / "e" / f"{n}.dcm")
+    scan = load(tmp_path / "e")
+    with pytest.raises(InputError, match=r"several enhanced files.*--format rtstruct"):
+        check_format(scan, wanted)
+    check_format(scan, "rtstruct")
+    with pytest.raises(InputError, match="several enhanced files"):
+        write_seg(drawn(scan), tmp_path / "a.dcm", SEGMENTS, MAKER)
 
 
 def test_an_enhanced_file_is_referred_to_by_its_frames(files: list[Path], tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 import re
 import struct
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -150,6 +151,141 @@ def test_triggers_that_differ_from_place_to_place_go_by_their_order(oblique: Vol
         edit(path, values(TriggerTime=str(100 * int(path.parent.name) + 3 * place)))
     for number in (1, 2, 3):
         assert np.array_equal(load(tmp_path / "s", series=number).array, oblique.array + (number - 1))
+
+
+def timed(volume: Volume, folder: Path, count: int, change: Callable[[int, int], Change]) -> None:
+    """Write `count` volumes as one series; `change` takes the volume and the place, each from 0."""
+    phases(volume, folder, [{}] * count)
+    for path in sorted(folder.rglob("*.dcm")):
+        place = int(pydicom.dcmread(path).InstanceNumber) - 1
+        edit(path, values(**change(int(path.parent.name), place)))
+
+
+def odd(place: int) -> int:
+    return place % 2
+
+
+def above(place: int) -> int:
+    return place // 6
+
+
+PACKAGES: dict[str, tuple[Callable[[int, int], Change], str]] = {
+    "a table that toggles": (
+        lambda n, p: {
+            "AcquisitionNumber": 1 + 2 * n + above(p),
+            "AcquisitionTime": f"1010{2 * n + above(p):02}",
+        },
+        "AcquisitionTime",
+    ),
+    "a table that toggles back and forth": (
+        lambda n, p: {"AcquisitionTime": f"1010{2 * n + (above(p) if n % 2 else 1 - above(p)):02}"},
+        "AcquisitionTime",
+    ),
+    "odd and even slices": (
+        lambda n, p: {"AcquisitionTime": f"1010{2 * n + odd(p):02}"},
+        "AcquisitionTime",
+    ),
+    "numbered packages": (
+        lambda n, p: {"AcquisitionNumber": 1 + n + 2 * odd(p), "AcquisitionTime": f"10{odd(p)}0{n:02}"},
+        "AcquisitionTime",
+    ),
+    "two breath-holds": (
+        lambda n, p: {"TriggerTime": str(10 + n * (31 - above(p)) + above(p))},
+        "TriggerTime",
+    ),
+    "beats of odd and even slices": (
+        lambda n, p: {"TriggerTime": str(10 + n * (31 - odd(p)) + odd(p))},
+        "TriggerTime",
+    ),
+    "midnight within a volume": (
+        lambda n, p: {
+            "AcquisitionDate": "20200101" if 12 * n + p < 6 else "20200102",
+            "AcquisitionTime": f"{235954 + p}" if 12 * n + p < 6 else f"{12 * n + p - 6:06}",
+        },
+        "AcquisitionTime",
+    ),
+    "midnight within a volume, in one attribute": (
+        lambda n, p: {
+            "AcquisitionDateTime": f"{(20200101235954, 20200101999994)[12 * n + p > 5] + 12 * n + p}-0500"
+        },
+        "AcquisitionTime",
+    ),
+}
+
+
+@pytest.mark.parametrize(("change", "key"), PACKAGES.values(), ids=PACKAGES)
+def test_parts_of_a_volume_that_share_a_value_are_no_volumes(
+    oblique: Volume, tmp_path: Path, change: Callable[[int, int], Change], key: str
+) -> None:
+    """Each value is that of half a volume, or of half of it and half of the next: the order decides."""
+    timed(oblique, tmp_path / "s", 2, change)
+    for number in (1, 2):
+        back = load(tmp_path / "s", series=number)
+        assert back.geometry.matches(oblique.geometry)
+        assert np.array_equal(back.array, oblique.array + (number - 1))
+        assert f"the 2 slices at each place were assigned to volumes in the order of their {key}" in "".join(
+            back.source.notes
+        )
+
+
+@pytest.mark.parametrize(
+    ("count", "change", "left_out"),
+    [
+        # Three acquisitions, of which each place lacks another one: by their order they would be mixed.
+        (
+            3,
+            lambda n, p: {"AcquisitionNumber": 1 + n, "AcquisitionTime": f"1010{n:02}"},
+            lambda n, p: p % 3 == n,
+        ),
+        # The second acquisition is the first one above, and the last one below.
+        (
+            2,
+            lambda n, p: {
+                "AcquisitionNumber": (2, 3)[n] if above(p) else (1, 2)[n],
+                "AcquisitionTime": f"1010{n + above(p):02}",
+            },
+            lambda n, p: False,
+        ),
+        # Midnight, and no date.
+        (
+            2,
+            lambda n, p: {"AcquisitionTime": f"{235954 + p}" if 12 * n + p < 6 else f"{12 * n + p - 6:06}"},
+            None,
+        ),
+    ],
+    ids=["missing slices", "acquisitions of two places", "midnight"],
+)
+def test_slices_that_no_order_tells_apart_are_refused(
+    oblique: Volume,
+    tmp_path: Path,
+    count: int,
+    change: Callable[[int, int], Change],
+    left_out: Callable[[int, int], bool] | None,
+) -> None:
+    timed(oblique, tmp_path / "s", count, change)
+    for path in sorted((tmp_path / "s").rglob("*.dcm")):
+        if left_out is not None and left_out(
+            int(path.parent.name), int(pydicom.dcmread(path).InstanceNumber) - 1
+        ):
+            path.unlink()
+    with pytest.raises(InputError, match="two different slices lie at the same position"):
+        load(tmp_path / "s")
+
+
+def test_a_volume_without_slices_at_every_place_of_its_series_says_so(
+    oblique: Volume, tmp_path: Path
+) -> None:
+    phases(
+        oblique, tmp_path / "s", [{"TemporalPositionIdentifier": "1"}, {"TemporalPositionIdentifier": "2"}]
+    )
+    for path in sorted((tmp_path / "s/1").iterdir())[8:]:
+        path.unlink()
+    whole, part = (load(tmp_path / "s", series=number) for number in (1, 2))
+    assert (whole.array.shape[2], part.array.shape[2]) == (12, 8)
+    assert not any("places" in note for note in whole.source.notes)
+    assert any(
+        "slices lie at 8 of the 12 places of the series: it may be a part" in n for n in part.source.notes
+    )
 
 
 def test_a_rest_is_not_a_phase(oblique: Volume, tmp_path: Path) -> None:

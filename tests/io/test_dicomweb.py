@@ -13,7 +13,7 @@ from helpers.dicomweb_server import MARK, SERIES, STUDY, Behaviour, found, insta
 from helpers.service import counting_pacs
 
 from c3s3_seg.errors import C3S3Error, InputError, RefusedError
-from c3s3_seg.io.pacs import dicomweb
+from c3s3_seg.io.pacs import connection_limits
 from c3s3_seg.io.pacs.association import Caller, Tls
 from c3s3_seg.io.pacs.client import DimseServer
 from c3s3_seg.io.pacs.connect import server_of, warning
@@ -124,8 +124,8 @@ TRANSFERS: dict[str, tuple[dict[str, Any], str]] = {
     "another header": ({"parts": [renamed()]}, "not the one that its message names"),
     "two of one": ({"parts": [instance(1), instance(1, Rows=2)]}, "two different files of one SOP"),
     "no DICOM": ({"parts": [b"x" * 999]}, "no DICOM file"),
-    "a cut header": ({"parts": [instance(1)[:150]]}, "cannot be read"),
-    "an endless header": ({"parts": [instance(1)[:140] + b"\xff" * 4]}, "cannot be read"),
+    "a cut header": ({"parts": [instance(1)[:150]]}, "a header of a wrong length"),
+    "an endless header": ({"parts": [instance(1)[:140] + b"\xff" * 4]}, "a header of a wrong length"),
     "fewer": ({"parts": [instance(1)]}, "has 2 files of this study and sent 1"),
     "cut off": ({"parts": [instance(1), instance(2)], "ending": b""}, "broke off after 2 files"),
     "cut in a part": ({"parts": [instance(1), instance(2)[:-9]], "ending": b""}, "broke off after|cannot be"),
@@ -226,10 +226,29 @@ def test_a_transfer_has_limits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     for endless in (b"x" * 65536, head + instance(1, PixelData=bytes(65536)), head):
         with pytest.raises(C3S3Error, match=r"bytes came.*--max-size|no DICOM"):
             fetched(Behaviour(endless=endless), tmp_path / "out", FetchLimits(size_bytes=1 << 17))
-    monkeypatch.setattr(dicomweb, "FILE_BYTES", 1 << 20)
+    monkeypatch.setattr(connection_limits, "FILE_BYTES", 1 << 20)
     with pytest.raises(RefusedError, match="a file of more than 1,048,576 bytes came"):
         fetched(Behaviour(endless=b"x" * 65536), tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("padding", "length", "words"),
+    [
+        (0, 0x7FFFFFFF, "a header of a wrong length"),
+        (1 << 17, 1 << 17, "a header of a wrong length"),
+        (0, None, r"not taken \(deflated\)"),
+    ],
+)
+def test_a_header_whose_length_lies_does_not_hide_deflated_data(
+    tmp_path: Path, padding: int, length: int | None, words: str
+) -> None:
+    """All of the part was taken for the header, and unpacked before its transfer syntax was looked at."""
+    part = bytearray(instance(1)).replace(b"\x14\x001.2.840.10008.1.2.1\0", b"\x16\x001.2.840.10008.1.2.1.99")
+    part += bytes(padding)
+    part[140:144] = (len(part) - 144 if length is None else length).to_bytes(4, "little")
+    with pytest.raises(RefusedError, match=words):
+        fetched(Behaviour(parts=[bytes(part)]), tmp_path / "out")
 
 
 def test_a_line_that_never_ends_is_not_kept(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """Tests that `load_mask` reads DICOM SEG and RTSTRUCT as `evaluate` passes them and names unusable files."""
 
 import warnings
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -8,13 +9,17 @@ import pydicom
 import pytest
 from helpers.dicom_files import edit
 from helpers.dicom_seg import MAKER, SEGMENTS, drawn
+from pydicom.uid import DeflatedExplicitVRLittleEndian
 
 from c3s3_seg.errors import C3S3Error, GeometryError, InputError
 from c3s3_seg.geometry.volume import Volume
-from c3s3_seg.io import load, load_mask, save
+from c3s3_seg.io import deflated, load, load_mask, save
 from c3s3_seg.io.dicom_objects.rtstruct_write import write_rtstruct
 from c3s3_seg.io.dicom_objects.seg_grid import frames_grid, seg_grid
 from c3s3_seg.io.dicom_objects.seg_write import write_seg
+from c3s3_seg.io.dicom_objects.segmentation import look_at_drawing
+from c3s3_seg.io.pacs.identity import identity
+from c3s3_seg.io.pacs.outbox import collect
 
 
 @pytest.fixture
@@ -42,6 +47,27 @@ def test_a_drawing_is_a_mask_on_the_grid_of_another(
     assert back.array.dtype == np.uint8
     assert np.array_equal(back.array, mask.array)
     assert (back.source.path, back.source.notes) == (path, ())
+
+
+@pytest.mark.parametrize("undefined", [True, False])
+def test_a_deflated_drawing_with_a_long_header_is_read(
+    mask: Volume, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, undefined: bool
+) -> None:
+    """The header was cut after 4 MB, in the middle of 10,000 frames, and the file was taken for no mask."""
+    plain = written(mask, tmp_path / "plain.dcm", "seg")
+    data = pydicom.dcmread(plain)
+    data["PerFrameFunctionalGroupsSequence"].is_undefined_length = undefined
+    data.file_meta.TransferSyntaxUID = DeflatedExplicitVRLittleEndian
+    data.save_as(tmp_path / "packed.dcm", enforce_file_format=True)
+    content = plain.read_bytes()
+    start = 144 + int.from_bytes(content[140:144], "little")
+    frames = content.index(b"\x00\x52\x30\x92") - start
+    monkeypatch.setattr(deflated, "HEADER_BYTES", frames + 200)
+    wanted, found = look_at_drawing(plain), look_at_drawing(tmp_path / "packed.dcm")
+    assert wanted is not None
+    assert found == replace(wanted, path=tmp_path / "packed.dcm")
+    assert len(collect([tmp_path / "packed.dcm"]).files) == 1
+    assert identity((tmp_path / "packed.dcm").read_bytes()) == identity(plain.read_bytes())
 
 
 @pytest.mark.parametrize("kind", ["seg", "rtstruct"])
@@ -131,7 +157,7 @@ def test_a_gap_between_slices_is_not_their_distance(
     edit(path, change)
     for grid in (seg_grid(path), frames_grid([path])):
         assert grid.spacing_mm[2] == pytest.approx(step)
-    if step == mask.geometry.spacing_mm[2]:
+    if step == 2.5:  # the distance of the mask's slices
         back = load_mask(path)
         assert np.count_nonzero(back.array) * back.geometry.voxel_ml == pytest.approx(
             np.count_nonzero(mask.array) * mask.geometry.voxel_ml

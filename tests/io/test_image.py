@@ -24,6 +24,7 @@ from c3s3_seg.io.image import save as save_module
 
 DOORS = [".nii", ".nii.gz", ".nrrd", ".mha"]
 FLIP = np.diag([-1.0, -1.0, 1.0, 1.0])
+VOLUME = Geometry.build((2, 2, 2)).volume(np.zeros((2, 2, 2), np.uint8))
 
 
 def nifti(
@@ -230,6 +231,91 @@ def test_forms_that_disagree_are_noted(tmp_path: Path) -> None:
     back = load(tmp_path / "a.nii")
     assert "disagree by up to 7 mm: the sform is used" in back.source.notes[0]
     assert np.allclose(back.geometry.affine, FLIP)
+
+
+def moved_by(mm: float) -> np.ndarray:
+    affine = np.diag([-0.8, 0.9, 2.5, 1.0])  # as the axes of most scans run, in RAS
+    affine[:3, 3] = 30 + mm, -40, 50
+    return affine
+
+
+def scan_with(path: Path, header: str, *, version: int = 1) -> Path:
+    """Write a scan of 4 x 5 x 6 voxels whose header is of one of the kinds that readers take differently."""
+    image = (nib.Nifti2Image if version == 2 else nib.Nifti1Image)(ramp(), moved_by(0))
+    image.set_qform(moved_by(0), 1)
+    if header == "neither":
+        image.set_qform(None, 0)
+        image.set_sform(None, 0)
+    elif header == "qform":
+        image.set_sform(None, 0)
+    elif header == "sform":
+        image.set_qform(None, 0)
+        image.set_sform(moved_by(0), 4)
+    elif header == "spacing":
+        image.set_qform(None, 0)
+        image.set_sform(moved_by(0), 2)
+    else:
+        image.set_sform(moved_by(float(header) if header != "zeros" else 0), 4)
+    nib.save(image, path)
+    if header in ("zeros", "spacing"):  # nibabel would set these fields from each other
+        with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
+            raw = bytearray(file.read())
+        if header == "zeros":
+            raw[280:328] = bytes(48)
+        else:
+            raw[80:92] = np.array([1, 1, 3], "<f4").tobytes()
+        path.write_bytes(gzip.compress(raw) if path.suffix == ".gz" else raw)
+    return path
+
+
+def seen_by_other_programs(path: Path) -> list[np.ndarray]:
+    """Return where nibabel and SimpleITK see the voxels, and the form codes."""
+    seen, codes = nib.load(path), ("qform_code", "sform_code")
+    image = SimpleITK.ReadImage(str(path))
+    itk = (image.GetOrigin(), image.GetSpacing(), image.GetDirection())
+    return [seen.affine, *map(np.array, itk), np.array([int(seen.header[code]) for code in codes])]
+
+
+@pytest.mark.parametrize("suffix", [".nii", ".nii.gz"])
+@pytest.mark.parametrize("header", ["neither", "qform", "sform", "zeros", "spacing", "0", "0.1", "7"])
+def test_a_mask_lies_on_its_scan_for_every_reader(tmp_path: Path, header: str, suffix: str) -> None:
+    """With both codes 0, nibabel saw a mask mirrored; with another sform, ITK saw it at the sform."""
+    scan = load(scan_with(tmp_path / f"scan{suffix}", header))
+    labels = (scan.array > 50).astype(np.uint8)
+    save(scan.geometry.volume(labels, scan.source), tmp_path / f"mask{suffix}", note="a note")
+    wanted, found = (seen_by_other_programs(tmp_path / f"{name}{suffix}") for name in ("scan", "mask"))
+    assert all(np.array_equal(a, b) for a, b in zip(wanted, found, strict=True))
+    back = load_mask(tmp_path / f"mask{suffix}", grid=scan.geometry)
+    assert np.array_equal(back.array, labels)
+    assert nib.load(tmp_path / f"mask{suffix}").header["descrip"] == b"a note"
+
+
+def test_a_mask_of_a_nifti_2_scan_has_its_forms(tmp_path: Path) -> None:
+    scan = load(scan_with(tmp_path / "scan.nii", "7", version=2))
+    save(scan.geometry.volume(scan.array, scan.source), tmp_path / "mask.nii")
+    wanted, found = (nib.load(tmp_path / f"{name}.nii").header for name in ("scan", "mask"))
+    assert np.allclose(wanted.get_qform(), found.get_qform(), rtol=1e-6)  # float32
+    assert np.allclose(wanted.get_sform(), found.get_sform(), rtol=1e-6)
+    assert (int(found["qform_code"]), int(found["sform_code"])) == (1, 4)
+
+
+@pytest.mark.parametrize("header", ["neither", "7"])
+def test_a_volume_on_another_grid_has_no_forms_of_its_source(tmp_path: Path, header: str) -> None:
+    scan = load(scan_with(tmp_path / "scan.nii", header))
+    half = Geometry(scan.geometry.shape, scan.geometry.affine @ np.diag([0.5, 0.5, 0.5, 1]))
+    save(half.volume(scan.array, scan.source), tmp_path / "half.nii")
+    assert np.allclose(FLIP @ nib.load(tmp_path / "half.nii").affine, half.affine, atol=1e-4)
+    assert np.allclose(sitk_position(tmp_path / "half.nii", (3, 1, 2)), half.to_mm((3, 1, 2)), atol=1e-4)
+
+
+def test_an_sform_of_zeros_gives_way_to_the_qform(tmp_path: Path) -> None:
+    back = load(scan_with(tmp_path / "a.nii", "zeros"))
+    assert back.source.notes == ("the sform is set and has zeros alone: the qform is used",)
+    assert np.allclose(
+        sitk_position(tmp_path / "a.nii", (3, 1, 2)), back.geometry.to_mm((3, 1, 2)), atol=1e-4
+    )
+    with pytest.raises(GeometryError, match="singular"):
+        load(patch(tmp_path / "a.nii", 252, bytes(2)))  # without a qform
 
 
 def test_no_form_is_noted(tmp_path: Path) -> None:
@@ -439,6 +525,18 @@ def test_bytes_after_the_last_voxel_are_noted(tmp_path: Path) -> None:
     path = nifti(tmp_path / "a.nii", ramp())
     path.write_bytes(path.read_bytes() + b"tail")
     assert load(path).source.notes == ("4 bytes after the last voxel were not used",)
+
+
+def test_pairs_and_units_of_other_nrrd_writers(tmp_path: Path) -> None:
+    """Keys may have colons (`key:=value`), and some programs write the unit in full."""
+    grid = Geometry.build((4, 5, 6))
+    save(grid.volume(ramp()), tmp_path / "a.nrrd")
+    more = b'DICOM:0008:=x: y\nDICOM:0010:=y\ntype:of:=z\nspace units: "millimeter" "Millimeters" "mm"\n'
+    raw = (tmp_path / "a.nrrd").read_bytes().replace(b"encoding:", more + b"encoding:")
+    (tmp_path / "a.nrrd").write_bytes(raw)
+    back = load(tmp_path / "a.nrrd")
+    assert np.array_equal(back.array, ramp())
+    assert back.geometry.matches(grid)
 
 
 @pytest.mark.parametrize(
@@ -1109,7 +1207,7 @@ def test_a_header_of_blanks_takes_no_time(
 
 
 @pytest.mark.parametrize("read", [load, load_mask])
-@pytest.mark.parametrize("name", ["a" * 300, "a" * 300 + ".dcm", "a\0b.zip", "none.dcm"])
+@pytest.mark.parametrize("name", ["a" * 300, "a" * 300 + ".dcm", "none.dcm"])
 def test_a_name_that_no_file_has_is_no_file(tmp_path: Path, read: object, name: str) -> None:
     with pytest.raises(InputError, match="there is no such file"):
         read(tmp_path / name)  # type: ignore[operator]
@@ -1136,3 +1234,41 @@ def test_what_is_no_volume_or_no_path_is_refused(tmp_path: Path) -> None:
             call("")
         with pytest.raises(InputError, match="found NoneType, wanted a path"):
             call(None)  # type: ignore[arg-type]
+        with pytest.raises(InputError, match="found a path with the character 0"):
+            call(tmp_path / "o\0.nii")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("note", ["a\nOffset = 9 9 9", "a\r", "\udc80", None, 5])
+@pytest.mark.parametrize("suffix", DOORS)
+def test_a_note_is_one_line_of_text(note: Any, suffix: str, tmp_path: Path) -> None:
+    volume = Geometry.build((2, 2, 2)).volume(np.zeros((2, 2, 2), np.uint8))
+    with pytest.raises(InputError, match=r"found note=.*, wanted one line of printable text"):
+        save(volume, tmp_path / f"n{suffix}", note=note)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("read", "wrong", "message"),
+    [
+        (load, {"repair": None}, "found repair=None, wanted some of gaps, tilt, orthonormal"),
+        (load, {"repair": 5}, "found repair=5, wanted some of"),
+        (load, {"rule": "modality=MR"}, "found rule='modality=MR', wanted a SeriesRule"),
+        (load, {"hashed": "no"}, "found hashed='no', wanted True or False"),
+        (load_mask, {"hashed": "no"}, "found hashed='no', wanted True or False"),
+        (load_mask, {"grid": "scan.nii.gz"}, "found grid='scan.nii.gz', wanted a Geometry"),
+        (
+            load_mask,
+            {"grid": VOLUME},
+            "grid of type Volume, wanted a Geometry, .*: volume.geometry",
+        ),
+    ],
+)
+def test_arguments_of_another_kind_are_refused_in_words(
+    read: Any, wrong: dict[str, Any], message: str, tmp_path: Path
+) -> None:
+    save(VOLUME, tmp_path / "x.nii.gz", note="one line")
+    with pytest.raises(InputError, match=message):
+        read(tmp_path / "x.nii.gz", **wrong)
+    assert load(tmp_path / "x.nii.gz", repair=["gaps"], hashed=True).source.sha256
+    load_mask(tmp_path / "x.nii.gz", grid=VOLUME.geometry)

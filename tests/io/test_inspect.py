@@ -66,6 +66,18 @@ def test_an_image_file_is_one_row(oblique: Volume, tmp_path: Path) -> None:
         inspect(tmp_path / "empty")
 
 
+def test_a_series_of_a_single_file_cannot_be_chosen(oblique: Volume, tmp_path: Path) -> None:
+    """`inspect` called readable what `predict` refuses."""
+    save(oblique, tmp_path / "a.nii.gz")
+    (row,) = inspect(tmp_path / "a.nii.gz", Reading(3))
+    assert (row.readable, row.verdict) == (False, "refused")
+    assert row.remarks[0].startswith("an image file has no series to choose from")
+    files = save_series(oblique, tmp_path / "s", description="", seed_uid="a")
+    with pytest.raises(InputError, match="a DICOM file is of one series"):
+        inspect(files[0], Reading(1))
+    assert inspect(tmp_path / "s", Reading(1))[0].readable
+
+
 def test_the_verb_shows_the_table(study: Path) -> None:
     answer = run("inspect", study)
     assert answer.returncode == 0, answer.stderr

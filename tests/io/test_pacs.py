@@ -43,6 +43,7 @@ from c3s3_seg.io.dicom_objects.codes import Segment, Uid
 from c3s3_seg.io.dicom_objects.rtstruct_write import write_rtstruct
 from c3s3_seg.io.dicom_objects.secondary_capture import write_capture
 from c3s3_seg.io.dicom_objects.seg_write import write_seg
+from c3s3_seg.io.pacs import connection_limits
 from c3s3_seg.io.pacs.association import (
     PLAIN,
     STORED,
@@ -372,6 +373,9 @@ def test_strangers_are_not_listened_to(
     inbox = Inbox(tmp_path / "in", Wanted(Uid(study)), listening=True)
     here = Node(listener.title, listener.host, listener.port)
     with listening(listener, Node("PACS", "127.0.0.1", 1), inbox, Caller()):
+        with socket.create_connection((here.host, here.port), 10) as peer:
+            peer.sendall(bytes((1, 0)) + (400 << 20).to_bytes(4, "big"))
+            assert peer.recv(1) == b""  # so much is not held, and is no error of this fetch
         for stranger in (Caller(), Caller("PACS2")):
             with pytest.raises(InputError, match="refuses us"):
                 send(here, files[:1], stranger)
@@ -739,6 +743,43 @@ def test_a_transfer_has_limits(slices: list[pydicom.Dataset], tmp_path: Path) ->
     for limits in ({"seconds_s": 0}, {"seconds_s": float("nan")}, {"files": 0}, {"size_bytes": -1}):
         with pytest.raises(InputError, match="wanted positive numbers"):
             FetchLimits(**limits)
+
+
+def test_a_file_that_the_memory_does_not_hold_ends_a_transfer(
+    slices: list[pydicom.Dataset], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    study = str(slices[0].StudyInstanceUID)
+    monkeypatch.setattr(connection_limits, "FILE_BYTES", 1 << 20)
+    big = copy(slices[0], PixelData=bytes(8 << 20), Rows=2048, Columns=2048)
+    refused = pytest.raises(RefusedError, match="a file that the memory does not hold")
+    with faulty([big], found_of(slices)) as node, refused:
+        fetch(node, tmp_path / "out", study=study)
+    with faulty(slices, found_of(slices)) as node:  # the limit is for a file, not for all of them
+        monkeypatch.setattr(connection_limits, "FILE_BYTES", 1 << 15)
+        assert len(fetch(node, tmp_path / "out", study=study)) == 12
+
+
+def test_a_server_that_announces_an_endless_answer_is_given_up_at_once() -> None:
+    """pynetdicom reads a PDU of up to 4 GB before anything in it is looked at."""
+    with socket.socket() as hostile:
+        hostile.bind(("127.0.0.1", 0))
+        hostile.listen()
+
+        def answer() -> None:
+            peer, _ = hostile.accept()
+            with peer:
+                peer.recv(1 << 16)
+                peer.sendall(bytes((2, 0)) + (400 << 20).to_bytes(4, "big"))
+                done.wait(20)
+
+        done, thread = threading.Event(), threading.Thread(target=answer)
+        thread.start()
+        began = time.monotonic()
+        with pytest.raises(InputError, match="cannot be reached"):
+            find_studies(Node("X", "127.0.0.1", hostile.getsockname()[1]), "A77")
+        done.set()
+        thread.join()
+        assert time.monotonic() - began < 15  # the limit for an answer is 30 s
 
 
 def test_what_is_there_is_compared(slices: list[pydicom.Dataset], tmp_path: Path) -> None:

@@ -169,6 +169,23 @@ def test_a_region_without_contours(mask: Volume, tmp_path: Path) -> None:
     assert not read(tmp_path / "a.dcm", mask.geometry).array.any()
 
 
+def test_points_are_left_out(mask: Volume, written: Path) -> None:
+    """An isocentre or a marker, as planning systems add it, encloses nothing; a mixed region is refused."""
+
+    def isocentre(data: pydicom.Dataset) -> None:
+        item = pydicom.Dataset()
+        item.ContourGeometricType, item.NumberOfContourPoints, item.ContourData = "POINT", 1, ["1", "2", "3"]
+        data.ROIContourSequence[1].ContourSequence = [item]
+
+    edit(written, isocentre)
+    back = read(written, mask.geometry)
+    assert np.array_equal(back.array == 1, mask.array == 1)
+    assert any("has points only, which enclose no voxel" in note for note in back.source.notes)
+    edit(written, lambda data: setattr(contour(data), "ContourGeometricType", "POINT"))
+    with pytest.raises(C3S3Error, match=r"type 'POINT'; wanted closed ones.*--labels"):
+        read(written, mask.geometry)
+
+
 Square = tuple[float, float, float, float]
 
 

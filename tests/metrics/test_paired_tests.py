@@ -137,6 +137,7 @@ def test_rounding_in_one_direction_is_no_evidence() -> None:
 
 def test_one_case_gives_no_p_value() -> None:
     assert math.isnan(compare(rows([0.9], [1]), rows([0.8], [1]))[0].p)
+    assert compare(rows([0.9, 0.8], [1, 1]), rows([0.8, 0.6], [1, 1]))[0].p == 0.5  # 2 of 4 ways to sign
 
 
 def test_the_command_compares(tmp_path: Path) -> None:

@@ -307,9 +307,9 @@ def test_a_sheared_grid_is_measured_along_its_true_axes() -> None:
     affine = np.eye(4)
     affine[1, 2] = 1.0  # each step along k also moves one mm along y
     geometry = Geometry(SHAPE, affine)
-    up = mask(np.s_[2:3, 2:3, 5:6])
+    up = mask(np.s_[2:3, 3:4, 5:6])  # (0, 1, 3) voxels from the other point
     found = score(geometry.volume(up), geometry.volume(POINT_A))
-    assert found.hd_mm == pytest.approx(math.hypot(3, 3))
+    assert found.hd_mm == pytest.approx(math.hypot(4, 3))  # along y 1 + 3, along z 3
 
 
 # --- equality with medpy
@@ -342,6 +342,15 @@ def test_blobs_equal_medpy(seed: int, spacing: tuple[float, float, float]) -> No
     assert t.any()
     geometry = Geometry.build(p.shape, spacing, direction=rotation(10, 20, 30))
     assert_equals_medpy(p, t, geometry)
+
+
+@pytest.mark.parametrize("voxels", [1, 1600])
+def test_masks_of_several_slabs_equal_medpy(voxels: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Slabs of one plane, and of several, the last of which has fewer."""
+    monkeypatch.setattr("c3s3_seg.metrics.surface_distance.SLAB", voxels)
+    for seed in (0, 1):
+        p, t = blobs(seed)
+        assert_equals_medpy(p, t, Geometry.build(p.shape, (0.3, 1.7, 0.9)))
 
 
 def test_noise_equals_medpy() -> None:
@@ -400,9 +409,10 @@ def many_labels(dtype: type = np.uint8) -> tuple[np.ndarray, np.ndarray]:
 @pytest.mark.parametrize("dtype", [np.uint8, np.int16, np.float32])
 def test_labels_in_one_pass_are_as_each_alone(order: str, dtype: type) -> None:
     p, t = (volume(np.asarray(m, order=order), (0.7, 1.1, 2.5)) for m in many_labels(dtype))  # type: ignore[call-overload]
-    together = scores(p, t, (1, 2, 3, 4, 9))
+    together = scores(p, t, (1, 2, 3, 4, 9), area_nsd=True)
     for label in (1, 2, 3, 4, 9):
-        alone = score(volume(p.array == label, (0.7, 1.1, 2.5)), volume(t.array == label, (0.7, 1.1, 2.5)))
+        one = [volume(m.array == label, (0.7, 1.1, 2.5)) for m in (p, t)]
+        alone = score(*one, area_nsd=True)
         assert together[label].flat() == pytest.approx(alone.flat(), nan_ok=True, abs=1e-12)
         paper = paper_scores(p, t, (1, 2, 3, 4, 9))[label]
         assert paper == paper_score(volume(p.array == label), volume(t.array == label))
@@ -490,3 +500,10 @@ def test_a_label_may_be_an_integer_of_numpy(label: Any) -> None:
 def test_tolerances_that_are_no_numbers_are_refused(tolerances: Any) -> None:
     with pytest.raises(InputError, match=r"found the tolerances .* wanted finite ones"):
         score(volume(POINT_A), volume(POINT_B), tolerances_mm=tolerances)
+
+
+def test_only_true_and_false_decide_on_the_area() -> None:
+    wrong: Any = "no"
+    with pytest.raises(InputError, match="found area_nsd='no', wanted True or False"):
+        score(volume(POINT_A), volume(POINT_B), area_nsd=wrong)
+    assert score(volume(POINT_A), volume(POINT_A), area_nsd=np.True_).nsd_area

@@ -128,6 +128,17 @@ def test_the_bootstrap_repeats_itself_and_is_near_the_normal_interval() -> None:
     assert found.high == pytest.approx(found.mean + half, abs=0.1 * half)
 
 
+def test_the_bootstrap_begins_at_30_cases() -> None:
+    """The interval of fewer cases draws nothing, so it does not depend on the seed."""
+    values = np.random.default_rng(3).normal(10, 2, 30).tolist()
+    assert statistics(values, seed=1).low != statistics(values).low
+    assert statistics(values[:29], seed=1).low == statistics(values[:29]).low
+
+
+def test_two_cases_have_a_spread() -> None:
+    assert statistics([1.0, 3.0]).sd == pytest.approx(math.sqrt(2))
+
+
 def test_cohorts_by_label_with_worst_cases_and_flattered() -> None:
     rows = [*ROWS, *(CaseScore(f"n{i}", "wall", clinical(i / 10, 1.0)) for i in range(1, 9))]
     atrium, wall = cohorts(rows)

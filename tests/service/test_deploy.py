@@ -145,6 +145,14 @@ def test_the_unit_of_systemd(tmp_path: Path) -> None:
     check(linter("systemd-analyze"), "verify", unit)
 
 
+def test_systemd_never_gives_up_starting_the_service() -> None:
+    """After a power cut, DNS or an address may be missing for longer than a limited number of attempts."""
+    lines = (DEPLOY / "systemd" / "c3s3-seg.service").read_text().splitlines()
+    unit = lines[: lines.index("[Service]")]
+    assert "StartLimitIntervalSec=0" in unit
+    assert "Restart=on-failure" in lines
+
+
 def test_what_the_unit_of_systemd_names_is_installed_by_its_steps() -> None:
     steps = (DEPLOY / "systemd" / "README.md").read_text()
     (page,) = re.findall(

@@ -380,3 +380,56 @@ def test_slices_without_a_preamble_are_taken(tmp_path: Path) -> None:
         assert path.read_bytes()[:2] == b"\x08\x00"
     (line,) = bench.wait(60)
     assert line["verdict"] == "segmented"
+
+
+def test_a_log_that_cannot_be_written_keeps_no_files_in_the_spool(tmp_path: Path) -> None:
+    """The disk of log and spool could never become free again, nor at the next start."""
+    bench = Bench(tmp_path)
+    log = bench.settings.log
+    bench.take(study(tmp_path / "sent", 1))
+    log.mkdir()  # cannot be opened for writing, also by root
+    with pytest.raises(InputError, match=r"results\.jsonl: cannot be written"):
+        bench.wait()
+    bench.service.work_one(bench.work)
+    assert bench.counts() == {"done": 1}
+    for _ in range(20):
+        bench.clock.sleep(10)
+        with pytest.raises(InputError, match=r"results\.jsonl: cannot be written"):
+            bench.service.tick()
+    assert bench.service.spool.size_bytes == 0
+    log.rmdir()
+    assert len(bench.wait(2)) == 1
+
+
+def test_the_spool_is_cleaned_at_a_start_at_which_the_log_cannot_be_written(tmp_path: Path) -> None:
+    bench = Bench(tmp_path)
+    bench.take(study(tmp_path / "sent", 1))
+    bench.wait()
+    bench.service.database.run("UPDATE studies SET changed = changed - 1000")
+    bench.service.close()
+    bench.settings.log.unlink()
+    bench.settings.log.mkdir()
+    with pytest.raises(InputError, match="cannot be written"):
+        Bench(tmp_path)
+    assert not list((bench.settings.state / "spool").glob("*/*/*.dcm"))
+
+
+def test_entries_of_a_share_that_was_not_mounted_for_a_while_are_not_taken_again(tmp_path: Path) -> None:
+    bench, watch = Bench(tmp_path), tmp_path / "watch"
+    files = study(watch / "one", 1)
+    bench.wait(200, 10)
+    assert bench.service.spool.size_bytes == 0
+    watch.rename(tmp_path / "share")
+    watch.mkdir()
+    bench.wait(10)
+    watch.rmdir()
+    (tmp_path / "share").rename(watch)
+    bench.wait(20)
+    assert bench.service.metrics.totals["files"] == len(files)
+    memory, folder = bench.service.intake.memory, key_of(str(watch))
+    entry = f"{folder}:{key_of('one')}"
+    assert memory.remembered("watched", entry)
+    (watch / "one").rename(tmp_path / "one")
+    study(watch / "two", 2)
+    bench.wait(2)
+    assert memory.remembered("watched", entry) is None

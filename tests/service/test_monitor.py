@@ -12,7 +12,7 @@ from helpers.ports import free_port
 from helpers.service import Bench, study
 
 from c3s3_seg.errors import InputError
-from c3s3_seg.service import monitor
+from c3s3_seg.service import monitor, sources
 from c3s3_seg.service.monitor import Collector, monitoring
 from c3s3_seg.service.settings import MonitorSettings
 
@@ -102,3 +102,34 @@ def _drip(one: socket.socket) -> None:
         one.sendall(b"G")
     except OSError:
         return
+
+
+def test_a_source_that_never_answers_is_not_ready(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The read of a share whose server is gone may wait for ever, without an error."""
+    bench = Bench(tmp_path)
+    (source,) = bench.sources
+    study(tmp_path / "watch" / "one", 1)
+    study(tmp_path / "watch" / "two", 2)
+    seen: list[str] = []
+
+    def slow(entry: Path) -> str:
+        bench.clock.sleep(200)
+        seen.append(bench.service.health().get(source.name, ""))
+        return "signature"
+
+    monkeypatch.setattr(sources, "signature_of", slow)
+    with bench.service._guarded(source.name):
+        source.look()
+    assert seen == ["", ""]  # slow, but it goes on
+    bench.clock.sleep(1000)
+    assert bench.service.health()[source.name] == ""  # between two looks
+    bench.service.metrics.source("service", bench.clock())
+
+    def dead(entry: Path) -> str:
+        bench.clock.sleep(301)
+        seen.append(bench.service.health()[source.name])
+        return "signature"
+
+    monkeypatch.setattr(sources, "signature_of", dead)
+    source.look()
+    assert seen[-1] == "it has not answered for minutes"

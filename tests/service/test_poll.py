@@ -12,8 +12,9 @@ from helpers.dicom_files import edit
 from helpers.service import BASE, Bench, study
 from pynetdicom import evt
 
+from c3s3_seg.errors import InputError
 from c3s3_seg.io.pacs.association import STORED
-from c3s3_seg.io.pacs.search import FIND, GET
+from c3s3_seg.io.pacs.search import FIND, GET, FoundInDays
 from c3s3_seg.service import sources
 
 DAY_S = 86_400
@@ -43,7 +44,8 @@ def found_in(files: list[Path], asked: pydicom.Dataset) -> list[pydicom.Dataset]
 def silent_pacs(files: list[Path], *, finds_images: bool, faults: list[str] | None = None) -> Iterator[str]:
     """Run a PACS that holds the current content of `files` at each request; yield its address.
 
-    faults: `no files`, each transfer fails; `no UIDs`, an answer of each search names nothing. May change.
+    faults: `no files`, each transfer fails; `no UIDs`, an answer of each search names nothing; a study UID,
+    its series are not listed. May change.
     """
     faults = [] if faults is None else faults
     server = pynetdicom.AE("PACS")
@@ -57,6 +59,9 @@ def silent_pacs(files: list[Path], *, finds_images: bool, faults: list[str] | No
         if asked.QueryRetrieveLevel == "IMAGE" and not finds_images:
             yield 0xA900, None
             return
+        if asked.QueryRetrieveLevel == "SERIES" and asked.StudyInstanceUID in faults:
+            yield 0xC001, None
+            return
         if "no UIDs" in faults and not asked.get("SeriesInstanceUID"):
             nameless = pydicom.Dataset()
             nameless.Modality = "MR"
@@ -64,13 +69,14 @@ def silent_pacs(files: list[Path], *, finds_images: bool, faults: list[str] | No
         yield from ((0xFF00, answer) for answer in found_in(files, asked))
 
     def get(event: evt.Event) -> Iterator[object]:
-        del event
+        study = event.identifier.StudyInstanceUID
         if "no files" in faults:
             yield 1
             yield 0xA701, None
             return
-        yield len(files)
-        yield from ((0xFF00, pydicom.dcmread(path)) for path in list(files))
+        sent = [data for data in map(pydicom.dcmread, list(files)) if data.StudyInstanceUID == study]
+        yield len(sent)
+        yield from ((0xFF00, data) for data in sent)
 
     handlers = [(evt.EVT_C_FIND, find), (evt.EVT_C_GET, get)]
     here = server.start_server(("127.0.0.1", 0), block=False, evt_handlers=handlers)
@@ -162,3 +168,49 @@ def test_an_answer_without_uids_stops_no_poll(tmp_path: Path, caplog: pytest.Log
         assert len(bench.wait(24, 4)) == 1
         bench.service.close()
     assert caplog.text.count("answers without a valid UID: what they stand for cannot be fetched") == 1
+
+
+def test_a_poll_that_never_ends_is_not_ready(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A series may take `study_s` to be fetched; a server that is silent for longer is reported."""
+    bench = Bench(tmp_path, poll("PACS@127.0.0.1:1"))
+    (source,) = (s for s in bench.sources if s.name.startswith("poll"))
+    seen: list[str] = []
+
+    def silent(*words: object) -> FoundInDays:
+        for seconds in (bench.settings.limits.study_s, 301):
+            bench.clock.sleep(seconds)
+            seen.append(bench.service.health().get(source.name, ""))
+        return FoundInDays(())
+
+    monkeypatch.setattr(sources, "series_of_days", silent)
+    with bench.service._guarded(source.name):
+        source.look()
+    assert seen == ["", "it has not answered for minutes"]
+    assert bench.service.health()[source.name] == ""
+
+
+def test_a_study_whose_series_are_not_listed_stops_no_poll_and_is_asked_for_again(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """One damaged study failed each poll, for all studies of its day."""
+    files = study(tmp_path / "a", 30, StudyDate=f"{TODAY:%Y%m%d}")
+    damaged = study(tmp_path / "b", 31, StudyDate=f"{TODAY:%Y%m%d}")
+    faults = [str(pydicom.dcmread(damaged[0]).StudyInstanceUID)]
+    with silent_pacs([*files, *damaged], finds_images=True, faults=faults) as server:
+        bench = Bench(tmp_path, poll(server))
+        assert len(bench.wait(24, 4)) == 1
+        bench.wait(3 * DAY_S, DAY_S // 2)
+        assert caplog.text.count("refuses to list the series of 1 study") == 1
+        faults.clear()
+        assert len(bench.wait(3 * 3600, 3600)) == 2
+        bench.service.close()
+
+
+def test_a_pacs_that_lists_the_series_of_no_study_is_a_failure(tmp_path: Path) -> None:
+    files = study(tmp_path / "a", 30, StudyDate=f"{TODAY:%Y%m%d}")
+    faults = [str(pydicom.dcmread(files[0]).StudyInstanceUID)]
+    with silent_pacs(files, finds_images=True, faults=faults) as server:
+        bench = Bench(tmp_path, poll(server))
+        with pytest.raises(InputError, match="refused the search"):
+            bench.wait(2)
+        bench.service.close()

@@ -3,11 +3,13 @@
 import shutil
 import socket
 import subprocess
+import threading
 import time
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
+from io import BytesIO
 from pathlib import Path
 
 import pynetdicom
@@ -16,8 +18,18 @@ from helpers.ports import free_port
 from helpers.service import study
 
 from c3s3_seg.errors import InputError
-from c3s3_seg.io.pacs.association import ECHO, PLAIN, AssociationListener, Caller, Node, Tls, association
+from c3s3_seg.io.pacs.association import (
+    ECHO,
+    HANDSHAKE_S,
+    PLAIN,
+    AssociationListener,
+    Caller,
+    Node,
+    Tls,
+    association,
+)
 from c3s3_seg.io.pacs.client import send
+from c3s3_seg.io.pacs.connection_limits import FURTHER
 from c3s3_seg.io.pacs.identity import Identity
 from c3s3_seg.io.pacs.receiver import Gate, receiving
 
@@ -33,9 +45,11 @@ class Desk:
     refused: Counter[str] = field(default_factory=Counter)
     room: bool = True
     links: set[object] = field(default_factory=set)  # open associations
+    wait: Callable[[], object] = lambda: None  # before an object is accepted
 
     def take(self, found: Identity, content: bytes, link: object) -> bool:
         assert content[128:132] == b"DICM"
+        self.wait()
         self.came.append(found)
         self.links.add(link)
         return self.room
@@ -185,3 +199,142 @@ def test_an_address_that_is_taken_is_said() -> None:
             receiving(gate, lambda *_: True, lambda _: None),
         ):
             pass
+
+
+def pdu_head(kind: int, length: int) -> bytes:
+    """Return the beginning of a PDU (PS3.8, 9.3.1)."""
+    return bytes((kind, 0)) + length.to_bytes(4, "big")
+
+
+def is_closed(peer: socket.socket) -> bool:
+    """Return whether the other side closes a connection within 10 s."""
+    peer.settimeout(10)
+    try:
+        while peer.recv(1024):
+            pass
+    except ConnectionError:
+        pass
+    except TimeoutError:
+        return False
+    return True
+
+
+def acceptors() -> int:
+    return sum("Acceptor" in thread.name for thread in threading.enumerate())
+
+
+@pytest.mark.parametrize("kind", [1, 4])
+def test_a_pdu_of_any_size_is_not_held(kind: int) -> None:
+    """pynetdicom reads all of it before it looks at a title: 4 GB are possible."""
+    with open_desk() as desk, socket.create_connection(("127.0.0.1", desk.node.port)) as peer:
+        peer.sendall(pdu_head(kind, 400 << 20))
+        assert is_closed(peer)
+        assert desk.has_refused("size")
+
+
+def test_requests_in_a_row_are_not_kept() -> None:
+    """After a refused request pynetdicom queues each further one until its timer ends the connection."""
+    with open_desk() as desk, socket.create_connection(("127.0.0.1", desk.node.port)) as peer:
+        request = pdu_head(1, 68 + 60_000) + b"\0\1" + bytes(2) + b"STRANGER".ljust(16) * 2 + bytes(32)
+        request += b"\x50\0" + (59_996).to_bytes(2, "big") + bytes(59_996)
+        with pytest.raises(ConnectionError):  # a reset, or a broken pipe
+            peer.sendall(request * 600)
+        assert is_closed(peer)
+
+
+def test_a_part_of_a_pdu_does_not_keep_its_threads() -> None:
+    with open_desk(timeout_s=0.5) as desk, socket.create_connection(("127.0.0.1", desk.node.port)) as peer:
+        peer.sendall(pdu_head(1, 200)[:3])
+        assert is_closed(peer)
+
+
+def test_a_drop_at_a_time_does_not_keep_a_connection() -> None:
+    with open_desk(timeout_s=0.5) as desk, socket.create_connection(("127.0.0.1", desk.node.port)) as peer:
+        peer.sendall(pdu_head(1, 200))
+        peer.settimeout(0.2)
+        for _ in range(50):
+            with suppress(TimeoutError):
+                try:
+                    peer.sendall(b"\0")
+                    assert peer.recv(1) == b""
+                except ConnectionError:
+                    pass
+                break
+        else:
+            pytest.fail("the connection is still open after 10 s")
+
+
+def test_silent_connections_are_limited_and_end_with_their_peers(tmp_path: Path) -> None:
+    """Each one held two threads for 60 s, even if its peer had gone."""
+    files = study(tmp_path / "s", 1)[:1]
+    before = acceptors()
+    with open_desk(associations=2) as desk, ExitStack() as stack:
+        for _ in range(40):
+            stack.enter_context(socket.create_connection(("127.0.0.1", desk.node.port)))
+        assert desk.has_refused("limit")
+        assert acceptors() - before <= 2 + FURTHER + 1  # and the listener
+        stack.close()
+        for _ in range(100):
+            if acceptors() - before <= 1:
+                break
+            time.sleep(0.05)
+        assert send(desk.node, files, US) == 1
+
+
+def test_objects_that_nobody_waits_for_are_limited(tmp_path: Path) -> None:
+    """A sender must wait for each answer; pynetdicom queues whatever comes before."""
+    import pydicom
+    from pynetdicom.dimse_primitives import C_STORE
+    from pynetdicom.dsutils import encode
+
+    data = pydicom.dcmread(study(tmp_path / "s", 1)[0])
+    data.PixelData = bytes(1 << 19)
+    taking, goes_on = threading.Event(), threading.Event()
+    with open_desk(object_bytes=1 << 20) as desk:
+        desk.wait = lambda: (taking.set(), goes_on.wait(30))
+        entity = pynetdicom.AE(ae_title="SCANNER")
+        entity.add_requested_context(data.SOPClassUID, data.file_meta.TransferSyntaxUID)
+        link = entity.associate("127.0.0.1", desk.node.port, ae_title="SEGMENT")
+        request = C_STORE()
+        request.MessageID, request.Priority = 1, 2
+        request.AffectedSOPClassUID, request.AffectedSOPInstanceUID = data.SOPClassUID, data.SOPInstanceUID
+        content = encode(data, False, True) or b""
+        for _ in range(8):
+            request.DataSet = BytesIO(content)
+            link.dimse.send_msg(request, link.accepted_contexts[0].context_id)
+        assert taking.wait(10)
+        assert desk.has_refused("size")
+        goes_on.set()
+        link.abort()
+
+
+@pytest.mark.parametrize(("pdu_bytes", "taken"), [(1 << 17, True), (1 << 20, False)])
+def test_a_sender_may_exceed_our_pdu_size_a_little(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, pdu_bytes: int, taken: bool
+) -> None:
+    """Some ignore the 16 kB that we negotiate."""
+    import pydicom
+
+    data = pydicom.dcmread(study(tmp_path / "s", 1)[0])
+    data.PixelData = bytes(4 << 20)
+    with open_desk() as desk:
+        entity = pynetdicom.AE(ae_title="SCANNER")
+        entity.add_requested_context(data.SOPClassUID, data.file_meta.TransferSyntaxUID)
+        link = entity.associate("127.0.0.1", desk.node.port, ae_title="SEGMENT")
+        monkeypatch.setattr(type(link.dimse), "maximum_pdu_size", pdu_bytes)
+        assert getattr(link.send_c_store(data), "Status", None) == (0 if taken else None)
+        link.abort()
+        assert (len(desk.came), desk.refused["size"]) == ((1, 0) if taken else (0, 1))
+
+
+def test_a_silent_connection_does_not_delay_a_handshake(tmp_path: Path) -> None:
+    files = study(tmp_path / "s", 1)[:1]
+    certificates(tmp_path, "us", "scanner")
+    trusting = Tls(tmp_path / "scanner.pem", tmp_path / "us.both")
+    with open_desk(tls=trusting) as desk, ExitStack() as stack:
+        for _ in range(3):
+            stack.enter_context(socket.create_connection(("127.0.0.1", desk.node.port)))
+        began = time.monotonic()
+        known = Tls(tmp_path / "us.pem", tmp_path / "scanner.both")
+        assert send(desk.node, files, Caller("SCANNER", 60.0, known)) == 1
+        assert time.monotonic() - began < 2 * HANDSHAKE_S  # of three handshakes in a row

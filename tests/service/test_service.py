@@ -9,9 +9,10 @@ from pathlib import Path
 import pytest
 from helpers.dicom_files import edit, values
 from helpers.ports import free_port
-from helpers.service import Bench, counting_pacs, in_process, settings, study
+from helpers.service import BASE, Bench, counting_pacs, in_process, settings, study
 from helpers.studies import heart, series, small
 
+from c3s3_seg.bundle import ModelBundle
 from c3s3_seg.errors import InputError
 from c3s3_seg.io.pacs.identity import identity
 from c3s3_seg.service.segment import SegmentedSeries, SegmentedStudy, SegmentTask, without_table
@@ -21,7 +22,7 @@ from c3s3_seg.service.work import is_unchanged, record
 from c3s3_seg.system.lock import hold
 
 KEPT = '[serve.output]\ncapture = true\nfolder = "kept"\n'
-STORE = '[[serve.store]]\nserver = "PACS@127.0.0.1:{}"\ntimeout_s = 5\n[serve.retry]\nattempts = 3\n'
+STORE = '[[serve.store]]\nserver = "PACS@127.0.0.1:{}"\ntimeout_s = 5\n[serve.retry]\nstore_attempts = 3\n'
 
 
 def test_a_folder_becomes_a_seg_in_the_pacs_and_a_line_in_the_log(tmp_path: Path) -> None:
@@ -361,3 +362,80 @@ def test_a_series_whose_place_is_taken_is_a_problem_of_the_study(tmp_path: Path)
     assert len(found.series) == 1
     (problem,) = found.problems
     assert not problem.is_final
+
+
+def with_rule(folder: Path, rule: str) -> str:
+    """Copy the phantom bundle with a rule for its series; return the settings that name the copy."""
+    shutil.copytree(ModelBundle.find("phantom").folder, folder / "mine")
+    path = folder / "mine" / "manifest.json"
+    facts = json.loads(path.read_text())
+    facts["task"]["series"] = rule
+    path.write_text(json.dumps(facts))
+    return BASE.replace('"phantom"', '"./mine"')
+
+
+def test_a_series_that_the_rule_of_the_bundle_excludes_is_passed_over_if_it_comes_first(
+    tmp_path: Path,
+) -> None:
+    """The mask of another series was stored in the PACS, and then that of the right one."""
+    bench = Bench(tmp_path, base=with_rule(tmp_path, "description~lge"))
+    bench.take(series(heart(), tmp_path / "cine", "p1", 1, "cine"))
+    (line,) = bench.wait()
+    assert (line["verdict"], bench.counts()) == ("passed over", {"done": 1})
+    assert "fit the rule 'description~lge'" in line["notes"][0]
+    bench.take(series(heart(), tmp_path / "lge", "p1", 2, "LGE"))
+    _, line = bench.wait()
+    assert (line["verdict"], len(line["results"])) == ("segmented", 1)
+    bench.take(series(heart(), tmp_path / "other", "p1", 3, "cine"))
+    assert len(bench.wait()) == 2
+
+
+@pytest.mark.parametrize("fault", ["damaged", "alone"])
+def test_what_may_be_the_series_of_the_rule_is_not_passed_over(tmp_path: Path, fault: str) -> None:
+    bench = Bench(tmp_path, base=with_rule(tmp_path, "description~lge"))
+    files = series(heart(), tmp_path / "cine", "p1", 1, "cine" if fault == "damaged" else "LGE")
+    if fault == "damaged":
+        lge = series(heart(), tmp_path / "lge", "p1", 2, "LGE")[:1]
+        (content,) = (path.read_bytes() for path in lge)
+        bench.service.intake.take(identity(content), content[:400])
+    else:
+        for number, path in enumerate(files):
+            edit(path, values(SeriesInstanceUID=f"1.2.3.{number}"))
+    bench.take(files)
+    bench.wait()
+    assert bench.counts() == {"dead": 1}
+
+
+def test_a_result_with_the_corrected_patient_reaches_the_pacs(tmp_path: Path) -> None:
+    """It had the UID of the wrong one, and counted as stored. What comes again unchanged is stored once."""
+    with counting_pacs() as pacs:
+        bench = Bench(tmp_path, STORE.format(pacs.node.port))
+        files = study(tmp_path / "sent", 1, PatientName="WRONG^PATIENT", PatientID="1")
+        bench.take(files)
+        bench.wait()
+        for path in files:
+            edit(path, values(PatientName="RIGHT^PATIENT", PatientID="2"))
+        bench.take(files)
+        lines = bench.wait()
+        bench.service.intake.take(identity(content := files[0].read_bytes()), content)
+        bench.wait()
+    assert [line["revision"] for line in lines] == [1, 2]
+    assert sorted(str(data.PatientName) for data in pacs.kept.values()) == ["RIGHT^PATIENT", "WRONG^PATIENT"]
+    assert set(pacs.times.values()) == {1}
+
+
+def test_a_pacs_may_be_down_for_a_weekend(tmp_path: Path) -> None:
+    port = free_port()
+    bench = Bench(tmp_path, f'[[serve.store]]\nserver = "PACS@127.0.0.1:{port}"\ntimeout_s = 5\n')
+    bench.take(study(tmp_path / "sent", 1))
+    bench.wait(20, 10)
+    for _ in range(3 * 24):  # waits of the 9th attempt and later ones are an hour
+        bench.clock.sleep(3600)
+        bench.service.tick()
+        bench.service.work_one(bench.work)
+    assert bench.counts() == {"failed": 1}
+    with counting_pacs(port):
+        bench.clock.sleep(3600)
+        assert len(bench.wait(2)) == 1
+    retry = bench.settings.retry
+    assert 3.5 < sum(map(retry.wait_s, range(1, retry.store_attempts))) / 86_400 < 4

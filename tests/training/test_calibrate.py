@@ -227,6 +227,14 @@ def test_a_limit_of_0_is_refused() -> None:
         limit_of(made_rows([0.5, 4.0, 0.5, 4.0], [0.0, 9.0, 0.0, 9.0]), "four")
 
 
+def test_each_case_is_judged_by_the_limit_of_the_others() -> None:
+    """The limits without case 0, 1 and 2 are 2.5, 2 and 3 mm; that of all, 2.5 mm, catches all three."""
+    found = limit_of(made_rows([1.0, 4.0, 2.0, 5.0, 6.0, 3.0], [1.0, 9.0] * 3), "six")
+    assert found.calibration.threshold_mm == 2.5
+    assert found.caught == pytest.approx(2 / 3)  # not the 3 mm of case 2
+    assert found.false_alarms == pytest.approx(1 / 3)  # the 6 mm of case 2
+
+
 @pytest.mark.parametrize("bad_mm", ["0", "-1", "0.0004", "nan", "inf"])
 def test_a_bad_distance_of_0_is_refused_before_anything_is_read(bad_mm: str, tmp_path: Path) -> None:
     words = ["calibrate", "phantom", str(tmp_path), "--bad-mm", bad_mm]

@@ -16,7 +16,7 @@ from c3s3_seg.dataset.modality import modality_code
 from c3s3_seg.errors import ConfigError, InputError, RefusedError
 from c3s3_seg.training import checkpoint
 from c3s3_seg.training.bundles.ensemble import _member, cross_validated
-from c3s3_seg.training.cases import read_validation
+from c3s3_seg.training.cases import TrainingCase, read_validation
 from c3s3_seg.training.checks import check_cases, check_index
 from c3s3_seg.training.config import TrainConfig, load_config
 from c3s3_seg.training.data import Sampler
@@ -129,7 +129,7 @@ def test_labels_that_cannot_be(toy_config: Path, change: str) -> None:
 def warned(config: TrainConfig) -> list[str]:
     data, splits = read_splits(config.data)
     sampler = Sampler.of(config, data, splits)
-    return check_cases(config, data, sampler.labelled, read_validation(data, splits.validation))
+    return check_cases(config, data, sampler.labelled, read_validation(data, splits.validation, config.task))
 
 
 def test_a_class_without_a_voxel_is_warned_of(toy_config: Path, toy_data: Path, tmp_path: Path) -> None:
@@ -154,9 +154,27 @@ def test_grey_values_tell_a_modality_that_the_index_does_not(
     unsaid = indexed(layers_data, tmp_path / "data", modality="")
     task = [f"data.folder={unsaid}", "method=supervised", labels(core=1, middle=2, shell=5)]
     (line,) = warned(load_config(toy_config, task))
-    assert line.startswith("the scans reach down to -10")
+    assert line.startswith("half of the scans reach down to -10")
     assert line.endswith("as CT does, and task.modality is MR")
     assert warned(load_config(toy_config, [*task, "task.modality=CT"])) == []
+
+
+@pytest.mark.parametrize(
+    ("lowest", "modality", "words"),
+    [
+        ((-1000.0, 0.0, 0.0), "CT", ["half of the scans have no value below 0"]),
+        ((-1000.0, -900.0, 0.0), "CT", []),
+        ((-1000.0, -900.0, 0.0), "MR", ["half of the scans reach down to -900 or below"]),
+    ],
+)
+def test_a_warning_of_intensities_holds_for_the_scans(
+    toy_config: Path, toy_data: Path, lowest: tuple[float, ...], modality: str, words: list[str]
+) -> None:
+    empty = torch.zeros(0)
+    cases = [TrainingCase(empty, empty, empty, (1,), low) for low in lowest]
+    config = load_config(toy_config, [f"task.modality={modality}"])
+    found = check_cases(config, replace(DataSet.load(toy_data), modality=""), cases, [])
+    assert [text.split(",")[0] for text in found] == words
 
 
 class Ear(Silent):
@@ -249,11 +267,11 @@ def test_averages_that_are_not_finite_are_neither_judged_nor_kept(toy_config: Pa
     config = load_config(toy_config)
     run = Run(config, tmp_path)
     data, splits = read_splits(config.data)
-    run.validate(read_validation(data, splits.validation))
+    run.validate(read_validation(data, splits.validation, config.task))
     with torch.no_grad():
         run.emas["resvnet"].net.output.weight.fill_(torch.nan)  # type: ignore[union-attr]
     with pytest.raises(InputError, match="averages of resvnet are not finite"):
-        run.validate(read_validation(data, splits.validation))
+        run.validate(read_validation(data, splits.validation, config.task))
     with pytest.raises(InputError, match="averages of resvnet are not finite"):
         run.save()
 

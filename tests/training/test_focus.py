@@ -3,10 +3,17 @@
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
+from c3s3_seg.bundle import Label, Task
+from c3s3_seg.bundle.preprocessing import Recipe
+from c3s3_seg.dataset import DataSet, Splits
+from c3s3_seg.geometry.volume import Geometry
+from c3s3_seg.io import save
 from c3s3_seg.training.cases import TrainingCase, read_case
+from c3s3_seg.training.checks import check_cases
 from c3s3_seg.training.config import TrainConfig, build_config
 from c3s3_seg.training.data import FOCUS, Sampler
 from c3s3_seg.training.folds import read_splits
@@ -43,6 +50,33 @@ def test_a_case_knows_the_voxels_of_each_label(layers_data: Path) -> None:
     for number, voxels in enumerate(case.by_label.values(), start=2):
         x, y, z = voxels.T
         assert (case.stack[2:, x, y, z].argmax(dim=0) == number - 2).all()
+
+
+def test_a_label_thinner_than_half_a_voxel_is_drawn_too(tmp_path: Path) -> None:
+    """A vessel of 1 x 1 x 16 mm fills a quarter of each voxel of 2 mm that it runs through."""
+    grid = Geometry.build((16, 16, 16))
+    truth = np.zeros(grid.shape, np.uint8)
+    truth[:6] = 1
+    truth[10, 12] = 2
+    for folder, array in (
+        ("imagesTr", np.random.default_rng(0).normal(size=grid.shape)),
+        ("labelsTr", truth),
+    ):
+        (tmp_path / folder).mkdir()
+        save(grid.volume(array), tmp_path / folder / "one.mha")
+    data = DataSet(tmp_path, "vessels", "MR", {"organ": 1, "vessel": 2}, Splits(("one",)))
+    labels = (Label("organ", 1), Label("vessel", 2), Label("absent", 3))
+    found = config(tmp_path)
+    found = replace(found, task=Task("vessels", "MR", labels, Recipe((2.0, 2.0, 2.0)), (8, 8, 8)))
+    case = read_case(data, "one", found.task, labelled=True)
+    assert list(case.by_label) == ["organ", "vessel"]
+    assert case.by_label["vessel"].tolist() == [[5, 6, z] for z in range(8)]
+    assert len(case.foreground) == sum(map(len, case.by_label.values())) == 3 * 64 + 8
+    (warning,) = [text for text in check_cases(found, data, [case], []) if "half" in text]
+    assert warning.startswith("no voxel of the model's grid is more than half vessel (2)")
+    finer = replace(found.task, recipe=Recipe((1.0, 1.0, 1.0)))
+    case = read_case(data, "one", finer, labelled=True)
+    assert not [text for text in check_cases(found, data, [case], []) if "half" in text]
 
 
 def shares(focus: tuple[str, ...], by: str) -> list[float]:

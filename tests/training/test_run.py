@@ -11,8 +11,9 @@ import torch
 from c3s3_seg.bundle import ModelBundle
 from c3s3_seg.errors import InputError
 from c3s3_seg.io import load, save
-from c3s3_seg.models.weights_format import from_bytes
+from c3s3_seg.models.weights_format import from_bytes, to_bytes
 from c3s3_seg.training import checkpoint, run
+from c3s3_seg.training.bundles.write import write_bundle
 from c3s3_seg.training.cases import ValidationCase, read_validation
 from c3s3_seg.training.config import load_config
 from c3s3_seg.training.data import Sampler
@@ -93,6 +94,25 @@ def test_the_best_weights_ship_and_the_card_says_both(
     for name, tensor in half.emas["vnet"].net.state_dict().items():
         torch.testing.assert_close(kept[name], tensor, rtol=1e-3, atol=1e-4, msg=name)
     assert best.manifest.files["model.safetensors"] not in last.manifest.files.values()
+
+
+@pytest.mark.parametrize("dice", [{"vnet": 0.8, "resvnet": 0.6}, {"vnet": 0.6, "resvnet": 0.8}])
+def test_the_better_network_ships_first_with_the_average_that_was_validated(
+    toy_config: Path, tmp_path: Path, dice: dict[str, float]
+) -> None:
+    config = load_config(toy_config, ["run.precision=float32"])
+    found, (data, splits) = Run(config, tmp_path), read_splits(config.data)
+    with torch.no_grad():  # as after training: the nets are not their averages
+        for weight in found.method.parameters():
+            weight.add_(0.5)
+    results = [Validation(name, value, value, 1.0, 1.0, {}) for name, value in dice.items()]
+    bundle = write_bundle(found, data, splits, results, lambda text: None)
+    primary, secondary = bundle.networks
+    assert (primary.stem, secondary.stem) == ("model", "secondary")
+    assert primary.candidate == max(dice, key=dice.__getitem__) != secondary.candidate
+    for network in bundle.networks:
+        average, (raw, _) = found.emas[network.candidate].net, found.method.candidates()[network.candidate]
+        assert (bundle.folder / network.weights).read_bytes() == to_bytes(average) != to_bytes(raw)
 
 
 def until(toy_config: Path, iteration: int) -> Run:
@@ -177,8 +197,9 @@ def test_the_first_of_equal_records_is_the_best() -> None:
 
 
 def cases(toy_config: Path) -> list[ValidationCase]:
-    data, splits = read_splits(load_config(toy_config).data)
-    return read_validation(data, splits.validation)
+    config = load_config(toy_config)
+    data, splits = read_splits(config.data)
+    return read_validation(data, splits.validation, config.task)
 
 
 def test_a_net_is_kept_as_it_was(toy_config: Path, tmp_path: Path) -> None:

@@ -1,5 +1,7 @@
-"""The options of a training step, and one backward pass compared with two."""
+"""A training step by hand, its options, and one backward pass compared with two."""
 
+import itertools
+import math
 import runpy
 from argparse import Namespace
 from pathlib import Path
@@ -11,10 +13,13 @@ from helpers.training import sampler
 from c3s3_seg.training.competition import Competition
 from c3s3_seg.training.config import load_config
 from c3s3_seg.training.data import Batch
+from c3s3_seg.training.ema import Ema
 from c3s3_seg.training.losses import SegTerms
 from c3s3_seg.training.methods.c3s3 import C3S3
+from c3s3_seg.training.optimiser import sgd
 from c3s3_seg.training.run import Run
-from c3s3_seg.training.step import Outputs, c3s3_loss
+from c3s3_seg.training.settings import OptimiserConfig
+from c3s3_seg.training.step import Outputs, c3s3_loss, warm_loss
 from c3s3_seg.training.study import load_study
 
 
@@ -182,3 +187,154 @@ def test_the_studies_of_the_atrium_give_supervised_training_two_crops() -> None:
     crops = {plan.config.run.labelled_batch for plan in plans if plan.config.method == "supervised"}
     others = {plan.config.run.labelled_batch for plan in plans if plan.config.method != "supervised"}
     assert (crops, others) == ({2}, {1})
+
+
+# --- the whole step by hand: two voxels along x, one labelled crop, one unlabelled crop, two views
+
+LABELLED, UNLABELLED = 0, 1
+# Foreground probabilities by view, crop and voxel. Every crop shows the organ in its first voxel only.
+P_A = (((0.9, 0.2), (0.8, 0.3)), ((0.7, 0.4), (0.6, 0.1)))
+P_B = (((0.6, 0.3), (0.9, 0.4)), ((0.8, 0.45), (0.55, 0.2)))
+# Directions of the features in radians: the cosine of two of them is that of their difference.
+ANGLE_A = (((0.0, 0.5), (0.1, 1.0)), ((0.2, 0.8), (0.3, 1.4)))
+ANGLE_B = (((0.4, 0.9), (0.2, 1.2)), ((0.1, 1.3), (0.6, 0.7)))
+PerVoxel = tuple[tuple[tuple[float, float], ...], ...]
+
+
+def by_hand(foreground: PerVoxel, angles: PerVoxel) -> Outputs:
+    p = torch.tensor(foreground)  # (views, crops, voxels)
+    probability = torch.stack([1 - p, p], dim=2)[..., None, None]
+    turn = torch.tensor(angles).flatten(0, 1)
+    features = torch.stack([turn.cos(), turn.sin()], dim=1)[..., None, None]
+    logits = probability.log().requires_grad_()
+    return Outputs(features, tuple(logits), tuple(probability), torch.nn.Identity())
+
+
+def both_by_hand() -> tuple[Outputs, Outputs, Batch]:
+    """Return A, B and the batch; only the labelled crop has a target."""
+    target = torch.tensor([[0.0, 1.0], [1.0, 0.0]]).reshape(1, 2, 2, 1, 1)
+    return by_hand(P_A, ANGLE_A), by_hand(P_B, ANGLE_B), Batch((torch.zeros(2, 1, 2, 1, 1),) * 2, target)
+
+
+def supervised(p: PerVoxel) -> tuple[float, float]:
+    """Return the cross entropy and the Dice loss of eq. 2: means over the two views."""
+    views = [view[LABELLED] for view in p]
+    ce = [-(math.log(organ) + math.log(1 - rest)) / 2 for organ, rest in views]
+    dice = [1 - 2 * organ / (organ**2 + rest**2 + 1) for organ, rest in views]
+    return sum(ce) / 2, sum(dice) / 2
+
+
+def taught(loser: PerVoxel, winner: PerVoxel) -> float:
+    """Return eq. 5 at T = 0.5: both classes of a voxel are off by as much."""
+    wrong = []
+    for view in (0, 1):
+        for p, q in zip(loser[view][UNLABELLED], winner[view][UNLABELLED], strict=True):
+            wrong.append((p - q**2 / (q**2 + (1 - q) ** 2)) ** 2)
+    return sum(wrong) / 2  # the mean over two voxels, the sum over two views
+
+
+def across(p: PerVoxel, q: PerVoxel) -> float:
+    """Return eq. 6: view 1 of a net against view 2 of the other, and the reverse; all crops."""
+
+    def distance(one: tuple[float, float], other: tuple[float, float]) -> float:
+        x, y = ([*crop, *(1 - value for value in crop)] for crop in (one, other))
+        return 1 - sum(a * b for a, b in zip(x, y, strict=True)) / (math.hypot(*x) * math.hypot(*y))
+
+    pairs = [(p[0], q[1]), (q[0], p[1])]
+    return sum(distance(a[crop], b[crop]) for a, b in pairs for crop in (LABELLED, UNLABELLED)) / 2
+
+
+def contrasted(a: PerVoxel, b: PerVoxel, crops: tuple[int, ...]) -> float:
+    """Return eq. 7-10 at tau = 0.5, with one anchor and one negative: the voxel itself and the other one."""
+    terms = []
+    for view_a, view_b, crop in itertools.product((0, 1), (0, 1), crops):
+        for anchor, other in ((0, 1), (1, 0)):  # the organ against the rest, the rest against the organ
+            angle = a[view_a][crop][anchor]
+            same, unlike = (math.cos(angle - b[view_b][crop][n]) / 0.5 for n in (anchor, other))
+            terms.append(math.log(1 + math.exp(unlike - same)))
+    return sum(terms) / (4 * len(crops))
+
+
+WEIGHTS = ["c3s3.sharpening=0.5", "c3s3.temperature=0.5", "c3s3.cp_weight=0.3", "c3s3.cosine_weight=0.7"]
+
+
+@pytest.mark.parametrize("crops", ["unlabelled", "all"])
+def test_the_step_of_the_paper_by_hand(crops: str) -> None:
+    changes = [*WEIGHTS, "c3s3.contrast_weight=0.4", f"c3s3.contrast_crops={crops}"]
+    config = load_config(Path("left-atrium"), changes).c3s3
+    a, b, batch = both_by_hand()
+    # CE and Dice loss: A 0.299 and 0.089, B 0.422 and 0.152. So A wins and teaches B.
+    seg_a, seg_b = sum(supervised(P_A)), sum(supervised(P_B))
+    seen = (UNLABELLED,) if crops == "unlabelled" else (LABELLED, UNLABELLED)
+    iuc = contrasted(ANGLE_A, ANGLE_B, seen)
+    wanted = {"seg_a": seg_a, "seg_b": seg_b, "cp": taught(P_B, P_A), "cos": across(P_A, P_B), "iuc": iuc}
+    total, found = c3s3_loss(a, b, batch, Competition(0.8), config, 0.5)
+    assert {name: found[name] for name in wanted} == pytest.approx(wanted, rel=ROUNDING)
+    assert found["a_wins"] == 1
+    ramp = math.exp(-1.25)
+    unsupervised = 0.7 * wanted["cos"] + ramp * (0.3 * wanted["cp"] + 0.4 * wanted["iuc"])
+    assert total.item() == pytest.approx(seg_a + seg_b + unsupervised, rel=ROUNDING)
+
+
+def test_the_better_net_teaches_also_if_it_is_b() -> None:
+    config = load_config(Path("left-atrium"), WEIGHTS).c3s3
+    a, b, batch = both_by_hand()
+    _, found = c3s3_loss(b, a, batch, Competition(0.8), config, 0.5)
+    assert found["a_wins"] == 0
+    assert found["cp"] == pytest.approx(taught(P_B, P_A), rel=ROUNDING)
+
+
+def test_both_nets_learn_in_the_warm_up_from_the_labelled_crop() -> None:
+    a, b, batch = both_by_hand()
+    loss, found = warm_loss(a, b, batch)
+    wanted = {"seg_a": sum(supervised(P_A)), "seg_b": sum(supervised(P_B))}
+    assert found == pytest.approx(wanted, rel=ROUNDING)
+    assert loss.item() == pytest.approx(sum(wanted.values()), rel=ROUNDING)
+    for net in (a, b):
+        for gradient in torch.autograd.grad(loss, net.logits, retain_graph=True):
+            assert gradient[LABELLED].all()
+            assert not gradient[UNLABELLED].any()
+
+
+@pytest.mark.parametrize(("iteration", "progress"), [(3, 0.0), (5, 0.4)])
+def test_the_ramp_begins_when_the_warm_up_ends(toy_config: Path, iteration: int, progress: float) -> None:
+    """The configuration has 8 iterations, of which 3 are warm-up."""
+    net, _ = method(toy_config, "c3s3.warm_up=3")
+    (phase,) = net.step(sampler(toy_config).batch(iteration, net.views(iteration)), iteration)
+    ramped = 0.1 * math.exp(-5 * (1 - progress) ** 2)
+    assert phase.terms["cp_weight"] == pytest.approx(ramped, rel=ROUNDING)
+    assert phase.terms["iuc_weight"] == pytest.approx(ramped, rel=ROUNDING)
+
+
+# --- what a step does to the weights
+
+
+def test_an_average_follows_fast_at_first_and_then_slowly() -> None:
+    net, goal = torch.nn.Linear(1, 1, bias=False), torch.nn.Linear(1, 1, bias=False)
+    torch.nn.init.zeros_(net.weight)
+    torch.nn.init.ones_(goal.weight)
+    for iteration, moved in ((0, 0.9), (30, 9 / 40), (10_000, 0.005)):  # 1 - 1/10, 1 - 31/40, 1 - 0.995
+        average = Ema(net, 0.995)
+        average.update(goal, iteration)
+        assert average.net.weight.item() == pytest.approx(moved, rel=1e-4)
+
+
+def test_a_step_is_as_long_as_the_schedule_says(toy_config: Path, tmp_path: Path) -> None:
+    """The learning rate of iterations 0 and 4 of 8."""
+    changes = ["method=supervised", "run.labelled_batch=1", "run.precision=float32", "optimiser.lr=0.02"]
+    run = Run(load_config(toy_config, changes), tmp_path)
+    for iteration, lr in ((0, 0.02), (4, 0.02 * 0.5**0.9)):
+        run.iteration = iteration
+        found = run.step(sampler(toy_config).batch(iteration, run.method.views(iteration)))
+        assert found["lr"] == pytest.approx(lr)
+        assert run.optimisers["main"].param_groups[0]["lr"] == pytest.approx(lr)
+
+
+def test_the_optimiser_has_the_numbers_of_the_configuration() -> None:
+    weights = [torch.nn.Parameter(torch.ones(1))]
+    for config, wanted in (
+        (OptimiserConfig(), (0.01, 0.9, 1e-4, True)),
+        (OptimiserConfig(0.1, 0.5, False, 0.003), (0.1, 0.5, 0.003, False)),
+    ):
+        (group,) = sgd(weights, config).param_groups
+        assert tuple(group[k] for k in ("lr", "momentum", "weight_decay", "nesterov")) == wanted

@@ -288,6 +288,13 @@ def test_a_study_that_is_not_valid(study: Path, old: str, new: str, message: str
         load_study(study)
 
 
+@pytest.mark.parametrize("other", ["C3S3+", "c3s3"])
+def test_entries_that_would_share_a_record_are_both_named(study: Path, other: str) -> None:
+    study.write_text(study.read_text().replace("supervised VNet", other))
+    with pytest.raises(ConfigError, match=re.escape(f"'{other}' and 'C3S3' would share the record c3s3-1")):
+        load_study(study)
+
+
 def test_a_record_that_is_not_valid(study: Path) -> None:
     _, plans = load_study(study)
     record = study.parent / "record.json"

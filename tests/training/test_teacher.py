@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from helpers.to_scan import to_scan
 from torch import Tensor
 
 from c3s3_seg.bundle import ModelBundle
@@ -26,6 +27,7 @@ from c3s3_seg.training.methods import build_method
 from c3s3_seg.training.planning.draft_timer import Constraints
 from c3s3_seg.training.planning.plan import make_plan
 from c3s3_seg.training.run import Run
+from c3s3_seg.training.settings import TeacherConfig
 from c3s3_seg.training.teacher import BundleTeacher, MaskTeacher, Teacher, open_teacher
 from c3s3_seg.training.train import train
 
@@ -169,9 +171,17 @@ def test_a_resumed_run_has_the_teacher_that_it_began_with(
     again.restore()
     again.note_teacher(opened(config, tmp_path)[0].record)
     assert len(again.history.kind("teacher")) == 1
+    masks = masks.rename(tmp_path / "moved")
+    config = replace(config, teacher=replace(config.teacher, masks=str(masks)))
+    elsewhere = Run(config, tmp_path / "run")
+    elsewhere.restore()
+    elsewhere.note_teacher(opened(config, tmp_path)[0].record)
+    assert len(elsewhere.history.kind("teacher")) == 1
     shutil.copy(masks / "ball-2.nii.gz", masks / "ball-3.nii.gz")
     with pytest.raises(InputError, match="the run began with the teacher"):
-        again.note_teacher(opened(config, tmp_path)[0].record)
+        elsewhere.note_teacher(opened(config, tmp_path)[0].record)
+    with pytest.raises(InputError, match=r"with other settings \(teacher\.masks\)"):
+        Run(replace(config, teacher=TeacherConfig()), tmp_path / "run").restore()
 
 
 def predicted(bundle: ModelBundle, scan: Path) -> tuple[Tensor, Tensor]:
@@ -190,7 +200,7 @@ def test_soft_targets_are_what_the_ensemble_predicts(
     scan = load(toy_data / "imagesTr" / "ball-0.nii.gz")
     target = teacher("ball-0", scan)
     assert target is not None
-    on_scan = torch.from_numpy(config.task.recipe.to_scan(target[1].numpy(), scan.geometry))
+    on_scan = torch.from_numpy(to_scan(target[1].numpy(), scan.geometry))
     wanted, _ = predicted(bundle, toy_data / "imagesTr" / "ball-0.nii.gz")
     assert wanted.std() > 0.005  # not constant
     # Half precision rounds numbers up to 1 by up to 2^-11 = 0.0005.

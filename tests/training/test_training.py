@@ -26,12 +26,14 @@ from c3s3_seg.errors import ConfigError, InputError
 from c3s3_seg.system.lock import hold
 from c3s3_seg.training import checkpoint
 from c3s3_seg.training.bundles.card import model_card
+from c3s3_seg.training.cases import TrainingCase
 from c3s3_seg.training.config import CONFIGS, load_config
 from c3s3_seg.training.data import Sampler, Views
 from c3s3_seg.training.folds import read_splits
 from c3s3_seg.training.history import History
 from c3s3_seg.training.optimiser import schedule
 from c3s3_seg.training.run import Run
+from c3s3_seg.training.settings import AugmentConfig, DataConfig
 from c3s3_seg.training.step import Outputs, c3s3_loss
 from c3s3_seg.training.train import _batches
 
@@ -132,23 +134,56 @@ def test_targets_lie_where_the_image_says(toy_config: Path) -> None:
     assert batch.views[0][:, 0][inside].mean() > batch.views[0][:, 0][~inside].mean() + 1
 
 
-def test_without_changes_a_crop_is_the_scan(toy_config: Path) -> None:
-    still = {
-        "rotation_rad": 0.0,
-        "scale": (1.0, 1.0),
-        "gain": 0.0,
-        "offset": 0.0,
-        "noise": 0.0,
-        "gamma": (1.0, 1.0),
-    }
-    draw = sampler(toy_config, **still)
-    draw.task = load_config(toy_config, ["task.patch=[16, 16, 16]"]).task
-    crop = draw._crop(draw.labelled[0], Views(1), torch.Generator().manual_seed(0))
-    stack = draw.labelled[0].stack
-    assert crop.shape == (3, 16, 16, 16)
-    # Centres fall between voxels, so the values of a crop are means of neighbours, within their range.
-    assert stack[0].min() <= crop[0].min() <= crop[0].max() <= stack[0].max()
-    assert crop[0].std() > 0.3
+def of_noise(toy_config: Path, patch: tuple[int, int, int], share: float, **augment: Any) -> Sampler:
+    """Return a sampler of white noise (1, 20, 14, 9) that is neither rotated nor magnified by default."""
+    stack = torch.randn(1, 20, 14, 9, generator=torch.Generator().manual_seed(0))
+    case = TrainingCase(stack, torch.tensor([[8, 7, 4], [9, 6, 4]]), torch.tensor([1.25, 1.25, 2.0]))
+    changes = AugmentConfig(**{"rotation_rad": 0.0, "scale": (1.0, 1.0), **augment})
+    task = replace(load_config(toy_config).task, patch=patch)
+    data = DataConfig("", foreground_crops=share)
+    return Sampler([case], [], task=task, data=data, augment=changes, seed=0)
+
+
+@pytest.mark.parametrize("share", [0.0, 1.0])
+def test_without_changes_a_crop_is_the_scan(toy_config: Path, share: float) -> None:
+    """In some right-angled orientation it is a block of the scan; the tolerance is that of its positions."""
+    draw = of_noise(toy_config, (6, 6, 5), share, quarter_turns=(2,), flip_axes=(0, 1))
+    (case,) = draw.labelled
+    blocks = case.stack[0].unfold(0, 6, 1).unfold(1, 6, 1).unfold(2, 5, 1)
+    places = set()
+    for seed in range(20):
+        crop = draw._crop(case, Views(1), torch.Generator().manual_seed(seed))[0]
+        turned = [torch.rot90(each, k) for each in (crop, crop.flip(0)) for k in range(4)]
+        far = torch.stack([(blocks - each).abs().amax(dim=(-3, -2, -1)) for each in turned]).amin(dim=0)
+        assert far.min() < 1e-4
+        places.add(int(far.argmin()))
+    assert (len(places) == 2) if share else (len(places) > 10)
+
+
+@pytest.mark.parametrize("rotation", [0.0, 0.1])
+def test_crops_lie_anywhere_in_a_scan_equally_often(toy_config: Path, rotation: float) -> None:
+    """Along z the crop is larger than the scan. The tolerance is four deviations of a binomial share."""
+    draw = of_noise(toy_config, (16, 8, 12), 0.0, rotation_rad=rotation)
+    size, sides, random = (
+        torch.tensor([20, 14, 9]),
+        torch.tensor([16, 8, 12]),
+        torch.Generator().manual_seed(0),
+    )
+    centres = [draw._centre(draw.labelled[0], size, sides, (), random) for _ in range(2000)]
+    begins = torch.stack(centres) - (sides - 1) / 2
+    for axis, (first, last) in enumerate([(0, 4), (0, 6), (-3, 0)]):
+        found, places = begins[:, axis], last - first + 1
+        assert first <= found.min() <= found.max() <= last
+        counts = torch.histc(found, places, first - (not rotation) / 2, last + (not rotation) / 2) / 2000
+        deviation = (1 / places * (1 - 1 / places) / 2000) ** 0.5
+        torch.testing.assert_close(counts, torch.full((places,), 1 / places), atol=4 * deviation, rtol=0)
+
+
+@pytest.mark.parametrize("seed", [-1, 2**32])
+def test_seeds_that_generators_would_take_for_others_are_refused(toy_config: Path, seed: int) -> None:
+    with pytest.raises(ConfigError, match=r"run\.seed"):
+        load_config(toy_config, [f"run.seed={seed}"])
+    assert load_config(toy_config, [f"run.seed={2**32 - 1}"])
 
 
 def test_fewer_labels_than_there_are(toy_config: Path) -> None:
@@ -526,6 +561,13 @@ def test_heads_that_join_after_the_warm_start_learn(toy_config: Path, tmp_path: 
     for iteration in range(5):
         run.step(draw.batch(iteration, run.method.views(iteration)))
     assert not torch.equal(before, run.method.project_a[0].weight)  # type: ignore[index,union-attr]
+
+
+def test_a_run_may_go_on_where_its_data_have_moved(toy_config: Path, tmp_path: Path) -> None:
+    Run(load_config(toy_config, ["data.folder=here"]), tmp_path).save()
+    moved = Run(load_config(toy_config, ["data.folder=there"]), tmp_path)
+    moved.restore()
+    assert moved.history.records == [{"iteration": 0, "changed": {"data.folder": ["here", "there"]}}]
 
 
 def test_a_run_may_be_lengthened_and_says_so(toy_config: Path, tmp_path: Path) -> None:

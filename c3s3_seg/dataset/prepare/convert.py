@@ -179,7 +179,13 @@ def _write(work: ConvertJob, scan: Volume, mask: Volume | None) -> dict[str, str
         work.label.unlink(missing_ok=True)  # of an earlier run in which the case had a mask
     else:
         make_own_folder(work.label.parent)
-        save(mask, work.label, note=PROGRAM, ready=lambda whole: _announce(work, whole))
+        # Without its source: image and label get the same forms, whatever forms the files had.
+        save(
+            mask.geometry.volume(mask.array),
+            work.label,
+            note=PROGRAM,
+            ready=lambda whole: _announce(work, whole),
+        )
         hashes["label"] = sha256(work.label)
     return hashes
 

@@ -160,6 +160,6 @@ def _damage(found: Found) -> tuple[dict[int, str], list[RefusedFile]]:
 def _victims(item: Broken, found: Found) -> list[int]:
     """Return the series of a damaged file: the series that it names, else the volumes in its folder."""
     if item.series_uid:
-        return [n for n, series in enumerate(found.series) if series.uid.startswith(item.series_uid)]
+        return [n for n, series in enumerate(found.series) if item.may_be_of(series.uid)]
     folder = (found.root / item.name).parent
     return [n for n, s in enumerate(found.series) if s.is_volume and s.slices[0].path.parent == folder]

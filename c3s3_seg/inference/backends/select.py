@@ -9,6 +9,7 @@ from typing import get_args
 
 from c3s3_seg.bundle import ModelBundle, Network
 from c3s3_seg.errors import InputError, MissingError, to_install
+from c3s3_seg.geometry.arguments import FLAG, WHOLE_NUMBER, take_fields
 from c3s3_seg.inference.backends.execute import Backend
 from c3s3_seg.inference.backends.graph import check_network
 from c3s3_seg.inference.backends.onnxruntime import OnnxBackend
@@ -22,6 +23,8 @@ PACKAGES: dict[str, tuple[str, str]] = {
     "onnx": ("onnxruntime", f"{to_install('onnx')}; on CUDA gpu in place of onnx"),
     "torch": ("torch", to_install("train")),
 }
+# Fields of `BackendRequest` and their kinds; the other fields are compared with their lists of words.
+KINDS = {"threads": WHOLE_NUMBER.or_none(), "channels_last": FLAG, "cuda_graphs": FLAG}
 
 
 @dataclass(frozen=True)
@@ -46,7 +49,8 @@ class BackendRequest:
     Raises
     ------
     InputError
-        If there is no such runtime, device or precision, or the number of threads is below 1.
+        If there is no such runtime, device or precision, a value is of another kind, or the number of threads
+        is below 1.
     """
 
     runtime: BackendName = "auto"
@@ -60,6 +64,7 @@ class BackendRequest:
         check_device(self.device)
         check_word("runtime", self.runtime, BackendName)
         check_word("precision", self.precision, Precision)
+        take_fields(self, KINDS)
         if self.threads is not None and self.threads < 1:
             raise InputError(f"found {self.threads} threads, wanted 1 or more")
 

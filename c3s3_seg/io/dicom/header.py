@@ -42,7 +42,8 @@ NAMES: list[Any] = [
     "PixelRepresentation", "LossyImageCompression", "RescaleSlope", "RescaleIntercept", "PixelPaddingValue",
     "PixelPaddingRangeLimit", "SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence",
     "StudyInstanceUID", "ComplexImageComponent", "SequenceName", "ProtocolName", "ScanningSequence",
-    "PulseSequenceName", "Units", 0x0019100C, 0x20011003, 0x00431039,
+    "PulseSequenceName", "Units", "AcquisitionDate", "AcquisitionDateTime",
+    0x0019100C, 0x20011003, 0x00431039,
 ]  # fmt: skip
 _NUMBERS = {"US": "u2", "SS": "i2", "US or SS": "u2", "UL": "u4", "SL": "i4", "FD": "f8", "FL": "f4"}
 # Types of the private b-values: implicit VR states none, and a PACS may have set the type to unknown.
@@ -50,6 +51,7 @@ _PRIVATE = {0x0019100C: "IS", 0x20011003: "FL", 0x00431039: "IS"}
 # JPEG baseline and extended: always with loss (PS3.5, 8.2.1), whether the header states it or not.
 LOSSY_SYNTAXES = ("1.2.840.10008.1.2.4.50", "1.2.840.10008.1.2.4.51")
 JPEG = "ISO_10918_1"  # PS3.3, C.7.6.1.1.5.1
+SERIES_UID = Tag("SeriesInstanceUID")
 STUDY_TAGS: list[Any] = ["StudyInstanceUID"]
 TAGS = [Tag(name) for name in NAMES]  # pydicom would convert the names to tags for each file anew
 
@@ -152,13 +154,20 @@ def _raw_text(tag: BaseTag, vr: str | None, raw: bytes, little: bool) -> str:
 class Broken:
     """A file that should be a slice but cannot be used, and the UID of its series, if the file states it.
 
-    `whole`: the file is complete; the attributes that it lacks were never written.
+    `whole`: the file is complete; the attributes that it lacks were never written. `cut_uid`: the file may
+    end within the UID of its series.
     """
 
     name: str
     reason: str
     series_uid: str | None = None
     whole: bool = False
+    cut_uid: bool = False
+
+    def may_be_of(self, series_uid: str) -> bool:
+        """Return whether the file is of a series, or may be: its UID is unknown, or the beginning of this."""
+        own = self.series_uid or ""
+        return series_uid.startswith(own) if self.cut_uid or not own else series_uid == own
 
     @property
     def verdict(self) -> str:
@@ -257,7 +266,9 @@ def _look_into(file: BinaryIO, path: Path, name: str) -> Slice | Broken | bool:
     # A header that is cut may end within the SOP class UID, or within the series UID.
     if kind is None or any(c.startswith(kind) for c in SLICE_CLASSES | FRAME_CLASSES):
         if not reached:
-            return Broken(name, "its header ends too early", uid)
+            # Attributes are in the order of their tags: one after the UID shows that the UID is whole.
+            cut = max(data.keys(), default=0) <= SERIES_UID
+            return Broken(name, "its header ends too early", uid, cut_uid=cut)
         lacks = [k for k in ("SOPClassUID", "Rows", "Columns") if not item.text(k)]
         return Broken(name, f"its header has no {', '.join(lacks)}", uid, whole=True)
     return False

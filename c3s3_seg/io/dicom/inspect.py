@@ -10,7 +10,7 @@ import numpy as np
 
 from c3s3_seg.errors import C3S3Error, Told, named, public
 from c3s3_seg.geometry.volume import Geometry, Volume
-from c3s3_seg.io import load
+from c3s3_seg.io import read
 from c3s3_seg.io.detect import is_dicom, is_zip
 from c3s3_seg.io.reading import Reading, SeriesRule
 
@@ -90,7 +90,7 @@ def _series_rows(path: Path, reading: Reading, pixels: bool) -> list[SeriesRow]:
     from c3s3_seg.io.dicom.load import build, check, find_series
     from c3s3_seg.io.dicom.series import choose, objection
 
-    found, _ = find_series(path, Reading(None, reading.repair, reading.rule))
+    found, _ = find_series(path, reading)
     if not found.series or not isinstance(reading.series, SeriesRule | None):
         choose(found, reading)  # raises if there is no series, or none of this number or UID
     rows = []
@@ -138,7 +138,7 @@ def _from_headers(placed: Stack, first: Slice, root: Path) -> tuple[Geometry, tu
 
 def _image_row(path: Path, reading: Reading) -> SeriesRow:
     try:
-        volume: Volume = load(path, repair=reading.repair)
+        volume: Volume = read(path, reading)
     except C3S3Error as error:
         if not path.is_file():
             raise

@@ -15,6 +15,7 @@ from c3s3_seg.io.dicom.frames import frames, is_enhanced
 from c3s3_seg.io.dicom.header import Broken, Slice, look_at
 from c3s3_seg.io.dicom.kind import alone_in_series, class_name, has_slice_class, is_slice, of_one_kind
 from c3s3_seg.io.dicom.volumes import split
+from c3s3_seg.io.places import NoScanError
 from c3s3_seg.io.reading import Reading, SeriesAttributes, SeriesRule, Wanted
 
 MOST_LISTED = 30  # series in one line
@@ -33,6 +34,8 @@ class Series:
         Slices of the series, and objects left out: scout views, screen captures, objects of other kinds.
     part
         Phase, if the series holds several: `echo 2`. Else empty.
+    notes
+        What the user must know of the way in which the phase was separated.
     """
 
     uid: str
@@ -41,6 +44,7 @@ class Series:
     captures: tuple[Slice, ...] = ()
     others: tuple[Slice, ...] = ()
     part: str = ""
+    notes: tuple[str, ...] = ()
 
     @property
     def key(self) -> str:
@@ -202,7 +206,7 @@ def choose(found: Found, reading: Reading) -> tuple[Series, tuple[str, ...]]:
     ------
     InputError
         If there is no series or volume, several volumes and no choice, or the chosen one does not exist or
-        has damaged files.
+        has damaged files. A `NoScanError` if no volume fits a rule and nothing unreadable may be one.
     """
     if not found.series:
         _refuse_broken(found.broken, found.root)
@@ -213,7 +217,7 @@ def choose(found: Found, reading: Reading) -> tuple[Series, tuple[str, ...]]:
         chosen = _by_name(found, str(reading.series))
     else:
         chosen = _only_volume(found, reading.rule)
-    _refuse_broken([b for b in found.broken if chosen.uid.startswith(b.series_uid or "")], found.root)
+    _refuse_broken([b for b in found.broken if b.may_be_of(chosen.uid)], found.root)
     return chosen, _notes(found, chosen)
 
 
@@ -234,13 +238,7 @@ def _only_volume(found: Found, rule: SeriesRule | None) -> Series:
         volumes = meant or volumes
     if len(volumes) == 1:
         return volumes[0]
-    if not volumes and (alone := found.alone):
-        raise InputError(
-            f"found no volume, but {alone} slices of one size and direction in as many series, one in each",
-            where=found.root,
-            todo="If they are one volume, have them exported again with one SeriesInstanceUID for all slices:"
-            " programs that remove names may give each file one of its own",
-        )
+    _refuse_alone(found, volumes)
     raise InputError(
         f"found {len(volumes)} series that are volumes; wanted one. The series are {found.table}",
         where=found.root,
@@ -254,7 +252,12 @@ def _only_fitting(found: Found, rule: SeriesRule) -> Series:
     fitting = [s for s in found.series if s.is_volume and rule.takes(s.attributes)]
     if len(fitting) == 1:
         return fitting[0]
-    raise InputError(
+    if not fitting:  # the series that is meant may be damaged
+        known = {s.uid for s in found.series}
+        _refuse_broken([b for b in found.broken if b.series_uid not in known], found.root)
+        _refuse_alone(found, [s for s in found.series if s.is_volume])
+    kind = InputError if fitting else NoScanError
+    raise kind(
         f"found {len(fitting)} series that fit the rule '{rule}'; wanted one. The series are {found.table}",
         where=found.root,
         todo="`c3s3-seg inspect` with this rule says which condition each of them does not fulfil",
@@ -269,7 +272,7 @@ def _parts(slices: list[Slice]) -> list[Series]:
     if not stack:
         return [Series(uid, scouts or captures)]
     stack, others = of_one_kind(stack)
-    return [Series(uid, part, scouts, captures, others, label) for label, part in split(stack)]
+    return [Series(uid, p.slices, scouts, captures, others, p.label, p.notes) for p in split(stack)]
 
 
 def _rank(series: Series) -> tuple[int, str, str]:
@@ -292,6 +295,17 @@ def _by_name(found: Found, series: str) -> Series:
     )
 
 
+def _refuse_alone(found: Found, volumes: Sequence[Series]) -> None:
+    alone = 0 if volumes else found.alone
+    if alone:
+        raise InputError(
+            f"found no volume, but {alone} slices of one size and direction in as many series, one in each",
+            where=found.root,
+            todo="If they are one volume, have them exported again with one SeriesInstanceUID for all slices:"
+            " programs that remove names may give each file one of its own",
+        )
+
+
 def _refuse_broken(broken: Iterable[Broken], root: Path) -> None:
     for item in broken:
         raise InputError(
@@ -309,7 +323,7 @@ def _notes(found: Found, chosen: Series) -> tuple[str, ...]:
         notes.append(f"left out as localizers: {listed([s.name for s in chosen.localizers])}")
     if chosen.captures:
         notes.append(f"left out as secondary captures: {listed([s.name for s in chosen.captures])}")
-    notes += _kind_notes(chosen)
+    notes += [*chosen.notes, *_kind_notes(chosen)]
     if found.ignored:
         notes.append(f"ignored, not DICOM images: {listed(found.ignored)}")
     if found.broken:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
-from itertools import combinations
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import combinations, compress
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,14 +22,32 @@ PHASES: dict[str | int, str] = {
 }  # fmt: skip
 # If each place holds all phases, but the times differ from place to place, their order separates them.
 RANKED: dict[str | int, str] = {"TriggerTime": "trigger", "AcquisitionTime": "time"}
+HALF_DAY, DAY = 120000, 240000  # as the number HHMMSS
 PLACE_MM = 0.005
 # Cosine between normals. Planes below this are views of different directions, not a faulty slice.
 OTHER_PLANE = 0.7
 
-Part = tuple[str, tuple[Slice, ...]]
+
+@dataclass(frozen=True)
+class SeriesPart:
+    """A volume of a series.
+
+    Parameters
+    ----------
+    label
+        Its label (`echo 2`); empty if the series has no other volume.
+    slices
+        Its slices.
+    notes
+        What the user must know of the way in which it was separated from the others.
+    """
+
+    label: str
+    slices: tuple[Slice, ...]
+    notes: tuple[str, ...] = ()
 
 
-def split(slices: Sequence[Slice]) -> list[Part]:
+def split(slices: Sequence[Slice]) -> list[SeriesPart]:
     """Split the slices of one series into volumes.
 
     Parameters
@@ -37,17 +57,17 @@ def split(slices: Sequence[Slice]) -> list[Part]:
 
     Returns
     -------
-    list of (str, tuple of Slice)
-        The label of each part (`echo 2`) and its slices; one part with "" if nothing has to be split, or
-        no attribute distinguishes the slices at one place.
+    list of SeriesPart
+        The volumes; one part with the label "" if nothing has to be split, or no attribute distinguishes
+        the slices at one place.
     """
     planes = _planes(slices)
     if len(planes) == 1:
         return _phases(slices)
     return [
-        (f"plane {n}" + (f", {label}" if label else ""), part)
+        replace(part, label=f"plane {n}" + (f", {part.label}" if part.label else ""))
         for n, plane in enumerate(planes, 1)
-        for label, part in _phases(plane)
+        for part in _phases(plane)
     ]
 
 
@@ -69,54 +89,132 @@ def _planes(slices: Sequence[Slice]) -> list[tuple[Slice, ...]]:
     return [tuple(plane) for _, plane in found]
 
 
-def _phases(slices: Sequence[Slice]) -> list[Part]:
-    whole: list[Part] = [("", tuple(slices))]
+def _phases(slices: Sequence[Slice]) -> list[SeriesPart]:
+    whole = [SeriesPart("", tuple(slices))]
     places = _places(slices)
     if places is None or not _collide(zip(places, slices, strict=True)):
         return whole
+    stack = _Placed(places, slices)
     values_of = {key: [item.text(key) for item in slices] for key in PHASES}
+    values_of["AcquisitionTime"] = _moments(slices)
     distinguishing = [key for key, values in values_of.items() if len(set(values)) > 1]
     for count in (1, 2, 3):
         for keys in combinations(distinguishing, count):
             groups: dict[tuple[str, ...], list[tuple[int, Slice]]] = defaultdict(list)
             for n, place in enumerate(places):
                 groups[tuple(values_of[key][n] for key in keys)].append((place, slices[n]))
-            if _good(list(groups.values())):
+            if stack.is_cut_by(list(groups.values())):
                 order = sorted(groups.items(), key=_order)
                 labels = _labels(keys, [values for values, _ in order])
-                stacks = [tuple(s for _, s in group) for _, group in order]
-                return list(zip(labels, stacks, strict=True))
-    return _ranked(places, slices) or whole
+                return [stack.part(label, group) for label, (_, group) in zip(labels, order, strict=True)]
+    return _ranked(stack, values_of) or whole
 
 
-def _ranked(places: Sequence[int], slices: Sequence[Slice]) -> list[Part] | None:
-    """Group the n-th slices of all places; None unless each place has as many, with different times."""
-    at: dict[int, list[Slice]] = defaultdict(list)
-    for place, item in zip(places, slices, strict=True):
-        at[place].append(item)
-    count = len(next(iter(at.values())))
-    if any(len(items) != count for items in at.values()):
+class _Placed:
+    """The slices of a series by place, and how many of them lie at each."""
+
+    def __init__(self, places: Sequence[int], slices: Sequence[Slice]) -> None:
+        self.slices = slices
+        self.places = places
+        # Place -> instance -> positions in `slices`: of several copies of an instance all.
+        self.at: dict[int, dict[object, list[int]]] = defaultdict(lambda: defaultdict(list))
+        for n, (place, item) in enumerate(zip(places, slices, strict=True)):
+            self.at[place][_instance(item)].append(n)
+
+    @property
+    def volumes(self) -> int:
+        """The number of instances at each place, if it is the same at all places; else 0."""
+        counts = {len(instances) for instances in self.at.values()}
+        return counts.pop() if len(counts) == 1 else 0
+
+    def is_cut_by(self, groups: list[list[tuple[int, Slice]]]) -> bool:
+        """Return whether each group is a volume of its own, and no group a mere part or rest of another.
+
+        If all places have as many slices, each volume has a slice at every place: a group without is a part
+        of a volume, as of a table that moves, of odd and even slices, or of one breath-hold.
+        """
+        sizes = [len({place for place, _ in group}) for group in groups]
+        least = len(self.at) if self.volumes else max(sizes) / 2
+        return min(sizes) >= max(2, least) and not any(_collide(group) for group in groups)
+
+    def part(self, label: str, group: Sequence[tuple[int, Slice]]) -> SeriesPart:
+        """Return a group as a volume, with a note if it does not have a slice at every place."""
+        held, every = len({place for place, _ in group}), len(self.at)
+        note = f"slices lie at {held} of the {every} places of the series: it may be a part of a volume"
+        return SeriesPart(label, tuple(item for _, item in group), (note,) if held < every else ())
+
+
+def _ranked(stack: _Placed, values_of: Mapping[str | int, Sequence[str]]) -> list[SeriesPart] | None:
+    """Group the n-th slices of all places; None unless each place has as many, with different times.
+
+    None also if that contradicts another attribute: if slices of one acquisition number, of which each place
+    has one at most, came into two volumes, one was missing at some places.
+    """
+    count = stack.volumes
+    if not count:
         return None
+    others = [values for key, values in values_of.items() if key not in RANKED]
     for key, label in RANKED.items():
-        times = [sorted((_number(s.text(key)), n) for n, s in enumerate(items)) for items in at.values()]
-        apart = [len({t for t, _ in row if np.isfinite(t)}) == count for row in times]
-        if all(apart):
-            stacks = [[items[row[n][1]] for items, row in zip(at.values(), times, strict=True)]
-                      for n in range(count)]  # fmt: skip
-            return [(f"{label} {n + 1} of {count}", tuple(stack)) for n, stack in enumerate(stacks)]
+        times = _times(key, values_of[key])
+        ranks = None if times is None else _ranks(stack, times)
+        if ranks is None or any(_contradicts(ranks, values, stack.places) for values in others):
+            continue
+        note = f"the {count} slices at each place were assigned to volumes in the order of their {key}"
+        return [
+            SeriesPart(f"{label} {rank + 1} of {count}", tuple(compress(stack.slices, chosen)), (note,))
+            for rank in range(count)
+            if (chosen := [own == rank for own in ranks])
+        ]
     return None
 
 
-def _good(groups: list[list[tuple[int, Slice]]]) -> bool:
-    """Return whether each group is a stack of its own, and no group a mere rest of the others."""
-    sizes = [len({place for place, _ in group}) for group in groups]
-    return min(sizes) >= max(2, max(sizes) / 2) and not any(_collide(group) for group in groups)
+def _ranks(stack: _Placed, times: Sequence[float]) -> list[int] | None:
+    """Return the rank of each slice among those at its place; None if two have one time, or one has none."""
+    ranks = [0] * len(times)
+    for instances in stack.at.values():
+        rows = sorted((times[own[0]], own) for own in instances.values())
+        if len({time for time, _ in rows if np.isfinite(time)}) < len(rows):
+            return None
+        for rank, (_, own) in enumerate(rows):
+            for n in own:
+                ranks[n] = rank
+    return ranks
+
+
+def _contradicts(ranks: Sequence[int], values: Sequence[str], places: Sequence[int]) -> bool:
+    """Return whether an attribute whose values occur once at most at each place was spread over two ranks."""
+    once = len(set(zip(values, places, ranks, strict=True))) == len(set(zip(values, places, strict=True)))
+    return once and len(set(zip(values, ranks, strict=True))) > len(set(values))
+
+
+def _times(key: str | int, texts: Sequence[str]) -> list[float] | None:
+    """Return times as numbers; None if midnight may lie between them: they are of one date, or of none."""
+    times = [_number(text) for text in texts]
+    lost = key == "AcquisitionTime" and HALF_DAY < max(times) - min(times) < DAY
+    return None if lost else times
+
+
+def _moments(slices: Sequence[Slice]) -> list[str]:
+    """Return date and time of acquisition (YYYYMMDDHHMMSS.F) of each slice; without dates, the time alone."""
+    times = [item.text("AcquisitionTime").replace(":", "") for item in slices]
+    if not all(times):
+        both = [item.text("AcquisitionDateTime") for item in slices]
+        return [re.split("[-+]", text)[0] for text in both] if all(both) else times  # without the time zone
+    dates = [item.text("AcquisitionDate") for item in slices]
+    dated = all(len(date) == 8 for date in dates)
+    parts = [time.partition(".") for time in times]
+    whole = [hour.ljust(6, "0") + point + fraction for hour, point, fraction in parts]  # also of HHMM
+    return [date + time for date, time in zip(dates, whole, strict=True)] if dated else whole
 
 
 def _collide(placed: Iterable[tuple[int, Slice]]) -> bool:
     """Return whether two instances lie at one place; copies of an instance do not count."""
-    instances = {(place, item.text("SOPInstanceUID") or item.name, item.frame) for place, item in placed}
-    return any(count > 1 for count in Counter(place for place, *_ in instances).values())
+    instances = {(place, _instance(item)) for place, item in placed}
+    return len({place for place, _ in instances}) < len(instances)
+
+
+def _instance(item: Slice) -> tuple[str, int | None]:
+    return item.text("SOPInstanceUID") or item.name, item.frame
 
 
 def _places(slices: Sequence[Slice]) -> list[int] | None:

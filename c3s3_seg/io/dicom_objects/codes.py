@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from hashlib import sha256
 
 OWN_SCHEME = "99C3S3"  # PS3.16, 8: private schemes begin with 99
-LONGEST_CODE = 16  # PS3.5, 6.2, SH
+LONGEST_CODE, LONGEST_NAME = 16, 64  # PS3.5, 6.2, SH and LO
 # Colours of the labels in their order, by Okabe and Ito, which differ for any colour vision: as red, green
 # and blue; and the same colours in CIELab, as DICOM SEG stores them.
 LABEL_COLOURS = ((230, 159, 0), (0, 158, 115), (240, 228, 66), (204, 121, 167), (213, 94, 0))
@@ -49,10 +49,12 @@ class Segment:
     @property
     def coded(self) -> CodeTriplet:
         """The code, or the private one: the name, or its beginning and a hash if too long for a CodeValue."""
-        value = self.name
-        if len(value) > LONGEST_CODE:
-            value = f"{value[: LONGEST_CODE - 7]}-{sha256(value.encode()).hexdigest()[:6]}"
-        return self.code or (value, OWN_SCHEME, self.name[:64])
+        return self.code or (_shortened(self.name, LONGEST_CODE), OWN_SCHEME, self.name[:LONGEST_NAME])
+
+    @property
+    def stored_name(self) -> str:
+        """The name, or its beginning and a hash if too long for a SegmentLabel or an ROIName."""
+        return _shortened(self.name, LONGEST_NAME)
 
     @property
     def is_anatomy(self) -> bool:
@@ -63,6 +65,13 @@ class Segment:
     def words(self) -> tuple[str, ...]:
         """All texts of the segment that a DICOM object holds."""
         return (self.name, *self.coded, *(self.modifier or ()), *(self.category or ()))
+
+
+def _shortened(text: str, most: int) -> str:
+    """Return a text of at most `most` characters; texts that differ anywhere stay different."""
+    if len(text) <= most:
+        return text
+    return f"{text[: most - 7]}-{sha256(text.encode()).hexdigest()[:6]}"
 
 
 def identity(segments: Sequence[Segment]) -> str:

@@ -25,6 +25,11 @@ REPEATED = (
     "StudyDate", "StudyTime", "StudyID", "StudyDescription", "AccessionNumber", "ReferringPhysicianName",
     "SpecificCharacterSet",
 )  # fmt: skip
+# An object of another patient, study or series is another object, even if it is made from the same slices.
+OWNERS = (
+    "PatientID", "IssuerOfPatientID", "PatientName", "PatientBirthDate", "PatientSex", "StudyInstanceUID",
+    "SeriesInstanceUID",
+)  # fmt: skip
 # When the object was made; and when its content was made, which is required.
 WHEN_MADE = ("InstanceCreationDate", "InstanceCreationTime", "SeriesDate", "SeriesTime")
 WHEN_CONTENT = ("ContentDate", "ContentTime")
@@ -60,14 +65,15 @@ def derived(
     kind
         Kind of the series, for its number and description.
     content
-        Text that stands for the content. The UIDs follow from this text, the slices and the maker: the same
-        content is the same instance.
+        Text that stands for the content. The UIDs follow from this text, the slices, their patient and the
+        maker: the same content is the same instance.
     segments
         Labels whose names the object will hold.
     """
     first = source.header(source.slices[0])
     texts = stored_texts(first)
-    seed = [str(first.SOPInstanceUID), *source.part, maker.name, maker.serial, content, identity(segments)]
+    slices = [str(first.SOPInstanceUID), owner_of(first), *source.part]
+    seed = [*slices, maker.name, maker.serial, content, identity(segments)]
     meta = FileMetaDataset()
     meta.MediaStorageSOPClassUID = sop_class
     meta.MediaStorageSOPInstanceUID = generate_uid(entropy_srcs=[*seed, "instance"])
@@ -89,6 +95,15 @@ def derived(
     repeated = {tag_for_keyword(keyword) for keyword in REPEATED}
     set_character_set(data, {tag: text for tag, text in texts.items() if tag in repeated}, maker, segments)
     return data
+
+
+def owner_of(header: Any) -> str:
+    """Return a text of patient, study and series in a header, for the UIDs of an object made from it.
+
+    A PACS keeps the first object of a UID: under the UIDs of the wrong patient, a corrected object would not
+    get into it.
+    """
+    return repr([str(header.get(keyword) or "").strip() for keyword in OWNERS])
 
 
 def date(data: Any, offset: object, maker: Maker) -> None:

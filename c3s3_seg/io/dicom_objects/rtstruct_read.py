@@ -24,6 +24,7 @@ __all__ = ["inside", "points_mm", "read_rtstruct", "region_name"]
 
 XOR = "CLOSEDPLANAR_XOR"
 CLOSED = ("CLOSED_PLANAR", XOR)
+POINT = "POINT"  # an isocentre or a marker
 # How far a contour may lie off its slice: planning systems round to a tenth of a mm.
 OFF_MM, OFF_PART = 0.1, 0.1
 # If fewer slices than this part of those from first to last are drawn on, the rest was to be interpolated.
@@ -121,12 +122,13 @@ class _Region:
 
 
 def _region(contours: Sequence[Any], name: str, grid: Geometry, path: Path) -> _Region:
-    if not contours:
-        return _Region(np.zeros(grid.shape, dtype=np.bool_), (f"region '{name}': it has no contours",))
     kinds = {str(contour.get("ContourGeometricType", "")) for contour in contours}
+    if kinds <= {POINT}:
+        what = "it has points only, which enclose no voxel" if contours else "it has no contours"
+        return _Region(np.zeros(grid.shape, dtype=np.bool_), (f"region '{name}': {what}",))
     for kind in sorted(kinds - set(CLOSED)):
         what = f"the region '{name}' has a contour of type '{kind}'; wanted closed ones"
-        raise InputError(what, where=path)
+        raise InputError(what, where=path, todo="Leave it out with --labels, or close it where it was drawn")
     slices: dict[int, list[NDArray[np.float64]]] = defaultdict(list)
     array, notes = np.zeros(grid.shape, dtype=np.bool_), Counter[str]()
     for contour in contours:

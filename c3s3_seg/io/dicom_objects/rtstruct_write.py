@@ -122,7 +122,7 @@ def _roi(number: int, segment: Segment, frame: str) -> Dataset:
     return item_of(
         ROINumber=str(number),
         ReferencedFrameOfReferenceUID=frame,
-        ROIName=segment.name[:64],
+        ROIName=segment.stored_name,
         ROIGenerationAlgorithm="AUTOMATIC",
     )
 

@@ -46,16 +46,27 @@ def source_images(source: Origin, planes: Array) -> tuple[list[Any], Array]:
         for header in source.headers.values():
             _set_steps(source, header)
         return [source.header(item) for item in source.slices], planes
-    if len(source.headers) > 1:
-        raise InputError(
-            "the scan lies in several enhanced files, to which one DICOM SEG cannot refer",
-            where=source.slices[0].path.parent,
-            todo="Write NIfTI (--format nii.gz)",
-        )
+    refuse_several_files(source)
     (image,) = source.headers.values()
     order = _leave_out_other_frames(source, image)
     _share_groups(source, image)
     return [image], planes[order]
+
+
+def refuse_several_files(source: Origin) -> None:
+    """Refuse frames of several enhanced files, to which highdicom lets no SEG refer.
+
+    Raises
+    ------
+    InputError
+        If the slices lie in several enhanced files.
+    """
+    if source.slices[0].frame is not None and len(source.headers) > 1:
+        raise InputError(
+            "the scan lies in several enhanced files, to which one DICOM SEG cannot refer",
+            where=source.slices[0].path.parent,
+            todo="Write RTSTRUCT (--format rtstruct) or NIfTI (--format nii.gz)",
+        )
 
 
 def set_aside(images: list[Any]) -> list[Any]:

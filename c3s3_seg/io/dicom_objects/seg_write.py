@@ -26,7 +26,13 @@ from c3s3_seg.io.dicom_objects.codes import (
     Segment,
     identity,
 )
-from c3s3_seg.io.dicom_objects.common import date, set_character_set, state_source_loss, stored_texts
+from c3s3_seg.io.dicom_objects.common import (
+    date,
+    owner_of,
+    set_character_set,
+    state_source_loss,
+    stored_texts,
+)
 from c3s3_seg.io.dicom_objects.references import Origin, origin
 from c3s3_seg.io.dicom_objects.seg_source import set_aside, source_images
 from c3s3_seg.system.files import write_whole
@@ -98,12 +104,13 @@ def _encode(
     part = source.part  # before the other frames are left out of the header
     images, planes = source_images(source, planes)
     texts = stored_texts(images[0])
+    owner = owner_of(images[0])  # before it is set aside
     kind = LABEL_MAP if labelmap else SEGMENTATION
     kinds = highdicom.seg.SegmentationTypeValues
     patient = set_aside(images)
-    # The same mask of the same slices by the same model, with the same labels, is the same instance.
+    # The same mask of the same slices of a patient by the same model and labels is the same instance.
     content = [str(labelmap), hash_of(planes), identity(segments)]
-    seed = [images[0].SOPInstanceUID, *part, maker.name, maker.serial, *content]
+    seed = [images[0].SOPInstanceUID, owner, *part, maker.name, maker.serial, *content]
     made = highdicom.seg.Segmentation(
         source_images=images,
         pixel_array=planes,
@@ -172,7 +179,7 @@ def _described(segments: tuple[Segment, ...], maker: Maker) -> list[Any]:
         colour = LABEL_CIELAB[(number - 1) % len(LABEL_CIELAB)]
         item = highdicom.seg.SegmentDescription(
             segment_number=number,
-            segment_label=segment.name[:64],
+            segment_label=segment.stored_name,
             segmented_property_category=highdicom.sr.CodedConcept(*(segment.category or ANATOMY)),
             segmented_property_type=highdicom.sr.CodedConcept(*segment.coded),
             algorithm_type=highdicom.seg.SegmentAlgorithmTypeValues.AUTOMATIC,

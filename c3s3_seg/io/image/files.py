@@ -12,6 +12,7 @@ from typing import Protocol
 import numpy as np
 
 from c3s3_seg.errors import GeometryError, InputError, MemoryLimitError, shown
+from c3s3_seg.geometry.arguments import FLAG, GRID
 from c3s3_seg.geometry.orthonormalize import nearest_rotation
 from c3s3_seg.geometry.volume import Array, Geometry, Source, Volume
 from c3s3_seg.io.content import CHANGED, WAIT
@@ -134,11 +135,12 @@ def load_mask(
     Raises
     ------
     InputError
-        If a value is not a whole number from 0, or for any reason of `load_image`.
+        If a value is not a whole number from 0, an argument of another kind, or for any reason of
+        `load_image`.
     GeometryError
         If the mask is not on `grid`.
     """
-    path = given_path(path)
+    path, grid, hashed = given_path(path), GRID.or_none().take("grid", grid), FLAG.take("hashed", hashed)
     if is_dicom(path):
         return _drawn(path, grid, values, hashed=hashed)
     volume = as_labels(load_image(path, hashed=hashed))
@@ -223,7 +225,7 @@ def _no_labels(volume: Volume) -> InputError:
 
 
 def _checked(parts: Parts, path: Path, orthonormal: bool) -> Volume:
-    notes = parts.notes
+    notes, forms = parts.notes, parts.forms
     try:
         geometry = Geometry(parts.array.shape, parts.affine)
     except GeometryError as error:
@@ -234,7 +236,7 @@ def _checked(parts: Parts, path: Path, orthonormal: bool) -> Volume:
         raise InputError(f"found a spacing of {shown(spacing)} mm; wanted {low} to {high:g}", where=path)
     if not geometry.is_orthogonal and orthonormal:
         affine, note = nearest_rotation(geometry.affine, geometry.shape, path)
-        geometry, notes = Geometry(geometry.shape, affine), (*notes, note)
+        geometry, notes, forms = Geometry(geometry.shape, affine), (*notes, note), b""
     if not geometry.is_orthogonal:
         cosine = np.abs(geometry.direction.T @ geometry.direction - np.eye(3)).max()
         raise GeometryError(
@@ -245,7 +247,8 @@ def _checked(parts: Parts, path: Path, orthonormal: bool) -> Volume:
     if parts.array.dtype.kind == "f":
         check_finite(parts.array, path)
     notes = (*notes, *_sides_note(parts.sides, geometry))
-    return Volume(parts.array, geometry, Source(path=path, notes=notes, sha256=parts.sha256 or None))
+    source = Source(path=path, notes=notes, sha256=parts.sha256 or None, nifti_forms=forms)
+    return Volume(parts.array, geometry, source)
 
 
 def _sides_note(stated: str, geometry: Geometry) -> tuple[str, ...]:

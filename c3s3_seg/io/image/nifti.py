@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from c3s3_seg.errors import InputError, shown
 from c3s3_seg.geometry.volume import Array, narrow
 from c3s3_seg.io.content import Need, Opened, unpack, unpack_head
+from c3s3_seg.io.image.nifti_forms import Forms
 
 GZIP_MAGIC = b"\x1f\x8b"
 FIRST = 1 << 17  # bytes of a packed file that contain its header, even after an extra field of 64 KiB
@@ -31,8 +32,6 @@ DATA_TYPES = {
 }  # fmt: skip
 OTHER_TYPES = {128: "RGB", 2304: "RGBA", 32: "complex", 1792: "complex", 2048: "complex", 1: "one-bit"}
 MOST_PER_AXIS = 32767  # of a NIfTI-1 file
-SROW = 280  # byte of a NIfTI-1 header at which the sform begins: 12 numbers in float32
-RAS_TO_LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
 UNITS = {1: "metres", 3: "micrometres"}
 
 _NAMES = (
@@ -56,7 +55,7 @@ class Parts(NamedTuple):
 
     `sides` is `LPS` if the header states in words that the indices grow to the left, back and head; empty
     if it states no sides. `sha256` is the hash of the very bytes that were read, equal to
-    `hashes.scan_sha256`; empty if it was not requested.
+    `hashes.scan_sha256`; empty if it was not requested. `forms` is `Forms.packed` of a NIfTI file.
     """
 
     array: Array
@@ -64,6 +63,7 @@ class Parts(NamedTuple):
     notes: tuple[str, ...]
     sides: str = ""
     sha256: str = ""
+    forms: bytes = b""
 
 
 @dataclass(frozen=True)
@@ -75,9 +75,7 @@ class Header:
     offset: int
     slope: float
     inter: float
-    pixdim: NDArray[np.float64]
-    qform: NDArray[np.float64] | None
-    sform: NDArray[np.float64] | None
+    forms: Forms
 
     @property
     def end(self) -> int:
@@ -113,10 +111,10 @@ def read_nifti(path: Path, *, hashed: bool = False, dense: bool = False) -> Part
         raw = file.whole()
     digest = hashlib.sha256(raw).hexdigest() if hashed else ""
     content, surplus = unpack(memoryview(raw), need) if packed else (raw, len(raw) - header.end)
-    affine, notes = _place(header)
+    affine, notes = header.forms.place(header.shape)
     if surplus:
         notes = (*notes, f"{surplus} bytes after the last voxel were not used")
-    return Parts(_values(header, content), affine, notes, sha256=digest)
+    return Parts(_values(header, content), affine, notes, sha256=digest, forms=header.forms.packed)
 
 
 def read_affine(path: Path) -> NDArray[np.float64]:
@@ -128,7 +126,20 @@ def read_affine(path: Path) -> NDArray[np.float64]:
         If it is no NIfTI file, or is damaged.
     """
     with Opened(path) as file:
-        return _place(parse_header(_head(file.begin(FIRST), path), path))[0]
+        header = parse_header(_head(file.begin(FIRST), path), path)
+    return header.forms.place(header.shape)[0]
+
+
+def read_forms(path: Path) -> bytes:
+    """Return `Forms.packed` of a `.nii` or `.nii.gz` file, from its header alone.
+
+    Raises
+    ------
+    InputError
+        If it is no NIfTI file, or is damaged.
+    """
+    with Opened(path) as file:
+        return parse_header(_head(file.begin(FIRST), path), path).forms.packed
 
 
 def _head(first: bytes, path: Path) -> bytes:
@@ -151,9 +162,9 @@ def parse_header(head: bytes, path: Path) -> Header:
     unit = UNITS.get(int(field["units"]) & 7)
     if unit:
         raise InputError(f"its distances are in {unit}; wanted mm", where=path)
-    pixdim = np.asarray(field["pixdim"], dtype=np.float64)
-    if not (np.isfinite(pixdim[1:4]).all() and pixdim[1:4].min() > 0):
-        raise InputError(f"found a spacing of {shown(pixdim[1:4])} mm; wanted positive numbers", where=path)
+    spacing = np.asarray(field["pixdim"][1:4], dtype=np.float64)
+    if not (np.isfinite(spacing).all() and spacing.min() > 0):
+        raise InputError(f"found a spacing of {shown(spacing)} mm; wanted positive numbers", where=path)
     start = float(field["offset"])
     least = HEADER_BYTES[len(field.tobytes())]
     if not (math.isfinite(start) and least <= start <= least + MOST_EXTENSIONS):
@@ -164,9 +175,7 @@ def parse_header(head: bytes, path: Path) -> Header:
     if not math.isfinite(inter):
         raise InputError(f"found an intercept of {inter}; wanted a number", where=path)
     dtype = np.dtype(DATA_TYPES[code]).newbyteorder(field["dim"].dtype.byteorder)
-    qform = _qform(field, pixdim) if field["qcode"] > 0 else None
-    sform = _square(field["srow"]) if field["scode"] > 0 else None
-    return Header(shape, dtype, int(start), slope, inter, pixdim, qform, sform)
+    return Header(shape, dtype, int(start), slope, inter, Forms.parse(field))
 
 
 @cache
@@ -213,59 +222,3 @@ def _merges_float32(scaled: Array, slope: float) -> bool:
     """Return whether whole numbers, times a slope, may lie closer than float32 resolves; of any shape."""
     largest = np.float32(max(abs(scaled.min()), abs(scaled.max())))
     return bool(np.spacing(largest) > abs(slope))
-
-
-def _place(header: Header) -> tuple[NDArray[np.float64], tuple[str, ...]]:
-    """Return the affine to mm in LPS, and the notes about it."""
-    if header.sform is None and header.qform is None:
-        # The standard, nibabel and ITK give three different answers here. ITK's is taken, because
-        # most viewers are built on it: axes along LPS, origin 0.
-        affine = np.diag([*header.pixdim[1:4], 1.0])
-        return affine, ("neither sform nor qform is set: left and right, front and back are not known",)
-    if header.sform is None or header.qform is None:
-        only = np.asarray(header.qform if header.sform is None else header.sform)
-        return RAS_TO_LPS @ only, _spacing_notes(header, only)
-    corners = np.indices((2, 2, 2)).reshape(3, -1) * (np.array(header.shape[:3])[:, None] - 1)
-    gap = (header.sform - header.qform) @ np.vstack([corners, np.ones(8)])
-    off_mm = float(np.linalg.norm(gap, axis=0).max())
-    agree = off_mm <= _slack_mm(header)
-    notes = () if agree else (f"sform and qform disagree by up to {off_mm:.3g} mm: the sform is used",)
-    return RAS_TO_LPS @ header.sform, notes
-
-
-def _slack_mm(header: Header) -> float:
-    # A quaternion in float32 is good to about 7e-4 rad at its worst: 0.7 mm at the far end of 1 m.
-    reach_mm = float(np.linalg.norm((np.array(header.shape[:3]) - 1) * header.pixdim[1:4]))
-    return max(0.2, 0.25 * float(header.pixdim[1:4].min()), 7e-4 * reach_mm)
-
-
-def _spacing_notes(header: Header, affine: NDArray[np.float64]) -> tuple[str, ...]:
-    """Return a note if the header's spacing differs from that of its only sform or qform."""
-    found, stated = np.linalg.norm(affine[:3, :3], axis=0), header.pixdim[1:4]
-    off_mm = np.abs(found - stated) * (np.array(header.shape[:3]) - 1)
-    if not off_mm.max() > _slack_mm(header):
-        return ()
-    what = f"pixdim is {stated.round(4).tolist()} mm, the spacing of the sform {found.round(4).tolist()} mm"
-    return (f"{what}: the sform is used",)
-
-
-def _qform(field: Any, pixdim: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return the qform in RAS, from its quaternion (nifti1.h, method 2)."""
-    b, c, d = (float(v) for v in field["quatern"])
-    length = b * b + c * c + d * d
-    if length > 1:
-        b, c, d = (v / math.sqrt(length) for v in (b, c, d))
-    a = math.sqrt(max(0.0, 1.0 - b * b - c * c - d * d))
-    turn = np.array(
-        [
-            [a * a + b * b - c * c - d * d, 2 * (b * c - a * d), 2 * (b * d + a * c)],
-            [2 * (b * c + a * d), a * a + c * c - b * b - d * d, 2 * (c * d - a * b)],
-            [2 * (b * d - a * c), 2 * (c * d + a * b), a * a + d * d - b * b - c * c],
-        ]
-    )
-    side = -1.0 if pixdim[0] < 0 else 1.0
-    return _square(np.column_stack([turn * pixdim[1:4] * [1, 1, side], field["qoffset"]]))
-
-
-def _square(rows: Any) -> NDArray[np.float64]:
-    return np.vstack([np.asarray(rows, dtype=np.float64), [0, 0, 0, 1]])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -49,6 +50,7 @@ FLATTEN = (
     "It holds segments of 3D Slicer in layers, as they overlap. Remove the overlap there, or export the"
     " segments as a label map"
 )
+UNITS = {"mm", "millimeter", "millimeters", "millimetre", "millimetres", "", "???"}
 # Kinds of axes that a volume may have; an unstated kind is accepted, too.
 SPATIAL = {"domain", "space", "none", "???"}
 
@@ -65,11 +67,7 @@ def parse_nrrd(raw: bytes, path: Path) -> Stored:
         raise InputError("this is not an NRRD file: its magic is missing", where=path)
     end = re.search(rb"\r?\n\r?\n", raw)
     text = raw[: end.start() if end else len(raw)].decode("latin-1")
-    # Blanks are stripped afterwards: within a pattern, a long run of blanks would be tried from each end.
-    pairs = re.findall(r"^([^#:\n]+):(?!=)(.*)$", text, flags=re.M)
-    # Some fields are written with and without a space: `data file`, `datafile`.
-    fields = ((re.sub(r"\s", "", name).lower(), value.strip()) for name, value in pairs)
-    key = once(fields, path, ("centerings", "centers"))
+    key = once(_fields(text), path, ("centerings", "centers"))
     shape = sizes(key.get("sizes", ""), path)
     if key.get("dimension", str(len(shape))) != str(len(shape)):
         raise InputError(f"it has dimension {key['dimension']} and sizes {key['sizes']}", where=path)
@@ -87,6 +85,15 @@ def parse_nrrd(raw: bytes, path: Path) -> Stored:
     start = end.end() if end else len(raw)
     dtype = np.dtype(_order(key, TYPES[kind], path) + TYPES[kind])
     return Stored(shape, dtype, encoding != "raw", affine, start, _utf8(name), at_end, notes, axes=axes)
+
+
+def _fields(text: str) -> Iterator[tuple[str, str]]:
+    """Yield name and value of each field, without the pairs `key:=value`, whose keys may have colons."""
+    for line in text.split("\n"):
+        name, colon, value = line.partition(":")
+        if colon and name and "#" not in name and ":=" not in line.partition(": ")[0]:
+            # Some fields are written with and without a space: `data file`, `datafile`.
+            yield re.sub(r"\s", "", name).lower(), value.strip()
 
 
 def _utf8(name: str | None) -> str | None:
@@ -141,7 +148,7 @@ def _parts(text: str) -> list[str]:
 def _grid(key: dict[str, str], axes: tuple[int, ...], path: Path) -> tuple[Floats, tuple[str, ...]]:
     """Return the affine to mm in LPS, and the notes about it."""
     for units in (key.get("spaceunits", ""), key.get("units", "")):
-        if any(unit not in ("mm", "", "???") for unit in re.findall(r'"([^"]*)"', units)):
+        if not {unit.lower() for unit in re.findall(r'"([^"]*)"', units)} <= UNITS:
             raise InputError(f"its distances are in {units}; wanted mm", where=path)
     flip, notes = _space(key.get("space"), path)
     origin = flip * (_vector(key["spaceorigin"], path) if "spaceorigin" in key else np.zeros(3))

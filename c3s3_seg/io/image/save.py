@@ -16,11 +16,12 @@ from typing import Any
 import numpy as np
 
 from c3s3_seg.errors import GeometryError, InputError, MemoryLimitError, StorageError
-from c3s3_seg.geometry.arguments import require_volume
+from c3s3_seg.geometry.arguments import LINE, require_volume
 from c3s3_seg.geometry.volume import Array, Geometry, Volume
 from c3s3_seg.io.content import BLOCK, damaged
 from c3s3_seg.io.image.files import check_finite, image_suffix, load_image
-from c3s3_seg.io.image.nifti import MOST_PER_AXIS, RAS_TO_LPS, SROW, read_affine
+from c3s3_seg.io.image.nifti import MOST_PER_AXIS, read_affine, read_forms
+from c3s3_seg.io.image.nifti_forms import RAS_TO_LPS, SROW, Forms, placing
 from c3s3_seg.system.files import OF_THE_STORAGE, lack_of_room, sync
 from c3s3_seg.system.reading import given_path
 
@@ -30,6 +31,7 @@ WRITTEN_TOL_MM = 1e-3
 NOTE_BYTES = 79  # `descrip` has 80, the last of which is 0
 GZIP_LEVEL = 4  # an image of 50 MB becomes 1 % larger than with level 6, in a quarter of the time
 NIFTI = (".nii", ".nii.gz")
+HEAD_BYTES = 348  # of NIfTI-1
 OTHER_FORMAT = "Write .nrrd or .mha, which have no such limit"
 
 
@@ -42,11 +44,13 @@ def save(
     ----------
     volume
         Any real type but float16, of 8 to 64 bits, which is kept; bool becomes uint8. The grid must have
-        right angles.
+        right angles. If its source is a NIfTI file with this grid, a NIfTI file gets the sform, the qform
+        and their codes from there, because readers differ in which of them they take.
     path
         `.nii`, `.nii.gz`, `.nrrd` or `.mha` in a folder that exists. A file of this name is replaced.
     note
-        Up to 79 bytes of UTF-8 for the header's free text (NIfTI: descrip): the program that made the file.
+        Up to 79 bytes of UTF-8, in one line, for the header's free text (NIfTI: descrip): the program that
+        made the file.
     ready
         Called with the complete file under its temporary name, before it is renamed.
 
@@ -74,10 +78,12 @@ def save(
     array = np.asfortranarray(_writable(volume.array, path))
     # Short, as a name of 255 bytes has no room for more, and hidden, so that a search for cases skips it.
     aside = path.parent / f".{secrets.token_hex(6)}{suffix}"
+    forms = _forms_to_keep(volume, suffix)
     try:
         _write(array, volume.geometry, aside, **({"note": note} if note else {}))
+        _keep_forms(forms, aside)
         sync(aside)
-        _compare(array, volume.geometry, aside)
+        _compare(array, volume.geometry, aside, forms)
         if ready is not None:
             ready(aside)
         os.replace(aside, path)
@@ -102,6 +108,7 @@ def save(
 
 
 def _check_note(note: str, path: Path) -> None:
+    LINE.take("note", note)  # a line break would begin another line of a header
     size = len(note.encode())
     if size > NOTE_BYTES:
         what = f"found a note of {size} bytes, wanted at most {NOTE_BYTES}"
@@ -178,10 +185,33 @@ def _keep_skew(geometry: Geometry, path: Path) -> None:
     if Geometry(geometry.shape, read_affine(path)).matches(geometry, WRITTEN_TOL_MM):
         return
     rows = (RAS_TO_LPS @ geometry.affine)[:3].astype(np.float32).tobytes()
+    _overwrite(path, {SROW: rows})
+
+
+def _forms_to_keep(volume: Volume, suffix: str) -> bytes:
+    """Return the forms of the NIfTI file that a volume is from, if they still give its grid; else none."""
+    forms = volume.source.nifti_forms
+    if not forms or suffix not in NIFTI:
+        return b""
+    with suppress(GeometryError):
+        found = Geometry(volume.geometry.shape, Forms.unpack(forms).place(volume.geometry.shape)[0])
+        if found.matches(volume.geometry, WRITTEN_TOL_MM):
+            return forms
+    return b""
+
+
+def _keep_forms(forms: bytes, path: Path) -> None:
+    if forms and read_forms(path) != forms:
+        _overwrite(path, placing(forms))
+
+
+def _overwrite(path: Path, fields: dict[int, bytes]) -> None:
+    """Overwrite bytes of the header of a NIfTI-1 file: position -> bytes."""
     if path.suffix == ".nii":
         with path.open("r+b") as file:
-            file.seek(SROW)
-            file.write(rows)
+            for position, content in fields.items():
+                file.seek(position)
+                file.write(content)
         return
     packed = BytesIO(path.read_bytes())
     try:
@@ -190,8 +220,10 @@ def _keep_skew(geometry: Geometry, path: Path) -> None:
             path.open("wb") as whole,
             gzip.GzipFile("", "wb", GZIP_LEVEL, whole, mtime=0) as new,
         ):
-            new.write(old.read(SROW) + rows)
-            old.seek(SROW + len(rows))
+            head = bytearray(old.read(HEAD_BYTES))
+            for position, content in fields.items():
+                head[position : position + len(content)] = content
+            new.write(head)
             shutil.copyfileobj(old, new, BLOCK)
     except (EOFError, zlib.error) as error:
         raise damaged(path) from error
@@ -212,11 +244,13 @@ def _unicode_path(path: Path) -> Iterator[str]:
         yield str(path)
 
 
-def _compare(array: Array, geometry: Geometry, path: Path) -> None:
+def _compare(array: Array, geometry: Geometry, path: Path, forms: bytes = b"") -> None:
     back = load_image(path)
     if back.array.dtype != array.dtype or not np.array_equal(back.array, array):
         raise InputError("the voxels that were read back differ")
-    if not back.geometry.matches(geometry, WRITTEN_TOL_MM) or back.source.notes:
+    # Forms that were kept may disagree, or be unset, as those of the scan are.
+    other = back.source.nifti_forms != forms if forms else bool(back.source.notes)
+    if other or not back.geometry.matches(geometry, WRITTEN_TOL_MM):
         what = f"the grid that was read back differs: found {back.geometry}; wanted {geometry}"
         what += back.geometry.distance_note(geometry, WRITTEN_TOL_MM)
         raise GeometryError("".join((what, *(f"; {note}" for note in back.source.notes))), todo=OTHER_FORMAT)

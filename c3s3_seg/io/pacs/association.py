@@ -7,13 +7,14 @@ import math
 import re
 import socket
 import ssl
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from c3s3_seg.errors import InputError, MissingError, listed, to_install
+from c3s3_seg.io.pacs.connection_limits import largest_file, limiting
 
 AE_TITLE = "C3S3SEG"
 SERVER_FORMS = "TITLE@host:port, or https://host/path"
@@ -134,7 +135,7 @@ class AssociationListener:
 
 
 class _Hasty(ssl.SSLSocket):
-    """A socket whose handshake is limited: a silent connection must not keep the next ones waiting."""
+    """A socket whose handshake is limited: a silent connection must not keep its thread."""
 
     def do_handshake(self, block: bool = False) -> None:
         self.settimeout(HANDSHAKE_S)
@@ -237,7 +238,12 @@ class Caller:
 
 @contextmanager
 def association(
-    node: Node, caller: Caller, contexts: Sequence[Context], store: Any = None, received: Any = None
+    node: Node,
+    caller: Caller,
+    contexts: Sequence[Context],
+    store: Any = None,
+    received: Any = None,
+    exceeded: Callable[[Any], None] = lambda _: None,
 ) -> Iterator[Any]:
     """Open an association that is released at the end of the block.
 
@@ -249,6 +255,8 @@ def association(
         Called with the event of each file that a C-GET sends; returns the status.
     received
         Called with the event of each piece of data that comes.
+    exceeded
+        Called before the connection is closed because the server sends more than the memory holds.
 
     Raises
     ------
@@ -260,7 +268,8 @@ def association(
 
     kinds = dict.fromkeys(kind for kind, _ in contexts if kind in STORED or kind in REPORTS)
     roles: Any = [pynetdicom.build_role(kind, scp_role=True) for kind in kinds] if store else []
-    handlers: Any = [(pynetdicom.evt.EVT_C_STORE, store)] if store else []
+    handlers: Any = limiting(largest_file(), exceeded)
+    handlers += [(pynetdicom.evt.EVT_C_STORE, store)] if store else []
     handlers += [(pynetdicom.evt.EVT_DATA_RECV, received)] if received else []
     reasons: list[str] = []
     handlers.append((pynetdicom.evt.EVT_PDU_RECV, _note, [reasons]))
@@ -328,6 +337,10 @@ def cut(link: Any) -> None:
         link.dul.socket.socket.shutdown(socket.SHUT_RDWR)
 
 
+class RefusedRequestError(InputError):
+    """A request that a server has answered with a failure; it may take other requests."""
+
+
 def check_status(node: Node, status: Any, what: str) -> None:
     """Raise InputError unless a status is success or a warning; the server's comment is in the message."""
     code = getattr(status, "Status", None)
@@ -335,7 +348,9 @@ def check_status(node: Node, status: Any, what: str) -> None:
         raise InputError(f"{node} did not answer in time, or broke the connection, during {what}")
     if code not in (SUCCESS, *WARNINGS):
         comment = str(getattr(status, "ErrorComment", "") or "").strip()
-        raise InputError(f"{node} refused {what} (status 0x{code:04X}{': ' + comment if comment else ''})")
+        raise RefusedRequestError(
+            f"{node} refused {what} (status 0x{code:04X}{': ' + comment if comment else ''})"
+        )
 
 
 def addresses(hosts: Sequence[str]) -> frozenset[str]:

@@ -86,7 +86,9 @@ class DimseServer:
     def _get(self, inbox: Inbox, asked: Any) -> tuple[int | None, list[Any]]:
         contexts = [(FIND, PLAIN), (GET, PLAIN), *RECEIVED]
         with (
-            association(self.node, self.caller, contexts, inbox.store, inbox.received) as link,
+            association(
+                self.node, self.caller, contexts, inbox.store, inbox.received, inbox.exceeded
+            ) as link,
             inbox.watching(partial(cut, link)),
         ):
             expected = _look_up(self.node, link, inbox)

@@ -14,20 +14,19 @@ from typing import Any, cast
 from c3s3_seg.errors import C3S3Error, InputError, RefusedError, quantity
 from c3s3_seg.io.deflated import whole_of
 from c3s3_seg.io.pacs.association import DUPLICATE, Caller
+from c3s3_seg.io.pacs.connection_limits import largest_file
 from c3s3_seg.io.pacs.http_session import ANSWER_BYTES, Wire, client, ending_after, explained, limited
 from c3s3_seg.io.pacs.inbox import SUCCESS, Came, Inbox
 from c3s3_seg.io.pacs.outbox import ALREADY_THERE, OneFileError, Outgoing, Sent
 from c3s3_seg.io.pacs.query import MOST_STUDIES, NAMES, PATIENCE, Wanted, study_keys, study_uids
 from c3s3_seg.io.pacs.web_address import Credentials, WebAddress
-from c3s3_seg.system.memory import free_bytes
 
-# A file is held three times while it is taken out of the answer; an element has at most 4 GB (PS3.5, 7.1.1).
-FILE_BYTES, FILE_FLOOR, COPIES = 1 << 32, 1 << 26, 4
 SENT_BYTES = (1 << 31) - (1 << 20)  # the most that TLS accepts at once
 STORE_S = 7200.0
 TAIL = 4096
 # PS3.10, 7.1: after the preamble the prefix, then (0002,0000) with the length of the rest of the header.
 HEADER_BEGINS = b"DICM" + b"\x02\x00\x00\x00UL\x04\x00"
+HEADER_BYTES = 1 << 16
 # These answers are about the server itself, not about a file.
 OF_THE_SERVER = (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN, HTTPStatus.NOT_FOUND)
 COUNTS = ("NumberOfStudyRelatedInstances", "NumberOfSeriesRelatedInstances")
@@ -173,7 +172,7 @@ class _Body:
 
     def __init__(self, inbox: Inbox) -> None:
         self._inbox = inbox
-        self._most = int(min(FILE_BYTES, max(FILE_FLOOR, free_bytes() / COPIES)))
+        self._most = largest_file()
         self.of_this_file = 0
         self.tail = b""
 
@@ -184,7 +183,7 @@ class _Body:
         self.of_this_file += len(piece)
         if self.of_this_file > self._most:
             what = f"the transfer was stopped: a file of more than {self._most:,} bytes came"
-            raise RefusedError(what, todo="Free memory, or fetch by DIMSE (TITLE@host:port)")
+            raise RefusedError(what, todo="Free memory")
         self.tail = (self.tail + piece)[-TAIL:]
 
 
@@ -244,14 +243,17 @@ def _with_our_header(part: bytes) -> Came:
     The preamble and header of the server (programs, titles, anything else) are dropped, so that both
     protocols give the same file.
     """
-    from pydicom import dcmread
+    from pydicom.filereader import read_dataset
     from pydicom.uid import UID
     from pynetdicom.dsutils import create_file_meta, encode_file_meta
 
     if part[128:140] != HEADER_BEGINS:
         raise RefusedError("the server sent something that is no DICOM file")
     start = 144 + int.from_bytes(part[140:144], "little")
-    meta = dcmread(BytesIO(part[:start])).file_meta  # reads the header alone: nothing is unpacked yet
+    if start > min(len(part), HEADER_BYTES):  # a length that lies would pass data off as header
+        raise RefusedError("the server sent a file with a header of a wrong length")
+    # Up to group 0002, without `dcmread`, which unpacks deflated data.
+    meta = read_dataset(BytesIO(part[132:start]), False, True, stop_when=lambda tag, *_: tag >> 16 != 2)
     syntax = UID(str(meta.TransferSyntaxUID))
     if not syntax.is_transfer_syntax or syntax.is_deflated:  # its unpacked size is not limited
         raise RefusedError("the server sent a file in a transfer syntax that is not taken (deflated)")

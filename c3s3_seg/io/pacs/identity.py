@@ -7,7 +7,7 @@ from io import BytesIO
 from typing import BinaryIO
 
 from c3s3_seg.errors import InputError
-from c3s3_seg.io.deflated import parsed
+from c3s3_seg.io.deflated import parsed_header
 from c3s3_seg.io.detect import PREFIX_END, begins_as_dicom
 from c3s3_seg.io.dicom_objects.codes import Uid
 from c3s3_seg.io.pacs.association import REPORTS, SCANS
@@ -62,7 +62,7 @@ def identity(content: bytes | BinaryIO) -> Identity:
         force = begins_as_dicom(file.read(PREFIX_END))
         file.seek(0)
         asked = [*_ASKED, *_PLACED]
-        header = parsed(file, is_header=True, stop_before_pixels=True, force=force, specific_tags=asked)
+        header = parsed_header(file, force=force, specific_tags=asked)
         modality, position = (text_of(header, name) for name in _PLACED)
         study, series, instance, kind = (Uid(text_of(header, name)) for name in _ASKED)
         return Identity(study, series, instance, kind, modality in _MODALITIES and position != "")

@@ -191,6 +191,13 @@ class Inbox:
         if self._on_wire > 2 * self.limits.size_bytes + (1 << 20):
             self.stop(f"more than {self.limits.size_bytes:,} bytes came", "--max-size")
 
+    def exceeded(self, link: Any) -> None:
+        """Note why a DIMSE connection is closed: a file larger than `largest_file`, or a PDU that is none."""
+        if not link.is_established:  # a stranger must not end the transfer
+            return
+        what = "the transfer was stopped: the server sent a file that the memory does not hold"
+        self.errors.append(RefusedError(what, todo="Free memory"))
+
     def stop(self, why: str, option: str) -> None:
         """Break every connection, with the reason why."""
         self.errors.append(RefusedError(f"the transfer was stopped: {why}", todo=f"Allow more with {option}"))

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from typing import Any
@@ -18,6 +19,7 @@ from c3s3_seg.io.pacs.association import (
     addresses,
     cut,
 )
+from c3s3_seg.io.pacs.connection_limits import largest_file, limiting, server_class
 from c3s3_seg.io.pacs.inbox import NOT_ALLOWED, Inbox
 
 
@@ -39,9 +41,12 @@ def listening(listener: AssociationListener, node: Node, inbox: Inbox, caller: C
     allowed = addresses([node.host, *listener.senders])
 
     def reject(event: Any) -> None:
-        inbox.follow(partial(cut, event.assoc))
         if event.assoc.requestor.address not in allowed:
             reject_host(event.assoc)
+
+    def follow(event: Any) -> None:
+        # Only now: the inbox would keep the association of every stranger.
+        inbox.follow(partial(cut, event.assoc))
 
     def store(event: Any) -> int:
         asked = event.assoc.requestor
@@ -51,7 +56,8 @@ def listening(listener: AssociationListener, node: Node, inbox: Inbox, caller: C
 
     events = pynetdicom.evt
     handlers: Any = [
-        (events.EVT_C_STORE, store), (events.EVT_REQUESTED, reject), (events.EVT_DATA_RECV, inbox.received)
+        (events.EVT_C_STORE, store), (events.EVT_REQUESTED, reject), (events.EVT_ESTABLISHED, follow),
+        (events.EVT_DATA_RECV, inbox.received), *limiting(largest_file(), inbox.exceeded),
     ]  # fmt: skip
     with serving(entity, listener, handlers, caller.tls, "Give another address with --listen"):
         yield
@@ -59,9 +65,14 @@ def listening(listener: AssociationListener, node: Node, inbox: Inbox, caller: C
 
 @contextmanager
 def serving(
-    entity: Any, listener: AssociationListener, handlers: Any, tls: Tls | None, todo: str
+    entity: Any,
+    listener: AssociationListener,
+    handlers: Any,
+    tls: Tls | None,
+    todo: str,
+    crowded: Callable[[], None] = lambda: None,
 ) -> Iterator[None]:
-    """Accept associations until the end of the block.
+    """Accept associations until the end of the block; `crowded` is told of connections beyond the limit.
 
     Raises
     ------
@@ -71,15 +82,19 @@ def serving(
     context = tls.listening() if tls is not None else None
     place = (listener.host.strip("[]"), listener.port)
     try:
-        server = entity.start_server(place, block=False, evt_handlers=handlers, ssl_context=context)
+        made = server_class(context, crowded)
+        server = entity.make_server(place, evt_handlers=handlers, server_class=made)
     except (OSError, UnicodeError) as error:  # also for a host name that is not possible
         reason = getattr(error, "strerror", None) or error
         what = f"cannot listen on {listener.host}:{listener.port}: {reason}"
         raise InputError(what, todo=todo) from error
+    thread = threading.Thread(target=server.serve_forever, name="listener", daemon=True)
+    thread.start()
     try:
         yield
     finally:
         server.shutdown()
+        thread.join()
 
 
 def reject_host(link: Any) -> None:

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
-from weakref import WeakKeyDictionary
 
 from c3s3_seg.errors import C3S3Error, InputError
 from c3s3_seg.io.pacs.association import (
@@ -21,8 +19,8 @@ from c3s3_seg.io.pacs.association import (
     Caller,
     Tls,
     addresses,
-    cut,
 )
+from c3s3_seg.io.pacs.connection_limits import limiting
 from c3s3_seg.io.pacs.identity import Identity, identity
 from c3s3_seg.io.pacs.inbox import NO_ROOM, NOT_UNDERSTOOD
 from c3s3_seg.io.pacs.listener import reject_host, serving
@@ -76,9 +74,6 @@ class _Reception:
     refused: Callable[[str], None]
     parted: Callable[[Any], None]
     hosts: frozenset[str]
-    # Association -> bytes since its last message; bytes after its end are not counted for another one.
-    on_wire: WeakKeyDictionary[Any, int] = field(default_factory=WeakKeyDictionary)
-    turn: threading.Lock = field(default_factory=threading.Lock)
 
     def requested(self, event: Any) -> None:
         """Refuse a host that is not listed; pynetdicom itself refuses titles."""
@@ -97,19 +92,14 @@ class _Reception:
         else:
             self.refused("limit")
 
-    def data(self, event: Any) -> None:
-        """Count received bytes: the size of an object that never ends is never known."""
-        with self.turn:
-            seen = self.on_wire.get(event.assoc, 0) + len(event.data)
-            self.on_wire[event.assoc] = seen
-        if seen > self.gate.object_bytes + SPARE:
-            self.refused("size")
-            cut(event.assoc)
+    def exceeded(self, link: Any) -> None:
+        """Report that a connection is closed, because its sender sends more than is allowed."""
+        del link
+        self.refused("size")
 
-    def message(self, event: Any) -> None:
-        """Restart the count when a message is complete."""
-        with self.turn:
-            self.on_wire.pop(event.assoc, None)
+    def crowded(self) -> None:
+        """Report that a connection is closed, because there are too many."""
+        self.refused("limit")
 
     def closed(self, event: Any) -> None:
         """Report that the connection is closed, in whatever way."""
@@ -178,11 +168,12 @@ def receiving(
     events = pynetdicom.evt
     handlers: Any = [
         (events.EVT_REQUESTED, reception.requested), (events.EVT_REJECTED, reception.rejected),
-        (events.EVT_DATA_RECV, reception.data), (events.EVT_DIMSE_RECV, reception.message),
         (events.EVT_CONN_CLOSE, reception.closed), (events.EVT_C_STORE, reception.store),
+        *limiting(gate.object_bytes + SPARE, reception.exceeded),
     ]  # fmt: skip
     try:
-        with serving(entity, listener, handlers, gate.tls, "Give another address or port"):
+        todo = "Give another address or port"
+        with serving(entity, listener, handlers, gate.tls, todo, reception.crowded):
             yield
     finally:
         _part(entity)

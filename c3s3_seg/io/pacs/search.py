@@ -11,7 +11,15 @@ from typing import Any
 
 from c3s3_seg.errors import InputError
 from c3s3_seg.io.dicom_objects.codes import Uid
-from c3s3_seg.io.pacs.association import PENDING, PLAIN, Caller, Node, association, check_status
+from c3s3_seg.io.pacs.association import (
+    PENDING,
+    PLAIN,
+    Caller,
+    Node,
+    RefusedRequestError,
+    association,
+    check_status,
+)
 from c3s3_seg.io.pacs.query import PATIENCE, count_of, text_of
 
 FIND, GET, MOVE = (f"1.2.840.10008.5.1.4.1.2.2.{n}" for n in (1, 3, 2))
@@ -46,10 +54,13 @@ class FoundInDays:
         Series, those of a study one after the other.
     unusable
         Number of answers without a valid UID: such a study or series cannot be fetched.
+    refused
+        Studies of which the PACS refused to list the series.
     """
 
     series: tuple[FoundSeries, ...]
     unusable: int = 0
+    refused: tuple[Uid, ...] = ()
 
 
 def series_of_days(
@@ -69,11 +80,11 @@ def series_of_days(
     Raises
     ------
     InputError
-        If the server cannot be reached or does not answer.
+        If the server cannot be reached, does not answer, or refuses the search or the series of all studies.
     """
     window, limit_s = "-".join(f"{day:%Y%m%d}" for day in days), PATIENCE * caller.timeout_s
     found: dict[Uid, FoundSeries] = {}
-    unusable = 0
+    unusable, refused = 0, list[Uid]()
     with association(node, caller, [(FIND, PLAIN)]) as link:
         studies: dict[Uid, None] = {}
         for modality in modalities:
@@ -85,22 +96,37 @@ def series_of_days(
                 else:
                     unusable += 1
         for study in studies:
-            asked = query(
-                "SERIES", StudyInstanceUID=study, SeriesInstanceUID="", Modality="", **{SERIES_FILES: ""}
-            )
-            for item in answers(node, link, asked, limit_s, most=MOST, uid=None):
-                same = text_of(item, "StudyInstanceUID") in ("", study)
-                if not same or text_of(item, "Modality") not in modalities:
-                    continue
-                uid = text_of(item, "SeriesInstanceUID")
-                if not Uid.is_valid(uid):
-                    unusable += 1
-                    continue
-                series, count = Uid(uid), count_of(item, SERIES_FILES)
-                if count is None:  # the key is optional
-                    count = _listed(node, link, (study, series), limit_s)
-                found[series] = FoundSeries(study, series, count)
-    return FoundInDays(tuple(found.values()), unusable)
+            try:
+                listed, nameless = _series_of(node, link, study, modalities, limit_s)
+            except RefusedRequestError:  # one study that the PACS cannot list must not hold up the others
+                refused.append(study)
+                if len(refused) == len(studies):
+                    raise
+                continue
+            found |= {series.series: series for series in listed}
+            unusable += nameless
+    return FoundInDays(tuple(found.values()), unusable, tuple(refused))
+
+
+def _series_of(
+    node: Node, link: Any, study: Uid, modalities: Sequence[str], limit_s: float
+) -> tuple[list[FoundSeries], int]:
+    """Return the series of some modalities in a study, and the number of answers without a valid UID."""
+    asked = query("SERIES", StudyInstanceUID=study, SeriesInstanceUID="", Modality="", **{SERIES_FILES: ""})
+    found, unusable = [], 0
+    for item in answers(node, link, asked, limit_s, most=MOST, uid=None):
+        same = text_of(item, "StudyInstanceUID") in ("", study)
+        if not same or text_of(item, "Modality") not in modalities:
+            continue
+        uid = text_of(item, "SeriesInstanceUID")
+        if not Uid.is_valid(uid):
+            unusable += 1
+            continue
+        series, count = Uid(uid), count_of(item, SERIES_FILES)
+        if count is None:  # the key is optional
+            count = _listed(node, link, (study, series), limit_s)
+        found.append(FoundSeries(study, series, count))
+    return found, unusable
 
 
 def query(level: str, **attributes: str) -> Any:

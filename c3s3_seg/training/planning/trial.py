@@ -75,7 +75,7 @@ def measure_steps(config: TrainConfig, start: ModelBundle | None) -> Iterator[tu
     if start is not None:
         initialize_from(run, start)
     yield "precision", run.precision
-    validation = read_validation(data, held_out)
+    validation = read_validation(data, held_out, config.task)
     yield "validation_bytes", sum(case.nbytes for case in validation)
     kinds = {"warm_s": 0, "full_s": warm_up(config)} if warm_up(config) else {"full_s": 0}
     for number in range(STEPS + 1):
