@@ -26,7 +26,9 @@ from c3s3_seg.training.config import TrainConfig
 # 0.64 s in bfloat16 and 0.58 s in float32 (benchmarks/training-log.md); a probe of less measures noise.
 LEAST = 500_000
 LIMIT_S = 1.0  # time limit of the probe
-GPU_LIMIT_S = 15.0  # on a GPU, which computes the crops of a step six times: 0.8 s on an H200 (docs/training.md)
+# On a GPU, which passes the crops of a step through a network six times. A whole step of C3S3 takes 0.94 s in
+# float32 on an H200, with all its passes (docs/training.md); a small GPU is ten times slower.
+GPU_LIMIT_S = 15.0
 GAIN = 1.1  # factor by which bfloat16 must be faster: less is noise, and float32 is more exact
 LOST, LOST_S = 10.0, 0.02  # bfloat16 is emulated if a layer takes more than this factor and these seconds
 KINDS = (torch.float32, torch.bfloat16)

@@ -77,7 +77,7 @@ def test_bfloat16_must_be_clearly_faster(monkeypatch: pytest.MonkeyPatch, faster
 
 
 def on_a_gpu(monkeypatch: pytest.MonkeyPatch, start_s: float, room: float = inf) -> None:
-    """Pretend to time on an H200 (docs/training.md), where starting the kernels takes at least `start_s`.
+    """Pretend to take a quarter of a step of an H200 (docs/training.md), and to start kernels in `start_s`.
 
     More than `room` voxels do not fit into its memory. The clock runs with the passes.
     """
