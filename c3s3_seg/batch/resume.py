@@ -43,7 +43,7 @@ class Sorted:
     Parameters
     ----------
     todo
-        Cases to be processed, in their order.
+        Cases to be processed, in their order, or in that of `within_limit`.
     kept
         Outcomes of earlier runs that still hold, failures included.
     refused
@@ -172,8 +172,10 @@ def sort_out(tasks: Sequence[CaseTask], journal: Journal, request: Request) -> S
     return result
 
 
-def within_limit(todo: Sequence[CaseTask], limit: int, changes: Callable[[CaseTask], int]) -> list[CaseTask]:
-    """Return the cases of a limited run: those that were processed least often come first.
+def within_limit(
+    todo: Sequence[CaseTask], limit: int, revision_of: Callable[[CaseTask], int]
+) -> list[CaseTask]:
+    """Return the cases of a limited run: those whose records changed least often come first.
 
     A case that fails in every run would otherwise take the place of others in every run.
 
@@ -183,10 +185,10 @@ def within_limit(todo: Sequence[CaseTask], limit: int, changes: Callable[[CaseTa
         All unfinished cases, in their order.
     limit
         Largest number of cases.
-    changes
+    revision_of
         Called with a case to get the number of changes of its record, 0 for a new case.
     """
-    return sorted(todo, key=changes)[:limit]
+    return sorted(todo, key=revision_of)[:limit]
 
 
 def refused(task: CaseTask, error: C3S3Error | OSError) -> Outcome:

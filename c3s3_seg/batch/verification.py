@@ -225,7 +225,7 @@ def _verify_case(case: dict[str, Any], out: Path, result: Verification) -> Itera
     try:
         files = series_files(scan, case["series"]) if case.get("series") else None
         if files == ():  # of a study that is still there, the series has gone
-            result.unreachable.append(str(scan))
+            result.unreachable.append(f"{scan} (series {case['series']})")
             return
         found = scan_sha256(scan, files or ())
     except (C3S3Error, OSError) as error:

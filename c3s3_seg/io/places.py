@@ -160,7 +160,7 @@ class _Finder:
             return
         scans, rest = self._among(entries, images)
         if not scans and _may_be_study(rest):
-            scans = [folder]
+            scans, rest = [folder], []
         if not scans:
             _refuse_empty(folder)
         if self.numbered and not images and len(scans) > 1 and _is_one_study(scans):

@@ -101,7 +101,8 @@ def series_files(path: Path, series: str) -> tuple[Path, ...]:
     chosen = next((item for item in found.series if item.key == series), None)
     if chosen is not None:
         return tuple(_files(found, chosen))
-    return tuple(found.root / str(b.name) for b in found.broken if series.startswith(b.series_uid or ""))
+    uid = series.partition("#")[0]
+    return tuple(found.root / str(b.name) for b in found.broken if b.may_be_of(uid))
 
 
 def _scans(place: Path, reading: Reading, skipped: list[Skipped], *, single: bool) -> Iterator[FoundScan]:

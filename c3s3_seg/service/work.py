@@ -147,7 +147,9 @@ class Work:
     def _fail(self, study: QueuedStudy, problem: Problem) -> None:
         attempts = study.attempts + 1
         retry = self.settings.retry
-        most = retry.store_attempts if problem.kind == "store" else retry.attempts
+        # One count for all kinds: another failure after a long time without a PACS is not the last one.
+        storing = "store" in (problem.kind, study.kind)
+        most = max(retry.attempts, retry.store_attempts) if storing else retry.attempts
         final = problem.is_final or attempts >= most
         self.metrics.failed(problem.kind)
         state = self.queue.fail(

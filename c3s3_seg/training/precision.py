@@ -201,6 +201,8 @@ def _time_growing(config: TrainConfig, nets: Nets, device: torch.device, found: 
 def _time_step(config: TrainConfig, nets: Nets, device: torch.device, found: _Found) -> None:
     """Time both precisions on the crops of a step; on the next smaller ones if the memory is full."""
     for crops, sides in reversed(list(_sizes(config))):
+        if found.late.is_set():
+            return
         with suppress(_Late, RuntimeError):
             found.pairs.append(_pair(_work(nets[1], crops, sides, device), device, found))
             return

@@ -34,7 +34,7 @@ from c3s3_seg.training.records import Cases
 from c3s3_seg.training.validation import Validation, validate
 
 # Keys that a resumed run may change: its length, its reports, settings that only inference reads, and the
-# place of the data, whose cases are noted in the history, as the changes are.
+# place of the data, of which only the names of the cases are compared. The changes are noted in the history.
 MAY_CHANGE = {
     "run.iterations",
     "c3s3.warm_up",

@@ -207,10 +207,24 @@ def test_a_study_whose_series_are_not_listed_stops_no_poll_and_is_asked_for_agai
 
 
 def test_a_pacs_that_lists_the_series_of_no_study_is_a_failure(tmp_path: Path) -> None:
-    files = study(tmp_path / "a", 30, StudyDate=f"{TODAY:%Y%m%d}")
-    faults = [str(pydicom.dcmread(files[0]).StudyInstanceUID)]
+    files = [file for n in (30, 40) for file in study(tmp_path / str(n), n, StudyDate=f"{TODAY:%Y%m%d}")]
+    faults = sorted({str(pydicom.dcmread(file).StudyInstanceUID) for file in files})
+    assert len(faults) == 2
     with silent_pacs(files, finds_images=True, faults=faults) as server:
         bench = Bench(tmp_path, poll(server))
         with pytest.raises(InputError, match="refused the search"):
             bench.wait(2)
+        bench.service.close()
+
+
+def test_a_single_study_that_cannot_be_listed_is_no_failure_of_the_poll(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It may be at fault itself: on a quiet night each poll would fail, and the search never end."""
+    files = study(tmp_path / "a", 30, StudyDate=f"{TODAY:%Y%m%d}")
+    faults = [str(pydicom.dcmread(files[0]).StudyInstanceUID)]
+    with silent_pacs(files, finds_images=True, faults=faults) as server:
+        bench = Bench(tmp_path, poll(server))
+        bench.wait(2)
+        assert caplog.text.count("refuses to list the series of 1 study") == 1
         bench.service.close()

@@ -101,7 +101,7 @@ class CacheKey:
         """Return the name of the engine's file: each kind of GPU has its own.
 
         An engine of another TensorRT or for other sizes is replaced, so that none stays behind after an
-        upgrade.
+        upgrade of TensorRT.
         """
         gpu = hashlib.sha256(f"{self.gpu}, {self.capability}".encode()).hexdigest()
         return f"{self.graph[:24]}-{gpu[:8]}-{batch}.engine"

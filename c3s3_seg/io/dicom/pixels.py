@@ -82,7 +82,8 @@ class Pixels:
         except Exception as error:  # a damaged header can hold anything
             if isinstance(error, OSError) and error.errno:
                 what = f"the file '{item.name}' cannot be read: {cause_of(error)}"
-                raise InputError(what, where=self.root) from error
+                todo = "See whether the disk or the share answers: a later run tries again"
+                raise InputError(what, where=self.root, todo=todo) from error
             raise self._damaged(item, cause_of(error)) from error
         if not ((stored.dtype.kind != "f" and bits.whole) or np.isfinite(values).all()):
             raise InputError(f"the file '{item.name}' has NaN or infinite pixel values", where=self.root)

@@ -81,7 +81,7 @@ def save(
     forms = _forms_to_keep(volume, suffix)
     try:
         _write(array, volume.geometry, aside, **({"note": note} if note else {}))
-        _keep_forms(forms, aside)
+        _keep_forms(forms, volume.geometry, aside)
         sync(aside)
         _compare(array, volume.geometry, aside, forms)
         if ready is not None:
@@ -171,8 +171,6 @@ def _write(array: Array, geometry: Geometry, path: Path, note: str = "") -> None
         image.SetMetaData("ITK_FileNotes", note)
     with _unicode_path(path) as place:
         SimpleITK.WriteImage(image, place, useCompression=path.suffix != ".nii")
-    if image_suffix(path) in NIFTI:
-        _keep_skew(geometry, path)
 
 
 def _keep_skew(geometry: Geometry, path: Path) -> None:
@@ -200,8 +198,12 @@ def _forms_to_keep(volume: Volume, suffix: str) -> bytes:
     return b""
 
 
-def _keep_forms(forms: bytes, path: Path) -> None:
-    if forms and read_forms(path) != forms:
+def _keep_forms(forms: bytes, geometry: Geometry, path: Path) -> None:
+    if image_suffix(path) not in NIFTI:
+        return
+    if not forms:
+        _keep_skew(geometry, path)
+    elif read_forms(path) != forms:  # their sform has the axes, too
         _overwrite(path, placing(forms))
 
 

@@ -80,7 +80,8 @@ def series_of_days(
     Raises
     ------
     InputError
-        If the server cannot be reached, does not answer, or refuses the search or the series of all studies.
+        If the server cannot be reached, does not answer, or refuses the search or the series of all of
+        several studies.
     """
     window, limit_s = "-".join(f"{day:%Y%m%d}" for day in days), PATIENCE * caller.timeout_s
     found: dict[Uid, FoundSeries] = {}
@@ -100,7 +101,7 @@ def series_of_days(
                 listed, nameless = _series_of(node, link, study, modalities, limit_s)
             except RefusedRequestError:  # one study that the PACS cannot list must not hold up the others
                 refused.append(study)
-                if len(refused) == len(studies):
+                if len(refused) == len(studies) > 1:  # one alone may be at fault itself
                     raise
                 continue
             found |= {series.series: series for series in listed}
