@@ -22,7 +22,10 @@ from c3s3_seg.service.work import is_unchanged, record
 from c3s3_seg.system.lock import hold
 
 KEPT = '[serve.output]\ncapture = true\nfolder = "kept"\n'
-STORE = '[[serve.store]]\nserver = "PACS@127.0.0.1:{}"\ntimeout_s = 5\n[serve.retry]\nstore_attempts = 3\n'
+STORE = (
+    '[[serve.store]]\nserver = "PACS@127.0.0.1:{}"\ntimeout_s = 5\n'
+    "[serve.retry]\nattempts = 3\nstore_attempts = 3\n"
+)
 
 
 def test_a_folder_becomes_a_seg_in_the_pacs_and_a_line_in_the_log(tmp_path: Path) -> None:
