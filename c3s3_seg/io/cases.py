@@ -22,6 +22,10 @@ MOST_DEPTH = 100
 LOST_AND_FOUND = "lost+found"
 
 
+class NoScanError(InputError):
+    """The error for a given path that holds nothing to segment; among several paths it is passed over."""
+
+
 class UnreadableError(InputError):
     """The error for a folder that does not exist or cannot be read."""
 

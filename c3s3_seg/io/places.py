@@ -15,6 +15,7 @@ from typing import NoReturn
 from c3s3_seg.errors import FileName, InputError, quantity
 from c3s3_seg.io.cases import (
     Case,
+    NoScanError,
     RealPaths,
     Skipped,
     UnreadableError,
@@ -30,10 +31,6 @@ from c3s3_seg.io.image.files import IMAGE_SUFFIXES, image_suffix
 MOST_FILES = 10_000  # files below a folder without a scan in which image files are looked for
 _MASK_FOLDER = re.compile("label|mask|seg|truth", re.IGNORECASE)  # such as labelsTr: not for `predict`
 FIRST = 4  # files of a folder whose study is read: the first may be a DICOMDIR, or damaged
-
-
-class NoScanError(InputError):
-    """The error for a given path that holds nothing to segment; among several paths it is passed over."""
 
 
 @dataclass(frozen=True)

@@ -290,6 +290,8 @@ class PacsSource:
         memory, server = self.intake.memory, self.settings.server
         before, self._looked = self._looked or self._last(today), today
         refused = {key_of(study): key_of(study) for study in found.refused}
+        for study in {key_of(series.study) for series in found.series}:
+            self._patience.succeeded(study)
         for key in filter(self._patience.is_due, refused):
             self._patience.failed(key)
         missing = {

@@ -9,13 +9,12 @@ from pathlib import Path
 from pydicom.multival import MultiValue
 
 from c3s3_seg.errors import FileName, InputError, listed, quantity
-from c3s3_seg.io.cases import walk_files
+from c3s3_seg.io.cases import NoScanError, walk_files
 from c3s3_seg.io.detect import DICOM_SUFFIXES
 from c3s3_seg.io.dicom.frames import frames, is_enhanced
 from c3s3_seg.io.dicom.header import Broken, Slice, look_at
 from c3s3_seg.io.dicom.kind import alone_in_series, class_name, has_slice_class, is_slice, of_one_kind
 from c3s3_seg.io.dicom.volumes import split
-from c3s3_seg.io.places import NoScanError
 from c3s3_seg.io.reading import Reading, SeriesAttributes, SeriesRule, Wanted
 
 MOST_LISTED = 30  # series in one line

@@ -103,7 +103,7 @@ def _phases(slices: Sequence[Slice]) -> list[SeriesPart]:
             groups: dict[tuple[str, ...], list[tuple[int, Slice]]] = defaultdict(list)
             for n, place in enumerate(places):
                 groups[tuple(values_of[key][n] for key in keys)].append((place, slices[n]))
-            if stack.is_cut_by(list(groups.values())):
+            if stack.are_volumes(list(groups.values())):
                 order = sorted(groups.items(), key=_order)
                 labels = _labels(keys, [values for values, _ in order])
                 return [stack.part(label, group) for label, (_, group) in zip(labels, order, strict=True)]
@@ -127,7 +127,7 @@ class _Placed:
         counts = {len(instances) for instances in self.at.values()}
         return counts.pop() if len(counts) == 1 else 0
 
-    def is_cut_by(self, groups: list[list[tuple[int, Slice]]]) -> bool:
+    def are_volumes(self, groups: list[list[tuple[int, Slice]]]) -> bool:
         """Return whether each group is a volume of its own, and no group a mere part or rest of another.
 
         If all places have as many slices, each volume has a slice at every place: a group without is a part

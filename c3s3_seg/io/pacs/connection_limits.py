@@ -111,26 +111,26 @@ class _Guard:
         self._unhandled += MESSAGE_BYTES
 
 
-class _Seats:
-    """The seats for connections that are opening; running associations take seats as well."""
+class _ConnectionCount:
+    """The number of connections that are opening; with the running associations it is limited."""
 
     def __init__(self, most: int) -> None:
         self._most, self._opening, self._turn = most, 0, threading.Lock()
 
-    def take(self, running: int) -> bool:
-        """Take a seat; return whether one was free."""
+    def begin(self, running: int) -> bool:
+        """Count a connection that opens; return whether it is within the limit, and not counted if not."""
         with self._turn:
-            free = self._opening + running < self._most
-            self._opening += free
-        return free
+            within = self._opening + running < self._most
+            self._opening += within
+        return within
 
-    def leave(self) -> None:
-        """Give a seat back."""
+    def end(self) -> None:
+        """Stop counting a connection: it is an association now, or has ended."""
         with self._turn:
             self._opening -= 1
 
 
-def server_class(context: ssl.SSLContext | None, crowded: Callable[[], None]) -> type[Any]:
+def server_class(context: ssl.SSLContext | None, too_many: Callable[[], None]) -> type[Any]:
     """Return the class of a server whose number of connections is limited.
 
     Parameters
@@ -138,32 +138,32 @@ def server_class(context: ssl.SSLContext | None, crowded: Callable[[], None]) ->
     context
         TLS context. pynetdicom makes the handshake before it accepts the next connection, which must not wait
         for a silent one; so this server makes it in the thread of the connection.
-    crowded
+    too_many
         Called for each connection that is closed because there are too many.
     """
     from pynetdicom.transport import ThreadedAssociationServer
 
     class BoundedServer(ThreadedAssociationServer):
         def __init__(self, entity: Any, *words: Any, **more: Any) -> None:
-            self._seats = _Seats(entity.maximum_associations + FURTHER)
+            self._count = _ConnectionCount(entity.maximum_associations + FURTHER)
             super().__init__(entity, *words, **more)
 
         def process_request(self, request: Any, client_address: Any) -> None:
-            if not self._seats.take(len(self.active_associations)):
-                crowded()
+            if not self._count.begin(len(self.active_associations)):
+                too_many()
                 self.shutdown_request(request)
                 return
             try:
                 super().process_request(request, client_address)
             except RuntimeError:  # no thread can be started
-                self._seats.leave()
+                self._count.end()
                 self.shutdown_request(request)
 
         def process_request_thread(self, request: Any, client_address: Any) -> None:
             try:
                 super().process_request_thread(request, client_address)
             finally:
-                self._seats.leave()  # from here on the running association is counted
+                self._count.end()  # from here on the running association is counted
 
         def finish_request(self, request: Any, client_address: Any) -> None:
             if context is not None:

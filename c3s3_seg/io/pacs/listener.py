@@ -70,9 +70,9 @@ def serving(
     handlers: Any,
     tls: Tls | None,
     todo: str,
-    crowded: Callable[[], None] = lambda: None,
+    too_many: Callable[[], None] = lambda: None,
 ) -> Iterator[None]:
-    """Accept associations until the end of the block; `crowded` is told of connections beyond the limit.
+    """Accept associations until the end of the block; `too_many` is told of connections beyond the limit.
 
     Raises
     ------
@@ -82,7 +82,7 @@ def serving(
     context = tls.listening() if tls is not None else None
     place = (listener.host.strip("[]"), listener.port)
     try:
-        made = server_class(context, crowded)
+        made = server_class(context, too_many)
         server = entity.make_server(place, evt_handlers=handlers, server_class=made)
     except (OSError, UnicodeError) as error:  # also for a host name that is not possible
         reason = getattr(error, "strerror", None) or error

@@ -97,7 +97,7 @@ class _Reception:
         del link
         self.refused("size")
 
-    def crowded(self) -> None:
+    def too_many(self) -> None:
         """Report that a connection is closed, because there are too many."""
         self.refused("limit")
 
@@ -173,7 +173,7 @@ def receiving(
     ]  # fmt: skip
     try:
         todo = "Give another address or port"
-        with serving(entity, listener, handlers, gate.tls, todo, reception.crowded):
+        with serving(entity, listener, handlers, gate.tls, todo, reception.too_many):
             yield
     finally:
         _part(entity)
