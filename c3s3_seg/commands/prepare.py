@@ -86,13 +86,13 @@ def prepare(
         ),
     ] = 0,
     empty_masks: Annotated[
-        bool,
+        bool | None,
         typer.Option(
-            "--empty-masks",
-            help="Train on masks that hold only background too.",
+            "--empty-masks/--no-empty-masks",
+            help="Train on masks that hold only background too. Default: as dataset.json has it, or not.",
             rich_help_panel=options.OUTPUT,
         ),
-    ] = False,
+    ] = None,
     predictions: Annotated[
         UncorrectedUse,
         typer.Option(
@@ -105,7 +105,7 @@ def prepare(
         str | None,
         typer.Option(
             metavar="NAME",
-            help="Name of the data set. Default: that of its folder.",
+            help="Name of the data set. Default: as dataset.json has it, or that of its folder.",
             rich_help_panel=options.OUTPUT,
         ),
     ] = None,

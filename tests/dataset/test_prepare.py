@@ -904,6 +904,26 @@ def test_a_background_only_mask_is_learnt_from_where_it_is_asked_for(tmp_path: P
         read_case(replace(data, labels={"organ": 1}), "a", TASK, labelled=True)
 
 
+def test_what_was_set_by_hand_in_the_index_stays(tmp_path: Path) -> None:
+    background_only(tmp_path / "source")
+    out = tmp_path / "data"
+    words = (tmp_path / "source", "-o", out, "--labels", "organ=1,lump=2", "--validation", 0)
+    assert run(*words).exit_code == 0
+    index = json.loads((out / "dataset.json").read_text())
+    assert index["name"] == "data"
+    (out / "dataset.json").write_text(json.dumps(index | {"name": "Hearts", "empty_masks": True}))
+
+    assert "background alone" not in run(*words, "--dry-run").stdout
+    assert "background alone" not in run(*words).stdout
+    data = DataSet.load(out)
+    assert (data.name, data.empty_masks) == ("Hearts", True)
+
+    answer = run(*words, "--no-empty-masks", "--name", "Livers")
+    assert "Mask of background alone: 1 case (b)" in answer.stdout
+    data = DataSet.load(out)
+    assert (data.name, data.empty_masks) == ("Livers", False)
+
+
 def four_patients(source: Path) -> None:
     """Write a scan with a mask for each of four patients, and one without for the first."""
     for n, name in enumerate(("a_1", "b_1", "c_1", "d_1")):

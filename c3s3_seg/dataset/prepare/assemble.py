@@ -39,9 +39,10 @@ class PrepareSettings:
     validation, seed
         Number of validation patients, and seed of the draw; None: about 1 in 10, or the layout's split.
     name, modality
-        Name and modality of the data set; empty: the folder's name, and the modality in the headers.
+        Name and modality of the data set; empty: the name of an earlier run, or else the folder's, and the
+        modality in the headers.
     empty_masks
-        Whether to train on masks that hold nothing but background.
+        Whether to train on masks that hold nothing but background; None: as in the index of an earlier run.
     """
 
     search: Search = field(default_factory=Search)
@@ -51,7 +52,7 @@ class PrepareSettings:
     seed: int = 0
     name: str = ""
     modality: str = ""
-    empty_masks: bool = False
+    empty_masks: bool | None = None
 
 
 @dataclass(frozen=True)

@@ -37,6 +37,10 @@ class Earlier:
         Settings of that draw: the requested number of patients, and the seed.
     patient_of
         Case -> its patient, as a person stated it in the index.
+    name
+        Name of the data set in the index; empty without one.
+    empty_masks
+        Whether the index allows masks that hold nothing but background.
     """
 
     records: Mapping[str, CaseRecord] = field(default_factory=dict)
@@ -44,6 +48,8 @@ class Earlier:
     validation: frozenset[str] = frozenset()
     draw: tuple[int | None, int] | None = None
     patient_of: Mapping[str, str] = field(default_factory=dict)
+    name: str = ""
+    empty_masks: bool = False
 
 
 def read_earlier(out: Path) -> Earlier:
@@ -57,7 +63,7 @@ def read_earlier(out: Path) -> Earlier:
     state = out / STATE
     folder = next((f for f in (out, state) if (f / INDEX).is_file()), None)
     records: dict[str, CaseRecord] = {}
-    patient_of: Mapping[str, str] = {}
+    data = DataSet(out)
     validation: frozenset[str] = frozenset()
     unlisted: Mapping[str, CaseRecord] = {}
     draw = None
@@ -70,8 +76,7 @@ def read_earlier(out: Path) -> Earlier:
         data = DataSet.load(folder)
         unlisted = _unlisted(made, folder / INDEX)
         records |= {**unlisted, **data.records}
-        patient_of = data.patient_of
-        known = {case: record.patient for case, record in records.items()} | dict(patient_of)
+        known = {case: record.patient for case, record in records.items()} | dict(data.patient_of)
         validation = frozenset(known[case] for case in data.splits.validation if case in known)
         draw = (made.get("validation"), made.get("seed", 0))
     for path in sorted((state / RECORDS).glob("*.json")):
@@ -79,7 +84,8 @@ def read_earlier(out: Path) -> Earlier:
         if record is not None:
             records[path.stem] = record
     whole = {case: r for case, r in records.items() if "image" in r.source and "image" in r.source_sha256}
-    return Earlier(whole, frozenset(unlisted), validation, draw, patient_of)
+    stated = data.patient_of, data.name, data.empty_masks
+    return Earlier(whole, frozenset(unlisted), validation, draw, *stated)
 
 
 def _unlisted(made: Mapping[str, Any], where: Path) -> dict[str, CaseRecord]:

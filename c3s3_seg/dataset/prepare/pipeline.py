@@ -27,7 +27,7 @@ from c3s3_seg.dataset.prepare.assemble import (
 from c3s3_seg.dataset.prepare.convert import STATE, SUFFIX, ConvertJob, Made, convert
 from c3s3_seg.dataset.prepare.copies import copy_reason, find_copies, one_patient
 from c3s3_seg.dataset.prepare.inventory import OVERLAP, Part, RefusedFile, ScanMaskPair
-from c3s3_seg.dataset.prepare.naming import UNLISTED
+from c3s3_seg.dataset.prepare.naming import UNLISTED, Earlier
 from c3s3_seg.dataset.prepare.out_folder import (
     clear,
     clear_left_out,
@@ -140,11 +140,9 @@ def prepare(
         check_folder(out)
     inventory = find(source, settings, progress)
     labels, modality = labels_of(inventory, settings), modality_of(inventory.pairs, settings)
-    empty = DataSet(out, settings.name or out.resolve().name, modality, labels.named)
-    empty = replace(empty, empty_masks=settings.empty_masks)
     before = PreparedDataSet(
         len(inventory.pairs),
-        empty,
+        DataSet(out, settings.name or out.resolve().name, modality, labels.named),
         {},
         inventory.refused,
         inventory.passed,
@@ -154,11 +152,19 @@ def prepare(
     if not inventory.pairs:
         return before
     if dry:
-        return _planned(arrange(inventory, out, labels, settings, progress), before)
+        plan = arrange(inventory, out, labels, settings, progress)
+        return _planned(plan, _with_stated(before, plan.earlier, settings))
     make_folder(out)
     with hold(out):
         plan = arrange(inventory, out, labels, settings, progress)
-        return _carry_out(plan, source, settings, before, progress)
+        return _carry_out(plan, source, settings, _with_stated(before, plan.earlier, settings), progress)
+
+
+def _with_stated(before: PreparedDataSet, earlier: Earlier, settings: PrepareSettings) -> PreparedDataSet:
+    """Return the result with the name and `empty_masks` of the settings, or else of the earlier index."""
+    name = settings.name or earlier.name or before.data.name
+    empty_masks = earlier.empty_masks if settings.empty_masks is None else settings.empty_masks
+    return replace(before, data=replace(before.data, name=name, empty_masks=empty_masks))
 
 
 def _check_folders(source: Path, out: Path) -> None:
