@@ -910,13 +910,14 @@ def test_what_was_set_by_hand_in_the_index_stays(tmp_path: Path) -> None:
     words = (tmp_path / "source", "-o", out, "--labels", "organ=1,lump=2", "--validation", 0)
     assert run(*words).exit_code == 0
     index = json.loads((out / "dataset.json").read_text())
-    assert index["name"] == "data"
-    (out / "dataset.json").write_text(json.dumps(index | {"name": "Hearts", "empty_masks": True}))
+    assert (index["name"], index["modality"]) == ("data", "")
+    by_hand = {"name": "Hearts", "modality": "MR", "empty_masks": True}
+    (out / "dataset.json").write_text(json.dumps(index | by_hand))
 
     assert "background alone" not in run(*words, "--dry-run").stdout
     assert "background alone" not in run(*words).stdout
     data = DataSet.load(out)
-    assert (data.name, data.empty_masks) == ("Hearts", True)
+    assert (data.name, data.modality, data.empty_masks) == ("Hearts", "MR", True)
 
     answer = run(*words, "--no-empty-masks", "--name", "Livers")
     assert "Mask of background alone: 1 case (b)" in answer.stdout

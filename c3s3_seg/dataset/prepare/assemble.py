@@ -40,7 +40,7 @@ class PrepareSettings:
         Number of validation patients, and seed of the draw; None: about 1 in 10, or the layout's split.
     name, modality
         Name and modality of the data set; empty: the name of an earlier run, or else the folder's, and the
-        modality in the headers.
+        modality in the headers, or else of an earlier run.
     empty_masks
         Whether to train on masks that hold nothing but background; None: as in the index of an earlier run.
     """

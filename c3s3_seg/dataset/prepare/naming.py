@@ -37,8 +37,8 @@ class Earlier:
         Settings of that draw: the requested number of patients, and the seed.
     patient_of
         Case -> its patient, as a person stated it in the index.
-    name
-        Name of the data set in the index; empty without one.
+    name, modality
+        Name and modality of the data set in the index; empty without one.
     empty_masks
         Whether the index allows masks that hold nothing but background.
     """
@@ -49,6 +49,7 @@ class Earlier:
     draw: tuple[int | None, int] | None = None
     patient_of: Mapping[str, str] = field(default_factory=dict)
     name: str = ""
+    modality: str = ""
     empty_masks: bool = False
 
 
@@ -84,7 +85,7 @@ def read_earlier(out: Path) -> Earlier:
         if record is not None:
             records[path.stem] = record
     whole = {case: r for case, r in records.items() if "image" in r.source and "image" in r.source_sha256}
-    stated = data.patient_of, data.name, data.empty_masks
+    stated = data.patient_of, data.name, data.modality, data.empty_masks
     return Earlier(whole, frozenset(unlisted), validation, draw, *stated)
 
 

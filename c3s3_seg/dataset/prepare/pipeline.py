@@ -161,10 +161,11 @@ def prepare(
 
 
 def _with_stated(before: PreparedDataSet, earlier: Earlier, settings: PrepareSettings) -> PreparedDataSet:
-    """Return the result with the name and `empty_masks` of the settings, or else of the earlier index."""
+    """Return the result with what neither settings nor scans say as the earlier index has it."""
     name = settings.name or earlier.name or before.data.name
+    modality = before.data.modality or earlier.modality
     empty_masks = earlier.empty_masks if settings.empty_masks is None else settings.empty_masks
-    return replace(before, data=replace(before.data, name=name, empty_masks=empty_masks))
+    return replace(before, data=replace(before.data, name=name, modality=modality, empty_masks=empty_masks))
 
 
 def _check_folders(source: Path, out: Path) -> None:
