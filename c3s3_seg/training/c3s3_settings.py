@@ -53,7 +53,8 @@ class C3S3Config:
     anchors, negatives
         Largest numbers of voxels drawn for each contrast term.
     warm_up
-        Number of first iterations in which both nets learn from labels only, and from a teacher if any.
+        Number of first iterations in which both nets learn from labels only, and from a teacher if any. The
+        ramps begin after it: their progress is that of the other iterations.
     confidence
         Probability of the winner's likeliest class from which a voxel teaches the loser (eq. 5); 0: all
         voxels, as in the paper.

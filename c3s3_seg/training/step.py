@@ -83,7 +83,7 @@ def c3s3_loss(
     a: Outputs, b: Outputs, batch: Batch, competition: Competition, config: C3S3Config, progress: float
 ) -> tuple[Tensor, Terms]:
     """Return the loss of eq. 2-10, in their order; `progress` (0 to 1) drives the ramps."""
-    n, zero = batch.labelled, batch.target.new_zeros(())  # a term whose weight is 0 is not computed
+    n, zero = batch.labelled, batch.target.new_zeros(())
 
     # supervised
     seg_a, seg_b = (seg_terms([x[:n] for x in net.logits], batch.target) for net in (a, b))
@@ -96,7 +96,7 @@ def c3s3_loss(
     taught, teaching = ([p[n:] for p in net.probability] for net in (loser, winner))
     l_cp = cross_pseudo(taught, teaching, config.sharpening, config.confidence)
 
-    # agreement
+    # agreement; this and the contrast are costly, so they are left out if their weight is 0
     l_cos = _agreement(a, b, config) if config.cosine_weight else zero
 
     # contrast
