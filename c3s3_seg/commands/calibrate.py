@@ -87,9 +87,10 @@ def _limit(
     from c3s3_seg.io import load, load_mask
     from c3s3_seg.training.bundles.calibrate import ReferenceCase, calibrate_uncertainty
 
-    cases = []
-    for name in splits.validation:
+    def read(name: str) -> ReferenceCase:
         scan = load(index.scan(name))
-        cases.append(ReferenceCase(name, scan, load_mask(index.mask(name), grid=scan.geometry)))
-    found_on = f"{len(cases)} validation cases of {index.folder.resolve().name}, as they are and degraded"
-    return calibrate_uncertainty(bundle, cases, found_on, bad_mm, status)
+        return ReferenceCase(name, scan, load_mask(index.mask(name), grid=scan.geometry))
+
+    names = splits.validation
+    found_on = f"{len(names)} validation cases of {index.folder.resolve().name}, as they are and degraded"
+    return calibrate_uncertainty(bundle, map(read, names), found_on, bad_mm, status)

@@ -15,7 +15,7 @@ from c3s3_seg.system.choices import UncorrectedUse
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from c3s3_seg.dataset.prepare.pipeline import PreparedDataSet
+    from c3s3_seg.dataset.prepare.result import PreparedDataSet
     from c3s3_seg.io.reading import SeriesRule
 
 PATIENTS = "Patients"  # a heading of the help
@@ -214,6 +214,11 @@ def _remarks(result: PreparedDataSet, dry: bool) -> list[str]:
             f"Already there: {quantity(result.kept, 'case')}; changed and made again: {len(result.again)}."
         )
     lines += _corrections(result) + _assumptions(result)
+    if result.moved:
+        lines.append(
+            f"Labelled before, now for validation: {listed(result.moved, MOST)}. A model that was trained on"
+            " the earlier data set has seen them."
+        )
     lines += [f"Passed over: {count} {reason}." for reason, count in result.passed.items()]
     if result.gone:
         gone = listed(result.gone, MOST)
@@ -295,4 +300,10 @@ def _as_json(result: PreparedDataSet) -> dict[str, Any]:
         "empty": list(result.empty),
     }
     content |= {"corrected": list(result.corrected), "uncorrected": list(result.uncorrected)}
-    return {**content, "kept": result.kept, "again": sorted(result.again), "gone": list(result.gone)}
+    return {
+        **content,
+        "kept": result.kept,
+        "again": sorted(result.again),
+        "gone": list(result.gone),
+        "moved": list(result.moved),
+    }

@@ -109,7 +109,8 @@ def _refuse_nothing(bundle: ModelBundle) -> None:
     """
     from c3s3_seg.errors import RefusedError
 
-    records = bundle.manifest.training["validation_kept"]
+    ships = {network.candidate for network in bundle.networks}
+    records = [r for r in bundle.manifest.training["validation_kept"] if r["candidate"] in ships]
     if records and all(record.get("empty", -1) == record.get("masks") for record in records):
         what = "no network of this bundle finds anything: the masks of all validation cases are empty"
         todo = "Train longer, with a lower optimiser.lr, or look at the masks with c3s3-seg check"

@@ -145,6 +145,8 @@ class DataSet:
         Case -> its patient, if stated by hand in the index; it overrides records and names.
     empty_masks
         Whether a labelled case may hold nothing but background, and is trained on as such.
+    predicted
+        Cases whose mask is an uncorrected prediction, as `prepare` noted: for training, not for validation.
     """
 
     folder: Path
@@ -155,6 +157,7 @@ class DataSet:
     records: Mapping[str, CaseRecord] = field(default_factory=dict)
     patient_of: Mapping[str, str] = field(default_factory=dict)
     empty_masks: bool = False
+    predicted: frozenset[str] = frozenset()
 
     @classmethod
     def load(cls, folder: Path) -> DataSet:
@@ -184,6 +187,7 @@ class DataSet:
             records,
             parse(Texts, {"patient_of": tables["patient_of"]}, path)["patient_of"],
             head.empty_masks,
+            _predicted(data),
         )
 
     def save(self, **more: Any) -> Path:
@@ -249,6 +253,12 @@ class DataSet:
         paths = (self.place(kind, case) / f"{case}{suffix}" for suffix in IMAGE_SUFFIXES)
         # Unlike Path.is_file, os.path.isfile does not raise for a name that is too long.
         return [path for path in paths if os.path.isfile(path)]
+
+
+def _predicted(data: Mapping[str, Any]) -> frozenset[str]:
+    made = data.get("prepared")
+    names = made.get("uncorrected") if isinstance(made, dict) else None
+    return frozenset(n for n in names if isinstance(n, str)) if isinstance(names, list) else frozenset()
 
 
 def _refuse_twice(splits: Splits, path: Path) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from c3s3_seg.dataset.index import Splits
 from c3s3_seg.dataset.prepare.inventory import Split
@@ -27,8 +27,24 @@ class SplitCase:
     predicted: bool = False
 
 
+@dataclass(frozen=True)
+class EarlierSplits:
+    """Patients of an earlier run with the same settings of the draw.
+
+    Parameters
+    ----------
+    validation
+        Patients who were drawn for validation, and stay there.
+    training
+        Patients with labelled cases. A model may have learnt from them, so others are drawn before them.
+    """
+
+    validation: frozenset[str] = field(default_factory=frozenset)
+    training: frozenset[str] = field(default_factory=frozenset)
+
+
 def assign(
-    members: Sequence[SplitCase], wanted: int | None, seed: int, kept: frozenset[str] = frozenset()
+    members: Sequence[SplitCase], wanted: int | None, seed: int, earlier: EarlierSplits = EarlierSplits()
 ) -> Splits:
     """Assign each case to a split.
 
@@ -38,11 +54,12 @@ def assign(
         All cases, in their order.
     wanted
         Number of validation patients, drawn from those with a mask that is no prediction. None: about 1 in
-        10 of them, at least 1, but 0 if no other patient with a mask would be left.
+        10 of them, at least 1, but 0 if no other patient with a mask would be left; a training patient of an
+        earlier run is drawn only if there would be none else.
     seed
         Seed of the draw.
-    kept
-        Patients drawn earlier, who stay in validation.
+    earlier
+        Patients of an earlier run.
 
     Returns
     -------
@@ -61,7 +78,7 @@ def assign(
     has_own = any(m.split == "validation" for m in members)
     free = [m for m in members if m.split == "" and m.patient not in fixed]
     others = {m.patient for m in members if m.split == "labelled" and m.has_mask}
-    drawn = set() if has_own else _draw(free, wanted, seed, kept, others)
+    drawn = set() if has_own else _draw(free, wanted, seed, earlier, others)
     sorted_in: dict[str, list[str]] = {"labelled": [], "unlabelled": [], "validation": [], "test": []}
     for member in members:
         split = _split(member, drawn, fixed)
@@ -71,29 +88,31 @@ def assign(
 
 
 def _split(member: SplitCase, drawn: set[str], fixed: set[str]) -> str:
+    is_truth = member.has_mask and not member.predicted
     if member.split in ("validation", "test"):
-        return member.split if member.has_mask else ""
+        return member.split if is_truth else ""
     if member.split:
         return member.split if member.has_mask else "unlabelled"
     if member.patient in drawn:
-        return "validation" if member.has_mask else ""
+        return "validation" if is_truth else ""
     if member.patient in fixed:
         return ""
     return "labelled" if member.has_mask else "unlabelled"
 
 
 def _draw(
-    free: Sequence[SplitCase], wanted: int | None, seed: int, kept: frozenset[str], others: set[str]
+    free: Sequence[SplitCase], wanted: int | None, seed: int, earlier: EarlierSplits, others: set[str]
 ) -> set[str]:
-    """Draw the validation patients: those drawn before, then others at random.
+    """Draw the validation patients: those drawn before, then others at random, training patients last.
 
     `others` are the patients that the layout gives for training, who are left to learn from in any case.
     """
     predicted = {m.patient for m in free if m.predicted}
-    able = list(dict.fromkeys(m.patient for m in free if m.has_mask and m.patient not in predicted))
+    able = _able(free, predicted, earlier)
     learnt_from = {m.patient for m in free if m.has_mask} | others
     most = max(0, min(len(able), len(learnt_from) - 1))
-    count = wanted if wanted is not None else min(max(1, round(len(able) / SHARE)), most)
+    unseen = [patient for patient in able if patient not in earlier.training]
+    count = wanted if wanted is not None else min(round(len(able) / SHARE), len(unseen), most) or min(1, most)
     if count > most:
         left = ", so that one is left to learn from" if most < len(able) else ""
         raise InputError(
@@ -101,10 +120,20 @@ def _draw(
             f"{' that are no predictions' if predicted else ''}, and {count} are wanted for validation",
             todo=f"Give a smaller number with --validation{left}",
         )
-    before = [patient for patient in able if patient in kept][:count]
+    before = [patient for patient in able if patient in earlier.validation][:count]
     new = [patient for patient in able if patient not in before]
     random.Random(seed).shuffle(new)
+    new.sort(key=lambda patient: patient in earlier.training)
     return {*before, *new[: count - len(before)]}
+
+
+def _able(free: Sequence[SplitCase], predicted: set[str], earlier: EarlierSplits) -> list[str]:
+    """Return the patients who can be drawn: with a mask that is no prediction.
+
+    A patient with predictions too is not drawn anew, as they would be lost for training, but stays.
+    """
+    own = dict.fromkeys(m.patient for m in free if m.has_mask and not m.predicted)
+    return [patient for patient in own if patient in earlier.validation or patient not in predicted]
 
 
 def _refuse_torn(members: Sequence[SplitCase]) -> None:

@@ -95,7 +95,9 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> TrainConfig:
     ConfigError
         If a value is not allowed; the error names the key, the value and the allowed values.
     """
-    file = path if path.is_file() else CONFIGS / f"{path.name.removesuffix('.toml')}.toml"
+    # Only a bare name means a shipped file: a mistyped path must not become another configuration.
+    is_name = path.name == str(path) and path.suffix != ".toml"
+    file = CONFIGS / f"{path}.toml" if is_name and not path.is_file() else path
     if not file.is_file():
         names = ", ".join(sorted(p.stem for p in CONFIGS.glob("*.toml")))
         raise InputError(

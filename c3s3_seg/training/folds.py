@@ -49,9 +49,10 @@ def take_fold(data: DataSet, splits: Splits, fold: str, seed: int) -> Splits:
     """Hold out part i of k of the labelled cases for validation; the other parts are for training.
 
     No patient is on both sides: all scans of a patient are in one part, and unlabelled cases of a
-    validation patient are left out. `dataset.patients` decides which scans are of one patient. The
-    validation cases of `splits` are left out too: no fold sees them, so that an ensemble of all folds can
-    be validated on them.
+    validation patient are left out. `dataset.patients` decides which scans are of one patient. Labelled
+    cases whose mask is an uncorrected prediction are in no part: they are for training, except those of a
+    validation patient. The validation cases of `splits` are left out too: no fold sees them, so that an
+    ensemble of all folds can be validated on them.
 
     Parameters
     ----------
@@ -73,14 +74,14 @@ def take_fold(data: DataSet, splits: Splits, fold: str, seed: int) -> Splits:
     number, count = parse_share(fold, "data.fold")
     # All cases at once: the common parts of names show only when the names are compared.
     known = patients_of(data, (*splits.cases, *splits.test))
-    parts = divide(data, splits.labelled, count, seed, known)
-    held_out = set(parts[number - 1])
+    able = tuple(case for case in splits.labelled if case not in data.predicted)
+    held_out = set(divide(data, able, count, seed, known)[number - 1])
     patients = {known[case].patient for case in held_out}
     return replace(
         splits,
-        labelled=tuple(case for case in splits.labelled if case not in held_out),
+        labelled=tuple(case for case in splits.labelled if known[case].patient not in patients),
         unlabelled=tuple(case for case in splits.unlabelled if known[case].patient not in patients),
-        validation=tuple(case for case in splits.labelled if case in held_out),
+        validation=tuple(case for case in able if case in held_out),
     )
 
 

@@ -87,6 +87,11 @@ class NetworksConfig:
             found[slot] = Network("model", architecture, backbone.filters, name=name)
         return found
 
+    def shipped(self, method: str) -> list[str]:
+        """Return the candidates of the networks that go into the bundle."""
+        trained = self.trained(method)
+        return [network.candidate for slot, network in trained.items() if slot in (self.ship or trained)]
+
     def _slots(self, method: str) -> Sequence[Slot]:
         if method == "supervised":
             return (self.supervised,)

@@ -185,11 +185,13 @@ def _teacher(run: Run, data: DataSet, splits: Splits) -> Teacher | None:
 
 
 def _not_learnt(run: Run, results: list[Validation]) -> list[str]:
-    """Return the card's warnings of unlearnt labels; none if no truth has a label."""
+    """Return the card's warnings of labels that no network that ships has learnt; none if no truth has one."""
+    shipped = run.config.networks.shipped(run.config.method)
+    results = [result for result in results if result.candidate in shipped]
     validated = any(result.by_label for result in results)
     if validated and not any(result.dice > 0 for result in results):
         return [NOTHING]
-    names = run.history.unlearnt(run.iteration) if results else ()
+    names = run.history.unlearnt(run.iteration, shipped) if results else ()
     return [f"{name} is not learnt: its Dice is below {UNLEARNT}" for name in names]
 
 

@@ -80,7 +80,7 @@ def test_what_a_killed_run_has_left(tmp_path: Path) -> None:
     (state / "cases/half.json").write_text("{")
     earlier = read_earlier(tmp_path)
     assert set(earlier.records) == {"v", "w"}
-    assert (earlier.validation, earlier.draw) == ({"p-0003"}, (2, 5))
+    assert (earlier.drawn.validation, earlier.draw) == ({"p-0003"}, (2, 5))
     (tmp_path / "dataset.json").write_text("{}")
     with pytest.raises(InputError, match="which `prepare` did not make"):
         read_earlier(tmp_path)

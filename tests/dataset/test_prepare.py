@@ -36,7 +36,8 @@ from c3s3_seg.dataset.prepare import convert, pipeline
 from c3s3_seg.dataset.prepare.assemble import PrepareSettings, find
 from c3s3_seg.dataset.prepare.discover import Search
 from c3s3_seg.dataset.prepare.inventory import Part
-from c3s3_seg.dataset.prepare.pipeline import PreparedDataSet, prepare
+from c3s3_seg.dataset.prepare.pipeline import prepare
+from c3s3_seg.dataset.prepare.result import PreparedDataSet
 from c3s3_seg.errors import ConfigError, InputError
 from c3s3_seg.geometry.volume import Geometry, Volume
 from c3s3_seg.io import load, load_mask, save
@@ -965,7 +966,8 @@ def test_scans_that_are_held_out_now_leave_their_folder(tmp_path: Path) -> None:
     shutil.copytree(out, edited)
     (edited / "imagesTr" / "a_2.nii.gz").write_bytes(b"somebody has changed it")
     for folder, expected in ((out, False), (edited, True)):
-        prepare(source, folder, drawn)
+        assert prepare(source, folder, drawn).moved == ("a_1",)
+        assert prepare(source, folder, drawn).moved == ()
         assert DataSet.load(folder).splits.validation == ("a_1",)
         assert (folder / "imagesTr" / "a_2.nii.gz").exists() == expected
     assert not [finding for finding in check_files(DataSet.load(out)) if finding.check == "unlisted"]

@@ -3,7 +3,7 @@
 import pytest
 
 from c3s3_seg.dataset.index import Splits
-from c3s3_seg.dataset.splits import SplitCase, assign
+from c3s3_seg.dataset.splits import EarlierSplits, SplitCase, assign
 from c3s3_seg.errors import InputError
 
 
@@ -48,9 +48,52 @@ def test_the_seed_draws_and_who_was_drawn_stays() -> None:
     assert len({assign(members, 3, seed).validation for seed in range(8)}) > 4
     kept = frozenset(of(first, members)["validation"])
     grown = [SplitCase("new-a", "new-a", True), *members, SplitCase("new-b", "new-b", True)]
-    assert of(assign(grown, 4, 7, kept), grown)["validation"] > kept
+    assert of(assign(grown, 4, 7, EarlierSplits(kept)), grown)["validation"] > kept
     fewer = [m for m in members if m.patient != sorted(kept)[0]]
-    assert of(assign(fewer, 3, 1, kept), fewer)["validation"] > kept - {sorted(kept)[0]}
+    assert of(assign(fewer, 3, 1, EarlierSplits(kept)), fewer)["validation"] > kept - {sorted(kept)[0]}
+
+
+def earlier(members: list[SplitCase], splits: Splits) -> EarlierSplits:
+    found = of(splits, members)
+    return EarlierSplits(frozenset(found["validation"]), frozenset(found["labelled"]))
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_a_training_patient_does_not_move_to_validation_when_the_folder_grows(seed: int) -> None:
+    members = patients(14)
+    first = assign(members, None, seed)
+    grown = [*members, *(SplitCase(f"new{n}", f"new{n}", True) for n in range(5))]
+    second = assign(grown, None, seed, earlier(members, first))
+    assert len(second.validation) == 2
+    assert not set(second.validation) & set(first.labelled)
+    unlabelled = [*members, *(SplitCase(f"u{n}", f"u{n}", False) for n in range(5))]
+    assert assign(unlabelled, None, seed, earlier(members, first)).validation == first.validation
+
+
+def test_training_patients_are_drawn_if_there_is_no_other() -> None:
+    members = patients(14)
+    known = EarlierSplits(training=frozenset(m.patient for m in members))
+    assert len(assign(members, None, 0, known).validation) == 1
+    assert len(assign(members, 3, 0, known).validation) == 3
+    assert assign([*members, SplitCase("new", "new", True)], 1, 0, known).validation == ("new",)
+
+
+def test_a_held_out_patient_stays_when_a_prediction_of_another_scan_arrives() -> None:
+    members = patients(10)
+    first = assign(members, None, 0)
+    patient = of(first, members)["validation"].pop()
+    grown = [*members, SplitCase("follow-up", patient, True, predicted=True)]
+    second = assign(grown, None, 0, earlier(members, first))
+    assert second == first  # the prediction is neither learnt from nor compared with
+
+
+def test_a_prediction_in_a_folder_for_validation_is_left_out() -> None:
+    members = [
+        *patients(2),
+        SplitCase("a", "a", True, "validation"),
+        SplitCase("b", "b", True, "validation", True),
+    ]
+    assert assign(members, None, 0).validation == ("a",)
 
 
 def test_only_patients_with_masks_judge() -> None:

@@ -15,7 +15,8 @@ from c3s3_seg.dataset.labels import Labels
 from c3s3_seg.dataset.prepare.assemble import PrepareSettings
 from c3s3_seg.dataset.prepare.inventory import Mask, Part, Scan
 from c3s3_seg.dataset.prepare.pairing import Shelf, trail
-from c3s3_seg.dataset.prepare.pipeline import PreparedDataSet, prepare
+from c3s3_seg.dataset.prepare.pipeline import prepare
+from c3s3_seg.dataset.prepare.result import PreparedDataSet
 from c3s3_seg.dataset.prepare.structures import gather
 from c3s3_seg.geometry.volume import Geometry, Volume
 from c3s3_seg.io import load, load_mask, save

@@ -32,7 +32,9 @@ from c3s3_seg.training.bundles.calibrate import (
 )
 from c3s3_seg.training.bundles.domain import trained_splits
 from c3s3_seg.training.config import load_config
+from c3s3_seg.training.folds import read_splits
 from c3s3_seg.training.loggers import Silent
+from c3s3_seg.training.settings import DataConfig
 from c3s3_seg.training.train import train
 
 pytestmark = pytest.mark.slow
@@ -137,6 +139,65 @@ def test_the_domain_is_of_the_training_cases(
     assert "".join(splits.labelled) == labelled
     assert sorted(splits.unlabelled) == sorted(unlabelled)
     assert "".join(splits.validation) == validation
+
+
+def _trained(record: dict[str, Any]) -> ModelBundle:
+    phantom = ModelBundle.find("phantom")
+    return replace(phantom, manifest=replace(phantom.manifest, training=record))
+
+
+def _index(folder: Path, labelled: str, validation: str = "") -> None:
+    index = {"labelled": [*labelled], "validation": [*validation], "patient_of": {c: c for c in labelled}}
+    (folder / "dataset.json").write_text(json.dumps(index))
+
+
+@pytest.mark.parametrize(
+    ("data", "before", "after", "other"),
+    [
+        ({"fold": "1/4"}, ("abcdefgh",), ("abcdefghij",), ("ijklmnop",)),
+        ({}, ("abcd", "yz"), ("abcd", "xyz"), ("ijkl", "uv")),
+        ({}, ("abcd", "yz"), ("abcde", "yz"), ("ijkl", "uv")),
+        ({}, ("abcd", "yz"), ("abyz", "cd"), ("ijkl", "uv")),
+    ],
+    ids=["fold", "more validation cases", "more labelled cases", "drawn anew"],
+)
+def test_a_data_set_that_is_divided_anew_is_refused(
+    data: dict[str, Any],
+    before: tuple[str, ...],
+    after: tuple[str, ...],
+    other: tuple[str, ...],
+    tmp_path: Path,
+) -> None:
+    """The limit would be measured on cases that were trained on."""
+    _index(tmp_path, *before)
+    _, splits = read_splits(DataConfig(str(tmp_path), **data))
+    counts = {"labelled": len(splits.labelled), "unlabelled": 0, "validation": len(splits.validation)}
+    validated = {"vnet": {case: {} for case in splits.validation}}
+    bundle = _trained({"config": {"data": data}, "cases": counts, "validation_cases": validated})
+    assert trained_splits(bundle, tmp_path)[1] == splits
+    _index(tmp_path, *after)
+    with pytest.raises(InputError, match=r"labelled and \d validation cases; the model was trained on \d"):
+        trained_splits(bundle, tmp_path)
+    _index(tmp_path, *other)  # another data set
+    assert trained_splits(bundle, tmp_path)[1].validation
+
+
+def test_the_domain_of_an_ensemble_is_of_the_cases_of_all_members(tmp_path: Path) -> None:
+    """Members with few labels have others of the labelled cases each; the rest was not learnt from."""
+    cases = [f"c{n:02}" for n in range(12)]
+    index = {"labelled": cases, "patient_of": {case: case for case in cases}}
+    (tmp_path / "dataset.json").write_text(json.dumps(index))
+    data = {"labelled": 2, "fold": "1/4"}
+    members, learnt = [], set()
+    for n in (1, 2, 3, 4):
+        _, run = read_splits(DataConfig(str(tmp_path), fold=f"{n}/4", labelled=2))
+        learnt |= set(run.labelled)
+        config = {"data": {**data, "fold": f"{n}/4"}}
+        members.append({"training": {"config": config, "cases": {"labelled": 2, "unlabelled": 0}}})
+    _, splits = trained_splits(_trained({"config": {"data": data}, "ensemble": members}), tmp_path)
+    assert set(splits.labelled) == learnt
+    assert len(learnt) > 2
+    assert splits.unlabelled == ()
 
 
 def test_one_network_gets_a_domain_and_no_limit(phantoms: Path, tmp_path: Path) -> None:

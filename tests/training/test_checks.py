@@ -244,6 +244,21 @@ def _with_empty_masks(bundle: ModelBundle) -> ModelBundle:
     return replace(bundle, manifest=replace(bundle.manifest, training=facts))
 
 
+def test_a_network_that_stays_behind_does_not_hide_that_the_other_finds_nothing(
+    toy_config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    results = [
+        Validation("vnet", 0.0, 0.0, 0.0, 0.0, {"a": {"ball": row(0.0, 0.0)}}),
+        Validation("resvnet", 0.9, 0.8, 1.0, 1.0, {"a": {"ball": row(0.9, 1.0)}}),
+    ]
+    monkeypatch.setattr(Run, "validate", lambda self, _: results)
+    ear = Ear()
+    bundle = train(load_config(toy_config, ["run.iterations=4", 'networks.ship=["a"]']), tmp_path, ear)
+    assert ear.heard == [NOTHING]
+    with pytest.raises(RefusedError, match="the masks of all validation cases are empty"):
+        _refuse_nothing(bundle)
+
+
 def test_a_loss_that_is_not_finite_stops_and_keeps_the_checkpoint(toy_config: Path, tmp_path: Path) -> None:
     train(load_config(toy_config, ["run.iterations=4"]), tmp_path, Silent())
     before = (tmp_path / checkpoint.FILE).read_bytes()

@@ -48,6 +48,25 @@ def test_scans_of_one_patient_stay_together() -> None:
     assert second.unlabelled == ("u", "v", "w")
 
 
+def test_uncorrected_predictions_are_trained_on_and_validate_nothing(tmp_path: Path) -> None:
+    """They are the answers of an earlier model: agreement with them is no score."""
+    cases = [f"c{n:02}" for n in range(12)]
+    index = {
+        "labelled": cases,
+        "patient_of": {**{case: case for case in cases}, "c11": "c00"},
+        "prepared": {"uncorrected": cases[4:]},
+    }
+    (tmp_path / "dataset.json").write_text(json.dumps(index))
+    for n in (1, 2, 3, 4):
+        _, fold = read_splits(DataConfig(str(tmp_path), fold=f"{n}/4"))
+        (held_out,) = fold.validation
+        assert held_out in cases[:4]
+        lost = {held_out, "c11"} if held_out == "c00" else {held_out}
+        assert set(fold.labelled) == set(cases) - lost
+    with pytest.raises(InputError, match="5 folds of 4 patients"):
+        read_splits(DataConfig(str(tmp_path), fold="1/5"))
+
+
 def test_frames_of_one_patient_stay_together_by_their_names() -> None:
     cases = tuple(f"patient{n:03}_frame{f:02}" for n in range(6) for f in (1, 12))
     splits = Splits(cases[:8], cases[8:])

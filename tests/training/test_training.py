@@ -97,6 +97,12 @@ def test_a_missing_configuration_names_the_shipped_ones(tmp_path: Path) -> None:
             load_config(broken)
 
 
+@pytest.mark.parametrize("path", ["plans/hippocampus.toml", "plans/hippocampus", "hippocampus.toml"])
+def test_a_mistyped_path_is_no_shipped_configuration(path: str) -> None:
+    with pytest.raises(InputError, match="there is no such configuration"):
+        load_config(Path(path))
+
+
 def test_batches_depend_on_the_iteration_alone(toy_config: Path) -> None:
     draw = sampler(toy_config)
     first, again, other = (draw.batch(n, Views(2, 1, 2)) for n in (5, 5, 6))

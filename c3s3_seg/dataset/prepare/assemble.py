@@ -15,7 +15,7 @@ from c3s3_seg.dataset.prepare.convert import SUFFIX, source_hashes
 from c3s3_seg.dataset.prepare.discover import Search, by_name, discover
 from c3s3_seg.dataset.prepare.inventory import Inventory, Mask, Part, RefusedFile, Scan, ScanMaskPair
 from c3s3_seg.dataset.prepare.naming import Earlier, name_cases, name_patients, read_earlier
-from c3s3_seg.dataset.splits import SplitCase, assign
+from c3s3_seg.dataset.splits import EarlierSplits, SplitCase, assign
 from c3s3_seg.errors import C3S3Error, InputError
 from c3s3_seg.system.names import PlainName, folded, printable
 from c3s3_seg.system.process_pool import each
@@ -57,7 +57,10 @@ class PrepareSettings:
 
 @dataclass(frozen=True)
 class PreparePlan:
-    """A planned data set: pairs with their names and patients, and the splits."""
+    """A planned data set: pairs with their names and patients, and the splits.
+
+    `drawn` are the patients of the earlier run by which the splits were drawn.
+    """
 
     pairs: tuple[ScanMaskPair, ...]
     cases: tuple[str, ...]
@@ -66,6 +69,7 @@ class PreparePlan:
     splits: Splits
     labels: Labels
     earlier: Earlier
+    drawn: EarlierSplits
 
     @property
     def wanted(self) -> list[int]:
@@ -245,9 +249,9 @@ def arrange(
         SplitCase(case, patient, pair.mask is not None, pair.scan.split, pair.origin == "prediction")
         for case, patient, pair in zip(cases, patients, pairs, strict=True)
     ]
-    kept = earlier.validation if earlier.draw == (settings.validation, settings.seed) else frozenset()
-    splits = assign(members, settings.validation, settings.seed, kept)
-    return PreparePlan(pairs, tuple(cases), tuple(patients), hashes, splits, labels, earlier)
+    drawn = earlier.drawn if earlier.draw == (settings.validation, settings.seed) else EarlierSplits()
+    splits = assign(members, settings.validation, settings.seed, drawn)
+    return PreparePlan(pairs, tuple(cases), tuple(patients), hashes, splits, labels, earlier, drawn)
 
 
 def _hash_all(

@@ -12,6 +12,7 @@ from typing import Any
 from c3s3_seg.dataset.index import INDEX, CaseRecord, DataSet
 from c3s3_seg.dataset.prepare.convert import RECORDS, STATE, SUFFIX
 from c3s3_seg.dataset.prepare.inventory import Scan, ScanMaskPair
+from c3s3_seg.dataset.splits import EarlierSplits
 from c3s3_seg.errors import C3S3Error, InputError
 from c3s3_seg.io.cases import unique_names
 from c3s3_seg.system.names import PlainName
@@ -31,8 +32,10 @@ class Earlier:
         Case -> its record.
     unlisted
         Cases among them that the index does not list, but whose files were still there.
-    validation
-        Patients who were drawn for validation.
+    drawn
+        Patients who were drawn for validation, and those with labelled cases.
+    labelled
+        Names of the labelled cases.
     draw
         Settings of that draw: the requested number of patients, and the seed.
     patient_of
@@ -45,7 +48,8 @@ class Earlier:
 
     records: Mapping[str, CaseRecord] = field(default_factory=dict)
     unlisted: frozenset[str] = frozenset()
-    validation: frozenset[str] = frozenset()
+    drawn: EarlierSplits = field(default_factory=EarlierSplits)
+    labelled: frozenset[str] = frozenset()
     draw: tuple[int | None, int] | None = None
     patient_of: Mapping[str, str] = field(default_factory=dict)
     name: str = ""
@@ -65,7 +69,7 @@ def read_earlier(out: Path) -> Earlier:
     folder = next((f for f in (out, state) if (f / INDEX).is_file()), None)
     records: dict[str, CaseRecord] = {}
     data = DataSet(out)
-    validation: frozenset[str] = frozenset()
+    drawn = EarlierSplits()
     unlisted: Mapping[str, CaseRecord] = {}
     draw = None
     if folder is not None:
@@ -78,7 +82,8 @@ def read_earlier(out: Path) -> Earlier:
         unlisted = _unlisted(made, folder / INDEX)
         records |= {**unlisted, **data.records}
         known = {case: record.patient for case, record in records.items()} | dict(data.patient_of)
-        validation = frozenset(known[case] for case in data.splits.validation if case in known)
+        splits = data.splits.validation, data.splits.labelled
+        drawn = EarlierSplits(*(frozenset(known[c] for c in cases if c in known) for cases in splits))
         draw = (made.get("validation"), made.get("seed", 0))
     for path in sorted((state / RECORDS).glob("*.json")):
         record = _record(path)
@@ -86,7 +91,7 @@ def read_earlier(out: Path) -> Earlier:
             records[path.stem] = record
     whole = {case: r for case, r in records.items() if "image" in r.source and "image" in r.source_sha256}
     stated = data.patient_of, data.name, data.modality, data.empty_masks
-    return Earlier(whole, frozenset(unlisted), validation, draw, *stated)
+    return Earlier(whole, frozenset(unlisted), drawn, frozenset(data.splits.labelled), draw, *stated)
 
 
 def _unlisted(made: Mapping[str, Any], where: Path) -> dict[str, CaseRecord]:

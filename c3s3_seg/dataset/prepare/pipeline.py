@@ -10,11 +10,11 @@ import hashlib
 import json
 import shutil
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from c3s3_seg.dataset.index import IMAGES, MASKS, TEST_FOLDERS, CaseRecord, DataSet
+from c3s3_seg.dataset.index import IMAGES, MASKS, TEST_FOLDERS, DataSet
 from c3s3_seg.dataset.labels import Labels
 from c3s3_seg.dataset.prepare.assemble import (
     PreparePlan,
@@ -26,7 +26,7 @@ from c3s3_seg.dataset.prepare.assemble import (
 )
 from c3s3_seg.dataset.prepare.convert import STATE, SUFFIX, ConvertJob, Made, convert
 from c3s3_seg.dataset.prepare.copies import copy_reason, find_copies, one_patient
-from c3s3_seg.dataset.prepare.inventory import OVERLAP, Part, RefusedFile, ScanMaskPair
+from c3s3_seg.dataset.prepare.inventory import Part, RefusedFile
 from c3s3_seg.dataset.prepare.naming import UNLISTED, Earlier
 from c3s3_seg.dataset.prepare.out_folder import (
     clear,
@@ -38,8 +38,8 @@ from c3s3_seg.dataset.prepare.out_folder import (
     unlisted,
 )
 from c3s3_seg.dataset.prepare.pairing import KEPT
-from c3s3_seg.dataset.prepare.predictions import MaskOrigin
-from c3s3_seg.dataset.splits import SplitCase, assign
+from c3s3_seg.dataset.prepare.result import PreparedDataSet, index_entry, moved, written_result
+from c3s3_seg.dataset.splits import EarlierSplits, SplitCase, assign
 from c3s3_seg.errors import InputError
 from c3s3_seg.system.files import check_folder, make_folder
 from c3s3_seg.system.lock import hold
@@ -47,63 +47,9 @@ from c3s3_seg.system.names import plain_name
 from c3s3_seg.system.process_pool import Died, each
 from c3s3_seg.system.progress import Progress, silent
 from c3s3_seg.system.schema import dump
-from c3s3_seg.version import __version__
 
 FORMAT = "2"  # version of the written files: those of another version are written anew
 HELD_OUT = "scans that are left out, as their patients are for validation or test"
-
-
-@dataclass(frozen=True)
-class PreparedDataSet:
-    """The result of a run of `prepare`.
-
-    Parameters
-    ----------
-    found
-        Number of scans found, including those refused later.
-    data
-        The data set, as written or planned; without cases if nothing is usable.
-    patients
-        Case -> pseudonym.
-    refused
-        Files that were not taken, with a reason. For the terminal alone: places may name patients.
-    passed
-        Reason -> number of files passed over.
-    masks
-        Number of cases with a mask.
-    kept
-        Number of cases that were there already, made from the same source.
-    again
-        Cases of an earlier run that were converted again, as source, settings or files had changed.
-    gone
-        Cases of an earlier run whose source no longer exists; they are left out of the index.
-    assumed
-        Assumptions: sentences without their full stop.
-    patients_by
-        Rule that identified patients -> (number of scans found, number of patients).
-    overlaps
-        Cases with overlapping structures, see the notes of each.
-    empty
-        Labelled and validation cases whose mask holds nothing but background.
-    corrected, uncorrected
-        Cases whose mask is the correction of a prediction of this program, or such a prediction.
-    """
-
-    found: int
-    data: DataSet
-    patients: Mapping[str, str] = field(default_factory=dict)
-    refused: tuple[RefusedFile, ...] = ()
-    passed: Mapping[str, int] = field(default_factory=dict)
-    masks: int = 0
-    kept: int = 0
-    again: tuple[str, ...] = ()
-    gone: tuple[str, ...] = ()
-    assumed: tuple[str, ...] = ()
-    patients_by: Mapping[str, tuple[int, int]] = field(default_factory=dict)
-    overlaps: tuple[str, ...] = ()
-    empty: tuple[str, ...] = ()
-    corrected: tuple[str, ...] = ()
-    uncorrected: tuple[str, ...] = ()
 
 
 def prepare(
@@ -200,6 +146,7 @@ def _planned(plan: PreparePlan, before: PreparedDataSet) -> PreparedDataSet:
         patients=patients,
         passed=passed,
         masks=masks,
+        moved=moved(plan, plan.splits),
         corrected=tuple(case for case, origin in origins.items() if origin == "correction"),
         uncorrected=tuple(case for case, origin in origins.items() if origin == "prediction"),
     )
@@ -291,7 +238,10 @@ def _finish(
         for c, r in records.items()
     ]
     patients = dict(zip(plan.cases, plan.patients, strict=True))
-    drawn = frozenset(same.get(p, p) for p in (patients[case] for case in plan.splits.validation))
+    drawn = EarlierSplits(
+        frozenset(same.get(p, p) for p in (patients[case] for case in plan.splits.validation)),
+        frozenset(same.get(p, p) for p in plan.drawn.training),
+    )
     try:
         splits = assign(members, settings.validation, settings.seed, drawn)
     except InputError:  # fewer cases could be converted than were planned
@@ -302,51 +252,14 @@ def _finish(
     records = {case: record for case, record in records.items() if case in taken}
     stated = {c: same.get(p, p) for c, p in plan.earlier.patient_of.items() if c in patients}
     data = replace(before.data, splits=splits, records=records, patient_of=stated)
-    result = _result(plan, made, replace(before, data=data, passed=_passed(before, idle)))
+    result = written_result(plan, made, replace(before, data=data, passed=_passed(before, idle)))
     if taken:
         clear(before.data, {case: item.record for case, item in made.items() if case not in taken})
         clear_moved(data, plan.earlier.records)
         clear_left_out(data, plan.earlier.records, {*plan.cases} - {*plan.splits.cases, *plan.splits.test})
         others = {case: dump(record) for case, record in unlisted(data, plan.earlier.records).items()}
-        data.save(prepared=_preparation(result, settings) | ({UNLISTED: others} if others else {}))
+        data.save(prepared=index_entry(result, settings) | ({UNLISTED: others} if others else {}))
         shutil.rmtree(data.folder / STATE)
     else:
         put_back(data.folder)
     return result
-
-
-def _result(plan: PreparePlan, made: Mapping[str, Made], written: PreparedDataSet) -> PreparedDataSet:
-    """Return the result that describes the data set as written."""
-    splits, records = written.data.splits, written.data.records
-    pairs = dict(zip(plan.cases, plan.pairs, strict=True))
-    again = (case for case in sorted(records) if case in plan.earlier.records and not made[case].kept)
-    return replace(
-        written,
-        patients={case: record.patient for case, record in records.items()},
-        masks=sum("label" in record.sha256 for record in records.values()),
-        kept=sum(made[case].kept for case in records),
-        again=tuple(again),
-        gone=tuple(sorted({*plan.earlier.records} - plan.earlier.unlisted - {*plan.cases})),
-        overlaps=tuple(c for c, r in records.items() if any(n.startswith(OVERLAP) for n in r.notes)),
-        empty=tuple(c for c in (*splits.labelled, *splits.validation) if not records[c].values),
-        corrected=tuple(c for c, r in records.items() if _is_from(pairs[c], r, "correction")),
-        uncorrected=tuple(c for c, r in records.items() if _is_from(pairs[c], r, "prediction")),
-    )
-
-
-def _is_from(pair: ScanMaskPair, record: CaseRecord, origin: MaskOrigin) -> bool:
-    return pair.origin == origin and "label" in record.sha256
-
-
-def _preparation(result: PreparedDataSet, settings: PrepareSettings) -> dict[str, Any]:
-    """Return the run's entry in the index. Refusals are only counted, as a place may name a patient."""
-    return {
-        "program": f"c3s3-seg {__version__}",
-        "validation": settings.validation,
-        "seed": settings.seed,
-        "patients_by": {rule: scans for rule, (scans, _) in result.patients_by.items()},
-        "refused": len(result.refused),
-        "passed_over": dict(result.passed),
-        "corrected": list(result.corrected),
-        "uncorrected": list(result.uncorrected),
-    }

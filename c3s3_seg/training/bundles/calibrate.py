@@ -76,7 +76,7 @@ class Limit:
 
 def calibrate_uncertainty(
     bundle: ModelBundle,
-    cases: Sequence[ReferenceCase],
+    cases: Iterable[ReferenceCase],
     found_on: str,
     bad_mm: float | None = None,
     report: Progress | None = None,
@@ -88,7 +88,8 @@ def calibrate_uncertainty(
     bundle
         Bundle with at least two networks.
     cases
-        At least two cases that no network was trained on.
+        At least two cases that no network was trained on. They are taken one after the other, so that a
+        generator need not hold all scans in memory.
     found_on
         Description of these cases, in words, for the manifest.
     bad_mm
@@ -102,10 +103,12 @@ def calibrate_uncertainty(
         If `bad_mm` is not greater than 0, there are too few cases or networks, or `limit_of` finds no limit.
     """
     check_bad_mm(bad_mm)
-    if len(cases) < LEAST_CASES:
-        raise InputError(f"found {len(cases)} validation cases, wanted {LEAST_CASES} or more to calibrate on")
     predictor = open_predictor(bundle, settings=Settings(uncertainty=True))
-    return limit_of([row for case in cases for row in _rows(case, predictor, report)], found_on, bad_mm)
+    rows = [row for case in cases for row in _rows(case, predictor, report)]
+    found = len({row.case for row in rows})
+    if found < LEAST_CASES:
+        raise InputError(f"found {found} validation cases, wanted {LEAST_CASES} or more to calibrate on")
+    return limit_of(rows, found_on, bad_mm)
 
 
 def check_bad_mm(bad_mm: float | None) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import fields, replace
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -65,7 +65,7 @@ def measure_domain(task: Task, data: DataSet, splits: Splits, report: Progress |
 def trained_splits(bundle: ModelBundle, folder: Path) -> tuple[DataSet, Splits]:
     """Return a data set, and the cases that a bundle was trained on, from its recorded configuration.
 
-    For an ensemble of folds: all labelled cases, because some member was trained on each of them.
+    For an ensemble: the cases that some member was trained on, and the validation cases of the index.
 
     Parameters
     ----------
@@ -77,19 +77,50 @@ def trained_splits(bundle: ModelBundle, folder: Path) -> tuple[DataSet, Splits]:
     Raises
     ------
     InputError, ConfigError
-        Same as in `read_splits`.
+        Same as in `read_splits`; also if the data set has the cases that the bundle was validated on, but is
+        no longer divided as it was.
     """
     record = bundle.manifest.training
-    recorded = record.get("config", {}).get("data", {})
+    if "ensemble" not in record:
+        return _splits_of_run(record, folder, bundle.folder)
+    recorded = {**record.get("config", {}).get("data", {}), "fold": None}
+    data, whole = _splits_of_run({"config": {"data": recorded}}, folder, bundle.folder)
+    members = [member.get("training", {}) for member in record["ensemble"]]
+    runs = [_splits_of_run(member, folder, bundle.folder)[1] for member in members] or [whole]
+    labelled = dict.fromkeys(case for run in runs for case in run.labelled)
+    others = dict.fromkeys(case for run in runs for case in run.unlabelled if case not in labelled)
+    return data, replace(whole, labelled=tuple(labelled), unlabelled=tuple(others))
+
+
+def _splits_of_run(record: dict[str, Any], folder: Path, where: Path) -> tuple[DataSet, Splits]:
+    """Return the splits of the run with this training record; no unlabelled case if it used labels alone."""
     known = {field.name for field in fields(DataConfig)}
+    recorded = record.get("config", {}).get("data", {})
     wanted = {key: value for key, value in recorded.items() if key in known} | {"folder": str(folder)}
-    if "ensemble" in record:
-        wanted["fold"] = None
-    data, splits = read_splits(parse(DataConfig, wanted, bundle.folder))
-    trainings = [member.get("training", {}) for member in record.get("ensemble", [])] or [record]
-    if all(training.get("cases", {}).get("unlabelled") == 0 for training in trainings):  # labels alone
+    data, splits = read_splits(parse(DataConfig, wanted, where))
+    _check_division(record, data, splits)
+    if record.get("cases", {}).get("unlabelled") == 0:
         splits = replace(splits, unlabelled=())
     return data, splits
+
+
+def _check_division(record: dict[str, Any], data: DataSet, splits: Splits) -> None:
+    """Raise an InputError if the run's data set has other training and validation cases than then.
+
+    A limit would be measured on cases that were trained on. Another data set is accepted.
+    """
+    validated = {case for cases in record.get("validation_cases", {}).values() for case in cases}
+    if validated.isdisjoint(data.splits.cases):
+        return
+    labelled = record.get("cases", {}).get("labelled", len(splits.labelled))
+    if validated == {*splits.validation} and labelled == len(splits.labelled):
+        return
+    raise InputError(
+        f"divides into {len(splits.labelled)} labelled and {len(splits.validation)} validation cases; the"
+        f" model was trained on {labelled} and validated on {len(validated)}, some of them others",
+        where=data.folder / INDEX,
+        todo="Give the data set as it was then: no case that was trained on may decide on the limit",
+    )
 
 
 def merge_domains(domains: Sequence[Domain | None]) -> Domain | None:

@@ -35,10 +35,8 @@ def write_bundle(
     domain = _domain(run, data, splits, warned)
     kept = _kept(run, results)
     scores = {record["candidate"]: record["dice"] for record in kept}
-    candidates, ship = run.method.candidates(), run.config.networks.ship
-    trained = run.config.networks.trained(run.config.method)
-    wanted = [network.candidate for slot, network in trained.items() if slot in (ship or trained)]
-    order = sorted(wanted, key=lambda name: -scores.get(name, 0.0))
+    candidates, shipped = run.method.candidates(), run.config.networks.shipped(run.config.method)
+    order = sorted(shipped, key=lambda name: -scores.get(name, 0.0))
     networks: list[Network] = []
     files: dict[str, bytes] = {}
     for stem, name in zip(("model", "secondary"), order, strict=False):
