@@ -17,7 +17,7 @@ from c3s3_seg.report.rows import CaseFiles, Failure
 from c3s3_seg.report.tables import today, write_cases_csv, write_report_json
 from c3s3_seg.system.files import make_folder
 from c3s3_seg.system.names import printable
-from c3s3_seg.system.ownership import check_output, remove_ours
+from c3s3_seg.system.ownership import TODO, check_output, is_ours, remove_ours
 from c3s3_seg.system.progress import Progress
 
 __all__ = ["EvaluationResult", "EvaluationSettings", "evaluate"]
@@ -97,7 +97,8 @@ def evaluate(
     ------
     InputError
         If no prediction has a truth, predictions or truths look like scans, they have no label in common over
-        the whole set, the given labels are empty or include 0, or `out` cannot be written.
+        the whole set, the given labels are empty or include 0, or `out` cannot be written, or has the page of
+        all cases of `predict` where `settings.html` wants its own.
     C3S3Error
         The error of the case, if there is only one.
     """
@@ -105,7 +106,7 @@ def evaluate(
     labels = settings.labels
     if labels is not None and (not labels or 0 in labels.values()):
         raise InputError(f"found the labels {shown(dict(labels))}, wanted at least one and none with value 0")
-    check_output(out, [CSV, JSON, *([PAGE] if settings.html else [])])
+    _check_places(out, html=settings.html)
     make_folder(out)
     mine = measure_set(predictions, truth, settings, progress)
     comparison: tuple[Paired, ...] = ()
@@ -131,13 +132,35 @@ def evaluate(
             out / PAGE if settings.html else None,
             remarks,
         )
-        remove_ours(out / PAGE)  # a page of an earlier run would show other numbers
+        _remove(out, PAGE)  # a page of an earlier run would show other numbers
         _write(result, mine.files, sides, settings)
     except BaseException:  # half a report would be taken for a whole one
-        for name in (CSV, JSON, PAGE):
-            remove_ours(out / name)
+        _remove(out, CSV, JSON, PAGE)
         raise
     return result
+
+
+def _check_places(out: Path, *, html: bool) -> None:
+    """Check before long work that the files can be written, and replace none but those of an evaluation."""
+    check_output(out, [CSV, JSON, *([PAGE] if html else [])])
+    if html and _is_of_predict(out / PAGE):
+        what = "is the page of all cases that `predict` wrote, wanted a place for that of `evaluate`"
+        raise InputError(what, where=out / PAGE, todo=TODO)
+
+
+def _is_of_predict(page: Path) -> bool:
+    if not is_ours(page):  # without a page, the modules for pages are not needed
+        return False
+    from c3s3_seg.report.page import is_folder_page
+
+    return is_folder_page(page)
+
+
+def _remove(out: Path, *names: str) -> None:
+    """Remove files of an earlier evaluation; the page of all cases of `predict` has the same name."""
+    for name in names:
+        if not _is_of_predict(out / name):
+            remove_ours(out / name)
 
 
 def _named_alike(first: MeasuredSet, other: MeasuredSet) -> tuple[CaseScore, ...]:

@@ -1,20 +1,17 @@
-"""Write report.html of a prediction: all cases of a run, from the files of each case."""
+"""Write report.html of a prediction: all cases of a run, from the results and pages of each case."""
 
 from __future__ import annotations
 
-import math
 import os
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from c3s3_seg.batch.job import Job
 from c3s3_seg.batch.output import made_by
+from c3s3_seg.errors import InputError
 from c3s3_seg.report.folder_page import FolderCase, write_folder_page
-from c3s3_seg.report.prediction_page import still_of
 from c3s3_seg.report.rows import Failure, PredictionRow
-from c3s3_seg.system.ownership import read_case
+from c3s3_seg.system.ownership import TODO, is_ours
 
 
 def write_folder_report(
@@ -31,17 +28,17 @@ def write_folder_report(
     write_folder_page(path, title, [_case(job.out, row) for row in rows], failures, made_by(job))
 
 
+def refuse_evaluation(page: Path) -> None:
+    """Raise an InputError if the page is that of `evaluate`, which a prediction could not write again."""
+    if not is_ours(page):
+        return
+    from c3s3_seg.report.page import is_folder_page
+
+    if not is_folder_page(page):
+        what = "is the page of `evaluate`, wanted a place for that of all cases of `predict`"
+        raise InputError(what, where=page, todo=TODO)
+
+
 def _case(out: Path, row: PredictionRow) -> FolderCase:
-    found = _uncertainty(out / f"{row.case}.json")
-    values = {name: math.nan if mm is None else float(mm) for name, mm in found.get("hd95_mm", {}).items()}
-    page, planes = out / f"{row.case}.html", None
-    with suppress(OSError):
-        planes = still_of(page)
-    limit_mm = found.get("threshold_mm")
-    return FolderCase(row, values, limit_mm, planes, page.name if os.path.isfile(page) else "")
-
-
-def _uncertainty(path: Path) -> Mapping[str, Any]:
-    """Return the uncertainty in a case's JSON; empty if it was not measured or the file is gone."""
-    found = (read_case(path) or {}).get("uncertainty")
-    return found if isinstance(found, dict) else {}
+    page = out / f"{row.case}.html"
+    return FolderCase(row, page if os.path.isfile(page) else None)

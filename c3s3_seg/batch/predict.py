@@ -116,7 +116,10 @@ class _Run:
     def all(self, inputs: Inputs) -> BatchResult:
         """Sort the cases, process and record them, and write the files about all cases."""
         if self.job.html and len(inputs.tasks) > 1:
+            from c3s3_seg.batch.folder_report import refuse_evaluation
+
             self.run_files += (self.report_page,)
+            refuse_evaluation(self.report_page)
         for path in self.run_files:
             check_place(path)
         fresh, empty = not self.path.exists(), _empty_folders(self.job.out)
@@ -142,7 +145,7 @@ class _Run:
         found.kept = [o for kept in found.kept for o in studies.add(kept)]
         outcomes = {o.case: o for o in (*found.kept, *found.refused)}
         self._begin(inputs, found, studies)
-        ledger, stopped, undone = Ledger(journal, self.request), "", []
+        ledger, stopped, undone, ended = Ledger(journal, self.request), "", [], False
         try:
             for outcome in self._do(found.todo, ledger, studies):
                 outcomes[outcome.case] = outcome
@@ -155,13 +158,14 @@ class _Run:
                 outcomes |= {o.case: o for o in undone}
             else:
                 journal.end()
+            ended = True
         finally:
             for outcome in (*outcomes.values(), *studies.merged):
                 ledger.decide(outcome)
             # A case without an outcome, as after Ctrl-C, may have files that only the journal knows.
             whole = len(outcomes) + len(studies.merged) >= len(tasks)
             discard = discard and whole and not any(o.passed_over for o in outcomes.values())
-            self._sum_up(tasks, outcomes, journal, discard=discard, full=bool(stopped))
+            self._sum_up(tasks, outcomes, journal, discard=discard, full=bool(stopped), ended=ended)
         result = result_of(tasks, outcomes, len(found.kept), found.left)
         refusals = [o.refusal for o in outcomes.values() if o.refusal is not None and not o.passed_over]
         if inputs.single and refusals and not result.rows:
@@ -172,7 +176,7 @@ class _Run:
             stopped=stopped,
             skipped=(*inputs.skipped, *result.skipped),
             counts=self._merged_counts(),
-            known=sum(o.case in failed_before and o.failure is not None for o in outcomes.values()),
+            known=_known_failures(outcomes.values(), studies, failed_before),
         )
 
     def _begin(self, inputs: Inputs, found: Sorted, studies: Studies) -> None:
@@ -239,6 +243,7 @@ class _Run:
         *,
         discard: bool,
         full: bool,
+        ended: bool,
     ) -> None:
         """Write the files about all cases; one scan or study that failed in a new folder leaves none."""
         if discard and not any(o.row for o in outcomes.values()):
@@ -253,7 +258,7 @@ class _Run:
             write_whole(self.table, table)
             tables = {self.table.name: hashlib.sha256(table).hexdigest()}
             write_provenance(journal, self.job.out, self.plan.shard, times=times, tables=tables)
-            self._write_report(result)
+            self._write_report(result, ended=ended)
         except StorageError:
             # Files of an earlier run would describe other masks; the journal has the outcome of each case.
             for path in self.run_files:
@@ -262,17 +267,26 @@ class _Run:
             if not full:
                 raise
 
-    def _write_report(self, result: BatchResult) -> None:
-        """Write the page of all cases if requested; else remove that of an earlier run."""
-        if self.report_page in self.run_files:
+    def _write_report(self, result: BatchResult, *, ended: bool) -> None:
+        """Replace the page of all cases if requested; else, and if the run was interrupted, remove it."""
+        if self.report_page.exists():
+            from c3s3_seg.report.page import is_folder_page
+
+            # First, since the pictures take a while: after Ctrl-C it would show masks of an earlier run.
+            if is_folder_page(self.report_page):
+                self.report_page.unlink(missing_ok=True)
+        if ended and self.report_page in self.run_files:
             from c3s3_seg.batch.folder_report import write_folder_report
 
             write_folder_report(self.report_page, self.job, result.rows, result.failures)
-        elif self.report_page.exists():
-            from c3s3_seg.report.page import is_folder_page
 
-            if is_folder_page(self.report_page):
-                self.report_page.unlink(missing_ok=True)
+
+def _known_failures(outcomes: Iterable[Outcome], studies: Studies, failed_before: set[str]) -> int:
+    """Return the number of failures that an earlier run reported.
+
+    The failure of a study has the name of its first series: it is new if any of its series failed first now.
+    """
+    return sum(o.failure is not None and studies.members(o.case) <= failed_before for o in outcomes)
 
 
 @contextmanager

@@ -66,20 +66,22 @@ def write_provenance(
     shard
         Shard to which the files belong; None: the whole folder.
     times
-        Whether dates, run numbers and command lines are written; without them (`--deterministic`)
-        a second run writes the same bytes, and only the newest run is listed.
+        Whether dates, command lines and the journal's run numbers are written. Without them
+        (`--deterministic`) a second run writes the same bytes, see `_distinct_runs`.
     tables
         File name -> sha256 of the other files about all cases.
     """
-    runs = list(journal.runs())
+    runs, records = list(journal.runs()), list(journal.records())
+    cases = [_case(record, times) for record in records]
     if not times:
-        runs = [{k: v for k, v in runs[-1].items() if k not in TIMES}]
+        runs, numbers = _distinct_runs(runs, {record.run for record in records})
+        cases = [{**case, "run": numbers.get(r.run)} for case, r in zip(cases, records, strict=True)]
     document: dict[str, Any] = {
         MARK: __version__,
         "format": 1,
         "what": "Every file that c3s3-seg wrote here, with its sha256, and what it was made from and with.",
         "runs": runs,
-        "cases": [_case(record, times) for record in journal.records()],
+        "cases": cases,
         "tables_sha256": dict(tables or {}),
     }
     name, lines = provenance_names(shard)
@@ -94,6 +96,37 @@ def provenance_names(shard: Shard | None) -> tuple[str, str]:
     """Return the names of a folder's or a shard's provenance and of the journal's JSON lines."""
     tag = "" if shard is None else f".{shard}"
     return f"{NAME}{tag}.json", f"{STEM}{tag}.jsonl"
+
+
+def _distinct_runs(runs: list[dict[str, Any]], used: set[int]) -> tuple[list[dict[str, Any]], dict[int, int]]:
+    """Return the newest run and those that cases refer to, without times, and their new numbers.
+
+    Equal runs are listed once, at the place of the last one: however often a run was interrupted or repeated,
+    the record is the same, and the newest run stays the last one.
+
+    Parameters
+    ----------
+    runs
+        All runs of the journal, in order; at least one.
+    used
+        Numbers of the runs that cases refer to.
+
+    Returns
+    -------
+    tuple
+        The runs, numbered from 1; and number in the journal -> number in this list.
+    """
+    listed: dict[str, dict[str, Any]] = {}
+    keys: dict[int, str] = {}
+    for run in runs:
+        if run["run"] in used or run is runs[-1]:
+            rest = {k: v for k, v in run.items() if k not in TIMES}
+            key = keys[run["run"]] = json.dumps(rest, sort_keys=True)
+            listed.pop(key, None)  # else it would keep the place of the first one
+            listed[key] = rest
+    order = {key: n for n, key in enumerate(listed, 1)}
+    numbered = [{"run": order[key], **rest} for key, rest in listed.items()]
+    return numbered, {number: order[key] for number, key in keys.items()}
 
 
 def _case(record: JournalRecord, times: bool) -> dict[str, Any]:

@@ -44,6 +44,7 @@ class Studies:
         self._of = {name: study for study, names in several.items() for name in names}
         self._studies = {study: _Study(set(names)) for study, names in several.items()}
         self.merged: list[Outcome] = []  # failures reported with another series of their study
+        self._members: dict[str, set[str]] = {}  # first series of a study that failed -> all its failures
 
     def add(self, outcome: Outcome) -> list[Outcome]:
         """Return the outcome unless the rest of its study decides; after the last case, all held ones."""
@@ -65,6 +66,10 @@ class Studies:
         """Return the held outcomes of studies of which cases were left for another run."""
         return [outcome for study in self._studies.values() for outcome in self._settle(study, whole=False)]
 
+    def members(self, case: str) -> set[str]:
+        """Return the cases whose failures are reported under this name: the case alone, or of its study."""
+        return self._members.get(case, {case})
+
     def _settle(self, study: _Study, *, whole: bool = True) -> list[Outcome]:
         held, study.held = study.held, []
         if study.segmented or study.stopped or not whole:
@@ -72,6 +77,7 @@ class Studies:
         held.sort(key=lambda outcome: self._order[outcome.case])  # independent of which worker was first
         decided = _one_failure(held)
         self.merged += [replace(outcome, passed_over=False) for outcome in held[len(decided) :]]
+        self._members |= {outcome.case: {o.case for o in held} for outcome in decided}
         return decided
 
 

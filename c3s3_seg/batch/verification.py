@@ -322,7 +322,7 @@ def _check_case(case: dict[str, Any]) -> None:
 
 
 def _check_number(entry: dict[str, Any]) -> None:
-    """Check the numbers in a run or a case; a folder of `--deterministic` has none."""
+    """Check the numbers in a run or a case; a folder of `--deterministic` has no revision and no id."""
     for key in ("run", "revision"):
         if not isinstance(entry.get(key), int | None):
             raise TypeError(f"{key} is no number")

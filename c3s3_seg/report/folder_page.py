@@ -5,19 +5,24 @@ from __future__ import annotations
 import io
 import math
 import os
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
 from html import escape
 from pathlib import Path
 from urllib.parse import quote
 
 from c3s3_seg.report.numbers import column, in_page
 from c3s3_seg.report.page import FOLDER_PAGE, failed, image, number_cell, page, table, text_cell
+from c3s3_seg.report.prediction_page import still_of
 from c3s3_seg.report.rows import Failure, PredictionRow
 from c3s3_seg.system.files import write_whole
 from c3s3_seg.system.names import printable
 
-THUMBNAIL = 600  # pixels of width: a page of 200 cases has some 5 MB
+THUMBNAIL = 600  # pixels of width
+# Cases with a picture, from the top of the page. A picture takes some 0.1 s and 36 kB: those of 10,000 cases
+# took 20 minutes, and a page of 360 MB.
+PICTURES = 200
 
 
 @dataclass(frozen=True)
@@ -27,33 +32,25 @@ class FolderCase:
     Parameters
     ----------
     row
-        Name, volumes and notes of the case.
-    uncertainty_mm
-        Name of the label -> 95HD between the masks of two networks; empty if it was not measured.
-    limit_mm
-        Limit beyond which the model flags a case; None if it is not calibrated.
-    planes
-        WebP of three planes; None if there is none.
-    link
-        Path of the case's own page, from the folder; empty if there is none.
+        Name, volumes, uncertainty and notes of the case.
+    page
+        The case's own page, in the folder of the page of all cases; None if there is none. It is linked, and
+        read for the picture.
     """
 
     row: PredictionRow
-    uncertainty_mm: Mapping[str, float] = field(default_factory=dict)
-    limit_mm: float | None = None
-    planes: bytes | None = None
-    link: str = ""
+    page: Path | None = None
 
     @property
     def most_mm(self) -> float:
         """The 95HD of the least sure label; inf if one network alone found it, -inf without a number."""
-        values = [mm for mm in self.uncertainty_mm.values() if not math.isnan(mm)]
+        values = [mm for _, mm in self.row.uncertainty_mm if not math.isnan(mm)]
         return max(values, default=-math.inf)
 
     @property
     def flagged(self) -> bool:
         """Whether the least sure label is beyond the limit."""
-        return self.limit_mm is not None and self.most_mm > self.limit_mm
+        return bool(self.row.uncertain)
 
 
 def least_sure_first(cases: Iterable[FolderCase]) -> list[FolderCase]:
@@ -85,11 +82,12 @@ def write_folder_page(
         If the file cannot be written.
     """
     ordered = least_sure_first(cases)
-    measured = any(case.uncertainty_mm for case in ordered)
+    measured = any(case.row.uncertainty_mm for case in ordered)
     order = (
         "Empty masks first, then by falling uncertainty" if measured else "Empty masks first, then by notes"
     )
-    limit = next((case.limit_mm for case in ordered if case.limit_mm is not None), None)
+    limits = (case.row.uncertainty_limit_mm for case in ordered)
+    limit = next((limit_mm for limit_mm in limits if limit_mm is not None), None)
     numbers = [(len(ordered), "predicted"), (sum(c.row.empty for c in ordered), "empty")]
     if limit is not None:
         flagged = sum(case.flagged for case in ordered)
@@ -101,22 +99,29 @@ def write_folder_page(
         "only. Not a medical device. Made by a program; nobody has checked it.</p></header>"
         f'<div class="tiles row">{tiles}</div>{failed(failures, "failed") if failures else ""}'
         f'<h2>Cases</h2><p class="lead">{order}; a click on a header sorts. A picture leads to the case\'s '
-        f"page.</p>{_table(ordered, measured)}"
+        f"page.{_without_picture(len(ordered))}</p>{_table(ordered, measured)}"
     )
     write_whole(path, page(title, f"<main>{body}</main>", FOLDER_PAGE))
+
+
+def _without_picture(cases: int) -> str:
+    """Return the sentence on the cases that have no picture; empty if there are none."""
+    if cases <= PICTURES:
+        return ""
+    return f" Only the first {PICTURES} of the {cases} cases have one; of the others the name leads there."
 
 
 def _table(cases: Sequence[FolderCase], measured: bool) -> str:
     labels = list(dict.fromkeys(label for case in cases for label, _ in case.row.volumes_ml))
     headers = ["Case", *([column("uncertainty_mm")[0]] if measured else []), *(f"{x} (ml)" for x in labels)]
     rows = []
-    for case in cases:
+    for n, case in enumerate(cases):
         volumes = dict(case.row.volumes_ml)
         cells = [_uncertainty(case)] if measured else []
         cells += [number_cell(volumes.get(label, math.nan), "volume_ml") for label in labels]
         cells = [*cells, _notes(case)]
         named = zip([*headers[1:], "Notes"], cells, strict=True)
-        rows.append([_picture(case), *(_named(name, cell) for name, cell in named)])
+        rows.append([_name(case, drawn=n < PICTURES), *(_named(name, cell) for name, cell in named)])
     return table([*headers, "Notes"], rows, sortable=True, kind="results") if rows else ""
 
 
@@ -125,11 +130,19 @@ def _named(header: str, cell: str) -> str:
     return cell.replace("<td", f'<td data-h="{escape(header, quote=True)}"', 1)
 
 
-def _picture(case: FolderCase) -> str:
+def _name(case: FolderCase, *, drawn: bool) -> str:
     name = printable(case.row.case)
-    drawn = image(_thumbnail(case.planes), f"Three planes of {name}") if case.planes else ""
-    inner = f"{drawn}<span>{escape(name)}</span>"
-    return f'<a href="{quote(os.fsencode(case.link))}">{inner}</a>' if case.link else inner
+    planes = _planes(case) if drawn else None
+    picture = image(_thumbnail(planes), f"Three planes of {name}") if planes else ""
+    inner = f"{picture}<span>{escape(name)}</span>"
+    return f'<a href="{quote(os.fsencode(case.page.name))}">{inner}</a>' if case.page else inner
+
+
+def _planes(case: FolderCase) -> bytes | None:
+    """Return the WebP of three planes; None if the case's page has none or cannot be read."""
+    with suppress(OSError):
+        return still_of(case.page) if case.page else None
+    return None
 
 
 def _uncertainty(case: FolderCase) -> str:

@@ -7,11 +7,13 @@ from pathlib import Path
 
 import pytest
 from helpers.batches import MODEL
+from helpers.command import run
 
-from c3s3_seg.batch import Job, predict_cases
+from c3s3_seg.batch import BatchProgress, Job, predict_cases
 from c3s3_seg.batch.evaluate import EvaluationSettings, evaluate
 from c3s3_seg.batch.folder_report import write_folder_report
 from c3s3_seg.batch.verification import verify
+from c3s3_seg.errors import InputError
 from c3s3_seg.inference import Settings
 from c3s3_seg.report.rows import PredictionRow
 
@@ -55,6 +57,56 @@ def test_a_run_without_it_takes_the_old_one_away_and_leaves_that_of_an_evaluatio
     before = report.read_bytes()
     predict_cases(scans, MODEL, replace(with_pages, html=False))
     assert report.read_bytes() == before
+
+
+@pytest.mark.slow
+def test_an_interrupted_run_does_not_write_it_and_the_same_command_does(
+    tmp_path: Path, small_scans: Path
+) -> None:
+    """After Ctrl-C the program drew the pictures of all cases before it ended: 20 minutes for 10,000."""
+    page, job = tmp_path / "out" / "report.html", Job(tmp_path / "out", html=True, allow_out_of_domain=True)
+
+    def interrupt(progress: BatchProgress) -> None:
+        if progress.outcome is not None:
+            raise KeyboardInterrupt
+
+    for _ in range(2):  # in a new folder, and in one with a page, which would show fewer cases
+        with pytest.raises(KeyboardInterrupt):
+            predict_cases([small_scans], MODEL, job, interrupt)
+        assert not page.exists()
+        predict_cases(sorted(small_scans.iterdir())[:2], MODEL, job)
+        assert page.exists()
+    predict_cases([small_scans], MODEL, job)
+    assert page.read_text(encoding="utf-8").count("<img") == 5
+
+
+@pytest.mark.slow
+def test_evaluate_keeps_it_and_wants_another_folder_for_its_own(tmp_path: Path, small_scans: Path) -> None:
+    out, truth = tmp_path / "out", tmp_path / "truth"
+    job = Job(out, html=True, allow_out_of_domain=True)
+    predict_cases(sorted(small_scans.iterdir())[:2], MODEL, job)
+    truth.mkdir()
+    for path in out.glob("*.nii.gz"):
+        shutil.copy(path, truth)
+    page = out / "report.html"
+    before = page.read_bytes()
+    words = ("evaluate", out, truth, "-o", out, "--labels", "organ=1")
+    answer = run(*words, "--html")
+    said = " ".join(answer.stderr.split())
+    assert answer.returncode == 2
+    assert f"{page}: is the page of all cases that `predict` wrote" in said
+    assert "give another folder with -o" in said
+    assert not (out / "cases.csv").exists()
+    assert run(*words, "--quiet").returncode == 0
+    assert (out / "cases.csv").exists()
+    assert page.read_bytes() == before
+    page.unlink()
+    assert run(*words, "--html", "--quiet").returncode == 0
+    assert page.exists()
+    with pytest.raises(InputError, match="is the page of `evaluate`"):
+        predict_cases(sorted(small_scans.iterdir())[:2], MODEL, job)
+    assert run(*words, "--quiet").returncode == 0  # a page of its own would show other numbers
+    assert not page.exists()
 
 
 def test_a_page_that_cannot_be_looked_at_is_not_linked(tmp_path: Path) -> None:

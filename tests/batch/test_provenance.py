@@ -13,7 +13,7 @@ from helpers.batches import MODEL
 from helpers.command import run
 from helpers.studies import small
 
-from c3s3_seg.batch import BatchPlan, Job, origin, predict_cases, verify
+from c3s3_seg.batch import BatchPlan, Job, Model, origin, predict_cases, verify
 from c3s3_seg.batch import case as case_module
 from c3s3_seg.batch.job import primary_weights
 from c3s3_seg.bundle import ModelBundle
@@ -396,6 +396,46 @@ def test_deterministic_gives_the_same_bytes_twice(small_scans: Path, tmp_path: P
         out.rename(tmp_path / f"out-{len(contents)}")
     assert len(contents[0]) == 3 * 3 + 2
     assert contents[0] == contents[1] == contents[2]
+
+
+def test_deterministic_records_which_run_made_each_mask(small_scans: Path, tmp_path: Path) -> None:
+    """Every mask was said to be of the newest run, so `verify` held over masks of other settings."""
+    out, scans = tmp_path / "out", sorted(small_scans.iterdir())[:3]
+    job = Job(out, deterministic=True, allow_out_of_domain=True)
+    model = replace(MODEL, deterministic=True)
+    other = replace(model, settings=Settings(min_volume_ml=2.0))
+
+    def recorded(paths: list[Path], model: Model) -> tuple[bytes, list[float], list[int]]:
+        predict_cases(paths, model, job)
+        content = (out / "provenance.json").read_bytes()
+        facts = json.loads(content)
+        assert [run["run"] for run in facts["runs"]] == list(range(1, len(facts["runs"]) + 1))
+        made = [run["made_with"]["min_volume_ml"] for run in facts["runs"]]
+        return content, made, [case["run"] for case in facts["cases"]]
+
+    first = recorded(scans, model)
+    assert first[1:] == ([0.0], [1, 1, 1])
+    assert recorded(scans, model) == first
+    assert verify(out).holds
+    second = recorded(scans[:1], other)
+    assert second[1:] == ([0.0, 2.0], [2, 1, 1])
+    assert verify(out).stale == ["case-1.nii.gz", "case-1.json", "case-2.nii.gz", "case-2.json"]
+    assert recorded(scans[:1], other) == second
+    assert recorded(scans, model) == first  # all of one run again: nothing is left of the other
+    assert verify(out).holds
+    shutil.rmtree(out)
+    recorded(scans, model)
+    assert recorded(scans[:1], other) == second  # the same two runs in another folder
+
+
+def test_verify_reads_a_deterministic_record_without_numbers_of_runs(out: Path) -> None:
+    """An earlier version wrote only the newest run."""
+    facts = json.loads((out / "provenance.json").read_text())
+    for entry in (*facts["runs"], *facts["cases"]):
+        for key in ("run", "id", "started", "ended", "command", "revision", "changed"):
+            entry.pop(key, None)
+    (out / "provenance.json").write_text(json.dumps(facts))
+    assert verify(out).holds
 
 
 @pytest.mark.parametrize("when", ["before", "after"])

@@ -95,6 +95,39 @@ def test_a_study_of_which_no_series_is_in_the_domain_is_one_failure(tmp_path: Pa
 
 
 @pytest.mark.slow
+def test_a_series_that_fails_first_in_a_study_that_failed_before_is_a_new_failure(tmp_path: Path) -> None:
+    """The failure of the study has the name of its first series, which had failed before: silence, code 0."""
+    archive, out = tmp_path / "a", tmp_path / "out"
+    series(heart(), archive / "p2", "p2", 1)
+    for number in (1, 2):
+        series(small(), archive / "p1", "p1", number)
+    assert predict(archive, "-o", out)[0] == 1
+    series(heart(), archive / "p1", "p1", 3)[10].unlink()  # a scan of the model with a slice too few
+    answer = run("predict", archive, "-o", out, *PHANTOM, "--quiet")
+    said = " ".join(answer.stderr.split())
+    assert (answer.returncode, answer.stdout) == (1, ""), said
+    assert said.startswith("1 failed: p1_s1: ")
+    assert "none of the 3 series of the study can be segmented: p1_s1: this is not a scan" in said
+    assert "p1_s3: " in said
+    answer = run("predict", archive, "-o", out, *PHANTOM, "--quiet")
+    assert (answer.returncode, answer.stdout, answer.stderr) == (0, "", "")
+
+
+def test_the_members_of_a_failure_are_the_series_that_it_speaks_of() -> None:
+    names = ("s1", "s2", "s3")
+    studies = Studies(CaseTask(Case(name, Path("p1"), study="p1")) for name in names)
+    too_small = Refusal("too small", "p1", None, "DomainError", "check")
+    no_memory = Refusal("it was killed", "p1", None, "InputError", "predict")  # no fault of the scan
+    decided = [
+        o.case
+        for name, refusal in zip(names, (too_small, no_memory, too_small), strict=True)
+        for o in studies.add(Outcome(name, "p1", refusal=refusal))
+    ]
+    assert {case: studies.members(case) for case in decided} == {"s2": {"s2"}, "s1": {"s1", "s3"}}
+    assert studies.members("another") == {"another"}
+
+
+@pytest.mark.slow
 def test_a_larger_series_without_the_organ_is_passed_over_beside_a_segmented_one(tmp_path: Path) -> None:
     """It failed every night, as if the machine had failed, and `serve` sent nothing of such a study."""
     study, geometry = tmp_path / "p1", heart().geometry

@@ -1,25 +1,33 @@
 """Many predicted cases on one page: cases that need review come first, each with its picture and link."""
 
+import io
 import math
 import os
-from dataclasses import replace
+import re
 from pathlib import Path
 
 from helpers.predicted import CASE, SCORED
 from helpers.reports import tags
+from PIL import Image
 
-from c3s3_seg.report.folder_page import FolderCase, least_sure_first, write_folder_page
+from c3s3_seg.report.folder_page import PICTURES, FolderCase, least_sure_first, write_folder_page
+from c3s3_seg.report.page import image
 from c3s3_seg.report.prediction_page import still_of, write_prediction_page
 from c3s3_seg.report.rows import Failure, PredictionRow
 
 
 def case(name: str, mm: dict[str, float] | None = None, *notes: str, volume_ml: float = 2.0) -> FolderCase:
-    return FolderCase(PredictionRow(name, (("a", volume_ml),), 1.0, notes=notes), mm or {}, 2.0)
+    known = tuple((mm or {}).items())
+    row = PredictionRow(
+        name, (("a", volume_ml),), 1.0, notes=notes, uncertainty_mm=known, uncertainty_limit_mm=2.0
+    )
+    return FolderCase(row)
 
 
 def test_a_link_to_a_page_whose_name_is_not_unicode(tmp_path: Path) -> None:
     name = os.fsdecode(b"\xff")
-    write_folder_page(tmp_path / "r.html", "x", [replace(case(name, None, name), link=f"{name}.html")], [])
+    known = FolderCase(case(name, None, name).row, tmp_path / f"{name}.html")
+    write_folder_page(tmp_path / "r.html", "x", [known], [])
     assert [a["href"] for t, a in tags(tmp_path / "r.html") if t == "a"] == ["%FF.html"]
 
 
@@ -48,10 +56,8 @@ def test_the_least_sure_come_first() -> None:
 
 def test_the_page_says_what_it_knows_and_names_are_text(tmp_path: Path) -> None:
     write_prediction_page(tmp_path / "a b.html", SCORED)
-    planes = still_of(tmp_path / "a b.html")
-    assert planes is not None
-    row = PredictionRow("<a> b", (("a", 2.25),), 1.0, notes=("1 < 2",))
-    cases = [FolderCase(row, {"a": 2.756}, 2.0, planes, "a b.html"), case("empty", volume_ml=0.0)]
+    row = case("<a> b", {"a": 2.756}, "1 < 2", volume_ml=2.25).row
+    cases = [FolderCase(row, tmp_path / "a b.html"), case("empty", volume_ml=0.0)]
     write_folder_page(tmp_path / "report.html", "Two", cases, [Failure("bad", "no <scan>")], "Model x.")
     found, text = tags(tmp_path / "report.html"), (tmp_path / "report.html").read_text(encoding="utf-8")
     assert [a["href"] for t, a in found if t == "a"] == ["a%20b.html"]
@@ -60,6 +66,24 @@ def test_the_page_says_what_it_knows_and_names_are_text(tmp_path: Path) -> None:
         assert words in text
     assert "<b>1</b><span>less sure than the limit of 2.00 mm</span>" in text
     assert text.index("Nothing was found.") < text.index("2.76")
+
+
+def test_only_the_first_cases_of_a_large_batch_have_a_picture(tmp_path: Path) -> None:
+    """The pictures of 10,000 cases took 20 minutes, and made a page of 360 MB."""
+    own, picture = tmp_path / "own.html", io.BytesIO()
+    Image.new("RGB", (6, 4)).save(picture, format="WEBP")  # a small one, drawn in no time
+    own.write_text(image(picture.getvalue(), "planes"), encoding="utf-8")
+    cases = [FolderCase(case(f"c{n:03}", {"a": float(n)}).row, own) for n in range(PICTURES + 2)]
+    page = tmp_path / "report.html"
+    write_folder_page(page, "Many", cases[:PICTURES], [])
+    assert "Only the first" not in page.read_text(encoding="utf-8")
+    write_folder_page(page, "Many", cases, [])
+    found, text = tags(page), page.read_text(encoding="utf-8")
+    drawn = [a["alt"] for t, a in found if t == "img"]
+    assert drawn == [f"Three planes of c{n:03}" for n in range(PICTURES + 1, 1, -1)]  # the least sure ones
+    assert [a["href"] for t, a in found if t == "a"] == ["own.html"] * len(cases)
+    assert f"Only the first {PICTURES} of the {PICTURES + 2} cases have one" in text
+    assert re.findall(r"<span>(c\d+)</span>", text)[-2:] == ["c001", "c000"]
 
 
 def test_without_uncertainty_nothing_is_said_of_it(tmp_path: Path) -> None:
