@@ -204,6 +204,7 @@ def exact_in_float32(scan: Volume) -> ExactScan:
         return ExactScan(scan.array)
     # In the voxels' dtype if that is an integer, and so exact, else in float64; neither overflows here.
     kind = scan.array.dtype if scan.array.dtype.kind in "iu" else np.dtype(np.float64)
+    kind = kind.newbyteorder("=")  # numpy computes in no other byte order
     return ExactScan(np.subtract(scan.array, kind.type(offset), dtype=kind), float(offset))
 
 

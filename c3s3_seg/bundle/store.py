@@ -203,7 +203,8 @@ class ModelBundle:
         """Return all networks for this task, primary first, each with the bundle that holds it.
 
         A bundle may name a linked bundle, a folder beside it: another bundle for the same task, with the
-        networks that would have made this one too large.
+        networks that would have made this one too large. Of a bundle that was loaded through a symbolic link,
+        it is a folder beside the bundle, not beside the link.
 
         Raises
         ------
@@ -214,8 +215,9 @@ class ModelBundle:
         name = self.manifest.linked_bundle
         if name is None:
             return own
-        folder = self.folder.parent / name
-        if not _is_plain(name) or folder.resolve() == self.folder.resolve():
+        own_folder = self.folder.resolve()  # `Path(".").parent` is "." itself
+        folder = own_folder.parent / name
+        if not _is_plain(name) or folder.resolve() == own_folder:
             raise InputError(f"the linked bundle '{name}' is not a folder beside this one", where=self.folder)
         other = ModelBundle.load(folder)
         if _interface(other.task) != _interface(self.task):

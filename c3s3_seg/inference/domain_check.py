@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from c3s3_seg.bundle.domain import Domain, sampled
-from c3s3_seg.errors import C3S3Error, quantity
+from c3s3_seg.errors import C3S3Error, GeometryError, quantity
 from c3s3_seg.geometry.box import Box
 from c3s3_seg.geometry.volume import Volume
 
@@ -164,6 +164,27 @@ def check_frame(
     if any("not known" in note for note in scan.source.notes):
         result += CheckResult((), ("left and right may be swapped: the file does not say which is which",))
     return result
+
+
+def refuse_shear(scan: Volume) -> None:
+    """Raise if the axes of a scan are not perpendicular, as `c3s3_seg.load` does for a file.
+
+    Preprocessing only permutes, flips and resamples axes: a network would see a sheared organ.
+
+    Raises
+    ------
+    GeometryError
+        If the grid is sheared, by a gantry tilt for example.
+    """
+    if scan.geometry.is_orthogonal:
+        return
+    axes = scan.geometry.direction
+    degrees = math.degrees(math.asin(np.abs(axes.T @ axes - np.eye(3)).max()))
+    raise GeometryError(
+        f"the axes are not perpendicular: sheared by {degrees:.3g} degrees",
+        where=scan.source.path,
+        todo="Resample the scan to a grid of right angles, or load its file with --repair",
+    )
 
 
 def check_is_scan(scan: Volume) -> CheckResult:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from c3s3_seg.errors import MemoryLimitError, shown
+from c3s3_seg.errors import NO_MEMORY, MemoryLimitError, shown
 from c3s3_seg.inference.tiling import Shape, Tiling
+from c3s3_seg.system.hardware import is_memory_error
 
 FLOAT = 4
 RESAMPLING = 12  # bytes per voxel of the model's grid, while a scan is resampled to it
@@ -139,6 +141,31 @@ class Budget:
         )
 
 
+@contextmanager
+def reporting_full_memory(aim: str, where: Path | None) -> Iterator[None]:
+    """Turn a lack of memory, which numpy and the runtimes report in their own ways, into one error.
+
+    Parameters
+    ----------
+    aim
+        What the memory was needed for, such as `make the mask`.
+    where
+        The scan's file, for the message.
+
+    Raises
+    ------
+    MemoryLimitError
+        Instead of a MemoryError, or of an error of a runtime that reports full memory.
+    """
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        if not is_memory_error(error):
+            raise
+        todo = "Give more memory, fewer --workers, or the region of the organ with --roi"
+        raise MemoryLimitError(f"{NO_MEMORY} to {aim}", where=where, todo=todo) from error
+
+
 def check_free_memory(voxels: int, free: int | None, processes: int, where: Path | None) -> None:
     """Refuse a scan that does not fit into the host's memory while it is resampled to the model's grid.
 
@@ -179,13 +206,10 @@ def _shrinking(tile: Shape, patch: Shape, multiple: Shape) -> Iterator[Shape]:
         sides[axis] -= multiple[axis]
 
 
-def smaller(tiling: Tiling, patch: Shape, shape: Shape, multiple: Shape) -> Tiling | None:
-    """Return tiles to retry with: of the training size, or with the longest side halved; None if tiny."""
-    tile = tiling.tile
-    low = [min(t, p) for t, p in zip(tile, patch, strict=True)]
-    if tuple(low) == tile:
-        longest = low.index(max(low))
-        low[longest] = low[longest] // 2 // multiple[longest] * multiple[longest]
-        if not low[longest]:
-            return None
-    return Tiling.overlapping(shape, (low[0], low[1], low[2]), 0.5)
+def smaller(tiling: Tiling, patch: Shape, shape: Shape) -> Tiling | None:
+    """Return tiles of the training size `patch` to retry with; None if no side of the tiles is longer.
+
+    Below that size a network sees less of the surroundings than in training, and its mask may be wrong.
+    """
+    x, y, z = (min(t, p) for t, p in zip(tiling.tile, patch, strict=True))
+    return None if (x, y, z) == tiling.tile else Tiling.overlapping(shape, (x, y, z), 0.5)

@@ -139,10 +139,14 @@ def memory_limit(settings: Settings, arrays: ArrayOperations, backends: Sequence
     free = arrays.free(settings.processes) if arrays.own_memory else None
     if free is None:
         return own
-    keeping = [backend for backend in backends if isinstance(backend, KeepingBackend)]
-    kept = max((backend.kept_memory for backend in keeping), default=0)  # each reports the whole process
-    room = max(0, int(GPU_SHARE * (free - kept)))
+    room = max(0, int(GPU_SHARE * (free - kept_memory(backends))))
     return room if own is None else min(own, room)
+
+
+def kept_memory(backends: Sequence[Backend]) -> int:
+    """Return the bytes that networks keep and `give_back` releases."""
+    keeping = [backend for backend in backends if isinstance(backend, KeepingBackend)]
+    return max((backend.kept_memory for backend in keeping), default=0)  # each reports the whole process
 
 
 def give_back(backends: Sequence[Backend]) -> None:

@@ -10,14 +10,14 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from c3s3_seg.bundle import Task
-from c3s3_seg.bundle.preprocessing import FlatScanError
-from c3s3_seg.errors import InputError, MemoryLimitError
+from c3s3_seg.bundle.domain import Domain
+from c3s3_seg.errors import InputError
 from c3s3_seg.geometry.arguments import FLAG, require_volume
 from c3s3_seg.geometry.box import parse_box
 from c3s3_seg.geometry.volume import Volume
@@ -32,18 +32,23 @@ from c3s3_seg.inference.domain_check import (
     check_intensities,
     check_is_scan,
     check_volumes,
+    refuse_shear,
 )
 from c3s3_seg.inference.mask_builder import MaskBuilder
-from c3s3_seg.inference.memory import MEASURED_FILTERS, Costs, check_free_memory, costs_of
+from c3s3_seg.inference.memory import (
+    MEASURED_FILTERS,
+    Costs,
+    check_free_memory,
+    costs_of,
+    reporting_full_memory,
+)
 from c3s3_seg.inference.place import place_for
 from c3s3_seg.inference.prediction import Prediction
-from c3s3_seg.inference.roi import COARSE, find_region
+from c3s3_seg.inference.roi import COARSE, CoarsePass, find_region
 from c3s3_seg.inference.settings import Settings
 from c3s3_seg.inference.steps import CheckedScan, PreparedScan
 from c3s3_seg.inference.tiled_network import Probabilities, TiledNetwork
-from c3s3_seg.inference.tiling import FloatArray
 from c3s3_seg.inference.uncertainty import NetworkComparison
-from c3s3_seg.system.hardware import is_memory_error
 from c3s3_seg.system.progress import Progress
 
 __all__ = ["CheckedScan", "Prediction", "Predictor", "PreparedScan", "Settings"]
@@ -168,22 +173,28 @@ class Predictor:
         InputError
             If the voxels are no real numbers (but bool, complex or text), an argument is of another kind, or
             `roi` is malformed or holds no voxel.
+        GeometryError
+            If the axes of the scan are not perpendicular.
+        MemoryLimitError
+            If memory is full.
         """
         if scan.array.dtype.kind not in "iuf":
             what = f"found voxels of type {scan.array.dtype}, wanted integers or floating-point numbers"
             raise InputError(what, where=scan.source.path)
+        refuse_shear(scan)
         allowed = FLAG.take("allow_out_of_domain", allow_out_of_domain)
         box = None if roi is None else parse_box(roi, scan.geometry)  # only that part will be segmented
         notes = ("region of interest: as it was given",) if box else ()
         task = self.task
         frame = box.crop(scan) if box else scan
-        result = check_is_scan(scan) if task.domain is not None else CheckResult()
-        result += check_frame(frame, task.domain, task.modality, task.recipe.spacing_mm)
-        result.settle(scan, allowed=allowed)
-        checked = CheckedScan(scan, DomainCheck(result, box, notes), False, allowed)
-        if box is None and result.larger:
-            return replace(checked, search=True)
-        return self._with_intensities(checked)
+        with reporting_full_memory("check the scan", scan.source.path):
+            result = check_is_scan(scan) if task.domain is not None else CheckResult()
+            result += check_frame(frame, task.domain, task.modality, task.recipe.spacing_mm)
+            result.settle(scan, allowed=allowed)
+            checked = CheckedScan(scan, DomainCheck(result, box, notes), False, allowed)
+            if box is None and result.larger:
+                return replace(checked, search=True)
+            return self._with_intensities(checked)
 
     def locate(self, checked: CheckedScan, progress: Progress | None = None) -> CheckedScan:
         """Find the organ in a scan larger than those in training; return others unchanged (second step).
@@ -193,20 +204,25 @@ class Predictor:
         DomainError
             If nothing like the organ is found, or the intensities of the region are unlike those of the
             training scans, and a scan out of the domain is not allowed.
+        MemoryLimitError
+            Same as in `network`, for the search; or if memory is full around it.
         """
-        domain = self.task.domain
-        if not checked.search or domain is None:
+        if not checked.search or self.task.domain is None:
             return checked
-        spacing_mm = self.task.recipe.spacing_mm
-        result = checked.check.result
+        with reporting_full_memory("search for the organ", checked.scan.source.path):
+            found = replace(checked, check=self._search(checked, self.task.domain, progress), search=False)
+            return self._with_intensities(found)
+
+    def _search(self, checked: CheckedScan, domain: Domain, progress: Progress | None) -> DomainCheck:
+        """Return the check with the region of the organ, or without one if it may be missing and is."""
+        result, coarse = checked.check.result, self._foreground()
         try:
-            box, notes = find_region(checked.scan, spacing_mm, domain, self._foreground(), progress)
-            check = DomainCheck(result, box, notes)
+            box, notes = find_region(checked.scan, self.task.recipe.spacing_mm, domain, coarse, progress)
         except DomainError as error:
             if not checked.allow_out_of_domain:
                 raise
-            check = DomainCheck(result + CheckResult((error.what,)))
-        return self._with_intensities(replace(checked, check=check, search=False))
+            return DomainCheck(result + CheckResult((error.what,)), notes=tuple(coarse.notes))
+        return DomainCheck(result, box, (*notes, *coarse.notes))
 
     def prepare(self, checked: CheckedScan) -> PreparedScan:
         """Crop to the region, orient, resample and normalise (third step).
@@ -218,19 +234,25 @@ class Predictor:
         GeometryError
             If the model's grid has far too many voxels for a scan.
         InputError
-            If all voxels on the model's grid become the same, or float32 cannot hold the intensities.
+            If all voxels on the model's grid become the same, or float32 cannot hold the intensities; or if
+            the scan is larger than those in training and `locate` was left out.
         MemoryLimitError
-            If the scan is resampled on the host, and the model's grid does not fit into its free memory.
+            If the scan is resampled on the host, and the model's grid does not fit into its free memory; or
+            if memory is full.
         """
         started = time.perf_counter()
         scan, box = checked.scan, checked.check.region
+        if checked.search:  # `locate` checks the intensities too
+            what = "the organ has not been located in this scan, which is larger than those in training"
+            raise InputError(what, where=scan.source.path, todo="Call locate first: prepare(locate(checked))")
         part = box.crop(scan) if box else scan
         shape = self.task.recipe.grid(part.geometry, scan.source.path).shape
         if not self._place.arrays.own_memory:
             # Not checked for a GPU, where the scan before this one still holds memory: `network` finds out.
             voxels, free = int(np.prod(shape, dtype=np.int64)), self._place.arrays.free()
             check_free_memory(voxels, free, self.settings.processes, scan.source.path)
-        array = self._place.prepare(self.task.recipe, part)
+        with reporting_full_memory("bring the scan to the model's grid", scan.source.path):
+            array = self._place.prepare(self.task.recipe, part)
         seconds = time.perf_counter() - started
         return PreparedScan(array, part.geometry, shape, scan.geometry, scan.source, checked.check, seconds)
 
@@ -272,19 +294,18 @@ class Predictor:
         Raises
         ------
         InputError, MemoryLimitError
-            If a network fails, its output is not finite logits of the right shape, or memory is full.
+            If a network fails, its output is not finite logits of the right shape, or memory is full; or if
+            some of the probabilities were already taken.
         """
+        with reporting_full_memory("make the mask", prepared.source.path):
+            return self._prediction(prepared, probabilities)
+
+    def _prediction(self, prepared: PreparedScan, probabilities: Probabilities) -> Prediction:
         started = time.perf_counter()
         networks = len(self.backends) if self.settings.uncertainty else 1
         keep, leading = self.settings.probabilities, self.comparison.leading
         made = MaskBuilder(self.task, prepared.part, networks, leading, keep, self._place.arrays)
-        try:
-            made.fill(probabilities.slabs, prepared.shape)
-        except RuntimeError as error:  # from a device; numpy raises MemoryError
-            if not is_memory_error(error):
-                raise
-            what = "memory was full on the device while the mask was made"
-            raise MemoryLimitError(what, where=prepared.source.path) from error
+        made.fill(probabilities.slabs, prepared.shape)
         postprocessed = made.postprocess(self.settings.postprocessing(self.task))
         uncertainty = made.uncertainty(self.comparison)
         volume_ml = made.volume_ml()
@@ -328,7 +349,7 @@ class Predictor:
         result.settle(scan, allowed=checked.allow_out_of_domain)
         return replace(checked, check=replace(check, result=result))
 
-    def _foreground(self) -> _Foreground:
+    def _foreground(self) -> CoarsePass:
         """Return the coarse pass, with the first network alone: it must not depend on other options."""
         x, y, z = self.task.recipe.spacing_mm
         recipe = replace(self.task.recipe, spacing_mm=(x * COARSE, y * COARSE, z * COARSE))
@@ -342,19 +363,4 @@ class Predictor:
             on_device=own.on_device,
         )
         one = replace(self.costs, per_voxel=self.costs.per_voxel / len(self.backends))
-        return _Foreground(Predictor(task, self.backends[:1], settings, one))
-
-
-@dataclass(frozen=True)
-class _Foreground:
-    """The coarse pass: a scan -> the probability of any label, (i, j, k) float32 on the scan's grid."""
-
-    predictor: Predictor
-
-    def __call__(self, scan: Volume) -> FloatArray:
-        try:
-            found = self.predictor(scan, allow_out_of_domain=True)
-        except FlatScanError:  # air: all voxels of the network's input are the same
-            return np.zeros(scan.geometry.shape, np.float32)
-        each = [volume.array for volume in found.probabilities.values()]
-        return np.asarray(np.sum(each, axis=0), dtype=np.float32)
+        return CoarsePass(Predictor(task, self.backends[:1], settings, one))

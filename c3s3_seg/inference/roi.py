@@ -9,18 +9,23 @@ the surroundings of the best component of a plausible size are segmented at full
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import product
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from c3s3_seg.bundle.domain import Domain
+from c3s3_seg.bundle.preprocessing import FlatScanError
 from c3s3_seg.errors import quantity
 from c3s3_seg.geometry.box import Box
 from c3s3_seg.geometry.volume import Geometry, Volume, narrow
+from c3s3_seg.inference.backends.execute import Backend
+from c3s3_seg.inference.backends.select import notes
 from c3s3_seg.inference.components import component_boxes, label_components
 from c3s3_seg.inference.domain_check import DomainError
+from c3s3_seg.inference.prediction import Prediction
 from c3s3_seg.system.progress import Progress
 
 Foreground = Callable[[Volume], NDArray[np.float32]]
@@ -33,6 +38,45 @@ PLAUSIBLE = (0.4, 2.0)
 # Above this share of the best candidate's weight, the second candidate may be the organ as well.
 RIVAL = 0.7
 MARGIN_MM = 15.0
+
+
+class CoarsePredictor(Protocol):
+    """The part of `Predictor` that the search uses; that module imports this one."""
+
+    backends: tuple[Backend, ...]
+
+    def __call__(self, scan: Volume, *, allow_out_of_domain: bool = False) -> Prediction:
+        """Segment a scan."""
+        ...
+
+
+@dataclass(frozen=True)
+class CoarsePass:
+    """The coarse pass: a scan -> the probability of any label, (i, j, k) float32 on the scan's grid.
+
+    Parameters
+    ----------
+    predictor
+        Segments a scan at low resolution, whatever its domain, and keeps the probabilities.
+    notes
+        Sentences on how its network ran, each once: filled by the calls.
+    """
+
+    predictor: CoarsePredictor
+    notes: list[str] = field(default_factory=list)
+
+    def __call__(self, scan: Volume) -> NDArray[np.float32]:
+        """Return the sum of the probabilities of all labels."""
+        try:
+            found = self.predictor(scan, allow_out_of_domain=True)
+        except FlatScanError:  # air: all voxels of the network's input are the same
+            return np.zeros(scan.geometry.shape, np.float32)
+        # The notes of the runtime stand in the prediction as well.
+        known = (*found.mask_warnings, *notes(self.predictor.backends[0]))
+        told = (f"coarse search: {note}" for note in found.remarks if note not in known)
+        self.notes.extend(note for note in told if note not in self.notes)
+        each = [volume.array for volume in found.probabilities.values()]
+        return np.asarray(np.sum(each, axis=0), dtype=np.float32)
 
 
 def find_region(
@@ -76,14 +120,14 @@ def find_region(
     # The last voxels of an axis, fewer than a block, belong to the last block.
     end = np.where(high == coarse.geometry.shape, scan.geometry.shape, high * block)
     box = Box.of(low * block, end)
-    notes = [
+    told = [
         f"region of interest: {box} of {scan.geometry.shape} voxels, found by"
         f" {quantity(windows, 'coarse window')} ({found[0].volume_ml:.0f} ml)"
     ]
     if len(found) > 1 and found[1].weight > RIVAL * found[0].weight:
         place = ", ".join(f"{p:.0f}" for p in coarse.geometry.to_mm((found[1].low + found[1].high - 1) / 2))
-        notes.append(f"something else was nearly as likely, of {found[1].volume_ml:.0f} ml at ({place}) mm")
-    return box, tuple(notes)
+        told.append(f"something else was nearly as likely, of {found[1].volume_ml:.0f} ml at ({place}) mm")
+    return box, tuple(told)
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from c3s3_seg.inference.arrays import arrays_of
 from c3s3_seg.inference.backends.execute import Backend, run
 from c3s3_seg.inference.backends.select import notes
 from c3s3_seg.inference.memory import Budget, Costs, extras, smaller
-from c3s3_seg.inference.place import give_back, memory_limit
+from c3s3_seg.inference.place import give_back, kept_memory, memory_limit
 from c3s3_seg.inference.settings import Settings
 from c3s3_seg.inference.streaming import Slab, stream
 from c3s3_seg.inference.tiling import Array, Shape, Tiling, mean
@@ -144,23 +144,40 @@ class TiledNetwork:
             raise MemoryLimitError(what, todo=f"{error.todo}, or give fewer --workers") from None
 
     def _slabs(self, array: Array, found: Probabilities, progress: Progress | None) -> Iterator[Slab]:
-        """Yield the stitched slabs. If memory is full before the first, retry once with smaller tiles."""
+        """Yield the stitched slabs. If memory is full before the first, retry once: see `_retried`."""
         given, known = 0, self._notes()
         try:
             for slab in self._timed(array, found, progress):
                 given += 1
                 yield slab
         except MemoryLimitError as error:
-            x, y, z = array.shape
-            tiling = smaller(found.tiling, self.task.patch, (x, y, z), self.task.multiple)
-            if given or tiling is None:
+            if given:
                 raise
-            found.notes.append(f"{error.what}; went on with tiles of {_times(tiling.tile)}")
+            tiling = self._retried(error, found.tiling, array)
+            same = tiling == found.tiling
+            how = "the same tiles, after memory was released" if same else f"tiles of {_times(tiling.tile)}"
+            found.notes.append(f"{error.what}; went on with {how}")
             found.tiling = tiling
         if not given:
             give_back(self.backends)  # not in the `except`, whose traceback holds memory
             yield from self._timed(array, found, progress)
         found.notes += [note for note in self._notes() if note not in known]
+
+    def _retried(self, error: MemoryLimitError, tiling: Tiling, array: Array) -> Tiling:
+        """Return the tiles to retry with: of the training size, or the same if memory can be released.
+
+        Raises
+        ------
+        MemoryLimitError
+            If neither is possible.
+        """
+        x, y, z = array.shape
+        retried = smaller(tiling, self.task.patch, (x, y, z))
+        if retried is None and not kept_memory(self.backends):
+            what = f"{error.what}, and tiles are never smaller than in training"
+            todo = "Give more memory, or fewer --workers"
+            raise MemoryLimitError(what, where=error.where, todo=todo) from error
+        return retried or tiling
 
     def _notes(self) -> list[str]:
         """Return the notes of the runtimes, each once; a runtime may add notes while it runs."""

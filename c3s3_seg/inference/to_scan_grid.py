@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from c3s3_seg.errors import InputError
 from c3s3_seg.geometry.resample import AxisWeights, axis_weights
 from c3s3_seg.inference.arrays import ArrayOperations, arrays_of
 from c3s3_seg.inference.streaming import Slab
@@ -68,15 +69,21 @@ class ScanGridResampler:
     """
 
     def __init__(self, shape: Shape, goal: Shape, classes: int, *, all_of_it: bool = False) -> None:
-        self._goal, self._classes = goal, classes
+        self._shape, self._goal, self._classes = shape, goal, classes
         self._axes = [_GridAxis(n, m) for n, m in zip(shape, goal, strict=True)]
         # The most probable of K classes has at least 1 / K; 1e-4 allows for rounding.
         self._least = -1.0 if all_of_it else 1 / classes - 1e-4
 
     def __call__(self, slabs: Iterable[Slab]) -> Iterator[Block]:
-        """Yield blocks that do not overlap, in rising order; each is valid until the next is requested."""
+        """Yield blocks that do not overlap, in rising order; each is valid until the next is requested.
+
+        Raises
+        ------
+        InputError
+            If slabs are missing: a mask of the others would have no label where they were.
+        """
         done, held = 0, _Held()
-        for slab in slabs:
+        for slab in self._complete(slabs):
             axis, n, block = self._axes[slab.axis], slab.axis, arrays_of(slab.values).block
             held = held.with_slab(slab)
             ready = axis.ready(slab.stop)
@@ -86,6 +93,18 @@ class ScanGridResampler:
                 yield from self._block(held, slice(low, high), n)
             done = max(done, ready)
             held = held.tail(int(axis.first[done]) if done < self._goal[n] else slab.stop)
+
+    def _complete(self, slabs: Iterable[Slab]) -> Iterator[Slab]:
+        """Yield the slabs; raise unless they follow each other from the first plane to the last."""
+        done, axis = 0, 0
+        for slab in slabs:
+            axis = slab.axis
+            if slab.start != done:
+                raise _incomplete(f"planes from {slab.start} on, wanted those from {done} on")
+            done = slab.stop
+            yield slab
+        if done != self._shape[axis]:
+            raise _incomplete(f"{done} planes, wanted {self._shape[axis]}")
 
     def _block(self, held: _Held, planes: slice, n: int) -> Iterator[Block]:
         """Yield the block of some planes of the scan's grid; nothing where no foreground class can win."""
@@ -101,6 +120,11 @@ class ScanGridResampler:
             weights[other] = self._axes[other].weights(where[other], inner[other])
         x, y, z = where
         yield Block((x, y, z), source[:, *inner], tuple(weights), n)
+
+
+def _incomplete(found: str) -> InputError:
+    what = f"these probabilities were already taken, in part or as a whole: found {found}"
+    return InputError(what, todo="Run the network again: probabilities can be taken once, all of them")
 
 
 class _GridAxis:

@@ -12,7 +12,7 @@ one is empty, Dice and Jaccard are 0, distances inf and NSD 0. A miss never has 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -30,7 +30,7 @@ def score(
     truth: Volume,
     label: int = 1,
     *,
-    tolerances_mm: tuple[float, ...] = (1.0, 2.0),
+    tolerances_mm: Iterable[float] = (1.0, 2.0),
     area_nsd: bool = False,
 ) -> Score:
     """Return every number of the `clinical` protocol for one label.
@@ -69,26 +69,32 @@ def score(
     return scores(prediction, truth, (label,), tolerances_mm=tolerances_mm, area_nsd=area_nsd)[label]
 
 
-def check_tolerances(tolerances_mm: Sequence[float]) -> None:
-    """Raise if a tolerance of the normalised surface distance cannot be used.
+def check_tolerances(tolerances_mm: Iterable[float]) -> tuple[float, ...]:
+    """Return the tolerances of the normalised surface distance, as they were given.
 
     Raises
     ------
     InputError
         If a tolerance is negative or not finite.
     """
-    given = tuple(tolerances_mm) if np.iterable(tolerances_mm) else (None,)
-    if any(not (isinstance(t, int | float | np.number) and math.isfinite(t) and t >= 0) for t in given):
-        found = shown(tolerances_mm)
+    # Read once: an iterator would be empty the second time, and the scores would lack their NSD.
+    given = tuple(tolerances_mm) if np.iterable(tolerances_mm) else None
+    if given is None or not all(map(_is_tolerance, given)):
+        found = shown(tolerances_mm if given is None else given)
         raise InputError(f"found the tolerances {found} mm, wanted finite ones that are not negative")
+    return given
+
+
+def _is_tolerance(value: object) -> bool:
+    return isinstance(value, int | float | np.integer | np.floating) and 0 <= float(value) < math.inf
 
 
 def scores(
     prediction: Volume,
     truth: Volume,
-    labels: Sequence[int],
+    labels: Iterable[int],
     *,
-    tolerances_mm: tuple[float, ...] = (1.0, 2.0),
+    tolerances_mm: Iterable[float] = (1.0, 2.0),
     area_nsd: bool = False,
 ) -> dict[int, Score]:
     """Return the scores of several labels, each as from `score`, in one pass over the masks.
@@ -110,10 +116,10 @@ def scores(
     GeometryError, InputError
         As in `score`, if any label is at fault.
     """
-    _check_arguments(prediction, truth, labels)
-    check_tolerances(tolerances_mm)
+    labels = _check_arguments(prediction, truth, labels)
+    tolerances = tuple(float(mm) for mm in sorted(set(check_tolerances(tolerances_mm))))
     by_area = FLAG.take("area_nsd", area_nsd)
-    step, tolerances = step_mm(truth.geometry), tuple(float(mm) for mm in sorted(set(tolerances_mm)))
+    step = step_mm(truth.geometry)
     found = {
         label: _score(pair, truth.geometry.voxel_ml, tolerances)
         for label, pair in _pairs(prediction, truth, labels, step).items()
@@ -180,9 +186,9 @@ def paper_score(prediction: Volume, truth: Volume, label: int = 1) -> PaperScore
     return paper_scores(prediction, truth, (label,))[label]
 
 
-def paper_scores(prediction: Volume, truth: Volume, labels: Sequence[int]) -> dict[int, PaperScore]:
+def paper_scores(prediction: Volume, truth: Volume, labels: Iterable[int]) -> dict[int, PaperScore]:
     """Return the scores of several labels, each as from `paper_score`, in one pass over the masks."""
-    _check_arguments(prediction, truth, labels)
+    labels = _check_arguments(prediction, truth, labels)
     pairs = _pairs(prediction, truth, labels, np.ones(3))
     return {label: _paper_score(pair) for label, pair in pairs.items()}
 
@@ -226,15 +232,20 @@ def diagonal_vox(geometry: Geometry) -> float:
     return float(np.linalg.norm(np.array(geometry.shape) - 1))
 
 
-def _check_arguments(prediction: object, truth: object, labels: Sequence[object]) -> None:
-    """Raise if a mask is no volume or a label no integer from 1 on, which no voxel would have: Dice 1."""
+def _check_arguments(prediction: object, truth: object, labels: Iterable[int]) -> tuple[int, ...]:
+    """Return the labels; raise if a mask is no volume or a label no integer from 1 on.
+
+    No voxel would have another label, so that its Dice would be 1.
+    """
     for mask in (prediction, truth):
         require_volume(mask)
-    for label in labels:
+    given = tuple(labels)
+    for label in given:
         if isinstance(label, int | np.integer) and label >= 1:
             continue
         found = "label 0, which is the background" if label == 0 else f"the label {label!r}"
         raise InputError(f"found {found}; wanted a label value such as 1")
+    return given
 
 
 def _pairs(prediction: Volume, truth: Volume, labels: Sequence[int], step: Floats) -> dict[int, LabelPair]:

@@ -182,6 +182,20 @@ def test_a_companion_brings_its_networks(bundle: ModelBundle) -> None:
     assert first == second == NETWORK
 
 
+def test_a_companion_lies_beside_the_bundle_itself(bundle: ModelBundle, monkeypatch: Any) -> None:
+    """Whether the bundle is loaded as the working folder or through a symbolic link elsewhere."""
+    folder = bundle.folder
+    other = ModelBundle.create(folder.parent / "c", TASK, {NETWORK.weights: b"other"}, (NETWORK,), {})
+    with_companion(bundle, "c")
+    link = folder.parent / "elsewhere" / "current"
+    link.parent.mkdir()
+    link.symlink_to(folder)
+    monkeypatch.chdir(folder)
+    for name in (".", folder, link, Path("..") / folder.name):
+        _, (home, _) = ModelBundle.load(name).members()
+        assert home.folder.resolve() == other.folder.resolve()
+
+
 @pytest.mark.parametrize(("name", "message"), [("../c", "not a folder beside"), ("gone", "no manifest")])
 def test_a_companion_that_is_not_beside_it(bundle: ModelBundle, name: str, message: str) -> None:
     with pytest.raises(InputError, match=message):

@@ -139,7 +139,11 @@ def test_a_large_grid_is_let_through() -> None:
 
 
 @pytest.mark.parametrize(
-    ("kind", "offset"), [("f8", 1e8), ("f8", -1e12), ("i8", 1 << 50), ("u4", 4_000_000_000)]
+    ("kind", "offset"),
+    [
+        *(("f8", 1e8), ("f8", -1e12), ("i8", 1 << 50), ("u4", 4_000_000_000)),
+        *((">f8", 1e8), (">i4", 1 << 30), (">i8", 1 << 50), (">u4", 4_000_000_000), (">u8", 1 << 63)),
+    ],
 )
 @pytest.mark.parametrize("spacing", [(0.7, 0.9, 2.5), (1.0, 1.0, 1.0)])
 def test_an_offset_of_all_grey_values_changes_nothing(
@@ -147,7 +151,7 @@ def test_an_offset_of_all_grey_values_changes_nothing(
 ) -> None:
     recipe = Recipe(spacing)
     wanted = recipe.to_model(oblique).array
-    moved = oblique.geometry.volume(oblique.array.astype(kind) + np.array(offset).astype(kind))
+    moved = oblique.geometry.volume((oblique.array.astype(kind) + np.array(offset).astype(kind)).astype(kind))
     np.testing.assert_allclose(recipe.to_model(moved).array, wanted, atol=3e-5)
 
 

@@ -58,13 +58,14 @@ def test_costs_grow_with_the_filters_and_the_networks() -> None:
 
 
 def test_what_to_try_when_memory_was_full() -> None:
-    found = smaller(Tiling.whole(SHAPE, SIXTEEN), PATCH, SHAPE, SIXTEEN)
+    found = smaller(Tiling.whole(SHAPE, SIXTEEN), PATCH, SHAPE)
     assert found is not None
     assert found.tile == PATCH
-    again = smaller(found, PATCH, SHAPE, SIXTEEN)
-    assert again is not None
-    assert again.tile == (32, 64, 48)
-    assert smaller(Tiling.whole(SIXTEEN, SIXTEEN), PATCH, SIXTEEN, SIXTEEN) is None
+    assert smaller(found, PATCH, SHAPE) is None  # never below the training size
+    assert smaller(Tiling.whole(SIXTEEN, SIXTEEN), PATCH, SIXTEEN) is None
+    thin = smaller(Tiling.whole((200, 200, 4), SIXTEEN), PATCH, (200, 200, 4))
+    assert thin is not None
+    assert thin.tile == (64, 64, 16)  # as in `Budget.largest`: the scan itself is thin
 
 
 MEMORY_IS_FULL = """

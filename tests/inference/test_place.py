@@ -164,6 +164,23 @@ def test_before_smaller_tiles_what_is_kept_is_given_back(bundle: ModelBundle) ->
     assert network.kept_memory == 0
 
 
+def test_tiles_of_the_training_size_are_tried_again_if_memory_is_given_back(bundle: ModelBundle) -> None:
+    class Full(Keeping):
+        def on_device(self, patches: torch.Tensor) -> torch.Tensor:
+            self.largest = 0 if self.kept_memory else 10**9
+            return super().on_device(patches)
+
+    scan = Geometry.build((60, 40, 40), (1.8,) * 3).volume(np.random.default_rng(0).normal(size=(60, 40, 40)))
+    task, settings = replace(bundle.task, domain=None), Settings(overlap=0.5, on_device=True)
+    found = Predictor(task, [Full("cpu", 7)], settings)(scan)
+    assert found.tile == (48, 48, 48)
+    assert found.notes[0].endswith(
+        "48 x 48 x 48 in torch; went on with the same tiles, after memory was released"
+    )
+    usual = Predictor(task, [Keeping("cpu", 0)], settings)(scan)
+    np.testing.assert_array_equal(found.mask.array, usual.mask.array)
+
+
 def test_a_scan_is_not_compared_with_what_the_one_before_holds_on_a_gpu(
     bundle: ModelBundle, monkeypatch: pytest.MonkeyPatch
 ) -> None:

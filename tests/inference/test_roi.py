@@ -179,6 +179,23 @@ def test_windows_of_air_outside_of_the_intensities_of_a_recipe_are_passed_over()
     assert (found.mask.array[:, :, :48] == ball((48, 48, 48), 12)).all()
 
 
+class FullAbove(Threshold):
+    """A network for which memory is full with tiles of more than 32 voxels along an axis."""
+
+    def __call__(self, patches: np.ndarray) -> np.ndarray:
+        if max(patches.shape) > 32:
+            raise RuntimeError("std::bad_alloc")
+        return super().__call__(patches)
+
+
+def test_smaller_tiles_in_the_coarse_search_are_noted_once() -> None:
+    task = replace(ct_task(), patch=(32, 32, 32))
+    found = Predictor(task, [FullAbove(0.6)])(ct(140))
+    told = "memory was full with tiles of 48 x 48 x 48 in threshold; went on with tiles of 32 x 32 x 32"
+    assert found.check.notes[1:] == (f"coarse search: {told}",)
+    assert (found.mask.array[:, :, :48] == ball((48, 48, 48), 12)).all()
+
+
 def test_the_coarse_search_counts_on_the_memory_of_its_own_network() -> None:
     """With two networks of 32 filters, the single network that searches takes half of their memory."""
     costs = costs_of("openvino", [32, 32])

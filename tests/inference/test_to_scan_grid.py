@@ -6,6 +6,7 @@ from helpers.to_scan import to_scan
 
 from c3s3_seg.bundle import Label, Task
 from c3s3_seg.bundle.preprocessing import Recipe
+from c3s3_seg.errors import InputError
 from c3s3_seg.geometry.volume import Geometry
 from c3s3_seg.inference.arrays import BLOCK
 from c3s3_seg.inference.mask_builder import MaskBuilder
@@ -102,6 +103,14 @@ def test_where_no_foreground_can_win_nothing_is_interpolated() -> None:
 def test_single_voxels(shape: Shape, goal: Shape) -> None:
     values = probabilities(2, shape)
     np.testing.assert_array_equal(streamed(values, goal, 0, 1), whole(values, goal).argmax(0))
+
+
+@pytest.mark.parametrize("axis", [0, 1, 2])
+def test_slabs_that_are_missing_make_no_mask(axis: int) -> None:
+    slabs = cut(probabilities(3, (23, 20, 19)), axis, 5)
+    for left in ([], slabs[1:], slabs[:-1], slabs[:1] + slabs[2:], slabs + slabs[-1:]):
+        with pytest.raises(InputError, match="these probabilities were already taken, in part or as a whole"):
+            list(ScanGridResampler((23, 20, 19), (40, 37, 31), 3)(left))
 
 
 def test_no_class_exists_at_full_size() -> None:

@@ -502,6 +502,17 @@ def test_tolerances_that_are_no_numbers_are_refused(tolerances: Any) -> None:
         score(volume(POINT_A), volume(POINT_B), tolerances_mm=tolerances)
 
 
+def test_tolerances_and_labels_may_be_iterators() -> None:
+    first, second = volume(POINT_A), volume(POINT_B)
+    found = score(first, second, tolerances_mm=(mm for mm in (1.0, 2.0)), area_nsd=True)
+    assert found == score(first, second, tolerances_mm=(1.0, 2.0), area_nsd=True)
+    assert [mm for mm, _ in found.nsd] == [mm for mm, _ in found.nsd_area] == [1.0, 2.0]
+    with pytest.raises(InputError, match=r"found the tolerances \(-1\) mm"):
+        score(first, second, tolerances_mm=iter([-1.0]))
+    assert list(scores(first, second, iter([1, 2]))) == [1, 2]
+    assert list(paper_scores(first, second, iter([1, 2]))) == [1, 2]
+
+
 def test_only_true_and_false_decide_on_the_area() -> None:
     wrong: Any = "no"
     with pytest.raises(InputError, match="found area_nsd='no', wanted True or False"):
