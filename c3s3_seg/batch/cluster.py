@@ -1,7 +1,8 @@
 """Process cases on a Dask cluster: other machines, a scheduler that retries, results in the same journal.
 
 Each worker process opens the model once and takes one case at a time. Scans and the output folder must have
-the same paths on every machine.
+the same paths on every machine. Dask can neither stop a case that has begun, nor one on a worker that is cut
+off: see `permits`.
 
 Dask sends Python objects as pickles: whoever can connect to a scheduler or a worker can run code as its user.
 A local cluster uses TLS with a key that is made for this run; a scheduler elsewhere must be protected by
@@ -29,12 +30,15 @@ from c3s3_seg.batch.job import CaseTask, Job, Model, refuse_other_model, sendabl
 from c3s3_seg.batch.records import Outcome, Refusal
 from c3s3_seg.batch.worker_pool import worker_engine
 from c3s3_seg.errors import C3S3Error, InputError, MissingError, to_install
+from c3s3_seg.system.permits import Permits, permitted
 from c3s3_seg.system.process import quiet_libraries
 from c3s3_seg.system.schema import parse
+from c3s3_seg.system.shard import Shard
 
 TRIES = 2  # repeats of a case that raised; dead workers count against Dask's own `allowed-failures`
 QUEUED = 3  # cases per worker that wait on the cluster; the others wait in this process
 CONNECT_S = 30
+WAIT_S = 600.0  # for a worker that is cut off and still has the case that this worker was given
 LONGEST = 300  # characters shown of a Dask message
 GPU = "GPU"  # workers started with `dask worker --resources GPU=1` hold one model each per GPU
 # First code of a local worker: a terminal sends Ctrl-C to all, and only this process is to end the others.
@@ -45,7 +49,12 @@ _one_at_a_time = threading.Lock()  # a Dask worker may have several threads
 
 
 def cluster_engine(
-    model: Model, job: Job, address: str, workers: int, limit_s: float | None = None
+    model: Model,
+    job: Job,
+    address: str,
+    workers: int,
+    limit_s: float | None = None,
+    share: Shard | None = None,
 ) -> Engine:
     """Connect to a cluster, or start one on this machine, and open the model on one worker.
 
@@ -59,6 +68,8 @@ def cluster_engine(
         Number of workers of a local cluster; 0: 2.
     limit_s
         Seconds that a case may take; None: no limit.
+    share
+        Share of the run; None: the whole run.
 
     Raises
     ------
@@ -73,7 +84,8 @@ def cluster_engine(
     if importlib.util.find_spec("distributed") is None:
         todo = to_install("cluster")
         raise MissingError("a cluster needs Dask, which is not installed", todo=todo)
-    stack = ExitStack()
+    stack, permits = ExitStack(), Permits(job.out.absolute(), share)
+    stack.callback(permits.close)  # after the client: it sends no more
     try:
         client = stack.enter_context(_connect(address, workers or 2, stack))
         setup = _setup(_placed(model, address, workers or 2), job, limit_s)
@@ -84,7 +96,7 @@ def cluster_engine(
     if "refused" in origin:
         stack.close()
         raise parse(Refusal, origin["refused"], address).error()
-    run = partial(_run, client, setup, json.dumps(origin))
+    run = partial(_run, client, setup, json.dumps(origin), permits)
     return Engine(run, origin, str(model.bundle), stack.close)
 
 
@@ -200,19 +212,22 @@ def _resources(client: Any) -> dict[str, int] | None:
     return {GPU: 1} if any(GPU in worker.get("resources", {}) for worker in workers) else None
 
 
-def _run(client: Any, setup: str, origin: str, tasks: Iterable[CaseTask]) -> Iterator[Outcome]:
+def _run(
+    client: Any, setup: str, origin: str, permits: Permits, tasks: Iterable[CaseTask]
+) -> Iterator[Outcome]:
     """Yield outcomes as they come; keep the cluster busy without sending it everything at once."""
     source = iter(tasks)
     resources = _resources(client)
-    waiting: dict[Any, CaseTask] = {}
+    waiting: dict[Any, tuple[CaseTask, Path]] = {}
     dask: Any = importlib.import_module("distributed")
     line = dask.as_completed(loop=client.loop)
 
     def send(count: int) -> None:
         for task in (task for _, task in zip(range(count), source, strict=False)):
-            words = (setup, origin, _sent(task))
+            permit = permits.give()
+            words = (setup, origin, _sent(task), str(permit))
             future = client.submit(_one, *words, pure=False, retries=TRIES, resources=resources)
-            waiting[future] = task
+            waiting[future] = task, permit
             line.add(future)
 
     send(QUEUED * max(1, len(client.scheduler_info(n_workers=-1)["workers"])))
@@ -220,7 +235,9 @@ def _run(client: Any, setup: str, origin: str, tasks: Iterable[CaseTask]) -> Ite
         if future.status == "cancelled":  # all waiting cases are, and no case is at fault
             what = "the Dask scheduler has ended, or has cancelled the cases"
             raise InputError(what, todo="Start it again; the same command goes on")
-        yield _outcome(future, waiting.pop(future))
+        task, permit = waiting.pop(future)
+        permits.take_back(permit)  # before the case is recorded: from now on no worker may write its files
+        yield _outcome(future, task)
         send(1)
 
 
@@ -235,8 +252,7 @@ def _outcome(future: Any, task: CaseTask) -> Outcome:
     if future.status == "finished":
         return parse(Outcome, json.loads(future.result()), "cluster")
     reason = f"the cluster gave it up: {_line(future.exception())}"
-    error = InputError(reason, where=task.case.path, todo="--retry-failed tries again")
-    return Outcome(task.case.name, task.place, refusal=Refusal.of(error, "worker"))
+    return _refused(task, InputError(reason, where=task.case.path, todo="--retry-failed tries again"))
 
 
 def _open(setup: str) -> Engine:
@@ -266,15 +282,32 @@ def _origin(setup: str) -> dict[str, Any]:
         return {"refused": asdict(Refusal.of(error, "open"))}
 
 
-def _one(setup: str, origin: str, text: str) -> str:
-    """Process one case, as JSON in and JSON out; runs on a worker."""
+def _one(setup: str, origin: str, text: str, permit: str) -> str:
+    """Process one case, as JSON in and JSON out, unless another worker has done so; runs on a worker."""
     task = parse(CaseTask, json.loads(text), "cluster")
-    with _one_at_a_time:
-        engine = _open(setup)
+    with _one_at_a_time, ExitStack() as stack:
         try:
-            refuse_other_model(json.loads(origin), engine.origin, platform.node())
+            held = stack.enter_context(permitted(Path(permit), WAIT_S))
         except InputError as error:
-            outcome = Outcome(task.case.name, task.place, refusal=Refusal.of(error, "worker"))
-        else:
-            (outcome,) = engine.run([task])
+            return _answer(_refused(task, error))
+        answer = held.outcome or _answer(_processed(setup, origin, task))
+        held.finish(answer)
+        return answer
+
+
+def _processed(setup: str, origin: str, task: CaseTask) -> Outcome:
+    engine = _open(setup)
+    try:
+        refuse_other_model(json.loads(origin), engine.origin, platform.node())
+    except InputError as error:
+        return _refused(task, error)
+    (outcome,) = engine.run([task])
+    return outcome
+
+
+def _refused(task: CaseTask, error: InputError) -> Outcome:
+    return Outcome(task.case.name, task.place, refusal=Refusal.of(error, "worker"))
+
+
+def _answer(outcome: Outcome) -> str:
     return json.dumps(asdict(outcome), default=os.fspath)

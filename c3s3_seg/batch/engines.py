@@ -11,6 +11,7 @@ from c3s3_seg.batch.job import BatchPlan, CaseTask, Job, Model
 from c3s3_seg.bundle import ModelBundle
 from c3s3_seg.errors import InputError
 from c3s3_seg.inference.predictor import Predictor
+from c3s3_seg.system.permits import withdraw_permits
 from c3s3_seg.system.progress import Progress
 
 
@@ -22,7 +23,7 @@ def open_engine(
     progress: Progress,
     first: CaseTask | None,
 ) -> Engine:
-    """Open the engine that processes the cases.
+    """Open the engine that processes the cases, once no task of an earlier run on a cluster writes any more.
 
     Parameters
     ----------
@@ -40,16 +41,19 @@ def open_engine(
     Raises
     ------
     InputError
-        If there is a time limit for a case and the model is open already.
+        If there is a time limit for a case and the model is open already, or a task of an earlier run still
+        writes into the folder.
     C3S3Error
         If the model cannot be opened.
     """
+    withdraw_permits(job.out, plan.shard)
     if not isinstance(model, Model):
         return _loaded(model, job, plan, progress)
     if plan.cluster is not None:
         from c3s3_seg.batch.cluster import cluster_engine
 
-        engine = cluster_engine(model, job, plan.cluster, plan.workers, plan.case_timeout_s)
+        limit_s = plan.case_timeout_s
+        engine = cluster_engine(model, job, plan.cluster, plan.workers, limit_s, plan.shard)
         return replace(engine, maps=_maps(model))
     if plan.workers > 0 or plan.case_timeout_s is not None:
         from c3s3_seg.batch.worker_pool import worker_engine

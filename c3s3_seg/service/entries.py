@@ -62,8 +62,11 @@ def signature_of(entry: Path) -> str:
     return digest.hexdigest()
 
 
-def check_entry(entry: Path, object_bytes: int) -> None:
-    """Read the headers of an entry's DICOM files before the first of them is taken.
+def checked_files(entry: Path, object_bytes: int) -> list[Path]:
+    """Return the files of an entry, after the headers of its DICOM files were read.
+
+    They are listed once: if the folder could not be listed later, after some of them were taken, the rest
+    would be missing.
 
     Raises
     ------
@@ -72,16 +75,18 @@ def check_entry(entry: Path, object_bytes: int) -> None:
         valid UIDs.
     """
     try:
-        _check_files(entry, object_bytes)
+        paths = list(files_of(entry))
+        _check_files(paths, object_bytes)
+        return paths
     except HeldUpError:
         raise
     except (OSError, C3S3Error) as error:
         raise HeldUpError(UNREADABLE) from error
 
 
-def _check_files(entry: Path, object_bytes: int) -> None:
+def _check_files(paths: list[Path], object_bytes: int) -> None:
     suffixes, stubs = set(DICOM_SUFFIXES), set()
-    for path in files_of(entry):
+    for path in paths:
         suffix = path.suffix.lower()
         with os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
             head = file.read(PREFIX_END)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -42,12 +42,14 @@ class Intake:
     metrics: Metrics
     # Sender -> (study of its last file, time): the study is not complete while its sender continues.
     _open: WeakKeyDictionary[Any, tuple[str, float]] = field(default_factory=WeakKeyDictionary)
+    _unrecorded: set[Identity] = field(default_factory=set)  # refused files that the queue has not recorded
     _turn: threading.Lock = field(default_factory=threading.Lock)
 
     def take(self, found: Identity, content: bytes, sender: Any = None) -> bool:
         """Take a file; return True once the file is on the disk, False if there is no room for it.
 
         A file already in the spool, or a result of this service sent back by a PACS, is not stored again.
+        A file that is not taken, for whatever reason, keeps its study from passing for a complete one.
 
         Parameters
         ----------
@@ -61,28 +63,58 @@ class Intake:
         InputError
             If the file cannot be written.
         """
+        try:
+            taken = self._take(found, content, sender)
+        except Exception:
+            self._refuse(found)  # the sender may not try again
+            raise
+        if not taken:
+            self.metrics.failed("no room")
+            self._refuse(found)
+        return taken
+
+    def _take(self, found: Identity, content: bytes, sender: Any) -> bool:
         if self.deliveries.is_ours(found.instance):
             return True
-        key, instance = key_of(found.study), key_of(found.instance)
+        key = key_of(found.study)
         if sender is not None:
             with self._turn:
                 self._open[sender] = key, self.queue.database.clock()
         if self.spool.holds(found, content):
-            self.queue.still_comes(key, instance)
+            self._record_taken(found, self.queue.still_comes)
             return True
         if not self.spool.has_room(found, len(content)):
-            self.metrics.failed("no room")
-            self.queue.refuse(key, instance)  # a partial study must not pass for a complete one
             return False
         self.queue.touch(key)  # before writing: a done study must not stay done beside a new file
-        try:
-            self.spool.put(found, content)
-        except (C3S3Error, OSError):
-            self.queue.refuse(key, instance)  # the sender may not try again
-            raise
-        self.queue.accept(key, instance)  # again: writing may have taken longer than the quiet time
+        self.spool.put(found, content)
+        self._record_taken(found, self.queue.accept)  # again: writing may have outlasted the quiet time
         self.metrics.received(len(content))
         return True
+
+    def _record_taken(self, found: Identity, record: Callable[[str, str], None]) -> None:
+        with self.queue.database.guarded():  # not while `record_refused` records the same file
+            self._unrecorded.discard(found)
+            record(key_of(found.study), key_of(found.instance))
+
+    def _refuse(self, found: Identity) -> None:
+        """Remember a file that was not taken, and record it unless the disk of the queue is full, too."""
+        self._unrecorded.add(found)
+        with suppress(C3S3Error):  # each tick of the service tries again, and reports it
+            self.record_refused()
+
+    def record_refused(self) -> None:
+        """Record the files that were refused while the queue could not be written.
+
+        Raises
+        ------
+        InputError
+            If it still cannot: the studies of the files stay in `being_sent`.
+        """
+        for found in list(self._unrecorded):
+            with self.queue.database.guarded():
+                if found in self._unrecorded and not self.deliveries.is_ours(found.instance):
+                    self.queue.refuse(key_of(found.study), key_of(found.instance))
+                self._unrecorded.discard(found)
 
     def parted(self, sender: Any) -> None:
         """Forget a sender, which sends nothing more."""
@@ -103,10 +135,12 @@ class Intake:
 
     @property
     def being_sent(self) -> set[str]:
-        """The studies of which a sender may still send files."""
+        """The studies of which a sender may still send files, or of which a refusal is not recorded."""
         now = self.queue.database.clock()
+        unrecorded = {key_of(found.study) for found in list(self._unrecorded)}
         with self._turn:
-            return {key for sender, (key, when) in self._open.items() if _goes_on(sender, now - when)}
+            sent = {key for sender, (key, when) in self._open.items() if _goes_on(sender, now - when)}
+        return sent | unrecorded
 
 
 def _goes_on(sender: Any, since_s: float) -> bool:

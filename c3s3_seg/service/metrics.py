@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 LATE_S = 300.0  # a source may fail, or not answer, this long before the service reports that it is not ready
+SERVICE = "service"  # the main loop, which is watched as the sources are
+NO_ANSWER = "it has not answered for minutes"
+NO_TICK = "it has not looked at the queue for minutes"
 
 
 @dataclass
@@ -26,9 +31,9 @@ class Metrics:
     source_errors
         Source -> its present error; "" if there is none.
     source_seen
-        Source -> time of its last success, seconds since 1970.
-    source_due
-        Source that is being inspected -> time by which the present step should have ended.
+        Source -> time of its last success, seconds since 1970. Only shown: the clock may be set back.
+    monotonic
+        Called to get the seconds since some moment, which no change of the clock affects.
     """
 
     failures: Counter[str] = field(default_factory=Counter)
@@ -38,8 +43,14 @@ class Metrics:
     totals: Counter[str] = field(default_factory=Counter)
     source_errors: dict[str, str] = field(default_factory=dict)
     source_seen: dict[str, float] = field(default_factory=dict)
-    source_due: dict[str, float] = field(default_factory=dict)
+    monotonic: Callable[[], float] = time.monotonic
+    _answered: dict[str, float] = field(default_factory=dict)  # source -> monotonic time of its last success
+    _due: dict[str, float] = field(default_factory=dict)  # source -> when its present step should have ended
     _turn: threading.Lock = field(default_factory=threading.Lock)
+
+    def __post_init__(self) -> None:
+        """Record the start, from which the time of a source counts that has never answered."""
+        self._started = self.monotonic()
 
     def failed(self, kind: str) -> None:
         """Count a failed attempt or a refused file."""
@@ -68,15 +79,30 @@ class Metrics:
             self.seconds[stage] = self.seconds.get(stage, 0.0) + seconds_s
             self.times[stage] += 1
 
-    def expect(self, name: str, due: float) -> None:
-        """Record that a step of inspecting a source begins, and when it should have ended."""
+    def expect(self, name: str, limit_s: float) -> None:
+        """Record that a step of inspecting a source begins, and how long it may take."""
         with self._turn:
-            self.source_due[name] = due
+            self._due[name] = self.monotonic() + limit_s
 
     def source(self, name: str, when: float, error: str = "") -> None:
-        """Record that a source was inspected, with or without an error."""
+        """Record that a source was inspected at `when`, seconds since 1970, with or without an error."""
         with self._turn:
-            self.source_due.pop(name, None)
+            self._due.pop(name, None)
             self.source_errors[name] = error
             if not error:
                 self.source_seen[name] = when
+                self._answered[name] = self.monotonic()
+
+    def source_faults(self) -> dict[str, str]:
+        """Return source -> its error if it has lasted for `LATE_S`, or that it hangs; "" if there is none."""
+        with self._turn:
+            now = self.monotonic()
+            faults = {name: self._lasting(name, now) for name in self.source_errors}
+            hanging = [name for name, due in self._due.items() if now > due]
+            if now - self._answered.get(SERVICE, now) > LATE_S:
+                faults[SERVICE] = faults[SERVICE] or NO_TICK
+        return faults | {name: faults.get(name) or NO_ANSWER for name in hanging}
+
+    def _lasting(self, name: str, now: float) -> str:
+        late = now - self._answered.get(name, self._started) > LATE_S
+        return self.source_errors[name] if late else ""

@@ -15,7 +15,7 @@ from c3s3_seg.io.pacs.receiver import receiving
 from c3s3_seg.service.database import Clock, ServiceDatabase
 from c3s3_seg.service.deliveries import Deliveries
 from c3s3_seg.service.intake import Intake
-from c3s3_seg.service.metrics import LATE_S, Metrics
+from c3s3_seg.service.metrics import SERVICE, Metrics
 from c3s3_seg.service.monitor import Collector, monitoring
 from c3s3_seg.service.queue import QueueState, StudyQueue
 from c3s3_seg.service.results_log import write_lines
@@ -75,7 +75,7 @@ class Service:
             LOGGER.info("studies that were in work when the service ended: %d", recovered)
         if known:
             LOGGER.info("studies of the spool that were not in the queue: %d", known)
-        self._cleaned, self._started = self.clock(), self.clock()
+        self._cleaned = self.clock()
         self._clean_spool()  # the log may lie on the same full disk
         self._is_log_known = False
         self._write_lines()
@@ -114,11 +114,12 @@ class Service:
         return [*folders, *polls]
 
     def tick(self) -> None:
-        """Put back stranded studies, close quiet ones, remove old files, write waiting lines."""
+        """Put back stranded studies, record refused files, close quiet studies, clean up, write the log."""
         while self._stranded:
             self.queue.give_back(self._stranded[-1])
             self._stranded.pop()
         self.queue.follow_clock()
+        self.intake.record_refused()
         self.queue.close_quiet(self.settings.quiet_s, self.intake.being_sent)
         try:
             if abs(self.clock() - self._cleaned) >= CLEAN_S:  # the clock may be set back
@@ -182,14 +183,8 @@ class Service:
             found["disk"] = "less space is free than serve.limits.free"
         elif self.spool.size_bytes >= room.spool_bytes:
             found["disk"] = "the spool is as large as serve.limits.spool"
-        for name, wrong in list(self.metrics.source_errors.items()):
-            late = self.clock() - self.metrics.source_seen.get(name, self._started) > LATE_S
-            found[name] = found.get(name) or (wrong if late else "")
-        for name, due in list(self.metrics.source_due.items()):
-            if self.clock() > due:
-                found[name] = found.get(name) or "it has not answered for minutes"
-        if self.clock() - self.metrics.source_seen.get("service", self.clock()) > LATE_S:
-            found["service"] = found["service"] or "it has not looked at the queue for minutes"
+        for name, fault in self.metrics.source_faults().items():
+            found[name] = found.get(name) or fault
         return found
 
     def run(self) -> None:
@@ -247,7 +242,7 @@ class Service:
             thread.join(10.0)  # storing may hang: the next start recovers the study
 
     def _guarded_tick(self) -> None:
-        with self._guarded("service"):
+        with self._guarded(SERVICE):
             self.tick()
 
     def _serve_worker(self, worker: WorkerProcess) -> None:

@@ -20,9 +20,8 @@ from c3s3_seg.service.database import Clock
 from c3s3_seg.service.entries import (
     UNREADABLE,
     HeldUpError,
-    check_entry,
+    checked_files,
     entries_of,
-    files_of,
     signature_of,
 )
 from c3s3_seg.service.intake import Intake, Sending
@@ -138,21 +137,21 @@ class FolderSource:
                 taken += self._take_whole(entry, key, signature)
         for gone in set(self._seen) - there:
             del self._seen[gone]
-            if gone in self._half:
-                self.intake.parted(self._half.pop(gone))
         if there:  # the folder of a share that is not mounted is empty
+            for gone in set(self._half) - there:
+                self.intake.parted(self._half.pop(gone))
             memory.forget_watched(folder, there)
         return taken
 
     def _begin_step(self) -> None:
         """Record that another entry or file is being read: a share that is gone may never answer."""
-        self.intake.metrics.expect(self.name, self.clock() + LATE_S)
+        self.intake.metrics.expect(self.name, LATE_S)
 
     def _take_whole(self, entry: Path, key: str, signature: str) -> int:
         sender = self._half.pop(key, None) or Sending()
         try:
             taken = self._take(entry, sender)
-        except StorageError:  # no entry could be taken
+        except StorageError:  # no entry could be taken; the intake has noted the file
             raise
         except InputError as error:  # other entries may still be taken
             LOGGER.warning("%s: %s", self.name, public(error.what))
@@ -160,6 +159,9 @@ class FolderSource:
             if isinstance(error, HeldUpError):
                 self._half[key] = sender  # keeps the partial study incomplete
             return 0
+        except Exception:  # of the reading, so that the missing files are noted nowhere
+            self._half[key] = sender
+            raise
         finally:
             if key not in self._half:
                 self.intake.parted(sender)
@@ -170,8 +172,7 @@ class FolderSource:
 
     def _take(self, entry: Path, sender: Sending) -> int:
         taken = 0
-        self._check(entry)
-        for path in files_of(entry):
+        for path in self._checked_files(entry):
             self._begin_step()
             content = self._read(path)
             try:
@@ -195,9 +196,9 @@ class FolderSource:
                 raise HeldUpError(UNREADABLE) from error
             return b""
 
-    def _check(self, entry: Path) -> None:
+    def _checked_files(self, entry: Path) -> list[Path]:
         try:
-            check_entry(entry, self.object_bytes)
+            return checked_files(entry, self.object_bytes)
         except HeldUpError:
             self.intake.metrics.failed("unreadable")
             raise
@@ -268,7 +269,7 @@ class PacsSource:
 
     def _begin_step(self) -> None:
         """Record that a search or the fetching of a series begins."""
-        self.intake.metrics.expect(self.name, self.clock() + self.limits.study_s + LATE_S)
+        self.intake.metrics.expect(self.name, self.limits.study_s + LATE_S)
 
     def _report(self, found: FoundInDays) -> None:
         """Report answers that cannot be used, once and not at every poll."""

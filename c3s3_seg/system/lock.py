@@ -68,7 +68,7 @@ def _refuse_other_counts(folder: Path, share: Shard) -> None:
                 fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
             except BlockingIOError:
                 other = path.name.removeprefix(f"{NAME}.").replace("-of-", "/")
-                what = f"a run with --shard {other} writes into this folder{_holder(handle)}"
+                what = f"a run with --shard {other} writes into this folder{holder_of(handle)}"
                 todo = "Give all shards of a folder the same count, or wait for it to end"
                 raise InputError(what, where=folder, todo=todo) from None
 
@@ -88,7 +88,7 @@ def _locked(path: Path, *, shared: bool, wait: bool) -> Iterator[int]:
     handle = _acquire(path, shared, wait)
     try:
         try:
-            _sign(handle)
+            sign(handle)
         except OSError as error:
             with suppress(OSError):
                 os.ftruncate(handle, 0)
@@ -125,7 +125,7 @@ def _acquire(path: Path, shared: bool, wait: bool) -> int:
             if _is_there(handle, path):
                 return handle
         except BlockingIOError:
-            holder = _holder(handle)
+            holder = holder_of(handle)
             os.close(handle)
             todo = "Wait for it to end, or give another folder"
             raise InputError(
@@ -164,7 +164,7 @@ def _foreign(path: Path) -> InputError:
     return InputError("is not the lock file that c3s3-seg makes here", where=path, todo=todo)
 
 
-def _sign(handle: int) -> None:
+def sign(handle: int) -> None:
     """Write process, machine and time for the message to other runs, without the user's name."""
     who = {"process": os.getpid(), "machine": socket.gethostname(), "since": now()}
     signature = json.dumps(who).encode().ljust(SIGNED_BYTES)
@@ -180,7 +180,8 @@ def _who(handle: int) -> dict[str, Any] | None:
         return None
 
 
-def _holder(handle: int) -> str:
+def holder_of(handle: int) -> str:
+    """Return the process and the machine that have signed a lock file, for a message; "" if unknown."""
     who = _who(handle)
     return "" if who is None else f": process {who['process']} on {who['machine']}, since {who['since']}"
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from helpers.batches import MODEL, masks
+from helpers.batches import MODEL, masks, worker_processes
 
 from c3s3_seg.batch import BatchPlan, Job, Model, predict_cases, verify
 from c3s3_seg.batch.cluster import cluster_engine
@@ -20,6 +20,7 @@ from c3s3_seg.batch.job import CaseTask
 from c3s3_seg.batch.records import Outcome
 from c3s3_seg.errors import InputError, MissingError
 from c3s3_seg.io import Case
+from c3s3_seg.system.permits import Permits
 from c3s3_seg.system.schema import parse
 
 pytestmark = pytest.mark.slow
@@ -52,13 +53,6 @@ def test_two_workers_one_is_killed(small_scans: Path, tmp_path: Path) -> None:
     assert not result.failures
     assert masks(there) == masks(here)
     assert verify(there).holds
-
-
-def worker_processes() -> list[int]:
-    """Return the ids of the processes of this test that Dask started as workers."""
-    from multiprocessing import active_children
-
-    return [child.pid for child in active_children() if child.pid and "Worker" in child.name]
 
 
 @pytest.mark.slow
@@ -248,7 +242,8 @@ def test_a_machine_with_another_model_makes_no_masks_of_the_run(
     origin, task = cluster._origin(setup), CaseTask(Case("case-0", small_scans / "case-0.nii.gz"))
     told = []
     for known in (origin, origin | {"weights_sha256": {"model.onnx": "0" * 64}}):
-        answer = cluster._one(setup, json.dumps(known), cluster._sent(task))
+        permit = str(Permits(tmp_path).give())
+        answer = cluster._one(setup, json.dumps(known), cluster._sent(task), permit)
         told.append(parse(Outcome, json.loads(answer), "test"))
     assert told[0].row is not None
     assert told[1].refusal is not None

@@ -1,4 +1,4 @@
-"""Shared by tests: MODEL, Told, masks."""
+"""Shared by tests: MODEL, Told, masks, worker_processes."""
 
 from pathlib import Path
 
@@ -30,3 +30,10 @@ class Told:
 
 def masks(out: Path) -> dict[str, str]:
     return {path.name: sha256(path) for path in sorted(out.glob("*.nii.gz"))}
+
+
+def worker_processes() -> list[int]:
+    """Return the ids of the processes of this test that Dask started as workers."""
+    from multiprocessing import active_children
+
+    return [child.pid for child in active_children() if child.pid and "Worker" in child.name]

@@ -21,6 +21,7 @@ from c3s3_seg.io.dicom.write_series import save_series
 from c3s3_seg.io.pacs.association import AssociationListener, Node
 from c3s3_seg.io.pacs.identity import Identity, identity
 from c3s3_seg.io.pacs.receiver import Gate, receiving
+from c3s3_seg.service.metrics import Metrics
 from c3s3_seg.service.segment import SegmentedStudy, SegmentTask, job_of, model_of, segment
 from c3s3_seg.service.service import Service
 from c3s3_seg.service.settings import ServeSettings, read_settings
@@ -46,15 +47,20 @@ port = 0
 
 @dataclass
 class SetClock:
-    """A clock in seconds that advances only when a test says so."""
+    """A clock in seconds that advances only when a test says so; it may be set back."""
 
     now: float = 1_800_000_000.0
+    passed: float = 0.0
 
     def __call__(self) -> float:
         return self.now
 
+    def monotonic(self) -> float:
+        return self.passed
+
     def sleep(self, seconds: float) -> None:
         self.now += seconds
+        self.passed += max(0.0, seconds)
 
 
 def until(condition: Callable[[], object], seconds: float = 200) -> None:
@@ -112,7 +118,8 @@ class Bench:
     ) -> None:
         self.folder, self.settings, self.clock = folder, settings(folder, more, base), SetClock()
         self.settings.state.mkdir(exist_ok=True)
-        self.service = Service(self.settings, self.clock, step)
+        metrics = Metrics(monotonic=self.clock.monotonic)
+        self.service = Service(self.settings, self.clock, step, metrics=metrics)
         self.sources = self.service.sources()
         self.segmented = 0
         self.work = self.service.work(self._segment)

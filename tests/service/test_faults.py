@@ -6,15 +6,21 @@ import os
 import resource
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
 import pydicom
 import pytest
+from helpers.ports import free_port
 from helpers.service import Bench, results, study
 
 from c3s3_seg.errors import InputError
+from c3s3_seg.io.pacs.association import AssociationListener, Caller, Node
+from c3s3_seg.io.pacs.client import send
 from c3s3_seg.io.pacs.identity import Identity, identity
+from c3s3_seg.io.pacs.receiver import Gate, receiving
 from c3s3_seg.service import sources
 from c3s3_seg.service.segment import SegmentTask
 from c3s3_seg.service.spool import key_of
@@ -433,3 +439,107 @@ def test_entries_of_a_share_that_was_not_mounted_for_a_while_are_not_taken_again
     study(watch / "two", 2)
     bench.wait(2)
     assert memory.remembered("watched", entry) is None
+
+
+@contextmanager
+def full_disk() -> Iterator[None]:
+    """Let no file grow, neither in the spool nor of the queue: a limit on their size stands in."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+def let_time_pass(bench: Bench, seconds: int) -> None:
+    """Let time pass as `Service.run` does: an error is reported, and the next tick goes on."""
+    for _ in range(0, seconds, 5):
+        bench.clock.sleep(5)
+        with bench.service._guarded("watch"):
+            bench.sources[0].look()
+        bench.service._guarded_tick()
+
+
+def test_a_part_is_not_segmented_after_the_disk_of_spool_and_queue_was_full(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The refusal could not be recorded either, and the slices before it were taken for the study."""
+    bench = Bench(tmp_path)
+    files = study(tmp_path / "watch" / "one", 1)
+    with ExitStack() as full, monkeypatch.context() as patch:
+
+        def read(path: Path, limit: int) -> bytes:
+            content = read_regular(path, limit)
+            if path == files[9]:
+                full.enter_context(full_disk())
+            return content
+
+        patch.setattr(sources, "read_regular", read)
+        let_time_pass(bench, 10)
+        patch.undo()
+        assert bench.service.metrics.totals["files"] == 9
+        let_time_pass(bench, 300)
+        assert bench.counts() == {"received": 1}
+    bench.service.tick()
+    assert bench.counts() == {"received": 1}  # the refusal is a file that arrived just now
+    bench.clock.sleep(10)
+    bench.service.tick()
+    assert bench.counts() == {"dead": 1}
+    (line,) = bench.wait(1000, 10)
+    assert (line["revision"], bench.segmented) == (1, 1)
+
+
+def test_a_sender_is_told_of_a_full_disk_and_the_rest_does_not_pass_for_the_study(tmp_path: Path) -> None:
+    bench, port = Bench(tmp_path), free_port()
+    files = study(tmp_path / "sent", 1)
+    with ExitStack() as full:
+
+        def take(found: Identity, content: bytes, sender: object) -> bool:
+            if bench.service.metrics.totals["files"] == 9:
+                full.enter_context(full_disk())
+            return bench.service.intake.take(found, content, sender)
+
+        gate = Gate(AssociationListener("C3S3SEG", "127.0.0.1", port), ("SCANNER",))
+        with receiving(gate, take, lambda _: None, bench.service.intake.parted):
+            with pytest.raises(InputError, match="0xA700"):
+                send(Node("C3S3SEG", "127.0.0.1", port), files, Caller("SCANNER"))
+            let_time_pass(bench, 300)
+    assert bench.wait() == []
+    assert bench.counts() == {"dead": 1}
+    bench.take(files)
+    assert len(bench.wait()) == 1
+
+
+def test_a_refused_file_that_is_taken_before_the_refusal_is_recorded_counts_as_there(tmp_path: Path) -> None:
+    bench = Bench(tmp_path)
+    files = study(tmp_path / "sent", 1)
+    bench.take(files[:9])
+    with full_disk(), pytest.raises(InputError, match="cannot be written"):
+        bench.take(files[9:10])
+    assert all(bench.take(files[9:]))
+    assert len(bench.wait()) == 1
+
+
+def test_half_of_an_entry_waits_while_its_share_is_not_mounted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The folder was empty, as if the entry had been removed, and its first slices were segmented."""
+    bench, watch = Bench(tmp_path), tmp_path / "watch"
+    files = study(watch / "one", 1)
+
+    def read(path: Path, limit: int) -> bytes:
+        if path == files[9]:
+            raise InputError("cannot be read", where=path) from OSError(errno.EIO, "Input/output error")
+        return read_regular(path, limit)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(sources, "read_regular", read)
+        assert bench.wait(20) == []
+    watch.rename(tmp_path / "share")
+    watch.mkdir()
+    assert bench.wait(60) == []
+    watch.rmdir()
+    (tmp_path / "share").rename(watch)
+    (line,) = bench.wait(100, 5)
+    assert (line["revision"], bench.segmented) == (1, 1)

@@ -133,3 +133,37 @@ def test_a_source_that_never_answers_is_not_ready(tmp_path: Path, monkeypatch: p
     monkeypatch.setattr(sources, "signature_of", dead)
     source.look()
     assert seen[-1] == "it has not answered for minutes"
+
+
+def test_a_clock_that_is_set_back_hides_no_fault(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A share that was gone, or that hung, was healthy for as long as the clock was set back."""
+    bench = Bench(tmp_path)
+    (source,) = bench.sources
+
+    def look() -> str:
+        with bench.service._guarded(source.name):
+            source.look()
+        bench.service._guarded_tick()
+        return bench.service.health()[source.name]
+
+    assert look() == ""
+    (tmp_path / "watch").rmdir()
+    bench.clock.sleep(-7200)
+    assert look() == ""  # tolerated for a while
+    bench.clock.sleep(301)
+    assert "the watched folder cannot be read" in look()
+    (tmp_path / "watch").mkdir()
+    assert look() == ""
+    assert bench.service.metrics.source_seen[source.name] == bench.clock()
+
+    seen: list[str] = []
+
+    def hangs(folder: Path) -> list[Path]:
+        bench.clock.sleep(-7200)
+        bench.clock.sleep(301)
+        seen.append(bench.service.health()[source.name])
+        return []
+
+    monkeypatch.setattr(sources, "entries_of", hangs)
+    source.look()
+    assert seen == ["it has not answered for minutes"]
