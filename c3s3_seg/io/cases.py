@@ -228,6 +228,18 @@ def walk_files(folder: Path) -> Iterator[Path]:
         yield from (path for path in paths if not is_passed_over(path) and may_be_file(path))
 
 
+def folder_links(folder: Path) -> Iterator[Path]:
+    """Yield the links below a folder that lead to folders elsewhere: `walk_files` does not follow them."""
+    top = os.path.realpath(folder)
+    for root, folders, _ in os.walk(folder):
+        folders[:] = sorted(name for name in folders if not is_passed_over(Path(root, name)))
+        for path in (Path(root, name) for name in folders if os.path.islink(os.path.join(root, name))):
+            if not Path(os.path.realpath(path)).is_relative_to(top) and not _leads_up(path):
+                yield path
+        if len(Path(root).relative_to(folder).parts) >= MOST_DEPTH:  # `walk_files` refuses it
+            folders.clear()
+
+
 def refuse_depth(place: Path, folder: Path) -> None:
     """Refuse folders nested too deep to be searched: `place` is the given `folder` or one below it.
 

@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from c3s3_seg.errors import C3S3Error, InputError
+from c3s3_seg.errors import C3S3Error, GeometryError, InputError
+from c3s3_seg.geometry.orthonormalize import REPAIRED
 from c3s3_seg.geometry.volume import Geometry, Volume
-from c3s3_seg.io.image.files import image_suffix, load_mask
+from c3s3_seg.io.image.files import as_labels, image_suffix, load_image, load_mask
 from c3s3_seg.io.scan_like import TODO, ScanError, refuse_scan, scan_words
 
 if TYPE_CHECKING:
@@ -49,11 +50,13 @@ def load_pair(
     InputError
         If one of the files cannot be read, or neither has a grid.
     GeometryError
-        If a SEG or RTSTRUCT does not lie on the grid.
+        If a SEG or RTSTRUCT does not lie on the grid, or slices of the grid were interpolated between those
+        that it was drawn on; or if the axes of an image file are not perpendicular.
     """
     paths = (prediction, truth)
     drawn = [_look(path) for path in paths]
     images = [load_labels(path) if d is None else None for path, d in zip(paths, drawn, strict=True)]
+    _refuse_sheared([image for image in images if image is not None])
     grid = next((image.geometry for image in images if image is not None), None)
     grid = grid or _grid_of([d for d in drawn if d is not None], scan)
     first, second = (
@@ -61,11 +64,18 @@ def load_pair(
     )
     if first is None or second is None:
         raise InputError("the mask cannot be read", where=prediction)
+    for drawing, mask, other in zip(drawn, (first, second), paths[::-1], strict=True):
+        if drawing is not None and image_suffix(other):
+            from c3s3_seg.io.dicom_objects.acquired import refuse_interpolated
+
+            refuse_interpolated(drawing, mask, other, scan)
     return first, second
 
 
 def load_labels(path: Path) -> Volume:
-    """Read an image file with `load_mask`; refuse a file that looks like a scan for that reason.
+    """Read an image file as `load_mask` does; refuse a file that looks like a scan for that reason.
+
+    If its axes are not quite perpendicular, they are repaired, with a note: the values are the same.
 
     Raises
     ------
@@ -77,7 +87,7 @@ def load_labels(path: Path) -> Volume:
     if image_suffix(path) is None:
         refuse_scan(path)
     try:
-        mask = load_mask(path)
+        mask = as_labels(load_image(path, orthonormal=True)) if image_suffix(path) else load_mask(path)
     except InputError:
         refuse_scan(path)
         raise
@@ -85,6 +95,25 @@ def load_labels(path: Path) -> Volume:
     if words is not None:
         raise ScanError(f"{words}; wanted a mask", where=path, todo=TODO)
     return mask
+
+
+def _refuse_sheared(masks: Sequence[Volume]) -> None:
+    """Refuse a mask whose axes were repaired, unless the other one lies on the repaired grid.
+
+    The prediction of a scan that was repaired (`predict --repair orthonormal`) has that grid, and its truth,
+    which was drawn on the scan as it is, has the fault of the scan.
+    """
+    repaired = [any(note.startswith(REPAIRED) for note in mask.source.notes) for mask in masks]
+    alike = len(masks) == 2 and masks[0].geometry.matches(masks[1].geometry)
+    if any(repaired) and (all(repaired) or not alike):
+        wrong = masks[repaired.index(True)]
+        repair = next(note for note in wrong.source.notes if note.startswith(REPAIRED)).partition(": ")[2]
+        raise GeometryError(
+            f"the axes of the mask are not perpendicular ({repair}), and the other mask is not on the grid of"
+            " that rotation",
+            where=wrong.source.path,
+            todo="Resample it, or compare it with a prediction of `predict --repair orthonormal`",
+        )
 
 
 def name_values(truths: Sequence[Path], predictions: Sequence[Path]) -> dict[str, int]:

@@ -19,6 +19,7 @@ from c3s3_seg.io.cases import (
     RealPaths,
     Skipped,
     UnreadableError,
+    folder_links,
     refuse_depth,
     stem_of,
     unique_names,
@@ -30,6 +31,7 @@ from c3s3_seg.io.image.files import IMAGE_SUFFIXES, image_suffix
 
 MOST_FILES = 10_000  # files below a folder without a scan in which image files are looked for
 _MASK_FOLDER = re.compile("label|mask|seg|truth", re.IGNORECASE)  # such as labelsTr: not for `predict`
+LINK = "a link to a folder, which is not followed among DICOM files: give that folder itself"
 FIRST = 4  # files of a folder whose study is read: the first may be a DICOMDIR, or damaged
 
 
@@ -154,6 +156,7 @@ class _Finder:
                     todo="Name the image files one by one, or put the slices into a folder of their own",
                 )
             self.add(folder)
+            self._tell_links(folder)
             return
         scans, rest = self._among(entries, images)
         if not scans and _may_be_study(rest):
@@ -161,7 +164,7 @@ class _Finder:
         if not scans:
             _refuse_empty(folder)
         if self.numbered and not images and len(scans) > 1 and _is_one_study(scans):
-            scans = [folder]
+            scans = self._one_place(folder, scans)
         self._add_all(scans)
         self._skip(folder, rest)
 
@@ -190,29 +193,48 @@ class _Finder:
         return self._studies(path) if os.path.isdir(path) else []
 
     def _studies(self, folder: Path) -> list[Path]:
-        """Return the folders with DICOM studies at or below a folder; for a single study, the folder."""
+        """Return the folders with DICOM studies at or below a folder; for a single study, the folder.
+
+        A study with series behind links is returned as its folders: below a folder, links are not followed.
+        """
         known = self._folders.setdefault(self._real.path(folder), folder)
         if known != folder:
             self.skipped.append(Skipped(str(folder), f"the same folder as {known}"))
             return []
         try:
-            if self.numbered and any(_dicom_files(folder)):
-                return [folder]
+            whole = self.numbered and any(_dicom_files(folder))
             entries = visible(folder)
-            if any(is_dicom(path) for path in entries):
+            if whole or any(is_dicom(path) for path in entries):
+                self._tell_links(folder)
                 return [folder]
         except InputError:  # an unreadable folder fails as a case
             return [folder]
         refuse_depth(folder, self._given)
         below, rest = self._among(entries, ())
         # A single archive is not read as a part of the folder that it lies in.
-        if (len(below) == 1 and os.path.isdir(below[0])) or (below and _is_one_study(below)):
+        one = (len(below) == 1 and os.path.isdir(below[0])) or (below and _is_one_study(below))
+        if one and not any(_is_linked(path, folder) for path in below):
             return [folder]
         if not below and _may_be_study(rest):
             return [folder]
         if below:
             self._skip(folder, rest)
         return below
+
+    def _one_place(self, folder: Path, scans: list[Path]) -> list[Path]:
+        """Return the folder of a study as one place; if all of it lies behind links, the places there."""
+        if all(_is_linked(path, folder) for path in scans):
+            return scans
+        self._tell_links(folder)
+        return [folder]
+
+    def _tell_links(self, folder: Path) -> None:
+        """Record the links below a folder that is read as a whole, as they are not followed."""
+        for path in folder_links(folder):
+            known = self._folders.get(self._real.path(path))
+            same = known is not None and known != path
+            reason = f"the same folder as {known}" if same else LINK
+            self.skipped.append(Skipped(str(path), reason))
 
     def _is_known(self, path: Path) -> bool:
         return os.path.isdir(path) and self._folders.get(self._real.path(path)) != path
@@ -224,6 +246,12 @@ class _Finder:
         for path in rest:
             if os.path.isdir(path):
                 self.skipped.append(Skipped(str(path), _without_study(path)))
+
+
+def _is_linked(place: Path, folder: Path) -> bool:
+    """Return whether a place below a folder is a link, or lies behind one."""
+    steps = place.relative_to(folder).parts
+    return any(os.path.islink(folder.joinpath(*steps[:n])) for n in range(1, len(steps) + 1))
 
 
 def _without_study(folder: Path) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from functools import cached_property
@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, get_args
 
 from c3s3_seg.errors import InputError
 from c3s3_seg.geometry.arguments import instances_of
+from c3s3_seg.geometry.orthonormalize import REPAIRED
 from c3s3_seg.system.choices import Repair
 
 if TYPE_CHECKING:
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 LONGEST_RULE, LONGEST_VALUE = 500, 64  # characters; DICOM limits a description to 64
 KEYS = ("description", "modality", "sequence", "type")
 FORM = "modality=MR,description~lge"
+GAPS_REPAIRED = f"{REPAIRED} (gaps)"  # beginning of the note on a scan with slices that were not acquired
 _CONDITION = re.compile(r"\s*([^=~!\s]*)\s*(!=|!~|=|~)\s*(.*?)\s*", re.DOTALL)
 _UID = re.compile(r"[0-9][\w.-]*(#.+)?|#.+", re.DOTALL)  # the series of a part (#...) may have no UID
 
@@ -224,3 +226,12 @@ def repairs(names: Collection[str]) -> frozenset[Repair]:
         if name not in known:
             raise InputError(f"there is no repair '{name}'; wanted {', '.join(known)}")
     return frozenset(names)  # type: ignore[arg-type]
+
+
+def is_interpolated(notes: Iterable[str]) -> bool:
+    """Return whether the notes of a scan state that gaps between its slices were repaired.
+
+    A DICOM SEG or RTSTRUCT of such a series has no frame or contour on the slices that were interpolated.
+    Read onto the grid of the scan, it would be background there.
+    """
+    return any(note.startswith(GAPS_REPAIRED) for note in notes)

@@ -8,7 +8,7 @@ from helpers.archive import image_case, renamed, scan_and_mask, study
 from helpers.dicom_files import edit, values
 
 from c3s3_seg.dataset.check.mask_statistics import few_values
-from c3s3_seg.dataset.prepare.discover import Search, by_name, discover
+from c3s3_seg.dataset.prepare.discover import LINKS, Search, by_name, discover
 from c3s3_seg.dataset.prepare.inventory import Inventory
 from c3s3_seg.errors import InputError
 from c3s3_seg.io import save
@@ -54,6 +54,26 @@ def test_image_files_by_name_by_folder_and_by_grid(tmp_path: Path) -> None:
     }
     assert [p.mask.values for p in found.pairs if p.mask] == [(1, 2)] * 3
     assert found.refused == ()
+
+
+def test_a_link_to_the_folder_of_a_subject_is_counted(tmp_path: Path) -> None:
+    """Links to folders are not followed: the subjects behind them were missing without a word."""
+    root = tmp_path / "source"
+    for seed, name in enumerate(("p0", "p1")):
+        image_case(root / name, seed, "ct", "seg")
+    image_case(tmp_path / "store", 2, "ct", "seg")
+    study(tmp_path / "dicom", 3)
+    (root / "p2").symlink_to(tmp_path / "store")
+    (root / "p3").mkdir()
+    (root / "p3" / "dicom").symlink_to(tmp_path / "dicom")
+    (root / "latest").symlink_to("p1")  # found anyway
+    (root / "p1" / "up").symlink_to(root)
+    (root / ".hidden").symlink_to(tmp_path / "store")
+    found = discover(root, Search())
+    assert len(found.pairs) == 2
+    assert found.passed == {"links to folders elsewhere, which are not followed": 2}
+    assert discover(root, Search(leave_out=("p2/*",))).passed == {LINKS: 1}
+    assert discover(root, Search(leave_out=("p[23]*",))).passed == {}
 
 
 def test_what_cannot_be_told_apart_is_refused(tmp_path: Path) -> None:

@@ -216,7 +216,7 @@ def test_structures_beside_a_dicom_series(tmp_path: Path) -> None:
         save(grid.volume(array), root / "p" / "masks" / f"{name}.nii.gz")
     _, data = made(root, "liver=1,spleen=2")
     assert np.array_equal(load_mask(data.mask("case-0001")).array, LIVER + 2 * SPLEEN)
-    assert data.records["case-0001"].source["label"] == "p/masks: 2 structures"
+    assert data.records["case-0001"].source["label"] == "2 image files"
 
 
 def test_a_structure_on_another_grid_is_not_one_that_no_label_names(tmp_path: Path) -> None:

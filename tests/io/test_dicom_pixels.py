@@ -162,6 +162,51 @@ def test_a_range_of_padding(oblique: Volume, files: list[Path]) -> None:
     assert np.array_equal(back.array, np.maximum(oblique.array, 10))
 
 
+@pytest.mark.parametrize(
+    ("padding", "signed", "wanted"),
+    [
+        (("SS", -2000), 0, None),  # cut to 8 bits, it would be 48
+        (("US", 63536), 0, None),
+        (("US", 304), 0, None),
+        (("US", 65535), 0, None),  # not -1: the pixels have no sign
+        (("SS", -2000), 1, None),
+        (("US", 7), 0, 7),
+        (("SS", -56), 0, 200),
+        (("US", 200), 1, -56),
+        (("US", 65480), 1, -56),  # -56, in a tag that was written as unsigned
+    ],
+)
+def test_padding_that_no_pixel_can_have_is_no_padding(
+    files: list[Path], padding: tuple[str, int], signed: int, wanted: int | None
+) -> None:
+    """A value left from a conversion to 8 bits made real pixels of 48 the smallest value of the scan."""
+    stored = np.resize(np.arange(256).astype(np.uint8), (12, 36, 40))
+    for plane, path in zip(stored, files, strict=True):
+        head = {"BitsAllocated": 8, "BitsStored": 8, "HighBit": 7, "PixelRepresentation": signed}
+        edit(path, values(**head, PixelData=plane.tobytes()))
+        data = pydicom.dcmread(path)
+        data.add_new("PixelPaddingValue", *padding)
+        data.save_as(path)
+    real = (stored.view(np.int8) if signed else stored).transpose(2, 1, 0)
+    back = load(files[0].parent)
+    if wanted is None:
+        assert np.array_equal(back.array, real)
+        assert back.source.notes == ()
+    else:
+        low = real[real != wanted].min()
+        assert np.array_equal(back.array, np.where(real == wanted, low, real))
+
+
+def test_the_end_of_a_range_that_no_pixel_can_have_is_no_end(oblique: Volume, files: list[Path]) -> None:
+    for path in files:
+        data = pydicom.dcmread(path)
+        data.add_new("PixelPaddingValue", "US", 3)
+        data.add_new("PixelPaddingRangeLimit", "SL", 1 << 20)
+        data.save_as(path)
+    wanted = np.where(oblique.array == 3, 0, oblique.array)
+    assert np.array_equal(load(files[0].parent).array, wanted)
+
+
 @pytest.mark.parametrize("above", [0, 0xF000], ids=["zeros", "the sign"])
 def test_padding_among_12_bits(oblique: Volume, files: list[Path], above: int) -> None:
     """A negative padding value is stored in 12 bits, with or without its sign in the upper four bits."""

@@ -1,5 +1,6 @@
 """Tests of reading DICOM SEG: own files come back to the voxel; frames of uncertain place are refused."""
 
+import tracemalloc
 from pathlib import Path
 
 import highdicom
@@ -316,6 +317,41 @@ def test_pixels_of_another_layout_are_refused(
     edit(tmp_path / "a.dcm", change)
     with pytest.raises(InputError, match=message):
         read(tmp_path / "a.dcm", mask.geometry)
+
+
+def test_a_frame_far_larger_than_the_scan_takes_no_memory(mask: Volume, tmp_path: Path) -> None:
+    """The place of each pixel was computed before any was found to be outside: 550 MB for 3000 x 3000."""
+    side = 2000
+
+    def change(data: pydicom.Dataset) -> None:
+        data.Rows = data.Columns = side
+        data.PixelData = b"\xff" * (int(data.NumberOfFrames) * side * side // 8)
+
+    array = mask.array * (np.arange(mask.array.shape[2]) == 8)
+    write_seg(mask.geometry.volume(array, mask.source), tmp_path / "a.dcm", SEGMENTS[:1], MAKER)
+    edit(tmp_path / "a.dcm", change)
+    tracemalloc.start()
+    try:
+        with pytest.raises(GeometryError, match="frame 1 of this DICOM SEG reaches out of the scan"):
+            read(tmp_path / "a.dcm", mask.geometry)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < 10 * side * side  # the pixels, and whether each is inside; their places take 40 more
+
+
+def test_the_pixels_of_a_larger_frame_that_are_in_the_scan_are_read(mask: Volume, tmp_path: Path) -> None:
+    """Programs pad frames: only the pixels that are inside must lie in the scan."""
+
+    def change(data: pydicom.Dataset) -> None:
+        data.PixelData = np.packbits(
+            np.pad(data.pixel_array, ((0, 0), (0, 4), (0, 5))), bitorder="little"
+        ).tobytes()
+        data.Rows, data.Columns = data.Rows + 4, data.Columns + 5
+
+    write_seg(mask, tmp_path / "a.dcm", SEGMENTS, MAKER)
+    edit(tmp_path / "a.dcm", change)
+    assert np.array_equal(read(tmp_path / "a.dcm", mask.geometry).array, mask.array)
 
 
 def test_a_frame_that_is_there_twice_is_taken_once(mask: Volume, tmp_path: Path) -> None:

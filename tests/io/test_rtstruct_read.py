@@ -2,7 +2,9 @@
 
 import copy
 import time
+import tracemalloc
 import warnings
+from collections import Counter
 from itertools import product
 from pathlib import Path
 
@@ -19,9 +21,9 @@ from c3s3_seg.errors import C3S3Error, InputError
 from c3s3_seg.geometry.volume import Geometry, Volume
 from c3s3_seg.io import load
 from c3s3_seg.io.dicom.write_series import save_series
-from c3s3_seg.io.dicom_objects import rtstruct_fill
+from c3s3_seg.io.dicom_objects import rtstruct_fill, rtstruct_outline
 from c3s3_seg.io.dicom_objects.rtstruct_fill import Unclear, fill
-from c3s3_seg.io.dicom_objects.rtstruct_outline import TooManyPairs, inside, turns
+from c3s3_seg.io.dicom_objects.rtstruct_outline import Outline, TooManyPairs, inside, turns
 from c3s3_seg.io.dicom_objects.rtstruct_write import write_rtstruct
 from c3s3_seg.io.dicom_objects.segmentation import look_at_drawing
 
@@ -508,6 +510,43 @@ def test_contours_over_each_other_are_compared_up_to_a_limit(
     monkeypatch.setattr(rtstruct_fill, "MOST_PAIRS", 3)
     with pytest.raises(InputError, match=r"has \d+ contours on slice \d+, and more than 3 pairs"):
         read(written, mask.geometry)
+
+
+def covering(number: int) -> np.ndarray:
+    """Return a triangle around the whole slice."""
+    return np.array([[-1e4, -1e4], [2e4, -1e4], [256, 3e4]]) + number
+
+
+def test_hundreds_of_contours_around_the_whole_slice_are_held_one_at_a_time() -> None:
+    """Winding numbers of all voxels were held for each contour: 800 of them took 800 MB."""
+    tracemalloc.start()
+    try:
+        filled = fill([covering(n) for n in range(41)], (256, 256), exclusive=True)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert filled.inside.all()
+    assert peak < 12 * 256 * 256 * 4  # instead of 41
+
+
+def test_contours_are_counted_before_any_is_filled(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rtstruct_fill, "turns", None)
+    monkeypatch.setattr(rtstruct_fill, "relate", None)
+    with pytest.raises(TooManyPairs, match="more than 20000 pairs"):
+        fill([covering(n) for n in range(300)], (256, 256), exclusive=False)
+    monkeypatch.setattr(rtstruct_outline, "MOST_POINTS", 100_000)
+    monkeypatch.delattr(Outline, "points")
+    with pytest.raises(TooManyPairs, match=r"are 3\.\d*e\+05 voxels long in all"):
+        fill([covering(n) for n in range(3)], (256, 256), exclusive=False)
+
+
+def test_what_a_contour_fills_takes_a_bit_for_each_voxel() -> None:
+    """Contours within one another: up to 200 of them may cover a slice."""
+    nested = [square((n + 0.5, n + 0.5, 255.5 - n, 255.5 - n)) for n in range(0, 80, 2)]
+    patch = rtstruct_fill._Patch.of(rtstruct_fill.Outline(nested[0]), (256, 256), Counter())
+    assert patch.bits.nbytes <= 256 * 256 / 8 + 256
+    inside = fill(nested, (256, 256), exclusive=False).inside
+    assert np.array_equal(inside, fill(nested, (256, 256), exclusive=True).inside)
 
 
 def test_contours_of_many_points_are_compared_up_to_a_limit() -> None:

@@ -231,6 +231,62 @@ def test_a_link_to_what_is_listed_is_named(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("wanted", [None, "1"])
 @pytest.mark.parametrize("deep", ["", "day"])
+def test_series_of_a_study_behind_links_are_cases(tmp_path: Path, wanted: str | None, deep: str) -> None:
+    """The links were taken for a part of the study's folder, in which links are not followed."""
+    for name, number in (("a", 1), ("b", 2), ("c", 1)):
+        series(small(), tmp_path / "store" / name, name, number)
+    for path in (tmp_path / "store" / "b").iterdir():
+        edit(path, values(StudyInstanceUID=uid("a")))
+    root = tmp_path / "archive"
+    for patient in ("p1", "p2"):
+        (root / patient / deep).mkdir(parents=True)
+    shutil.copytree(tmp_path / "store" / "a", root / "p1" / deep / "LGE")
+    (root / "p1" / deep / "T1").symlink_to(tmp_path / "store" / "b")
+    (root / "p2" / deep / "dicom").symlink_to(tmp_path / "store" / "c")
+    for given in ([root], [root / "p1", root / "p2"]):
+        scans = found(*given, wanted=wanted)
+        paths = [case.path.relative_to(root) for case in scans.cases]
+        linked = Path("p1", deep, "T1")
+        if wanted is None:
+            assert paths == [Path("p1", deep, "LGE"), linked, Path("p2", deep, "dicom")]
+        else:  # the number is that in the folder of the study
+            assert paths[0] in (Path("p1"), Path("p1", deep))
+            assert paths[1:] == [Path("p2", deep, "dicom")]
+            assert f"{linked}: a link to a folder, which is not followed" in "\n".join(reasons(scans, root))
+        for case in scans.cases:
+            assert np.array_equal(read_case(case, Reading(parse_series(wanted))).array, small().array)
+
+
+def test_two_series_behind_links_chosen_by_number(tmp_path: Path) -> None:
+    for name, number in (("LGE", 1), ("T1", 2)):
+        series(small(), tmp_path / "store" / name, "a", number)
+        (tmp_path / "p1").mkdir(exist_ok=True)
+        (tmp_path / "p1" / name).symlink_to(tmp_path / "store" / name)
+    assert [case.path.name for case in found(tmp_path / "p1", wanted="1").cases] == ["LGE", "T1"]
+
+
+def test_a_link_among_slices_is_told(tmp_path: Path) -> None:
+    root = tmp_path / "archive"
+    series(small(), root / "p1", "p1", 1)
+    series(small(), root / "p2", "p2", 1)
+    series(small(), tmp_path / "store", "p1", 2)
+    (root / "p1" / "more").mkdir()
+    (root / "p1" / "more" / "prior").symlink_to(tmp_path / "store")
+    (root / "p2" / "prior").symlink_to(root / "p1")
+    (root / "p2" / "own").mkdir()
+    (root / "p2" / "same").symlink_to("own")  # read anyway
+    for given in ([root], [root / "p1", root / "p2"]):
+        scans = found(*given)
+        assert names(scans) == ["p1", "p2"]
+        assert reasons(scans, root)[:1] == [
+            "p1/more/prior: a link to a folder, which is not followed among DICOM files: give that folder"
+            " itself"
+        ]
+        assert [item.place for item in scans.skipped[1:]] == [f"{root}/p2/prior"]
+
+
+@pytest.mark.parametrize("wanted", [None, "1"])
+@pytest.mark.parametrize("deep", ["", "day"])
 def test_the_only_archive_in_a_sub_folder_is_a_case(tmp_path: Path, wanted: str | None, deep: str) -> None:
     """The folder of the archive was read as a study, so that its scan was missing without an error."""
     root = tmp_path / "archive"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -21,6 +21,7 @@ from c3s3_seg.geometry.volume import Array, Volume
 from c3s3_seg.io import save
 from c3s3_seg.io.formats import is_own_result
 from c3s3_seg.io.hashes import Watch, content_sha256
+from c3s3_seg.io.reading import is_interpolated
 from c3s3_seg.system.choices import Repair
 from c3s3_seg.system.files import make_own_folder, write_whole
 from c3s3_seg.system.ownership import PROGRAM, TODO, check_place
@@ -31,6 +32,10 @@ STATE = ".prepare"  # folder in the data set during a run: the earlier index, an
 RECORDS = "cases"  # folder of finished records, apart from the index: a case may be called `dataset`
 COMING = "masks"  # folder of the hashes of masks that are about to be written, of each case a file
 SUFFIX = ".nii.gz"
+HOLES = (
+    "it was drawn on the acquired slices, and others between them were interpolated, where it would be"
+    " background. Export the whole series again."
+)
 
 
 @dataclass(frozen=True)
@@ -94,7 +99,8 @@ def convert(work: ConvertJob) -> Made | str:
         if work.known is not None:
             sources = work.sources or source_hashes(work.scan, work.mask)
             if _is_whole(work, work.known, sources):
-                return Made(replace(work.known, patient=work.patient), kept=True)
+                places = _places(work, work.known.sha256)
+                return Made(replace(work.known, patient=work.patient, source=places), kept=True)
         return _make(work)
     except MemoryError:
         return "it does not fit into memory"
@@ -127,6 +133,8 @@ def _is_whole(work: ConvertJob, known: CaseRecord, sources: Mapping[str, str]) -
     """Return whether files of an earlier run are unchanged, and their sources and settings the same."""
     if known.source_sha256 != sources or known.settings != work.settings:
         return False
+    if "label" in known.sha256 and _has_holes(work.mask, known.notes):  # of a version that did not refuse it
+        return False
     files = {"image": work.image, "label": work.label}
     if not known.sha256.keys() <= files.keys():
         return False
@@ -153,12 +161,10 @@ def _make(work: ConvertJob) -> Made:
         sources.pop("label", None)
     else:
         values = tuple(int(v) for v in np.unique(mask.array) if v)
-    parts = {"image": work.scan, "label": work.mask}
-    places = {key: part.public for key in hashes if (part := parts[key]) is not None}
     record = CaseRecord(
         work.patient,
         hashes,
-        places,
+        _places(work, hashes),
         sources,
         _public(notes),
         values=values,
@@ -167,6 +173,14 @@ def _make(work: ConvertJob) -> Made:
     )
     write_whole(work.state / RECORDS / f"{work.case}.json", json.dumps(dump(record)).encode())
     return Made(record, mask_refused=refused)
+
+
+def _places(work: ConvertJob, keys: Collection[str]) -> dict[str, str]:
+    """Return the places of image and label for the index, without the names of DICOM folders."""
+    places = {"image": work.scan.public}
+    if work.mask is not None:
+        places["label"] = work.mask.public_of(work.scan)
+    return {key: place for key, place in places.items() if key in keys}
 
 
 def _write(work: ConvertJob, scan: Volume, mask: Volume | None) -> dict[str, str]:
@@ -233,17 +247,24 @@ def _mask(work: ConvertJob, scan: Volume) -> tuple[Volume | None, str]:
     """Return the mask on the scan's grid; or None, with the reason if a mask was refused."""
     if work.mask is None:
         return None, ""
+    if _has_holes(work.mask, scan.source.notes):
+        return None, HOLES
     part = work.mask
     names = part.names if part.drawing is None else part.drawing.names
     try:
         values = work.labels.of_names(names, part.files[0]) if names or part.drawing else {}
-        mask = work.mask.mask(scan.geometry, values)
+        mask = work.mask.mask(scan.geometry, values, work.repair)
         unknown = work.labels.unknown(np.unique(mask.array).tolist())
         if unknown:
             raise InputError(f"it holds the value {unknown[0]}, which no label has")
     except (C3S3Error, ValueError) as error:
         return None, reason_of(error)
     return replace(mask, array=mask.array.astype(np.min_scalar_type(int(mask.array.max())))), ""
+
+
+def _has_holes(mask: Part | None, notes: Iterable[str]) -> bool:
+    """Return whether a mask was drawn on fewer slices than a scan with these notes has."""
+    return mask is not None and mask.drawing is not None and is_interpolated(notes)
 
 
 def _smallest(array: Array) -> Array:

@@ -32,7 +32,7 @@ from c3s3_seg.dataset.prepare.predictions import MaskOrigin, find_predictions
 from c3s3_seg.dataset.prepare.structures import LEFT_OUT, Gathered, gather
 from c3s3_seg.errors import C3S3Error, InputError
 from c3s3_seg.geometry.volume import Geometry
-from c3s3_seg.io.cases import walk_files
+from c3s3_seg.io.cases import folder_links, walk_files
 from c3s3_seg.io.detect import is_dicom, is_zip
 from c3s3_seg.io.hashes import scan_files
 from c3s3_seg.io.image.files import image_stem, image_suffix, load_image
@@ -43,6 +43,7 @@ from c3s3_seg.system.progress import Progress, silent
 
 BESIDE = "files that predict wrote beside its masks"
 UNCORRECTED = "predictions that were not corrected"
+LINKS = "links to folders elsewhere, which are not followed"
 
 
 @dataclass(frozen=True)
@@ -89,6 +90,12 @@ def wanted_files(root: Path, leave_out: Collection[str]) -> Iterator[Path]:
             yield path
 
 
+def _links(root: Path, leave_out: Collection[str]) -> Counter[str]:
+    """Count the links to folders, unless they are left out: the scans behind them are not searched."""
+    places = (f"{path.relative_to(root).as_posix()}/" for path in folder_links(root))
+    return +Counter({LINKS: sum(not is_left_out(place, leave_out) for place in places)})
+
+
 def is_left_out(place: str, leave_out: Collection[str]) -> bool:
     """Return whether a path relative to the source matches a pattern to be passed over."""
     return any(fnmatch(place, pattern) for pattern in leave_out)
@@ -116,7 +123,7 @@ def discover(root: Path, search: Search, progress: Progress = silent) -> Invento
     InputError
         If a folder cannot be read, or a list of HDF5 cases is invalid.
     """
-    found = Discovery()
+    found = Discovery(passed=_links(root, search.leave_out))
     arrays = arrays_in(root, search)
     dicoms, images = [], []
     files = list(wanted_files(root, search.leave_out))

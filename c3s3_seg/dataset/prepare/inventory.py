@@ -15,9 +15,9 @@ from c3s3_seg.dataset.prepare.predictions import MaskOrigin
 from c3s3_seg.errors import C3S3Error, Told, as_c3s3_error, is_out_of_memory, quantity
 from c3s3_seg.geometry.axis_order import permuted_onto
 from c3s3_seg.geometry.volume import Geometry, Source, Volume
-from c3s3_seg.io import load, load_mask
+from c3s3_seg.io import load
 from c3s3_seg.io.dicom_objects.segmentation import Drawing, load_drawing
-from c3s3_seg.io.image.files import ROUNDED, as_labels, image_stem, image_suffix
+from c3s3_seg.io.image.files import ROUNDED, as_labels, image_stem, image_suffix, load_image, put_on
 from c3s3_seg.io.reading import Reading
 from c3s3_seg.system.choices import Repair
 from c3s3_seg.system.names import printable
@@ -71,6 +71,13 @@ class Part:
             return f"a DICOM series, {quantity(len(self.files), 'file')}"
         return "a DICOM SEG or RTSTRUCT" if self.kind == "drawing" else printable(self.place)
 
+    def public_of(self, scan: Part) -> str:
+        """Return the place of a mask; beside a DICOM scan without folders, which may name patients."""
+        if scan.kind != "dicom" or self.kind not in ("image", "structures"):
+            return self.public
+        count = max(1, len(self.names))
+        return "an image file" if count == 1 else quantity(count, "image file")
+
     @property
     def path(self) -> PurePath:
         """The path relative to the source, without suffix; for a DICOM series the path of its folder."""
@@ -102,7 +109,7 @@ class Part:
             return load_hdf5(self.files[0], self.key, self.spacing_mm)
         return load(self.files[0], repair=repair & {"orthonormal"})
 
-    def mask(self, grid: Geometry, values: Mapping[str, int]) -> Volume:
+    def mask(self, grid: Geometry, values: Mapping[str, int], repair: frozenset[Repair]) -> Volume:
         """Read the part as a mask on the grid of its scan; `values` are those of its names, if any.
 
         Raises
@@ -110,6 +117,7 @@ class Part:
         C3S3Error
             For the reasons of `io.load_mask` and `load_drawing`.
         """
+        mend = "orthonormal" in repair
         if self.drawing is not None:
             return load_drawing(self.drawing, grid, values)
         if self.kind == "hdf5":
@@ -117,15 +125,15 @@ class Part:
             notes = tuple(note for note in found.source.notes if note.startswith(ROUNDED))
             return grid.volume(found.array, Source(notes=notes))
         if self.kind == "structures":
-            return self._merged(grid, values)
-        return _on_grid(self.files[0], grid)
+            return self._merged(grid, values, mend)
+        return _on_grid(self.files[0], grid, mend)
 
-    def _merged(self, grid: Geometry, values: Mapping[str, int]) -> Volume:
+    def _merged(self, grid: Geometry, values: Mapping[str, int], mend: bool) -> Volume:
         """Merge all structures into one mask; where two overlap, the label named later wins, with a note."""
         merged = np.zeros(grid.shape, dtype=np.uint16)
         files, notes = dict(zip(self.names, self.files, strict=True)), []
         for name, value in values.items():
-            mask = _on_grid(files[name], grid)
+            mask = _on_grid(files[name], grid, mend)
             notes += [f"{note} ('{name}')" for note in mask.source.notes]
             inside = mask.array > 0
             both = np.count_nonzero(inside & (merged > 0) & (merged != value))
@@ -135,9 +143,9 @@ class Part:
         return Volume(merged, grid, Source(self.files[0], notes=tuple(notes)))
 
 
-def _on_grid(path: Path, grid: Geometry) -> Volume:
-    mask = permuted_onto(load_mask(path), grid)
-    return mask if mask.geometry is grid else load_mask(path, grid=grid)
+def _on_grid(path: Path, grid: Geometry, mend: bool) -> Volume:
+    """Read a mask with the repair of its scan: both have the header of one program, and its fault."""
+    return put_on(permuted_onto(as_labels(load_image(path, orthonormal=mend)), grid), grid)
 
 
 @dataclass(frozen=True)

@@ -37,6 +37,7 @@ def _in_use(records: Any) -> list[Any]:
     """Return the records that are neither deleted nor below a deleted one (PS3.3, F.3.2.2)."""
     at = {record.seq_item_tell: record for record in records}
     unused: set[int] = set()
+    seen: set[int] = set()  # offsets may form a loop, and chains may meet
     waiting = [place for place, record in at.items() if record.get("RecordInUseFlag") == 0]
     while waiting:
         place = waiting.pop()
@@ -44,7 +45,8 @@ def _in_use(records: Any) -> list[Any]:
             continue
         unused.add(place)
         below = at[place].get("OffsetOfReferencedLowerLevelDirectoryEntity")
-        while below in at and below not in waiting:  # offsets may form a loop
+        while below in at and below not in seen:
+            seen.add(below)
             waiting.append(below)
             below = at[below].get("OffsetOfTheNextDirectoryRecord")
     return [record for place, record in at.items() if place not in unused]

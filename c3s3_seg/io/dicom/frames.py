@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from itertools import product
+from collections.abc import Mapping
 from typing import Any
 
-from pydicom import Dataset
+from pydicom import DataElement, Dataset
+from pydicom.datadict import dictionary_VR
+from pydicom.multival import MultiValue
+from pydicom.tag import BaseTag, Tag
 
 from c3s3_seg.errors import cause_of, quantity
 from c3s3_seg.io.dicom.header import FRAME_CLASSES, NAMES, Broken, Slice, own_copy
@@ -39,6 +42,9 @@ GROUPS: dict[tuple[str, ...], dict[str, str]] = {
     ("CTImageFrameTypeSequence",): {"FrameType": "ImageType"},
     ("PETFrameTypeSequence",): {"FrameType": "ImageType"},
 }
+# Characters of all attributes that the frames share: each frame is compared by them. Some 50 attributes of up
+# to 64 characters have a fifth of it.
+MOST_CHARACTERS = 1 << 14
 _TOP = [t for t in NAMES if isinstance(t, str) and not t.endswith("FunctionalGroupsSequence")]
 
 
@@ -60,21 +66,47 @@ def frames(item: Slice) -> tuple[Slice, ...] | Broken:
             )
         top = own_copy(item.data, _TOP)
         top.NumberOfFrames, top.SOPClassUID = 1, item.sop_class
-        return tuple(_frame(item, top, shared[0], each[n], n) for n in range(count))
+        _set(top, shared[0])
+        if long := _too_long(top):
+            return Broken(item.name, long, uid, whole=True)
+        elements = {element.tag: element for element in top}
+        return tuple(_frame(item, elements, own, n) for n, own in enumerate(each))
     except Exception as error:  # pydicom converts sequences on first access
         return Broken(item.name, f"its frames cannot be read ({cause_of(error)})", uid)
 
 
-def _frame(item: Slice, top: Dataset, shared: Any, own: Any, number: int) -> Slice:
-    # Setting an existing attribute writes into its element, so each frame has its own elements.
-    data = own_copy(top)
-    for (path, keywords), groups in product(GROUPS.items(), (shared, own)):
+def _frame(item: Slice, shared: Mapping[BaseTag, DataElement], own: Any, number: int) -> Slice:
+    # The elements are shared: a small file can have thousands of frames, which copies would make large.
+    data = Dataset(dict(shared))
+    _set(data, own)
+    return Slice(item.path, f"{item.name}, frame {number + 1}", data, number, _plain(item, number))
+
+
+def _set(data: Dataset, groups: Any) -> None:
+    """Set the attributes that functional groups state, each as a new element: elements may be shared."""
+    for path, keywords in GROUPS.items():
         values = _within(groups, path)
         for theirs, ours in keywords.items():
             value = values.get(theirs) if values is not None else None
             if value is not None:
-                setattr(data, ours, value)
-    return Slice(item.path, f"{item.name}, frame {number + 1}", data, number, _plain(item, number))
+                data[ours] = DataElement(Tag(ours), dictionary_VR(ours), value)
+
+
+def _too_long(top: Dataset) -> str:
+    """Return the fault of attributes that are too long to be those of each frame; empty if there is none."""
+    texts = [element for element in top if element.VR != "SQ"]
+    sizes = {element.keyword or str(element.tag): _length(element.value) for element in texts}
+    total, longest = sum(sizes.values()), max(sizes, key=lambda name: sizes[name])
+    if total <= MOST_CHARACTERS:
+        return ""
+    return (
+        f"the attributes of all its frames have {total} characters, {sizes[longest]} of them in {longest};"
+        f" wanted {MOST_CHARACTERS} at most"
+    )
+
+
+def _length(value: Any) -> int:
+    return sum(len(str(v)) for v in (value if isinstance(value, MultiValue) else [value]))
 
 
 def _plain(item: Slice, number: int) -> tuple[int, int] | None:

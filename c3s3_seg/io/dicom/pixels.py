@@ -260,8 +260,10 @@ class _Bits:
         """
         if self.pad is None or pixels.dtype.kind == "f":
             return None
-        # Whether a negative padding value is written signed or unsigned differs from file to file.
-        low, high = (np.array([n & 0xFFFFFFFF], np.uint32).astype(pixels.dtype)[0] for n in self.pad)
+        ends = [_stored_as(number, pixels.dtype) for number in self.pad]
+        if ends[0] is None:
+            return None
+        low, high = ends[0], ends[0] if ends[1] is None else ends[1]
         found = (pixels >= min(low, high)) & (pixels <= max(low, high))
         if clean is not pixels:
             found |= (clean >= min(low, high)) & (clean <= max(low, high))
@@ -285,6 +287,20 @@ def _pad(item: Slice) -> tuple[int, int] | None:
         return (int(text), int(limit or text)) if text else None
     except ValueError:
         return None
+
+
+def _stored_as(number: int, dtype: np.dtype[Any]) -> np.integer[Any] | None:
+    """Return a padding value as a pixel of an integer type; None if no pixel of that type can have it.
+
+    A value that does not fit is left from a conversion to fewer bits: cut to them, it would be the value of
+    real pixels. Whether a negative value is written signed or unsigned differs from file to file.
+    """
+    bits = dtype.itemsize * 8
+    if dtype.kind == "i" and 1 << bits <= number < 1 << 16:
+        number -= 1 << 16  # a negative value of 16 bits that was read as unsigned
+    if not -(1 << (bits - 1)) <= number < 1 << bits:
+        return None
+    return np.array([number % (1 << bits)], np.uint64).astype(dtype)[0]  # type: ignore[no-any-return]
 
 
 def stack_planes(slices: list[Slice], pixels: Pixels) -> tuple[Array, tuple[str, ...]]:

@@ -16,6 +16,7 @@ from c3s3_seg.geometry.orthonormalize import REPAIRED
 from c3s3_seg.geometry.volume import Array
 from c3s3_seg.io.dicom.grid import Stack
 from c3s3_seg.io.limits import check_size
+from c3s3_seg.io.reading import GAPS_REPAIRED
 
 Floats = NDArray[np.float64]
 # New slices per acquired slice: with more, nearly all of the scan would be interpolated.
@@ -113,7 +114,7 @@ def _even(array: Array, heights_mm: Floats, root: Path) -> tuple[Array, float, s
     filled = array[:, :, upper - 1] * (1 - part) + array[:, :, upper] * part
     made = int(np.sum((part > 0.02) & (part < 0.98)))
     note = (
-        f"{REPAIRED} (gaps): resampled to steps of {step:.4g} mm, {made} of {count + 1} slices between"
+        f"{GAPS_REPAIRED}: resampled to steps of {step:.4g} mm, {made} of {count + 1} slices between"
         f" acquired ones; the widest gap was {gaps.max():.4g} mm"
     )
     return np.asarray(filled, dtype=array.dtype), step, note

@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,6 +25,7 @@ from c3s3_seg.io.dicom_objects.rtstruct_outline import (
     Outline,
     Relation,
     TooManyPairs,
+    check_points,
     check_work,
     relate,
     turns,
@@ -69,26 +71,38 @@ def fill(polygons: Sequence[Floats], shape: tuple[int, int], *, exclusive: bool)
         If more contours, or more of their points, lie over each other than are compared.
     """
     notes: Counter[str] = Counter()
-    found = np.zeros(shape, dtype=np.bool_)
     outlines = [Outline(polygon) for polygon in map(_distinct, polygons) if len(polygon) > 2]
-    if exclusive:
-        patches = [_Patch.of(outline.polygon, shape) for outline in outlines]
-        for patch in patches:
-            found[patch.where] ^= patch.turns % 2 == 1
-        if not found.any() and any(patch.turns.any() for patch in patches):
-            notes["contours of type CLOSEDPLANAR_XOR cancel each other out"] = len(polygons)
-    else:
-        patches = [_taken(outline, shape, notes) for outline in outlines]
-        for n, is_hole in _ordered(outlines, patches, notes):
-            patch = patches[n]
-            if is_hole:
-                found[patch.where] &= patch.turns == 0
-            else:
-                found[patch.where] |= patch.turns != 0
-    empty = len(polygons) - sum(bool(patch.turns.any()) for patch in patches)
+    found, filling = _exclusive(outlines, shape) if exclusive else _united(outlines, shape, notes)
+    if exclusive and filling and not found.any():
+        notes["contours of type CLOSEDPLANAR_XOR cancel each other out"] = len(polygons)
+    empty = len(polygons) - filling
     if empty:
         notes["contours enclose no voxel centre of the scan"] += empty
     return Filled(found, notes)
+
+
+def _exclusive(outlines: Sequence[Outline], shape: tuple[int, int]) -> tuple[Bools, int]:
+    """Return the voxels inside by exclusive or, and the number of contours that enclose a voxel."""
+    found, filling = np.zeros(shape, dtype=np.bool_), 0
+    for outline in outlines:  # one at a time: hundreds of contours may each cover the slice
+        where, around = _winding(outline.polygon, shape)
+        found[where] ^= around % 2 == 1
+        filling += bool(around.any())
+    return found, filling
+
+
+def _united(outlines: Sequence[Outline], shape: tuple[int, int], notes: Counter[str]) -> tuple[Bools, int]:
+    """Return the voxels inside by the rules for CLOSED_PLANAR; see `_exclusive`."""
+    relations = _relations(outlines)  # first: it limits how many contours can cover one voxel
+    patches = [_Patch.of(outline, shape, notes) for outline in outlines]
+    found = np.zeros(shape, dtype=np.bool_)
+    for n, is_hole in _ordered(relations, patches, notes):
+        patch = patches[n]
+        if is_hole:
+            found[patch.where] &= ~patch.mask
+        else:
+            found[patch.where] |= patch.mask
+    return found, sum(bool(patch.bits.any()) for patch in patches)
 
 
 def _distinct(polygon: Floats) -> Floats:
@@ -96,48 +110,53 @@ def _distinct(polygon: Floats) -> Floats:
     return np.asarray(polygon[np.abs(polygon - np.roll(polygon, 1, axis=0)).max(axis=1) > 1e-6])
 
 
+def _winding(polygon: Floats, shape: tuple[int, int]) -> tuple[tuple[slice, slice], NDArray[np.int32]]:
+    """Return the part of a slice that a contour may fill, and its winding number at each voxel there."""
+    low = np.clip(np.floor(polygon.min(axis=0)), 0, shape).astype(int)
+    high = np.clip(np.ceil(polygon.max(axis=0)) + 1, low, shape).astype(int)
+    where = slice(int(low[0]), int(high[0])), slice(int(low[1]), int(high[1]))
+    size = int(high[0] - low[0]), int(high[1] - low[1])
+    return where, turns(polygon - low, size)
+
+
 @dataclass(frozen=True)
 class _Patch:
-    """The part of a slice that a contour may fill, and its winding number at each voxel there."""
+    """The part of a slice that a contour may fill, and the voxels there that it fills, a bit each."""
 
     where: tuple[slice, slice]
-    turns: NDArray[np.int32]
+    bits: NDArray[np.uint8]
 
     @classmethod
-    def of(cls, polygon: Floats, shape: tuple[int, int]) -> _Patch:
-        low = np.clip(np.floor(polygon.min(axis=0)), 0, shape).astype(int)
-        high = np.clip(np.ceil(polygon.max(axis=0)) + 1, low, shape).astype(int)
-        where = slice(int(low[0]), int(high[0])), slice(int(low[1]), int(high[1]))
-        size = int(high[0] - low[0]), int(high[1] - low[1])
-        return cls(where, turns(polygon - low, size))
+    def of(cls, outline: Outline, shape: tuple[int, int], notes: Counter[str]) -> _Patch:
+        where, around = _winding(outline.polygon, shape)
+        mask = outline.takes(around)
+        if (mask & (around % 2 == 0)).any():
+            notes["contours cross themselves: where they overlap is inside"] += 1
+        return cls(where, np.packbits(mask))
+
+    @property
+    def mask(self) -> Bools:
+        """The voxels (i, j) of the part that are filled."""
+        size = [part.stop - part.start for part in self.where]
+        return np.unpackbits(self.bits, count=size[0] * size[1]).reshape(size).view(np.bool_)
 
     def full(self, shape: tuple[int, int]) -> Bools:
         """Return the voxels (i, j) of the slice that the contour fills."""
         mask = np.zeros(shape, dtype=np.bool_)
-        mask[self.where] = self.turns != 0
+        mask[self.where] = self.mask
         return mask
 
 
-def _taken(outline: Outline, shape: tuple[int, int], notes: Counter[str]) -> _Patch:
-    """Return the patch of a contour, 0 at voxels that are not inside."""
-    patch = _Patch.of(outline.polygon, shape)
-    mask = outline.takes(patch.turns)
-    if (mask & (patch.turns % 2 == 0)).any():
-        notes["contours cross themselves: where they overlap is inside"] += 1
-    return _Patch(patch.where, np.where(mask, patch.turns, 0))
-
-
 def _ordered(
-    outlines: list[Outline], patches: list[_Patch], notes: Counter[str]
+    relations: dict[tuple[int, int], Relation], patches: list[_Patch], notes: Counter[str]
 ) -> Iterator[tuple[int, bool]]:
     """Yield the number of each contour that counts, from outside to inside, and whether it is a hole."""
-    relations = {(a, b): relation for a, b, relation in _relations(outlines)}
     twins = {b for (_, b), relation in relations.items() if relation == "same"}
     if twins:
         notes["contours are there twice and were taken once"] += len(twins)
-    kept = [n for n in range(len(outlines)) if n not in twins]
+    kept = [n for n in range(len(patches)) if n not in twins]
     relations = {pair: relation for pair, relation in relations.items() if not twins & set(pair)}
-    group = list(range(len(outlines)))  # the same number for contours that cross
+    group = list(range(len(patches)))  # the same number for contours that cross
     for (a, b), relation in relations.items():
         if relation == "unclear":
             raise Unclear(
@@ -176,21 +195,31 @@ def _refuse_unclear(one: _Patch, other: _Patch) -> None:
         raise Unclear(f"a contour crosses another one, within which {both} of its {smaller} voxels lie")
 
 
-def _relations(outlines: list[Outline]) -> Iterator[tuple[int, int, Relation]]:
-    """Yield the relation of each two contours that are not apart, with their numbers, the smaller first."""
+def _relations(outlines: Sequence[Outline]) -> dict[tuple[int, int], Relation]:
+    """Return the relation of each two contours that are not apart, by their numbers, the smaller first."""
+    found: dict[tuple[int, int], Relation] = {}
+    pairs = _near(outlines)
+    check_points(sum(outlines[n].point_count for n in set(chain.from_iterable(pairs))))
+    work = 0
+    for a, b in pairs:
+        work += work_of(outlines[a], outlines[b])
+        check_work(work)
+        relation = relate(outlines[a], outlines[b])
+        if relation != "apart":
+            found[a, b] = relation
+    return found
+
+
+def _near(outlines: Sequence[Outline]) -> list[tuple[int, int]]:
+    """Return the numbers of each two contours whose boxes meet; raise if there are too many of them."""
     if len(outlines) < 2:
-        return
+        return []
     low = np.array([outline.polygon.min(axis=0) for outline in outlines])
     high = np.array([outline.polygon.max(axis=0) for outline in outlines])
-    pairs = work = 0
-    for a, outline in enumerate(outlines[:-1]):
+    pairs: list[tuple[int, int]] = []
+    for a in range(len(outlines) - 1):
         near = ((low[a + 1 :] <= high[a] + NEAR_VOX) & (low[a] <= high[a + 1 :] + NEAR_VOX)).all(axis=1)
-        pairs += int(near.sum())
-        if pairs > MOST_PAIRS:
+        pairs += [(a, b) for b in (a + 1 + np.flatnonzero(near)).tolist()]
+        if len(pairs) > MOST_PAIRS:
             raise TooManyPairs(f"more than {MOST_PAIRS} pairs of them lie over each other")
-        for b in (a + 1 + np.flatnonzero(near)).tolist():
-            work += work_of(outline, outlines[b])
-            check_work(work)
-            relation = relate(outline, outlines[b])
-            if relation != "apart":
-                yield a, b, relation
+    return pairs

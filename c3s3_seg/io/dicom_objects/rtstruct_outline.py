@@ -23,12 +23,21 @@ RUN = 128  # points of an outline compared at once: few edges of the other outli
 
 # Limit of points times edges on a slice: this takes minutes, two contours of 40,000 points would take hours.
 MOST_WORK = 1 << 32
+# Limit of points of all compared lines on a slice, which are held: 128 MiB. The lines around each voxel of
+# 512 x 512 have a quarter of it.
+MOST_POINTS = 1 << 23
 
 Relation = Literal["apart", "same", "within", "around", "cross", "unclear"]
 
 
 class TooManyPairs(Exception):  # noqa: N818 - it is an answer, not an error of ours
     """More contours, or more points of them, lie over each other than are compared."""
+
+
+def check_points(count: int) -> None:
+    """Raise TooManyPairs if so many points would take all memory."""
+    if count > MOST_POINTS:
+        raise TooManyPairs(f"their lines are {count * STEP_VOX:.3g} voxels long in all, too long to compare")
 
 
 def check_work(work: int) -> None:
@@ -60,11 +69,22 @@ class Outline:
                 return True
         return False
 
+    @property
+    def point_count(self) -> int:
+        """The number of `points`, which are not computed for it."""
+        return int(self._counts.sum())
+
+    @property
+    def _counts(self) -> NDArray[np.int_]:
+        """(n,): the number of points on each edge, its start included."""
+        run = np.roll(self.polygon, -1, axis=0) - self.polygon
+        return np.asarray(np.maximum(np.ceil(np.linalg.norm(run, axis=1) / STEP_VOX), 1).astype(int))
+
     @cached_property
     def points(self) -> Floats:
         """(m, 2): the corners of the contour, and points between them."""
         run = np.roll(self.polygon, -1, axis=0) - self.polygon
-        counts = np.maximum(np.ceil(np.linalg.norm(run, axis=1) / STEP_VOX), 1).astype(int)
+        counts = self._counts
         edge = np.repeat(np.arange(len(run)), counts)
         number = np.arange(len(edge)) - np.repeat(np.cumsum(counts) - counts, counts)
         return np.asarray(self.polygon[edge] + run[edge] * (number / counts[edge])[:, None])

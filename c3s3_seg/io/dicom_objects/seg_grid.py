@@ -55,7 +55,7 @@ def frames_grid(segs: Sequence[Path], rtstructs: Sequence[Path] = ()) -> Geometr
     uids = set()
     contours = [np.empty((0, 3))]
     for path in (*segs, *rtstructs):
-        found, points, uid = _read(path, is_seg=path in segs)
+        found, points, uid = frames_and_contours(path, is_seg=path in segs)
         frames += found
         contours += points
         uids.add(uid)
@@ -86,7 +86,7 @@ def seg_grid(path: Path) -> Geometry:
     GeometryError
         If the frames are not a stack with even steps, or for the reasons of `frames_of`.
     """
-    frames, _, uid = _read(path, is_seg=True)
+    frames, _, uid = frames_and_contours(path, is_seg=True)
     if not frames:
         raise InputError("this DICOM SEG has no frame", where=path)
     grid = _covering(frames, np.empty((0, 3)), uid or None, path)
@@ -97,8 +97,14 @@ def seg_grid(path: Path) -> Geometry:
     return grid
 
 
-def _read(path: Path, *, is_seg: bool) -> tuple[list[Frame], list[Points], str]:
-    """Return the frames of a SEG or contours of an RTSTRUCT, and the UID of their frame of reference."""
+def frames_and_contours(path: Path, *, is_seg: bool) -> tuple[list[Frame], list[Points], str]:
+    """Return the frames of a SEG or contours of an RTSTRUCT, and the UID of their frame of reference.
+
+    Raises
+    ------
+    InputError, GeometryError
+        If the file is damaged, or for the reasons of `frames_of`.
+    """
     kind = "DICOM SEG" if is_seg else "RTSTRUCT"
     try:
         data: Any = whole_of(path, force=True)

@@ -207,11 +207,19 @@ def _voxels(
             where=path,
             todo="Export it on the grid of the series that it was drawn on",
         )
-    row, column = np.nonzero(inside)
-    found = np.rint(first) + column[:, None] * np.rint(along) + row[:, None] * np.rint(down)
-    if found.size and (found.min() < 0 or (found >= grid.shape).any()):
+    steps = np.rint(np.stack([along, down]))
+    # Before the place of each pixel: of a frame far larger than the scan they would take all memory.
+    reach = np.rint(first) + _outermost(inside) @ steps
+    if reach.size and (reach.min() < 0 or (reach >= grid.shape).any()):
         raise GeometryError(f"frame {frame.number} of this DICOM SEG reaches out of the scan", where=path)
-    return np.asarray(found, dtype=np.intp)
+    pixels = np.stack(np.nonzero(inside)[::-1], axis=1)
+    return np.asarray(np.rint(first) + pixels @ steps, dtype=np.intp)
+
+
+def _outermost(inside: NDArray[np.bool_]) -> NDArray[np.intp]:
+    """Return (2, 2): the first column and row with a pixel, and the last ones; (0, 2) without a pixel."""
+    lines = [np.flatnonzero(inside.any(axis=axis)) for axis in (0, 1)]
+    return np.stack([line[[0, -1]] if line.size else line for line in lines], axis=1)
 
 
 def _are_steps(along: Array, down: Array, frame: Frame, grid: Geometry, places: Array) -> bool:

@@ -143,15 +143,26 @@ def load_mask(
     path, grid, hashed = given_path(path), GRID.or_none().take("grid", grid), FLAG.take("hashed", hashed)
     if is_dicom(path):
         return _drawn(path, grid, values, hashed=hashed)
-    volume = as_labels(load_image(path, hashed=hashed))
-    if grid is not None and not volume.geometry.matches(grid):
+    mask = as_labels(load_image(path, hashed=hashed))
+    return mask if grid is None else put_on(mask, grid)
+
+
+def put_on(mask: Volume, grid: Geometry) -> Volume:
+    """Return a mask on the grid of its scan itself, which its own grid has to match.
+
+    Raises
+    ------
+    GeometryError
+        If the mask is on another grid.
+    """
+    if not mask.geometry.matches(grid):
         raise GeometryError(
-            f"the mask is not on the grid of the scan: found {volume.geometry}; wanted {grid}"
-            + volume.geometry.distance_note(grid),
-            where=volume.source.path,
+            f"the mask is not on the grid of the scan: found {mask.geometry}; wanted {grid}"
+            + mask.geometry.distance_note(grid),
+            where=mask.source.path,
             todo="Resample the mask to the scan, or give the scan that it was drawn on",
         )
-    return Volume(volume.array, grid or volume.geometry, volume.source)
+    return Volume(mask.array, grid, mask.source)
 
 
 def _drawn(path: Path, grid: Geometry | None, values: Mapping[str, int] | None, *, hashed: bool) -> Volume:
