@@ -25,6 +25,8 @@ from c3s3_seg.geometry.volume import Volume
 from c3s3_seg.io import load, load_mask
 from c3s3_seg.io.formats import refers_to_source, write_mask
 from c3s3_seg.io.hashes import refuse_changed
+from c3s3_seg.io.image.files import image_suffix
+from c3s3_seg.io.reading import is_interpolated
 from c3s3_seg.system.files import write_whole
 from c3s3_seg.system.ownership import FILES, read_case
 from c3s3_seg.system.reading import sha256
@@ -37,6 +39,8 @@ def kept_mask(task: CaseTask, job: Job, scan: Volume, labels: Mapping[str, int])
     if kept is None or scan.source.sha256 != kept.scan_sha256 or _record(task, job) is None:
         return None
     path = job.out / kept.mask
+    if not image_suffix(path) and is_interpolated(scan.source.notes):
+        return None  # a DICOM SEG has no frames on the slices that were interpolated
     with suppress(C3S3Error, OSError):
         if sha256(path) != kept.mask_sha256:
             return None

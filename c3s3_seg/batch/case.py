@@ -27,6 +27,7 @@ from c3s3_seg.io import Case, load_mask, read_case
 from c3s3_seg.io.formats import check_format
 from c3s3_seg.io.hashes import Watch, input_sha256
 from c3s3_seg.io.image.files import image_suffix
+from c3s3_seg.io.reading import is_interpolated
 from c3s3_seg.report.rows import PredictionRow
 from c3s3_seg.system.progress import Progress, silent
 
@@ -173,6 +174,10 @@ def _load(task: CaseTask, job: Job, model: ModelTask) -> Loaded:
 
 
 def _truth(path: Path, scan: Volume) -> Volume:
+    if not image_suffix(path) and is_interpolated(scan.source.notes):
+        what = "the truth was drawn on the acquired slices; on the interpolated ones it would be background"
+        todo = "Leave --truth out; evaluate compares masks of the acquired slices (--format dicom-seg)"
+        raise GeometryError(what, where=path, todo=todo)
     # A drawing in DICOM may leave out empty slices, or have no voxels: it is read on the grid of its scan.
     truth = load_mask(path, grid=None if image_suffix(path) else scan.geometry, hashed=True)
     if not truth.geometry.matches(scan.geometry):

@@ -185,7 +185,7 @@ def _teacher(run: Run, data: DataSet, splits: Splits) -> Teacher | None:
 
 
 def _not_learnt(run: Run, results: list[Validation]) -> list[str]:
-    """Return the card's warnings of labels that no network that ships has learnt; none if no truth has one."""
+    """Return the card's warnings of labels that no shipped network has learnt; none if no truth has one."""
     shipped = run.config.networks.shipped(run.config.method)
     results = [result for result in results if result.candidate in shipped]
     validated = any(result.by_label for result in results)

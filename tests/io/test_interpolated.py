@@ -13,6 +13,7 @@ from helpers.dicom_files import edit
 
 from c3s3_seg.batch import Job, predict_cases
 from c3s3_seg.batch.evaluate import evaluate
+from c3s3_seg.batch.result import BatchResult
 from c3s3_seg.errors import GeometryError
 from c3s3_seg.geometry.volume import Geometry, Volume
 from c3s3_seg.io import load, save
@@ -54,10 +55,21 @@ def stored(mask: Volume, path: Path) -> Path:
     return path
 
 
-def predicted(series: Path, out: Path, wanted: MaskFormat = "nii.gz") -> Path:
+def segmented(
+    series: Path,
+    out: Path,
+    wanted: MaskFormat = "nii.gz",
+    *,
+    truth: Path | None = None,
+    preview: bool = False,
+) -> BatchResult:
     reading = Reading(repair=frozenset({"gaps"}))
-    job = Job(out, suffix=wanted, allow_out_of_domain=True, reading=reading)
-    predict_cases([series], MODEL, job)
+    job = Job(out, suffix=wanted, allow_out_of_domain=True, reading=reading, truth=truth)
+    return predict_cases([series], MODEL, job)
+
+
+def predicted(series: Path, out: Path, wanted: MaskFormat = "nii.gz") -> Path:
+    segmented(series, out, wanted)
     (mask,) = (path for path in out.iterdir() if path.name.endswith((".nii.gz", "seg.dcm")))
     return mask
 
@@ -78,6 +90,22 @@ def test_a_truth_of_the_acquired_slices_is_no_truth_of_the_others(
     content["scan"]["notes"] = []
     record.write_text(json.dumps(content))
     assert evaluate(prediction, truth, tmp_path / "scores").failures == ()
+
+
+@pytest.mark.parametrize("kind", ["seg.dcm", "rtstruct.dcm"])
+def test_predict_refuses_it_as_the_truth_too(tmp_path: Path, kind: str) -> None:
+    truth = drawn(written(tmp_path / "series"), tmp_path / f"truth.{kind}")
+    with pytest.raises(GeometryError, match="the truth was drawn on the acquired slices"):
+        segmented(tmp_path / "series", tmp_path / "out", truth=truth)
+
+
+def test_an_earlier_seg_of_the_acquired_slices_is_no_mask_of_the_repaired_scan(tmp_path: Path) -> None:
+    """With a truth that came later it was scored with a hole where the scan was interpolated."""
+    written(tmp_path / "series")
+    predicted(tmp_path / "series", tmp_path / "out", "dicom-seg")
+    same = predicted(tmp_path / "series", tmp_path / "whole")
+    (row,) = segmented(tmp_path / "series", tmp_path / "out", "dicom-seg", truth=same).rows
+    assert row.scores[0].score.dice == 1
 
 
 def test_masks_of_the_acquired_slices_are_compared(tmp_path: Path) -> None:
