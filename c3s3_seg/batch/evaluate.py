@@ -17,7 +17,7 @@ from c3s3_seg.report.rows import CaseFiles, Failure
 from c3s3_seg.report.tables import today, write_cases_csv, write_report_json
 from c3s3_seg.system.files import make_folder
 from c3s3_seg.system.names import printable
-from c3s3_seg.system.ownership import TODO, check_output, is_ours, remove_ours
+from c3s3_seg.system.ownership import TODO, check_output, is_ours, read_case, remove_ours
 from c3s3_seg.system.progress import Progress
 
 __all__ = ["EvaluationResult", "EvaluationSettings", "evaluate"]
@@ -97,8 +97,8 @@ def evaluate(
     ------
     InputError
         If no prediction has a truth, predictions or truths look like scans, they have no label in common over
-        the whole set, the given labels are empty or include 0, or `out` cannot be written, or has the page of
-        all cases of `predict` where `settings.html` wants its own.
+        the whole set, the given labels are empty or include 0, or `out` cannot be written, or has files of
+        `predict` in their place: the page of all cases (`settings.html`), or a case called `report`.
     C3S3Error
         The error of the case, if there is only one.
     """
@@ -143,6 +143,9 @@ def evaluate(
 def _check_places(out: Path, *, html: bool) -> None:
     """Check before long work that the files can be written, and replace none but those of an evaluation."""
     check_output(out, [CSV, JSON, *([PAGE] if html else [])])
+    if read_case(out / JSON) is not None:
+        what = "is the record of a case that `predict` wrote, wanted a place for that of `evaluate`"
+        raise InputError(what, where=out / JSON, todo=TODO)
     if html and _is_of_predict(out / PAGE):
         what = "is the page of all cases that `predict` wrote, wanted a place for that of `evaluate`"
         raise InputError(what, where=out / PAGE, todo=TODO)

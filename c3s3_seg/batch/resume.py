@@ -31,6 +31,7 @@ from c3s3_seg.errors import C3S3Error, InputError, quantity
 from c3s3_seg.io.formats import mask_path
 from c3s3_seg.io.hashes import input_sha256
 from c3s3_seg.system.choices import MaskFormat
+from c3s3_seg.system.ownership import is_ours, read_case
 
 REPORT = "report"  # name of the page of all cases; a shard's page ends with its number
 _OF_REPORT = re.compile(rf"{REPORT}(\.\d+-of-\d+)?", re.IGNORECASE)
@@ -202,12 +203,7 @@ def _decision(
     task: CaseTask, record: JournalRecord | None, request: Request, journal: Journal
 ) -> Decision | None:
     """Return why the case is to be processed; None if it need not be. Raise if it must not be."""
-    if RESERVED.fullmatch(task.case.name):
-        what = f"a case called '{task.case.name}' would take the place of the folder's own provenance.json"
-        raise InputError(what, where=task.case.path, todo="Rename the scan")
-    if request.job.html and _OF_REPORT.fullmatch(task.case.name):
-        what = f"the page of a case called '{task.case.name}' would take the place of the page of all cases"
-        raise InputError(what, where=task.case.path, todo="Rename the scan")
+    _refuse_name(task, request.job)
     if record is None:
         return Decision("it is new")
     if record.state in ("failed", "skipped"):
@@ -216,6 +212,20 @@ def _decision(
     if record.outcome.row is None:
         return Decision("it was not finished")
     return _done_before(task, record, request, journal)
+
+
+def _refuse_name(task: CaseTask, job: Job) -> None:
+    """Raise if files of the case would replace files about all cases that have its name."""
+    name, what = task.case.name, ""
+    record = job.out / f"{name}.json"
+    if RESERVED.fullmatch(name):
+        what = f"a case called '{name}' would take the place of the folder's own provenance.json"
+    elif _OF_REPORT.fullmatch(name) and job.html:
+        what = f"the page of a case called '{name}' would take the place of the page of all cases"
+    elif _OF_REPORT.fullmatch(name) and is_ours(record) and read_case(record) is None:
+        what = f"the record of a case called '{name}' would take the place of a report of `evaluate`"
+    if what:
+        raise InputError(what, where=task.case.path, todo="Rename the scan")
 
 
 def refuse_taken(task: CaseTask, record: JournalRecord | None, request: Request, journal: Journal) -> None:

@@ -109,6 +109,25 @@ def test_evaluate_keeps_it_and_wants_another_folder_for_its_own(tmp_path: Path, 
     assert not page.exists()
 
 
+def test_the_record_of_a_case_called_report_and_the_report_of_an_evaluation_stay(
+    tmp_path: Path, small_scans: Path
+) -> None:
+    scan, out, scores = tmp_path / "report.nii.gz", tmp_path / "out", tmp_path / "scores"
+    shutil.copy(small_scans / "case-0.nii.gz", scan)
+    predict_cases([scan], MODEL, Job(out, allow_out_of_domain=True))
+    mask, settings = out / "report.nii.gz", EvaluationSettings(labels={"organ": 1})
+    truth = Path(shutil.copy(mask, tmp_path / "truth.nii.gz"))
+    before = (out / "report.json").read_bytes()
+    with pytest.raises(InputError, match="is the record of a case that `predict` wrote"):
+        evaluate(mask, truth, out, settings)
+    assert (out / "report.json").read_bytes() == before
+    evaluate(mask, truth, scores, settings)
+    before = (scores / "report.json").read_bytes()
+    with pytest.raises(InputError, match="would take the place of a report of `evaluate`"):
+        predict_cases([scan], MODEL, Job(scores, allow_out_of_domain=True))
+    assert (scores / "report.json").read_bytes() == before
+
+
 def test_a_page_that_cannot_be_looked_at_is_not_linked(tmp_path: Path) -> None:
     """A name that is too long stands in for a disk that fails."""
     row = PredictionRow("x" * 300, (("organ", 1.0),), 0.1)
