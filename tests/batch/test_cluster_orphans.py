@@ -1,5 +1,6 @@
 """Cases that go on after their run has ended, or after their worker was cut off: no result is replaced."""
 
+import fcntl
 import os
 import signal
 import socket
@@ -92,6 +93,19 @@ def written(out: Path, suffix: str) -> set[str]:
     return {path.name.split(".")[0] for path in out.glob(f"case-*.{suffix}")}
 
 
+def idle(out: Path) -> bool:
+    """Return whether no task has held its permit for a second."""
+    for wait_s in (0.0, 1.0):
+        time.sleep(wait_s)
+        for path in out.glob(".c3s3-seg.lock-task.*"):
+            with path.open("rb") as file:
+                try:
+                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                except BlockingIOError:
+                    return False
+    return True
+
+
 @contextmanager
 def stopped_in_a_case(worker: int, out: Path) -> Iterator[None]:
     """Stop a worker during the block: it has written a mask, and not yet the JSON of that case."""
@@ -120,8 +134,7 @@ def test_no_run_begins_while_a_case_of_a_killed_run_goes_on(small_scans: Path, t
             client.wait()
             with pytest.raises(InputError, match=rf"of an earlier run .* still writes .*process {worker} on"):
                 predict_cases([small_scans], MODEL, job)
-        until(lambda: written(out, "nii.gz") == written(out, "json"))
-        time.sleep(1)
+        until(lambda: idle(out))
         result = predict_cases([small_scans], MODEL, job, None, BatchPlan(cluster=there.scheduler_address))
     assert not result.failures
     assert len(masks(out)) == 5
