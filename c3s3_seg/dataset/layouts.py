@@ -131,14 +131,16 @@ def _labels(index: Mapping[str, Any], path: Path) -> dict[str, int]:
 def _recorded_origins(root: Path, index: Mapping[str, Any]) -> dict[str, MaskOrigin]:
     """Return case -> origin of its mask in an earlier `prepare`; a mask changed since is a correction."""
     made = index.get("prepared") if "labelled" in index else None
-    lists = [made.get(key) if isinstance(made, dict) else None for key in ("corrected", "uncorrected")]
-    corrected, uncorrected = (some if isinstance(some, list) else [] for some in lists)
+    if not isinstance(made, dict):
+        return {}
+    listed = made.get("corrected")
+    corrected = listed if isinstance(listed, list) else []
     found: dict[str, MaskOrigin] = {}
-    data = DataSet.load(root) if corrected or uncorrected else DataSet(root)
+    data = DataSet.load(root)
     for case, record in data.records.items():
         if case in corrected:
             found[case] = "correction"
-        elif case in uncorrected and data.has_mask(case):
+        elif case in data.predicted and data.has_mask(case):
             is_same = sha256(data.mask(case)) == record.sha256.get("label")
             found[case] = "prediction" if is_same else "correction"
     return found

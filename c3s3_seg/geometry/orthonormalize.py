@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from c3s3_seg.errors import GeometryError
+from c3s3_seg.geometry.volume import Geometry
 
 Floats = NDArray[np.float64]
 REPAIRED = "repaired on request"  # beginning of each note on a repair
@@ -15,7 +16,7 @@ REPAIRED = "repaired on request"  # beginning of each note on a repair
 MOST_SHEAR_DEGREES = 5.0
 
 
-def nearest_rotation(affine: Floats, shape: tuple[int, ...], path: Path) -> tuple[Floats, str]:
+def nearest_rotation(affine: Floats, shape: tuple[int, int, int], path: Path) -> tuple[Floats, str]:
     """Return the affine with the nearest orthogonal axes (polar decomposition), and a note on the repair.
 
     Parameters
@@ -36,8 +37,7 @@ def nearest_rotation(affine: Floats, shape: tuple[int, ...], path: Path) -> tupl
     left, _, right = np.linalg.svd(affine[:3, :3] / spacing)
     turned = affine.copy()
     turned[:3, :3] = (left @ right) * spacing
-    cosines = (affine[:3, :3] / spacing).T @ (affine[:3, :3] / spacing) - np.eye(3)
-    degrees = float(np.degrees(np.arcsin(min(1.0, np.abs(cosines).max()))))
+    degrees = Geometry(shape, affine).shear_degrees
     if degrees > MOST_SHEAR_DEGREES:
         raise GeometryError(
             f"the axes are sheared by {degrees:.3g} degrees; up to {MOST_SHEAR_DEGREES:g} can be repaired",

@@ -139,8 +139,17 @@ class Geometry:
     @property
     def is_orthogonal(self) -> bool:
         """Whether the three axes are perpendicular to each other (to 1e-4): no shear, no gantry tilt."""
+        return self._largest_cosine < 1e-4
+
+    @property
+    def shear_degrees(self) -> float:
+        """The largest angle by which two axes are off a right angle; 0 if all are perpendicular."""
+        return float(np.degrees(np.arcsin(min(1.0, self._largest_cosine))))
+
+    @property
+    def _largest_cosine(self) -> float:
         direction = self.direction
-        return bool(np.abs(direction.T @ direction - np.eye(3)).max() < 1e-4)
+        return float(np.abs(direction.T @ direction - np.eye(3)).max())
 
     @property
     def patient_axes(self) -> tuple[tuple[int, int, int], tuple[bool, bool, bool]]:

@@ -178,10 +178,8 @@ def refuse_shear(scan: Volume) -> None:
     """
     if scan.geometry.is_orthogonal:
         return
-    axes = scan.geometry.direction
-    degrees = math.degrees(math.asin(np.abs(axes.T @ axes - np.eye(3)).max()))
     raise GeometryError(
-        f"the axes are not perpendicular: sheared by {degrees:.3g} degrees",
+        f"the axes are not perpendicular: sheared by {scan.geometry.shear_degrees:.3g} degrees",
         where=scan.source.path,
         todo="Resample the scan to a grid of right angles, or load its file with --repair",
     )

@@ -156,7 +156,7 @@ class _Finder:
                     todo="Name the image files one by one, or put the slices into a folder of their own",
                 )
             self.add(folder)
-            self._tell_links(folder)
+            self._skip_links(folder)
             return
         scans, rest = self._among(entries, images)
         if not scans and _may_be_study(rest):
@@ -205,7 +205,7 @@ class _Finder:
             whole = self.numbered and any(_dicom_files(folder))
             entries = visible(folder)
             if whole or any(is_dicom(path) for path in entries):
-                self._tell_links(folder)
+                self._skip_links(folder)
                 return [folder]
         except InputError:  # an unreadable folder fails as a case
             return [folder]
@@ -225,10 +225,10 @@ class _Finder:
         """Return the folder of a study as one place; if all of it lies behind links, the places there."""
         if all(_is_linked(path, folder) for path in scans):
             return scans
-        self._tell_links(folder)
+        self._skip_links(folder)
         return [folder]
 
-    def _tell_links(self, folder: Path) -> None:
+    def _skip_links(self, folder: Path) -> None:
         """Record the links below a folder that is read as a whole, as they are not followed."""
         for path in folder_links(folder):
             known = self._folders.get(self._real.path(path))

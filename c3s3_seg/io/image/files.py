@@ -249,9 +249,8 @@ def _checked(parts: Parts, path: Path, orthonormal: bool) -> Volume:
         affine, note = nearest_rotation(geometry.affine, geometry.shape, path)
         geometry, notes, forms = Geometry(geometry.shape, affine), (*notes, note), b""
     if not geometry.is_orthogonal:
-        cosine = np.abs(geometry.direction.T @ geometry.direction - np.eye(3)).max()
         raise GeometryError(
-            f"the axes are not perpendicular: sheared by {np.degrees(np.arcsin(cosine)):.3g} degrees",
+            f"the axes are not perpendicular: sheared by {geometry.shear_degrees:.3g} degrees",
             where=path,
             todo="Resample the scan, or let the nearest rotation be taken with --repair orthonormal",
         )
