@@ -42,7 +42,8 @@ def study(
     """
     need("torch", "safetensors", "tensorboard")
     from c3s3_seg.report.study_page import write_study_page
-    from c3s3_seg.report.study_table import mixture, study_markdown, study_rows
+    from c3s3_seg.report.study_table import mixture, study_rows
+    from c3s3_seg.report.study_words import study_markdown
     from c3s3_seg.report.terminal import study_table
     from c3s3_seg.system.files import write_whole
     from c3s3_seg.system.ownership import check_output

@@ -12,17 +12,8 @@ from c3s3_seg.metrics.paired_tests import Paired
 from c3s3_seg.report.figures import Span, forest
 from c3s3_seg.report.numbers import column, rounded
 from c3s3_seg.report.page import folded, number_cell, page, table, text_cell
-from c3s3_seg.report.study_table import (
-    MIXED,
-    StudyRow,
-    Trained,
-    cases_words,
-    difference_cases,
-    mixture,
-    runs_under,
-    study_remarks,
-    study_rows,
-)
+from c3s3_seg.report.study_table import StudyRow, Trained, mixture, runs_under, study_rows
+from c3s3_seg.report.study_words import MIXED, cases_words, difference_cases, study_remarks
 from c3s3_seg.report.tables import CONVENTIONS, DEFINITIONS, PAPER_DEFINITIONS, PROTOCOLS, software_version
 from c3s3_seg.system.files import write_whole
 

@@ -9,14 +9,8 @@ from statistics import fmean, stdev
 
 from c3s3_seg.metrics.paired_tests import Paired, paired
 from c3s3_seg.metrics.statistics import Statistics, statistics, value_range
-from c3s3_seg.report.numbers import probability
-from c3s3_seg.report.paired_words import counted
 
-MIXED = (
-    "The runs were not made under the same conditions, so their minutes and scores are not fully comparable:"
-)
 METRICS = ("dice", "jaccard", "hd95_vox", "asd_vox")
-SHOWN = (("dice", 3), ("hd95_vox", 2), ("asd_vox", 2))  # metrics and their decimals
 Metrics = Mapping[str, float]
 Cases = Mapping[str, Mapping[str, Metrics]]
 Cells = Mapping[tuple[str, str, int], Metrics]  # (case, label, seed) -> its metrics
@@ -228,66 +222,3 @@ def _spread_of(means: Sequence[float]) -> float:
 
 def _missed(metrics: Metrics) -> bool:
     return metrics["dice"] == 0 and metrics["hd95_vox"] == 0
-
-
-def study_markdown(rows: Sequence[StudyRow], reference: str, mixed: Sequence[str] = ()) -> str:
-    """Return the table as Markdown for a README or a log, with `mixed`, the lines of `mixture`, below."""
-    head = ["method", "net", "seeds", "iterations", "min a run", "Dice", "95HD (voxel)", "ASD (voxel)"]
-    head += ["cases", "empty", "infinite"]
-    head += [f"{name} minus {reference} [95 %], p, cases" for name in ("Dice", "95HD")]
-    lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
-    for row in rows:
-        cells = [row.entry, row.net, str(row.seeds), str(row.iterations), f"{row.seconds / 60:.0f}"]
-        cells += [spread_words(row, metric, decimals) for metric, decimals in SHOWN]
-        cells += [cases_words(row), str(row.missed), str(row.infinite)]
-        cells += [difference_words(row, "dice", 3), difference_words(row, "hd95_vox", 2)]
-        lines.append("| " + " | ".join(cells) + " |")
-    lines += [f"\n{line}" for line in study_remarks(rows)]
-    if mixed:
-        lines += [f"\n{MIXED}\n", *(f"- {line}" for line in mixed)]
-    return "\n".join(lines) + "\n"
-
-
-def study_remarks(rows: Sequence[StudyRow]) -> list[str]:
-    """Return a sentence each on predictions that are in the means as 0, and in no mean."""
-    missed, infinite = (sum(getattr(row, key) for row in rows) for key in ("missed", "infinite"))
-    lines = []
-    if missed:
-        lines.append(
-            f"{missed} predictions were empty; this protocol counts them as (0, 0, 0, 0): they make the Dice"
-            " of their row worse and its distances better."
-        )
-    if infinite:
-        lines.append(
-            f"{infinite} infinite distances (a label that the truth does not have) are in no mean; where a"
-            " case has other values it is averaged over these."
-        )
-    return lines
-
-
-def spread_words(row: StudyRow, metric: str, decimals: int) -> str:
-    """Return the mean and, for several seeds, its standard deviation over them."""
-    text = f"{row.mean[metric]:.{decimals}f}"
-    return text if math.isnan(row.spread[metric]) else f"{text} ± {row.spread[metric]:.{decimals}f}"
-
-
-def cases_words(row: StudyRow) -> str:
-    """Return the number of cases in the means, and the number of distances left out if any."""
-    n, distances, left_out = row.n["dice"], row.n["hd95_vox"], row.left_out["hd95_vox"]
-    return f"{n} (distances: {distances}, {left_out} values left out)" if left_out else str(n)
-
-
-def difference_words(row: StudyRow, metric: str, decimals: int) -> str:
-    """Return the difference from the reference with interval, p and number of cases; "" if there is none."""
-    pair = row.against.get(metric)
-    if pair is None:
-        return ""
-    if math.isnan(pair.difference):
-        return f"no finite pair, {difference_cases(row, pair)}"
-    ends = "no interval" if math.isnan(pair.low) else f"{pair.low:+.{decimals}f}, {pair.high:+.{decimals}f}"
-    return f"{pair.difference:+.{decimals}f} [{ends}], {probability(pair.p)}, {difference_cases(row, pair)}"
-
-
-def difference_cases(row: StudyRow, pair: Paired) -> str:
-    """Return the cases of a difference, those left out, and the number of common seeds if not all are."""
-    return counted(pair) + (f" ({row.common} common seeds)" if row.common < row.seeds else "")

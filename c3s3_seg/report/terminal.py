@@ -13,14 +13,8 @@ from c3s3_seg.metrics.statistics import Statistics, cohorts
 from c3s3_seg.report.numbers import COLUMNS, in_terminal, probability
 from c3s3_seg.report.paired_words import counted, empty_of_both
 from c3s3_seg.report.rows import PredictionRow
-from c3s3_seg.report.study_table import (
-    SHOWN,
-    StudyRow,
-    cases_words,
-    difference_cases,
-    spread_words,
-    study_remarks,
-)
+from c3s3_seg.report.study_table import StudyRow
+from c3s3_seg.report.study_words import SHOWN, cases_words, difference_cases, spread_words, study_remarks
 from c3s3_seg.system.names import printable
 
 if TYPE_CHECKING:

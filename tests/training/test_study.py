@@ -18,15 +18,8 @@ from c3s3_seg.bundle import ModelBundle
 from c3s3_seg.errors import ConfigError, InputError
 from c3s3_seg.metrics.statistics import statistics
 from c3s3_seg.report.study_page import write_study_page
-from c3s3_seg.report.study_table import (
-    METRICS,
-    Conditions,
-    StudyRow,
-    Trained,
-    mixture,
-    study_markdown,
-    study_rows,
-)
+from c3s3_seg.report.study_table import METRICS, Conditions, StudyRow, Trained, mixture, study_rows
+from c3s3_seg.report.study_words import study_markdown
 from c3s3_seg.report.terminal import study_table
 from c3s3_seg.system.schema import dump
 from c3s3_seg.training import checkpoint, conditions

@@ -12,7 +12,8 @@ from torch import nn
 from c3s3_seg.bundle import Label, Task
 from c3s3_seg.bundle.preprocessing import Recipe
 from c3s3_seg.geometry.volume import Geometry
-from c3s3_seg.report.study_table import Trained, study_markdown, study_rows
+from c3s3_seg.report.study_table import Trained, study_rows
+from c3s3_seg.report.study_words import study_markdown
 from c3s3_seg.training.bundles.card import _table
 from c3s3_seg.training.cases import ValidationCase
 from c3s3_seg.training.config import load_config
