@@ -44,7 +44,7 @@ def study(
     from c3s3_seg.report.study_page import write_study_page
     from c3s3_seg.report.study_table import mixture, study_rows
     from c3s3_seg.report.study_words import study_markdown
-    from c3s3_seg.report.terminal import study_table
+    from c3s3_seg.report.terminal import difference_table, study_table
     from c3s3_seg.system.files import write_whole
     from c3s3_seg.system.ownership import check_output
     from c3s3_seg.system.shard import parse_shard
@@ -60,10 +60,11 @@ def study(
         refuse_mixture(done, out)
     if not done:
         _refuse_diverged(diverged, out)
-    rows, mixed = study_rows(done, what.reference), mixture(done)
-    write_whole(out / "study.md", study_markdown(rows, what.reference, mixed).encode())
-    write_study_page(out / "study.html", config.stem, what.reference, done)
-    show(study_table(rows, what.reference))
+    rows_of, mixed = {reference: study_rows(done, reference) for reference in what.reference}, mixture(done)
+    write_whole(out / "study.md", study_markdown(rows_of, mixed).encode())
+    write_study_page(out / "study.html", config.stem, list(rows_of), done)
+    for number, (reference, rows) in enumerate(rows_of.items()):
+        show(difference_table(rows, reference) if number else study_table(rows, reference))
     for line in mixed:
         say(f"not the same conditions: {line}", err=True)
     say(f"Finished: {len(done)} of {quantity(len(plans), 'run')}; tables in {out / 'study.html'}.")

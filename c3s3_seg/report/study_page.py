@@ -34,7 +34,7 @@ READING = {
 }
 
 
-def write_study_page(path: Path, title: str, reference: str, runs: Sequence[Trained]) -> None:
+def write_study_page(path: Path, title: str, references: Sequence[str], runs: Sequence[Trained]) -> None:
     """Write the page.
 
     Parameters
@@ -43,8 +43,8 @@ def write_study_page(path: Path, title: str, reference: str, runs: Sequence[Trai
         HTML file to write or replace. The same runs give the same bytes.
     title
         Title of the page.
-    reference
-        Entry that the others are compared with.
+    references
+        Entries that the others are compared with, one at least.
     runs
         All finished runs; if there are none, the page states it.
 
@@ -53,21 +53,25 @@ def write_study_page(path: Path, title: str, reference: str, runs: Sequence[Trai
     InputError
         If the file cannot be written.
     """
-    rows = study_rows(runs, reference)
-    inner = [_head(title, reference, runs), _mixture(runs), _counted(rows)]
+    rows = study_rows(runs, references[0])
+    inner = [_head(title, references, runs), _mixture(runs), _counted(rows)]
     if rows:
-        inner += [_scores(rows, reference), _differences(rows, reference), _meaning(runs)]
+        inner.append(_scores(rows, references))
+        inner += [_differences(study_rows(runs, reference), reference) for reference in references]
+        inner.append(_meaning(runs))
     write_whole(path, page(title, f"<main>{''.join(inner)}</main>"))
 
 
-def _head(title: str, reference: str, runs: Sequence[Trained]) -> str:
+def _head(title: str, references: Sequence[str], runs: Sequence[Trained]) -> str:
     seeds = sorted({run.seed for run in runs})
     cases = {case for run in runs for net in run.nets.values() for case in net}
     drawn = ", ".join(map(str, seeds)) or "none"
     scored = quantity(len(cases), "validation case")
     counted = f"{quantity(len(runs), 'run')}, seeds {drawn}, {scored}."
+    noun = "Reference" if len(references) == 1 else "References"
+    named = f"{noun} <b>{escape(', '.join(references))}</b>."
     return (
-        f'<header><h1>{escape(title)}</h1><p class="lead">Reference <b>{escape(reference)}</b>. {counted} '
+        f'<header><h1>{escape(title)}</h1><p class="lead">{named} {counted} '
         f"Protocol <b>paper</b>. {escape(PROTOCOLS['paper'])} c3s3-seg {escape(software_version())}.</p>"
         "</header>"
     )
@@ -84,10 +88,10 @@ def _counted(rows: Sequence[StudyRow]) -> str:
     return f'<div class="flags"><ul>{lines}</ul></div>' if lines else ""
 
 
-def _scores(rows: Sequence[StudyRow], reference: str) -> str:
+def _scores(rows: Sequence[StudyRow], references: Sequence[str]) -> str:
     diagrams = [
         forest(
-            [Span(_name(r), r.mean[m], *r.interval[m], marked=r.entry != reference) for r in rows],
+            [Span(_name(r), r.mean[m], *r.interval[m], marked=r.entry not in references) for r in rows],
             f"{column(m)[0]}, mean and 95 % interval",
             DECIMALS[m],
         )
@@ -103,7 +107,8 @@ def _scores(rows: Sequence[StudyRow], reference: str) -> str:
         counts = [text_cell(escape(cases_words(row)), order=row.n["hd95_vox"])]
         counts += [_cell(float(n), 0) for n in (row.missed, row.infinite)]
         body.append([escape(row.entry), text_cell(escape(row.net)), *plain, *scores, *counts])
-    lead = f'<p class="lead">Faint: {escape(reference)}, the reference.</p>'
+    named = "the reference" if len(references) == 1 else "the references"
+    lead = f'<p class="lead">Faint: {escape(", ".join(references))}, {named}.</p>'
     return f"<h2>Scores</h2>{lead}{_diagrams(diagrams)}{table(headers, body, sortable=True)}"
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from c3s3_seg.metrics.paired_tests import Paired
 from c3s3_seg.report.numbers import probability
@@ -16,22 +16,48 @@ MIXED = (
 SHOWN = (("dice", 3), ("hd95_vox", 2), ("asd_vox", 2))  # metrics and their decimals
 
 
-def study_markdown(rows: Sequence[StudyRow], reference: str, mixed: Sequence[str] = ()) -> str:
-    """Return the table as Markdown for a README or a log, with `mixed`, the lines of `mixture`, below."""
+def study_markdown(rows_of: Mapping[str, Sequence[StudyRow]], mixed: Sequence[str] = ()) -> str:
+    """Return the tables as Markdown for a README or a log.
+
+    Parameters
+    ----------
+    rows_of
+        Reference -> rows with the differences from it, one reference at least. The table of the scores has
+        the differences from the first one; each further reference has a table of its own.
+    mixed
+        Lines of `mixture`, to follow the table of the scores.
+    """
+    (reference, rows), *further = rows_of.items()
     head = ["method", "net", "seeds", "iterations", "min a run", "Dice", "95HD (voxel)", "ASD (voxel)"]
-    head += ["cases", "empty", "infinite"]
-    head += [f"{name} minus {reference} [95 %], p, cases" for name in ("Dice", "95HD")]
-    lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
-    for row in rows:
-        cells = [row.entry, row.net, str(row.seeds), str(row.iterations), f"{row.seconds / 60:.0f}"]
-        cells += [spread_words(row, metric, decimals) for metric, decimals in SHOWN]
-        cells += [cases_words(row), str(row.missed), str(row.infinite)]
-        cells += [difference_words(row, "dice", 3), difference_words(row, "hd95_vox", 2)]
-        lines.append("| " + " | ".join(cells) + " |")
-    lines += [f"\n{line}" for line in study_remarks(rows)]
+    head += ["cases", "empty", "infinite", *_difference_heads(reference)]
+    text = _markdown(head, [[*_score_cells(row), *_difference_cells(row)] for row in rows])
+    text += "".join(f"\n{line}\n" for line in study_remarks(rows))
     if mixed:
-        lines += [f"\n{MIXED}\n", *(f"- {line}" for line in mixed)]
-    return "\n".join(lines) + "\n"
+        text += "\n".join([f"\n{MIXED}\n", *(f"- {line}" for line in mixed), ""])
+    for other, compared in further:
+        head = ["method", "net", *_difference_heads(other)]
+        cells = [[row.entry, row.net, *_difference_cells(row)] for row in compared if row.against]
+        text += f"\nDifferences from {other}:\n\n{_markdown(head, cells)}"
+    return text
+
+
+def _markdown(head: Sequence[str], body: Sequence[Sequence[str]]) -> str:
+    lines = ["| " + " | ".join(cells) + " |" for cells in (head, *body)]
+    return "\n".join([lines[0], "|" + "---|" * len(head), *lines[1:], ""])
+
+
+def _score_cells(row: StudyRow) -> list[str]:
+    cells = [row.entry, row.net, str(row.seeds), str(row.iterations), f"{row.seconds / 60:.0f}"]
+    cells += [spread_words(row, metric, decimals) for metric, decimals in SHOWN]
+    return [*cells, cases_words(row), str(row.missed), str(row.infinite)]
+
+
+def _difference_heads(reference: str) -> list[str]:
+    return [f"{name} minus {reference} [95 %], p, cases" for name in ("Dice", "95HD")]
+
+
+def _difference_cells(row: StudyRow) -> list[str]:
+    return [difference_words(row, "dice", 3), difference_words(row, "hd95_vox", 2)]
 
 
 def study_remarks(rows: Sequence[StudyRow]) -> list[str]:

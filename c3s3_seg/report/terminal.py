@@ -165,17 +165,29 @@ def study_table(rows: Sequence[StudyRow], reference: str) -> Table:
     table = _table([row.entry for row in rows], False, headers)
     table.columns[0].header = "Method"
     for row in rows:
-        pair = row.against.get("dice")
         cells = [row.net, str(row.seeds), f"{row.seconds / 60:.0f}"]
         cells += [spread_words(row, metric, decimals) for metric, decimals in SHOWN]
-        cells += [cases_words(row), str(row.missed), str(row.infinite)]
-        compared = (
-            [f"{pair.difference:+.3f}", probability(pair.p), difference_cases(row, pair)] if pair else []
-        )
-        cells += compared or [""] * 3
+        cells += [cases_words(row), str(row.missed), str(row.infinite), *_difference_in_dice(row)]
         table.add_row(*_head(row.entry, "", False), *cells)
     table.caption = " ".join(study_remarks(rows)) or None
     return table
+
+
+def difference_table(rows: Sequence[StudyRow], reference: str) -> Table:
+    """Return the paired difference in Dice from a further reference, of the rows that are compared."""
+    compared = [row for row in rows if row.against]
+    table = _table([row.entry for row in compared], False, ["Net", f"Dice - {reference}", "p", "Cases"])
+    table.columns[0].header = "Method"
+    for row in compared:
+        table.add_row(*_head(row.entry, "", False), row.net, *_difference_in_dice(row))
+    return table
+
+
+def _difference_in_dice(row: StudyRow) -> list[str]:
+    pair = row.against.get("dice")
+    if pair is None:
+        return [""] * 3
+    return [f"{pair.difference:+.3f}", probability(pair.p), difference_cases(row, pair)]
 
 
 def plan_table(rows: Sequence[tuple[str, object, str]]) -> Table:

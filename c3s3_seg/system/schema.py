@@ -17,6 +17,25 @@ T = TypeVar("T")
 
 LONGEST_VALUE = 120  # characters of a value that a message repeats
 
+# pydantic's kind of an error -> what was wanted, in words of JSON and TOML instead of Python's
+WANTED = {
+    "tuple_type": "a list",
+    "list_type": "a list",
+    "frozen_set_type": "a list",
+    "dict_type": "keys with values",
+    "dataclass_type": "keys with values",
+    "string_type": "text",
+    "float_type": "a number",
+    "float_parsing": "a number",
+    "int_type": "a whole number",
+    "int_parsing": "a whole number",
+    "int_from_float": "a whole number",
+    "bool_type": "true or false",
+    "string_too_short": "{min_length} or more characters",
+    "too_short": "a list of {min_length} or more",
+    "too_long": "a list of {max_length} or fewer",
+}
+
 
 def closed(cls: type[T]) -> type[T]:
     """Make a dataclass refuse unknown keys, NaN and infinity when it is parsed (class decorator).
@@ -139,7 +158,7 @@ def plain(value: Any) -> Any:
 
 
 def _config_error(errors: list[Any], cls: type, where: str | Path) -> ConfigError:
-    first = errors[0]
+    first = _of_a_short_list(errors[0])
     key = _shortened(".".join(str(part) for part in first["loc"]))
     more = f" (and {len(errors) - 1} more)" if len(errors) > 1 else ""
     if first["type"] == "unexpected_keyword_argument":
@@ -147,9 +166,23 @@ def _config_error(errors: list[Any], cls: type, where: str | Path) -> ConfigErro
         return ConfigError(f"there is no key '{key}'{more}", where=where, todo=f"Allowed here: {names}")
     if first["type"] in {"missing", "missing_argument"}:
         return ConfigError(f"the key '{key}' is missing{more}", where=where)
-    wanted = first["msg"].removeprefix("Input should be ").removeprefix("Value error, ")
     found = f"{key} = {_shortened(_repr(first['input']))}" if key else "its content"
-    return ConfigError(f"{found}: wanted {wanted}{more}", where=where)
+    return ConfigError(f"{found}: wanted {_wanted(first)}{more}", where=where)
+
+
+def _of_a_short_list(error: Any) -> Any:
+    """Return the error of a list that is too short, for pydantic's error of its first missing item."""
+    *of_list, item = error["loc"] or [""]
+    if error["type"] != "missing" or not isinstance(item, int):
+        return error
+    return {**error, "type": "too_short", "loc": tuple(of_list), "ctx": {"min_length": item + 1}}
+
+
+def _wanted(error: Any) -> str:
+    known = WANTED.get(error["type"])
+    if known is None:
+        return str(error["msg"]).removeprefix("Input should be ").removeprefix("Value error, ")
+    return known.format_map(error.get("ctx", {}))
 
 
 def _shortened(text: str) -> str:

@@ -51,7 +51,7 @@ class Study:
     seeds
         Seeds with each of which every entry is trained once.
     reference
-        Name of the entry that the others are compared with.
+        Names of the entries that the others are compared with; the file may have the name alone.
     entries
         The methods.
     set
@@ -62,7 +62,7 @@ class Study:
 
     base: str
     seeds: Annotated[tuple[int, ...], MinLen(1)]
-    reference: str
+    reference: Annotated[tuple[str, ...], MinLen(1)]
     entries: Annotated[tuple[Entry, ...], MinLen(1)]
     set: tuple[str, ...] = ()
     start: str = ""
@@ -103,11 +103,14 @@ def load_study(path: Path, overrides: Sequence[str] = ()) -> tuple[Study, list[S
         raise InputError(f"not valid TOML: {error}", where=path) from error
     except RecursionError:
         raise InputError("not valid TOML: it is nested too deep", where=path) from None
+    if isinstance(data.get("reference"), str):
+        data["reference"] = [data["reference"]]
     study = parse(Study, data, path)
     names = [entry.name for entry in study.entries]
-    if study.reference not in names:
-        what = f"reference = {study.reference!r}: wanted one of {', '.join(names)}"
-        raise ConfigError(what, where=path)
+    for reference in study.reference:
+        if reference not in names:
+            what = f"reference = {reference!r}: wanted one of {', '.join(names)}"
+            raise ConfigError(what, where=path)
     plans = list(_plans(study, overrides))
     _refuse_shared_names(plans, path)
     return study, plans

@@ -369,7 +369,7 @@ def test_mean_spread_and_difference_by_hand() -> None:
     # per case: 0.5 against 0.7, 0.35 against 0.9
     assert other.against["dice"].difference == pytest.approx(-0.375)
     assert other.against["dice"].n == 2
-    text = study_markdown([base, other], "base")
+    text = study_markdown({"base": [base, other]})
     assert "| base | vnet | 2 | 100 | 2 | 0.800 ± 0.141 |" in text
     assert "1 predictions were empty" in text
 
@@ -377,7 +377,7 @@ def test_mean_spread_and_difference_by_hand() -> None:
 def test_the_page_says_what_is_compared(tmp_path: Path) -> None:
     runs = [trained("base", 1, (0.6, 0.8)), trained("<b>other", 1, (0.5, 0.0))]
     other = Conditions("Another 9000", "bfloat16", "c3s3-seg 0.1")
-    write_study_page(tmp_path / "a.html", "title", "base", [runs[0], replace(runs[1], conditions=other)])
+    write_study_page(tmp_path / "a.html", "title", ["base"], [runs[0], replace(runs[1], conditions=other)])
     text = (tmp_path / "a.html").read_text()
     assert "&lt;b&gt;other" in text
     assert "<b>other" not in text
@@ -386,7 +386,7 @@ def test_the_page_says_what_is_compared(tmp_path: Path) -> None:
     assert "1 predictions were empty" in text
     assert "-0.450</td>" in text  # 0.25 less 0.7
     assert 'x1="' in text
-    write_study_page(tmp_path / "b.html", "title", "base", [])
+    write_study_page(tmp_path / "b.html", "title", ["base"], [])
     assert "0 runs, seeds none, 0 validation cases" in (tmp_path / "b.html").read_text()
 
 
@@ -420,7 +420,7 @@ def test_distances_that_are_nowhere_finite_make_a_table_without_them() -> None:
     assert (other.against["dice"].n, other.against["hd95_vox"].n) == (1, 0)
     assert other.against["hd95_vox"].left_out == 1
     assert math.isnan(other.against["hd95_vox"].difference)
-    assert "| no finite pair, 0 (1 left out) |" in study_markdown([other], "base")
+    assert "| no finite pair, 0 (1 left out) |" in study_markdown({"base": [other]})
 
 
 FIVE = (0.5, 0.6, 0.7, 0.8, 0.9)
@@ -443,7 +443,7 @@ def test_a_case_with_one_infinite_label_keeps_its_other_labels() -> None:
     # The wall of case-0 is on neither side: 3 - 1 in that case, (3 + 9) / 2 - (1 + 9) / 2 elsewhere.
     assert (pair.n, pair.left_out) == (5, 1)
     assert pair.difference == pytest.approx((2 + 4 * 1) / 5)
-    text = study_markdown([base, other], "base")
+    text = study_markdown({"base": [base, other]})
     assert "| 5 (distances: 5, 1 values left out) | 0 | 1 |" in text
     assert "5 (1 left out) |" in text
 
@@ -453,7 +453,7 @@ def printed(rows: list[StudyRow]) -> list[str]:
     console = Console(width=250, file=io.StringIO())
     console.print(study_table(rows, "base"))
     assert isinstance(console.file, io.StringIO)
-    return [study_markdown(rows, "base"), console.file.getvalue()]
+    return [study_markdown({"base": rows}), console.file.getvalue()]
 
 
 def test_each_row_says_its_empty_predictions(tmp_path: Path) -> None:
@@ -464,7 +464,7 @@ def test_each_row_says_its_empty_predictions(tmp_path: Path) -> None:
     assert "| 5 | 2 | 0 |" in markdown
     assert re.search(r"other .* 5 +2 +0 ", terminal)
     assert "its distances better" in " ".join(terminal.split())
-    write_study_page(tmp_path / "a.html", "title", "base", runs)
+    write_study_page(tmp_path / "a.html", "title", ["base"], runs)
     page = (tmp_path / "a.html").read_text()
     assert '<td data-v="2.0">2</td><td data-v="0.0">0</td>' in page
     assert "its distances better" in page
@@ -498,7 +498,7 @@ def test_a_small_p_is_not_0(tmp_path: Path) -> None:
     rows = study_rows(runs, "base")
     assert rows[1].against["dice"].p == 2 / 2**12
     assert all("<0.001" in text and "0.000" not in text.split("other", 1)[1] for text in printed(rows))
-    write_study_page(tmp_path / "a.html", "title", "base", runs)
+    write_study_page(tmp_path / "a.html", "title", ["base"], runs)
     assert "&lt;0.001</td>" in (tmp_path / "a.html").read_text()
 
 
@@ -508,6 +508,37 @@ def test_two_nets_of_one_architecture_are_compared_with_the_one() -> None:
     rows = study_rows([base, replace(two, nets=nets)], "base")
     assert [row.net for row in rows] == ["vnet", "vnet-a", "vnet-b"]
     assert [row.against["dice"].difference for row in rows[1:]] == pytest.approx([0.05, 0])
+
+
+def test_each_further_reference_has_a_table_of_its_differences(tmp_path: Path) -> None:
+    first, second = trained("first", 1, (0.6, 0.8)), trained("<second", 1, (0.5, 0.7))
+    runs = [first, second, replace(trained("third", 1, (0.9, 0.9)), nets={"resvnet": first.nets["vnet"]})]
+    references = ["first", "<second"]
+    rows_of = {reference: study_rows(runs, reference) for reference in references}
+    scores, differences = study_markdown(rows_of).split("\nDifferences from <second:\n")
+    assert "| <second | vnet | 1 | 100 | 1 | 0.600 |" in scores
+    assert "Dice minus first [95 %]" in scores
+    assert "third" in scores
+    # The reference itself has no difference, and "third" no network that the reference has.
+    assert differences.count("\n| ") == 2
+    assert "| first | vnet | +0.100 [no interval], 0.500, 2 |" in differences
+    write_study_page(tmp_path / "a.html", "title", references, runs)
+    page = (tmp_path / "a.html").read_text()
+    assert "References <b>first, &lt;second</b>" in page
+    assert page.index("Differences from first") < page.index("Differences from &lt;second")
+
+
+def test_several_references_in_the_file(study: Path) -> None:
+    text = study.read_text()
+    study.write_text(text.replace('"C3S3"', '["C3S3", "supervised VNet"]', 1))
+    assert load_study(study)[0].reference == ("C3S3", "supervised VNet")
+    study.write_text(text.replace('"C3S3"', '["C3S3", "other"]', 1))
+    with pytest.raises(ConfigError, match="reference = 'other': wanted one of supervised VNet, C3S3"):
+        load_study(study)
+    for wrong in ("[]", "3"):
+        study.write_text(text.replace('"C3S3"', wrong, 1))
+        with pytest.raises(ConfigError, match="reference"):
+            load_study(study)
 
 
 def _without(record: dict[str, Any], table: str, key: str) -> dict[str, Any]:
@@ -521,7 +552,7 @@ BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 @pytest.mark.parametrize("path", sorted(BENCHMARKS.glob("*.toml")), ids=lambda path: path.stem)
 def test_the_studies_of_the_benchmarks_are_whole(path: Path) -> None:
     study, plans = load_study(path, [])
-    assert study.reference in {plan.entry for plan in plans}
+    assert set(study.reference) <= {plan.entry for plan in plans}
     assert len({(plan.entry, plan.seed) for plan in plans}) == len(plans) >= 6
 
 
@@ -533,8 +564,10 @@ def test_the_committed_records_give_the_published_table(labelled: int) -> None:
     done = finished(plans, BENCHMARKS / f"gain-{labelled}")
     assert len(done) == len(plans) == 6
     printed = (BENCHMARKS / f"gain-{labelled}" / "study.md").read_text(encoding="utf-8")
-    assert study_markdown(study_rows(done, study.reference), study.reference, mixture(done)) == printed
+    (reference,) = study.reference
+    rows = study_rows(done, reference)
+    assert study_markdown({reference: rows}, mixture(done)) == printed
     log = (BENCHMARKS / "training-log.md").read_text(encoding="utf-8").replace("*", "")
-    for row in study_rows(done, study.reference):
+    for row in rows:
         dice = f"{row.mean['dice']:.3f} ± {row.spread['dice']:.3f}"
         assert f"| {labelled} | {row.entry} | {row.net} | {row.iterations} | {dice} |" in log

@@ -119,4 +119,4 @@ def test_a_study_counts_infinite_distances_and_does_not_average_them() -> None:
     assert row.spread["hd95_vox"] == pytest.approx(0.5**0.5)
     assert row.infinite == 1
     assert (row.n["dice"], row.n["hd95_vox"], row.left_out["hd95_vox"]) == (2, 2, 1)
-    assert "1 infinite distances" in study_markdown([row], "base")
+    assert "1 infinite distances" in study_markdown({"base": [row]})
