@@ -40,7 +40,7 @@ def main() -> None:
 
 def table(options: argparse.Namespace) -> Iterator[tuple[str, ...]]:
     from c3s3_seg.training.config import warm_up
-    from c3s3_seg.training.study import load_study
+    from c3s3_seg.training.studies.plan import load_study
 
     study, plans = load_study(options.study, options.set)
     names = [entry.name for entry in study.entries]
@@ -70,7 +70,7 @@ def measure(options: argparse.Namespace) -> tuple[float, float]:
     from c3s3_seg.training.data import Sampler
     from c3s3_seg.training.folds import read_splits
     from c3s3_seg.training.run import Run
-    from c3s3_seg.training.study import load_study
+    from c3s3_seg.training.studies.plan import load_study
     from c3s3_seg.training.train import deterministic
 
     _, plans = load_study(options.study, options.set)

@@ -48,7 +48,8 @@ def study(
     from c3s3_seg.system.files import write_whole
     from c3s3_seg.system.ownership import check_output
     from c3s3_seg.system.shard import parse_shard
-    from c3s3_seg.training.study import check_conditions, finished, load_study, refuse_mixture, run_study
+    from c3s3_seg.training.studies.plan import load_study
+    from c3s3_seg.training.studies.run import check_conditions, finished, refuse_mixture, run_study
 
     check_output(out, ["study.md", "study.html"])
     what, plans = load_study(config, set_ or [])

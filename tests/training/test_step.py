@@ -20,7 +20,7 @@ from c3s3_seg.training.optimiser import sgd
 from c3s3_seg.training.run import Run
 from c3s3_seg.training.settings import OptimiserConfig
 from c3s3_seg.training.step import Outputs, c3s3_loss, warm_loss
-from c3s3_seg.training.study import load_study
+from c3s3_seg.training.studies.plan import load_study
 
 
 @pytest.fixture(scope="module")

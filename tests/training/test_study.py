@@ -22,9 +22,11 @@ from c3s3_seg.report.study_table import METRICS, Conditions, StudyRow, Trained, 
 from c3s3_seg.report.study_words import study_markdown
 from c3s3_seg.report.terminal import study_table
 from c3s3_seg.system.schema import dump
-from c3s3_seg.training import checkpoint, conditions
-from c3s3_seg.training import study as study_module
-from c3s3_seg.training.study import finished, load_study, read_record
+from c3s3_seg.training import checkpoint
+from c3s3_seg.training.studies import conditions
+from c3s3_seg.training.studies.plan import load_study
+from c3s3_seg.training.studies.record import read_record, write_record
+from c3s3_seg.training.studies.run import finished
 
 pytestmark = pytest.mark.slow
 
@@ -171,20 +173,21 @@ def test_a_run_that_is_resumed_on_another_machine_is_recorded_under_both(study: 
     assert run(study, *first).returncode == 0
 
 
-def test_a_record_is_json_for_every_reader(study: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_record_is_json_for_every_reader(study: Path) -> None:
     _, plans = load_study(study)
     scores = {"dice": 0.5, "jaccard": 0.4, "hd95_vox": math.inf, "asd_vox": math.nan}
-    found = {"entry": "C3S3", "seed": 1, "iterations": 2, "seconds": 3, "config": dump(plans[1].config)}
-    found["nets"] = {"vnet": {"case": {"ball": scores}}}
-    monkeypatch.setattr(study_module, "_train", lambda *_: found)
-    out = study.parent / "out"
-    assert study_module.run_study(plans[1:2], out, lambda *_: None) == []
-    record = out / "records" / "c3s3-1.json"
-    json.loads(record.read_text(), parse_constant=lambda text: pytest.fail(f"{text} is no JSON"))
+    training = {"iterations": 2, "seconds": 3, "precision": "float32"}
+    training["validation_cases"] = {"vnet": {"case": {"ball": scores}}}
+    record = study.parent / "record.json"
+    write_record(record, plans[1], training, [Conditions("earlier"), Conditions("here")])
+    found = json.loads(record.read_text(), parse_constant=lambda text: pytest.fail(f"{text} is no JSON"))
+    found["nets"]["vnet"]["case"]["ball"] = scores
     for content in (record.read_text(), json.dumps(found)):  # records had Infinity and NaN
         record.write_text(content)
-        (read,) = finished(plans[1:2], out)
+        read = read_record(record, plans[1])
         assert read.nets["vnet"]["case"]["ball"] == pytest.approx(scores, nan_ok=True)
+        assert read.conditions == Conditions("here", "float32")
+        assert read.earlier == (Conditions("earlier", "float32"),)
 
 
 def _change_machine(path: Path) -> None:
@@ -248,7 +251,7 @@ def test_without_validation_cases_nothing_is_trained(study: Path, toy_data: Path
 @pytest.mark.parametrize("module", ["inference/tiling.py", "bundle/preprocessing.py", "training/losses.py"])
 def test_code_that_decides_scores_is_in_the_hash(module: str) -> None:
     """Validation uses the predictor, and scans are preprocessed by the recipe."""
-    package = Path(conditions.__file__).parents[1]
+    package = Path(conditions.__file__).parents[2]
     assert (package / module).is_file()
     assert module.split("/")[0] in conditions.DECIDING
 

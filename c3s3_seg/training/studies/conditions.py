@@ -75,7 +75,7 @@ def _origin(bundle: ModelBundle) -> str:
 
 def _code_hash() -> str:
     """Return eight digits of the SHA-256 of the code that trains and measures."""
-    package = Path(__file__).parents[1]
+    package = Path(__file__).parents[2]
     found = hashlib.sha256()
     for path in sorted(path for name in DECIDING for path in (package / name).rglob("*.py")):
         found.update(f"{path.relative_to(package).as_posix()}\n".encode() + path.read_bytes())

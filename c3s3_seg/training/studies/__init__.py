@@ -1,0 +1,1 @@
+"""Train several methods and seeds under one recipe, and record their scores."""

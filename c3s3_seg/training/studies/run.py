@@ -1,0 +1,156 @@
+"""Train and score the runs of a study, in an order that can resume."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from c3s3_seg.errors import InputError
+from c3s3_seg.report.study_table import Conditions, Trained, mixture
+from c3s3_seg.system.files import make_folder, make_own_folder
+from c3s3_seg.system.progress import Progress
+from c3s3_seg.training import checkpoint
+from c3s3_seg.training.folds import read_splits
+from c3s3_seg.training.history import History
+from c3s3_seg.training.loggers import open_logger
+from c3s3_seg.training.run import DivergedError
+from c3s3_seg.training.studies.conditions import current_conditions, note_conditions, read_conditions
+from c3s3_seg.training.studies.plan import StudyPlan
+from c3s3_seg.training.studies.record import read_record, write_record
+from c3s3_seg.training.train import train
+
+
+def run_study(plans: list[StudyPlan], out: Path, report: Progress) -> list[str]:
+    """Train the runs without a record; a run that diverges gets none, and the others continue.
+
+    Parameters
+    ----------
+    plans
+        The runs, or a share of them.
+    out
+        Folder of `records/NAME.json`, which are small and sufficient to resume, and of `runs/NAME`.
+    report
+        Called with a line before each run, and when a run diverges.
+
+    Returns
+    -------
+    The names of the runs that diverged.
+
+    Raises
+    ------
+    InputError
+        If a record was made with other settings, the data has no validation cases, or a run that was stopped
+        began from a bundle that the study no longer names.
+    """
+    waiting = [plan for plan in plans if not _record(plan, out).exists()]
+    _check_validation(waiting)
+    _check_starts(waiting, out)
+    make_folder(out)
+    make_own_folder(out / "records")
+    make_own_folder(out / "runs")
+    diverged = []
+    for number, plan in enumerate(plans, start=1):
+        record = _record(plan, out)
+        if not record.exists():
+            report(f"{plan.name} ({number} of {len(plans)})")
+            try:
+                _train(plan, out)
+            except DivergedError as error:
+                report(f"{plan.name}: {error.what}")
+                # It would resume just before it diverged, and refuse a lower learning rate.
+                checkpoint.set_aside(_folder(plan, out))
+                diverged.append(plan.name)
+                continue
+        read_record(record, plan)
+    return diverged
+
+
+def _record(plan: StudyPlan, out: Path) -> Path:
+    return out / "records" / f"{plan.name}.json"
+
+
+def _folder(plan: StudyPlan, out: Path) -> Path:
+    return out / "runs" / plan.name
+
+
+def _check_validation(plans: Sequence[StudyPlan]) -> None:
+    """Check, before hours of training, that every data set of the entries has validation cases."""
+    for data in {plan.config.data: None for plan in plans}:
+        if not read_splits(data)[1].validation:
+            raise InputError("a study needs validation cases, and there are none", where=data.folder)
+
+
+def _check_starts(plans: Sequence[StudyPlan], out: Path) -> None:
+    """Check that no run that began from a bundle would be resumed and recorded as one of random weights."""
+    for folder in (_folder(plan, out) for plan in plans if plan.start is None):
+        if not (folder / checkpoint.FILE).exists():
+            continue
+        began = History(checkpoint.read(folder).history).first("initialized_from")
+        if began is not None:
+            what = f"the run began from '{began['bundle']}', and the study names no `start`"
+            todo = "Restore `start` in the study, or remove this folder to train again"
+            raise InputError(what, where=folder, todo=todo)
+
+
+def finished(plans: list[StudyPlan], out: Path) -> list[Trained]:
+    """Read the records of the finished runs."""
+    records = [(_record(plan, out), plan) for plan in plans]
+    return [read_record(path, plan) for path, plan in records if path.exists()]
+
+
+def _conditions(plan: StudyPlan) -> Conditions:
+    return current_conditions(plan.config.run.device, plan.start)
+
+
+def check_conditions(plans: list[StudyPlan], out: Path) -> None:
+    """Raise an error, before hours of training, if new runs would be added to records of other conditions.
+
+    Raises
+    ------
+    InputError
+        If machine, code or start differ from the records or from those of a run that would be resumed, or
+        differ among the records already.
+    """
+    done = finished(plans, out)
+    here = [
+        Trained(plan.entry, plan.seed, 0, 0.0, {}, _conditions(plan), read_conditions(_folder(plan, out)))
+        for plan in plans
+        if not _record(plan, out).exists()
+    ]
+    known = [
+        replace(
+            run,
+            conditions=replace(run.conditions, precision=""),
+            earlier=tuple(replace(earlier, precision="") for earlier in run.earlier),
+        )
+        for run in done
+    ]
+    refuse_mixture(done, out)
+    refuse_mixture([*known, *here], out)
+
+
+def refuse_mixture(runs: Sequence[Trained], out: Path) -> None:
+    """Raise an error for runs of several machines, precisions, versions of the code or starts.
+
+    Raises
+    ------
+    InputError
+        If the runs have several of these conditions.
+    """
+    lines = mixture(runs)
+    if lines:
+        raise InputError(
+            f"the runs would not be compared under the same conditions. {'; '.join(lines)}",
+            where=out / "records",
+            todo="Give another folder with -o, or --allow-mixed: then the tables say so",
+        )
+
+
+def _train(plan: StudyPlan, out: Path) -> None:
+    folder, here = _folder(plan, out), _conditions(plan)
+    resume = (folder / checkpoint.FILE).exists()
+    earlier = note_conditions(folder, here)
+    with open_logger(folder) as logger:
+        bundle = train(plan.config, folder, logger, resume=resume, start=plan.start)
+    write_record(_record(plan, out), plan, bundle.manifest.training, (*earlier, here))
