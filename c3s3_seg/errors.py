@@ -247,7 +247,7 @@ def quantity(count: int, noun: str) -> str:
 
 
 NO_MEMORY = "the memory did not suffice"
-MORE_MEMORY = "Give more memory, or fewer workers, or smaller tiles with --set tiling.overlap=0.25"
+MORE_MEMORY = "Give more memory, or fewer workers"
 # Messages of libraries in place of MemoryError: C++ runtimes, torch, the C library; the dynamic linker, when
 # a module is imported; OpenVINO, ONNX Runtime, CUDA, cuBLAS and cuDNN. In lower case.
 OUT_OF_MEMORY = (

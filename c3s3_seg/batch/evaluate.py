@@ -83,7 +83,7 @@ def evaluate(
         How to measure; None: `EvaluationSettings()`.
     against
         Another set of predictions of the same cases, measured too and compared case by case. Predictions of
-        one truth are a pair, whatever their names are.
+        one truth are a pair, whatever their names are. None of its cases ends the evaluation.
     progress
         Called with (case, number done, total number) after each case.
 
@@ -100,7 +100,7 @@ def evaluate(
         the whole set, the given labels are empty or include 0, or `out` cannot be written, or has files of
         `predict` in their place: the page of all cases (`settings.html`), or a case called `report`.
     C3S3Error
-        The error of the case, if there is only one.
+        The error of the case, if there is only one; an error of the page, when the other files are complete.
     """
     settings = settings or EvaluationSettings()
     labels = settings.labels
@@ -120,23 +120,25 @@ def evaluate(
         others = _named_alike(mine, other)
         comparison = compare(mine.rows, others)
         remarks += uncompared(mine.rows, others)
+    result = EvaluationResult(
+        mine.rows,
+        failures,
+        cohorts(mine.rows),
+        mine.labels,
+        out / CSV,
+        out / JSON,
+        comparison,
+        out / PAGE if settings.html else None,
+        remarks,
+    )
+    _remove(out, PAGE)  # a page of an earlier run would show other numbers
     try:
-        result = EvaluationResult(
-            mine.rows,
-            failures,
-            cohorts(mine.rows),
-            mine.labels,
-            out / CSV,
-            out / JSON,
-            comparison,
-            out / PAGE if settings.html else None,
-            remarks,
-        )
-        _remove(out, PAGE)  # a page of an earlier run would show other numbers
-        _write(result, mine.files, sides, settings)
+        _write_scores(result, settings)
     except BaseException:  # half a report would be taken for a whole one
-        _remove(out, CSV, JSON, PAGE)
+        _remove(out, CSV, JSON)
         raise
+    if result.html_path is not None:  # the scores are complete without it
+        _write_page(result.html_path, result, mine.files, sides, settings)
     return result
 
 
@@ -184,13 +186,7 @@ def _by_truth(files: Sequence[CaseFiles]) -> dict[Path, list[str]]:
     return cases
 
 
-def _write(
-    result: EvaluationResult,
-    files: Sequence[CaseFiles],
-    sides: Sequence[tuple[str, str]],
-    settings: EvaluationSettings,
-) -> None:
-    """Write the files of a result. `sides`: pairs (role, name) of the sets that were compared."""
+def _write_scores(result: EvaluationResult, settings: EvaluationSettings) -> None:
     write_cases_csv(result.csv_path, result.rows)
     write_report_json(
         result.json_path,
@@ -200,8 +196,16 @@ def _write(
         comparison=result.comparison,
         remarks=result.remarks,
     )
-    if result.html_path is None:
-        return
+
+
+def _write_page(
+    path: Path,
+    result: EvaluationResult,
+    files: Sequence[CaseFiles],
+    sides: Sequence[tuple[str, str]],
+    settings: EvaluationSettings,
+) -> None:
+    """Write the page of a result. `sides`: pairs (role, name) of the sets that were compared."""
     from c3s3_seg.report.case_view import views
     from c3s3_seg.report.html import Report, worst_first, write_report_page
 
@@ -209,7 +213,7 @@ def _write(
     drawn = views(rows, {f.case: f for f in files}, dict(result.labels), resample=settings.resample)
     title, measured = "Masks against the truth", (result.rows, result.failures, result.comparison)
     report = Report(title, settings.protocol, *measured, result.remarks, sides, today())
-    write_report_page(result.html_path, report, drawn)
+    write_report_page(path, report, drawn)
 
 
 def _side(path: Path) -> str:

@@ -8,12 +8,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from c3s3_seg.errors import C3S3Error, InputError, Told
+from c3s3_seg.errors import C3S3Error, InputError, Told, as_c3s3_error
 from c3s3_seg.metrics.results import CaseScore, PaperScore, Score
 from c3s3_seg.metrics.scoring import diagonal_mm, diagonal_vox, labels_in, paper_scores, scores
 from c3s3_seg.report.label_values import (
     CaseLabels,
     Labels,
+    few,
     first_names,
     label_remarks,
     labels_of,
@@ -28,6 +29,9 @@ from c3s3_seg.system.progress import Progress
 if TYPE_CHECKING:
     from c3s3_seg.geometry.volume import Volume
     from c3s3_seg.io.mask_files import MaskPairs
+
+
+CHANNEL = "_0000"  # ending that nnU-Net gives the names of scans, and not those of masks
 
 
 @dataclass(frozen=True)
@@ -54,8 +58,8 @@ class EvaluationSettings:
     html
         Whether to write `report.html` too; needs plotly.
     images
-        A scan, or a folder of scans named like the predictions: for the pictures of the page, and for the
-        grid if prediction and truth are DICOM SEG or RTSTRUCT.
+        A scan, or a folder of scans named like the predictions, or with `_0000` as in nnU-Net: for the
+        pictures of the page, and for the grid if prediction and truth are DICOM SEG or RTSTRUCT.
 
     Raises
     ------
@@ -151,20 +155,23 @@ def measure_set(
     failures += [
         Failure(case.name, f"no prediction for this truth, {public_path(case.path)}") for case in pairs.missed
     ]
-    files = _files(pairs, settings)
+    files = _files(pairs, settings, first)
     labels, model = _labels(files, settings, first)
     refuse_mixup(files, labels)
     measured: list[_Evaluated] = []
     for case, outcome in zip(files, _outcomes(files, labels, settings, progress), strict=True):
         if isinstance(outcome, _Evaluated):
             measured.append(outcome)
-        elif len(files) == 1 and isinstance(outcome, C3S3Error):
+        elif len(files) == 1 and first is None and isinstance(outcome, C3S3Error):
             raise outcome
         else:
             failures.append(Failure(case.case, _without(_reason(outcome), (case.prediction, case.truth))))
     rows = tuple(row for outcome in measured for row in outcome.rows)
     remarks = label_remarks([outcome.held for outcome in measured], dict(labels), dict(files[0].names))
     remarks += (f"the predictions are those of the model {model}",) if model else ()
+    unseen = [case.case for case in files if case.scan is None]
+    if settings.images is not None and unseen:
+        remarks += (f"no scan among the images has the name of these masks: {few(unseen)}",)
     return MeasuredSet(rows, tuple(failures), labels, files, remarks)
 
 
@@ -184,10 +191,10 @@ def _labels(
 
 def _outcomes(
     files: Sequence[CaseFiles], labels: Labels, settings: EvaluationSettings, progress: Progress | None
-) -> list[_Evaluated | Exception | Died]:
+) -> list[_Evaluated | C3S3Error | Died]:
     """Return the outcome of each case, in the order of the files."""
     work = [_Work(case, labels, settings) for case in files]
-    outcomes: dict[int, _Evaluated | Exception | Died] = {}
+    outcomes: dict[int, _Evaluated | C3S3Error | Died] = {}
     for number, outcome in each(_try, work, settings.workers):
         outcomes[number] = outcome
         if progress:
@@ -195,8 +202,13 @@ def _outcomes(
     return [outcomes[number] for number in range(len(files))]
 
 
-def _files(pairs: MaskPairs, settings: EvaluationSettings) -> tuple[CaseFiles, ...]:
-    """Return the paths of each case's files; raise if predictions or truths look like scans."""
+def _files(
+    pairs: MaskPairs, settings: EvaluationSettings, first: MeasuredSet | None
+) -> tuple[CaseFiles, ...]:
+    """Return the paths of each case's files; raise if predictions or truths look like scans.
+
+    A mask of the second set may have another name than the scan, and shares its truth with one of the first.
+    """
     from c3s3_seg.io.mask_pair import name_values
     from c3s3_seg.io.scan_like import refuse_scans
 
@@ -205,24 +217,30 @@ def _files(pairs: MaskPairs, settings: EvaluationSettings) -> tuple[CaseFiles, .
     refuse_scans(truths)
     refuse_scans(predictions)
     names = settings.labels or name_values(truths, predictions)
-    scans = _scans([case.name for case, _ in pairs.pairs], settings.images)
+    known = {case.truth: case.scan for case in first.files} if first else {}
+    scans = {} if settings.images is None else _scans([case.name for case, _ in pairs.pairs], settings.images)
+    if settings.images is not None and not (scans or any(known.values())):
+        what = f"no scan here has the name of a mask; the masks are {few([c.name for c, _ in pairs.pairs])}"
+        todo = "Name the scans like the masks, or CASE_0000 as nnU-Net does"
+        raise InputError(what, where=settings.images, todo=todo)
     return tuple(
-        CaseFiles(case.name, case.path, path, scans.get(case.name), tuple(names.items()))
+        CaseFiles(case.name, case.path, path, scans.get(case.name) or known.get(path), tuple(names.items()))
         for case, path in pairs.pairs
     )
 
 
-def _scans(cases: Sequence[str], images: Path | None) -> dict[str, Path]:
+def _scans(cases: Sequence[str], images: Path) -> dict[str, Path]:
     """Return case -> its scan, by name; for a single case, the single scan that was given."""
     from c3s3_seg.io import find_cases
 
-    if images is None:
-        return {}
     found = find_cases([images])
     if len(found) == len(cases) == 1:
         return {cases[0]: found[0].path}
-    scans = {scan.name: scan.path for scan in found}
-    return scans if set(cases) <= set(scans) else {**_series_scans(images), **scans}
+    scans = {scan.name.removesuffix(CHANNEL): scan.path for scan in found}
+    scans |= {scan.name: scan.path for scan in found}
+    if not set(cases) <= set(scans):
+        scans = {**_series_scans(images), **scans}
+    return {case: scans[case] for case in cases if case in scans}
 
 
 def _series_scans(images: Path) -> dict[str, Path]:
@@ -235,12 +253,13 @@ def _series_scans(images: Path) -> dict[str, Path]:
     return {}
 
 
-def _try(work: _Work) -> _Evaluated | Exception:
+def _try(work: _Work) -> _Evaluated | C3S3Error:
     """Measure a case or return its error: one bad case must not stop the others, whatever is wrong."""
     try:
         return _measure(work)
     except Exception as error:
-        return error if isinstance(error, C3S3Error) else RuntimeError(_reason(error))
+        paths = (work.files.prediction, work.files.truth)
+        return as_c3s3_error(error, quote=all(public_path(path) == path for path in paths))
 
 
 def _measure(work: _Work) -> _Evaluated:
@@ -286,10 +305,6 @@ def _without(reason: Told, paths: Sequence[Path]) -> Told:
     return reason
 
 
-def _reason(outcome: Exception | Died) -> Told:
+def _reason(outcome: C3S3Error | Died) -> Told:
     """Return why a case failed; names of files in DICOM folders are only for the terminal."""
-    if isinstance(outcome, C3S3Error):
-        return outcome.told
-    if isinstance(outcome, Died):
-        return Told(outcome.reason)
-    return Told(str(outcome) if isinstance(outcome, RuntimeError) else f"{type(outcome).__name__}: {outcome}")
+    return Told(outcome.reason) if isinstance(outcome, Died) else outcome.told

@@ -5,20 +5,21 @@ from __future__ import annotations
 import os
 import signal
 import sys
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from typing import IO, TYPE_CHECKING, Any, TextIO, cast
 
 from c3s3_seg.errors import named, public
 from c3s3_seg.system.names import printable
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from rich.console import Console
 
     from c3s3_seg.report.rows import Failure
 
 
+RESUMES = "what was finished is kept, and the same command goes on from there"
 MOST_FAILURES = 20  # listed by `report_failures` where a file has all
 
 
@@ -45,13 +46,23 @@ def shown(text: str, stream: TextIO | None) -> str:
 class Stopped(BaseException):
     """An orderly end by Ctrl-C, or by the SIGTERM that schedulers send before they kill.
 
-    A command that does not resume when it is run again sets `todo` and raises the exception again.
+    `todo` says what the same command does next: `if_stopped` sets it for a command that resumes.
     """
 
     def __init__(self, number: int) -> None:
         self.number = number
-        self.todo = "what was finished is kept, and the same command goes on from there"
+        self.todo = "the same command begins anew"
         super().__init__(f"stopped by {signal.Signals(number).name}")
+
+
+@contextmanager
+def if_stopped(todo: str = RESUMES) -> Iterator[None]:
+    """Say, if the program is stopped meanwhile, what the same command does next."""
+    try:
+        yield
+    except Stopped as stopped:
+        stopped.todo = todo
+        raise
 
 
 class Status:

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from c3s3_seg.batch.evaluate import EvaluationResult
 
 METRICS = "Metrics"
+MOST_NOTES = 5  # on single cases, in the terminal
 
 
 def evaluate(
@@ -147,6 +148,7 @@ def evaluate(
 
 
 def _show(result: EvaluationResult) -> None:
+    from c3s3_seg.report.tables import notes_of
     from c3s3_seg.report.terminal import comparison_table, evaluation_table
 
     if result.rows:
@@ -157,14 +159,24 @@ def _show(result: EvaluationResult) -> None:
     report_failures(result.failures, table="report.json")
     for remark in result.remarks:
         say(f"Note: {remark}.")
+    notes = notes_of(result.rows)
+    for case, note in notes[:MOST_NOTES]:
+        say(f"Note: {case}: {note}.")
+    if len(notes) > MOST_NOTES:
+        say(f"{len(notes) - MOST_NOTES} further notes are in report.json.")
 
 
 def _report(result: EvaluationResult, events: Events) -> None:
-    """Write the events: scores, failed cases, means of each label."""
+    """Write the events: scores, notes, failed cases, means of each label."""
+    from c3s3_seg.report.tables import notes_of
     from c3s3_seg.system.schema import plain
 
     for row in result.rows:
         events("score", {"case": row.case, "label": row.label, **plain(row.score.flat())})
+    for case, note in notes_of(result.rows):
+        events("note", {"case": case, "note": note})
+    for remark in result.remarks:
+        events("note", {"note": remark})
     for failure in result.failures:
         events("failed", {"case": failure.case, "reason": public(failure.reason)})
     for cohort in result.cohorts:

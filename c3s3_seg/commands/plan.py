@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from c3s3_seg.commands import options
-from c3s3_seg.commands.console import Status, Stopped, command_of, counted, need, say, show
+from c3s3_seg.commands.console import Status, command_of, counted, if_stopped, need, say, show
 from c3s3_seg.commands.progress import EVERY_S
 from c3s3_seg.system.names import printable
 
@@ -52,12 +52,8 @@ def plan(
     limit = free_bytes() if max_memory is None else float(parse_memory(max_memory))
     begin = ModelBundle.find(start) if start is not None else None
     constraints = Constraints(parse_time(budget), limit, begin, began_s)
-    try:
-        with Status() as status:
-            choices = make_plan(data, constraints, set_ or [], _Progress(status))
-    except Stopped as stopped:
-        stopped.todo = "nothing was written; the same command begins anew"
-        raise
+    with if_stopped("nothing was written; the same command begins anew"), Status() as status:
+        choices = make_plan(data, constraints, set_ or [], _Progress(status))
     command = command_of("train", out, "-o", "RUN", *(("--from", start) if start else ()))
     proposed = f"Proposed for {data} by c3s3-seg plan --budget {budget}. Change what you like."
     heading = f"{printable(proposed)}\nNext: {printable(command)}"

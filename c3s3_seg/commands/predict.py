@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, get_args
 import typer
 
 from c3s3_seg.commands import options
+from c3s3_seg.commands.console import if_stopped
 from c3s3_seg.commands.events import Events
 from c3s3_seg.commands.option_defaults import command_line
 from c3s3_seg.commands.options import BATCH, HARDWARE, INPUT, MESSAGES, NETWORK, OUTPUT
@@ -289,7 +290,7 @@ def predict(
         if dry_run:
             print_cases(inputs, job, plan, as_json=as_json)
             return
-        with reporter as progress:
+        with if_stopped(), reporter as progress:
             result = predict_cases(inputs, to_open, job, progress, plan, progress.part)
         events.exit_code = int(result.new_failures > 0 or result.counts.empty > 0)
     if not (as_json or quiet):

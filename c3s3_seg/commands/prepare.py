@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from c3s3_seg.commands import options
-from c3s3_seg.commands.console import Bar, command_of, report_failures, say, say_json, show
+from c3s3_seg.commands.console import Bar, command_of, if_stopped, report_failures, say, say_json, show
 from c3s3_seg.errors import listed, public, quantity
 from c3s3_seg.system.choices import UncorrectedUse
 
@@ -136,7 +136,7 @@ def prepare(
     )
     known = Labels.parse(labels) if labels is not None else None
     settings = PrepareSettings(search, known, patient, validation, seed, name or "", kind, empty_masks)
-    with Bar() as bar:
+    with if_stopped(), Bar() as bar:
         result = run(source, out, settings, bar, dry=dry_run)
     if as_json:
         say_json(_as_json(result))

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from c3s3_seg.commands import options
-from c3s3_seg.commands.console import need, say, show
+from c3s3_seg.commands.console import if_stopped, need, say, show
 from c3s3_seg.errors import quantity
 
 
@@ -55,7 +55,8 @@ def study(
     what, plans = load_study(config, set_ or [])
     if not allow_mixed:
         check_conditions(plans, out)
-    diverged = run_study(parse_shard(shard, os.environ).of(plans), out, _report)
+    with if_stopped():
+        diverged = run_study(parse_shard(shard, os.environ).of(plans), out, _report)
     done = finished(plans, out)
     if not allow_mixed:
         refuse_mixture(done, out)

@@ -12,6 +12,7 @@ from c3s3_seg.errors import InputError, listed, shown
 from c3s3_seg.io.dicom_objects.segmentation import MOST, Drawing
 from c3s3_seg.system.names import folded
 
+LARGEST = 65535  # 16 bits, in a mask that is written
 TODO = "Say it with --labels NAME=VALUE,NAME=VALUE"
 
 
@@ -56,7 +57,8 @@ class Labels:
         for item in text.split(","):
             name, equals, value = (part.strip() for part in item.rpartition("="))
             if not (name and equals and _is_value(value)):
-                raise InputError(f"found the label '{item}'; wanted NAME=VALUE, VALUE from 1", todo=TODO)
+                what = f"found the label '{item}'; wanted NAME=VALUE, VALUE from 1 to {LARGEST}"
+                raise InputError(what, todo=TODO)
             if name in values:
                 raise InputError(f"found the label '{name}' twice; wanted each name once", todo=TODO)
             values[name] = int(value)
@@ -98,7 +100,7 @@ class Labels:
 
 
 def _is_value(text: str) -> bool:
-    return text.isascii() and text.isdecimal() and len(text) <= 9 and 0 < int(text) <= 65535
+    return text.isascii() and text.isdecimal() and len(text) <= 9 and 0 < int(text) <= LARGEST
 
 
 def agreed(given: Labels | None, masks: Sequence[Mask]) -> Labels:

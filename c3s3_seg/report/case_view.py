@@ -144,7 +144,7 @@ def _scan(path: Path | None, grid: Geometry) -> tuple[Volume, str]:
 
     empty = grid.volume(np.zeros(grid.shape, dtype=np.uint8))
     if path is None:
-        return empty, "No scan was given: the masks alone."
+        return empty, "There is no scan of this case: the masks alone."
     try:
         scan = load(path)
     except C3S3Error as error:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from html import escape
 from pathlib import Path
 
+from c3s3_seg.errors import quantity
 from c3s3_seg.metrics.paired_tests import Paired
 from c3s3_seg.metrics.results import CaseScore, Score
 from c3s3_seg.metrics.statistics import Cohort, Statistics, cohorts
@@ -23,7 +24,7 @@ from c3s3_seg.report.viewer import viewer_html
 from c3s3_seg.system.choices import ScoreProtocol
 from c3s3_seg.system.files import write_whole
 
-DETAILED = 20  # number of cases that are drawn, the worst ones; the table has all
+DETAILED = 20  # number of cases, or of labels in cases, that are drawn, the worst ones; the table has all
 BRIEF = ("dice", "hd95_mm", "hd95_vox", "asd_mm", "asd_vox", "volume_error_ml")
 FIGURES = ("dice", "hd95_mm", "hd95_vox", "asd_mm", "asd_vox")
 
@@ -100,11 +101,17 @@ def write_report_page(path: Path, report: Report, views: Iterable[CaseView]) -> 
         parts += [_summary(cohort), _diagrams([r for r in report.rows if r.label == cohort.label], links)]
     parts += [_comparison(report.comparison), _all_cases(report.rows, links)]
     if drawn:
-        what = "All cases" if len(drawn) == len(report.rows) else f"The {len(drawn)} worst cases"
+        what = "All cases" if len(drawn) == len(report.rows) else _worst(len(drawn), report.rows)
         order = "a missed label first, then by falling 95HD"
         parts += [f"<h2>{what}, one by one: {order}</h2>", _key(report.rows), *drawn]
     parts += [_definitions(report), *volumes.values()]
     write_whole(path, page(report.title, f"<main>{''.join(parts)}</main>"))
+
+
+def _worst(drawn: int, rows: Sequence[CaseScore]) -> str:
+    cases = quantity(len({row.case for row in rows}), "case")
+    by_label = len({row.label for row in rows}) > 1
+    return f"The {drawn} worst of {f'{len(rows)} labels in {cases}' if by_label else cases}"
 
 
 def _head(report: Report) -> str:

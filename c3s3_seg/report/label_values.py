@@ -117,7 +117,7 @@ def label_remarks(
         cases = [case.case for case in found if value in case.prediction]
         measured = "Dice 0 there" if value in labels.values() else "not measured"
         label = listed_values([value], by_value)
-        remarks.append(f"no truth has the label {label}, and the predictions of {_few(cases)} do: {measured}")
+        remarks.append(f"no truth has the label {label}, and the predictions of {few(cases)} do: {measured}")
     absent = sorted(set(labels.values()) - truths - predictions)
     if absent and found:
         remarks.append(
@@ -132,17 +132,26 @@ def uncompared(rows: Sequence[CaseScore], against: Sequence[CaseScore]) -> tuple
     Returns
     -------
     tuple of str
-        Sentence if no case was measured in both, else one on each label that only one of the sets has.
+        Sentence if no case was measured in both, else one on the cases, and one on each label, that only
+        one of the sets has.
     """
     if not {row.case for row in rows} & {row.case for row in against}:
         return ("no case was measured in both sets: nothing is compared",)
+    remarks = []
+    for name, side, other in (("predictions", rows, against), ("against", against, rows)):
+        there = {row.case for row in other}
+        alone = list(dict.fromkeys(row.case for row in side if row.case not in there))
+        if alone:
+            remarks.append(f"measured in the set '{name}' alone, and not compared: {few(alone)}")
     first, second = ({row.label: None for row in side} for side in (rows, against))
-    alone = [(name, "against") for name in first if name not in second]
-    alone += [(name, "predictions") for name in second if name not in first]
-    return tuple(f"the label {n} is not compared: the set '{s}' has no label of this name" for n, s in alone)
+    labels = [(name, "against") for name in first if name not in second]
+    labels += [(name, "predictions") for name in second if name not in first]
+    remarks += [f"the label {n} is not compared: the set '{s}' has no label of this name" for n, s in labels]
+    return tuple(remarks)
 
 
-def _few(cases: Sequence[str]) -> str:
+def few(cases: Sequence[str]) -> str:
+    """Return a list of names, of `MOST` at most."""
     more = f" and {len(cases) - MOST} more" if len(cases) > MOST else ""
     return ", ".join(cases[:MOST]) + more
 

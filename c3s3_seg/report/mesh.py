@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import io
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +18,7 @@ from c3s3_seg.geometry.volume import Geometry
 from c3s3_seg.metrics.surface_distance import union_box
 
 Floats = NDArray[np.float64]
+CELLS = 2_000_000  # at most in the grid of a mesh, of some 35 bytes each: small parts may lie far apart
 QUADS = 3000  # squares of a mesh, about: 3,000 vertices and 6,000 triangles are some 100 kB in a page
 SIZE = 560  # pixels of a picture's sides
 
@@ -102,15 +104,18 @@ def _block(mask: NDArray[np.bool_], spacing_mm: Floats) -> NDArray[np.intp]:
         faces = np.count_nonzero(np.diff(mask, axis=axis, prepend=False, append=False))
         area_mm2 += faces * float(np.prod(spacing_mm)) / spacing_mm[axis]
     blocks = np.rint(np.sqrt(area_mm2 / QUADS) / spacing_mm)
-    return np.asarray(np.maximum(1, blocks), dtype=np.intp)
+    block: NDArray[np.intp] = np.maximum(1, blocks).astype(np.intp)
+    while np.prod(np.ceil(mask.shape / block)) > CELLS:
+        block[np.argmin(block * spacing_mm)] += 1
+    return block
 
 
 def _shares(mask: NDArray[np.bool_], block: NDArray[np.intp]) -> Floats:
     """Return the share of each block inside the mask, with a frame of two empty blocks around."""
-    counts = mask.astype(np.float32)
+    counts: NDArray[Any] = mask
     for axis, size in enumerate(block):
         starts = np.arange(0, counts.shape[axis], size)
-        counts = np.add.reduceat(counts, starts, axis=axis)
+        counts = np.add.reduceat(counts, starts, axis=axis, dtype=np.float32)
     return np.pad(counts / float(block.prod()), 2).astype(np.float64)
 
 

@@ -7,7 +7,6 @@ from collections.abc import Mapping, Sequence
 
 from c3s3_seg.metrics.paired_tests import Paired
 from c3s3_seg.report.numbers import probability
-from c3s3_seg.report.paired_words import counted
 from c3s3_seg.report.study_table import StudyRow
 
 MIXED = (
@@ -101,5 +100,6 @@ def difference_words(row: StudyRow, metric: str, decimals: int) -> str:
 
 
 def difference_cases(row: StudyRow, pair: Paired) -> str:
-    """Return the cases of a difference, those left out, and the number of common seeds if not all are."""
-    return counted(pair) + (f" ({row.common} common seeds)" if row.common < row.seeds else "")
+    """Return the cases of a difference, values left out, and the number of common seeds if not all are."""
+    values = f" ({pair.left_out} values left out)" if pair.left_out else ""
+    return f"{pair.n}{values}" + (f" ({row.common} common seeds)" if row.common < row.seeds else "")

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from c3s3_seg.io.dicom.inspect import SeriesRow
 from c3s3_seg.metrics.paired_tests import Paired
 from c3s3_seg.metrics.results import CaseScore
-from c3s3_seg.metrics.statistics import Statistics, cohorts
+from c3s3_seg.metrics.statistics import Cohort, Statistics, cohorts
 from c3s3_seg.report.numbers import COLUMNS, in_terminal, probability
 from c3s3_seg.report.paired_words import counted, empty_of_both
 from c3s3_seg.report.rows import PredictionRow
@@ -225,16 +225,25 @@ def _table(names: Sequence[str], with_label: bool, headers: Sequence[str]) -> Ta
 def _add_means(
     table: Table, rows: Sequence[CaseScore], columns: Sequence[str], with_label: bool, *, blank: int
 ) -> None:
+    found = cohorts(rows)
     if len({row.case for row in rows}) < 2:
+        empty = [f"{cohort.label}: {notes}" for cohort in found if (notes := _counted_as_0(cohort, columns))]
+        table.caption = cell(", ".join(empty)) if empty else None
         return
     table.add_section()
-    for cohort in cohorts(rows):
-        notes = [f"{cohort.optimistic} empty, counted as 0"] if cohort.optimistic else []
-        if cohort.both_empty and "hd95_vox" in columns:  # in mm, the counts of nan show them
-            notes.append(f"{cohort.both_empty} empty like the truth, counted as 0")
-        name = f"mean of {cohort.cases}" + (f" ({'; '.join(notes)})" if notes else "")
+    for cohort in found:
+        notes = _counted_as_0(cohort, columns)
+        name = f"mean of {cohort.cases}" + (f" ({notes})" if notes else "")
         cells = [_mean(cohort.of(column), column) for column in columns]
         table.add_row(*_head(name, cohort.label, with_label), *[""] * blank, *cells, style="bold")
+
+
+def _counted_as_0(cohort: Cohort, columns: Sequence[str]) -> str:
+    """Return how many empty masks count as 0, which the protocol `paper` alone does; "" for none."""
+    notes = [f"{cohort.optimistic} empty, counted as 0"] if cohort.optimistic else []
+    if cohort.both_empty and "hd95_vox" in columns:  # in mm, the counts of nan show them
+        notes.append(f"{cohort.both_empty} empty like the truth, counted as 0")
+    return "; ".join(notes)
 
 
 def cell(text: str) -> Text:

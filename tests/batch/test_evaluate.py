@@ -16,7 +16,7 @@ from helpers.command import run
 
 from c3s3_seg.batch import measure as measure_module
 from c3s3_seg.batch.evaluate import EvaluationSettings, evaluate
-from c3s3_seg.errors import InputError
+from c3s3_seg.errors import MORE_MEMORY, NO_MEMORY, InputError
 from c3s3_seg.geometry.volume import Geometry, Volume
 from c3s3_seg.io import load_mask, save
 from c3s3_seg.metrics.results import PaperScore, Score
@@ -118,7 +118,7 @@ def test_an_error_nobody_thought_of_is_a_failure_too(
     monkeypatch.setattr(module, "scores", broken)
     result = evaluate(*folders)
     assert [row.case for row in result.rows] == ["a"]
-    assert result.failures == (Failure("b", "MemoryError: out of memory"),)
+    assert result.failures == (Failure("b", f"{NO_MEMORY}: out of memory. {MORE_MEMORY}."),)
 
 
 def test_all_labels_of_any_truth_are_measured_in_every_case(folders: tuple[Path, Path, Path]) -> None:

@@ -8,7 +8,7 @@ from conftest import rotation
 from PIL import Image
 
 from c3s3_seg.geometry.volume import Geometry
-from c3s3_seg.report.mesh import QUADS, Mesh, mesh_webp, surface_mesh
+from c3s3_seg.report.mesh import CELLS, QUADS, Mesh, _block, mesh_webp, surface_mesh
 
 
 def ball(geometry: Geometry, radius_mm: float) -> np.ndarray:
@@ -81,3 +81,15 @@ def test_a_thin_wall_and_thin_vessels_keep_their_surface() -> None:
     vessels[40, 40, :] = vessels[40, :, 40] = True
     mesh = surface_mesh(vessels, geometry)
     assert np.ptp(mesh.vertices_mm, axis=0) == pytest.approx([20, 80, 80], abs=2)
+
+
+def test_small_parts_that_lie_far_apart_need_little_memory() -> None:
+    """Two specks in the corners of a scan: the box around both has 18 times as many voxels as `CELLS`."""
+    mask = np.zeros((300, 300, 400), dtype=np.bool_)
+    mask[2:5, 2:5, 2:5] = mask[-5:-2, -5:-2, -5:-2] = True
+    geometry = Geometry.build(mask.shape, (0.5, 0.5, 0.5))
+    assert np.prod(np.ceil(mask.shape / _block(mask, geometry.spacing_mm))) <= CELLS
+    ends = surface_mesh(mask, geometry).vertices_mm
+    far = geometry.to_mm(np.array([[3.0, 3, 3], [296, 296, 396]]))
+    for speck in far:  # both are there, within a cell
+        assert np.linalg.norm(ends - speck, axis=1).min() < 5
