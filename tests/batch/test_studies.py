@@ -295,7 +295,7 @@ def test_the_masks_of_series_are_evaluated_on_their_scans(tmp_path: Path) -> Non
     evaluate(tmp_path / "masks", tmp_path / "truth", tmp_path / "report", settings)
     page = (tmp_path / "report" / "report.html").read_text()
     assert "p1_s3" in page
-    assert "No scan was given" not in page
+    assert "There is no scan of this case" not in page
     assert "The scan could not be read" not in page
 
 

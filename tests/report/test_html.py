@@ -67,7 +67,7 @@ def test_misses_are_said_and_come_first(report: Path) -> None:
 def test_a_scan_on_another_grid_is_not_shown_and_said(report: Path) -> None:
     text = report.read_text(encoding="utf-8")
     assert "The scan is on another grid" in text
-    assert "No scan was given" in text
+    assert "There is no scan of this case" in text
 
 
 @pytest.mark.slow
