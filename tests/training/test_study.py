@@ -423,7 +423,7 @@ def test_distances_that_are_nowhere_finite_make_a_table_without_them() -> None:
     assert (other.against["dice"].n, other.against["hd95_vox"].n) == (1, 0)
     assert other.against["hd95_vox"].left_out == 1
     assert math.isnan(other.against["hd95_vox"].difference)
-    assert "| no finite pair, 0 (1 left out) |" in study_markdown({"base": [other]})
+    assert "| no finite pair, 0 (1 values left out) |" in study_markdown({"base": [other]})
 
 
 FIVE = (0.5, 0.6, 0.7, 0.8, 0.9)
@@ -448,7 +448,7 @@ def test_a_case_with_one_infinite_label_keeps_its_other_labels() -> None:
     assert pair.difference == pytest.approx((2 + 4 * 1) / 5)
     text = study_markdown({"base": [base, other]})
     assert "| 5 (distances: 5, 1 values left out) | 0 | 1 |" in text
-    assert "5 (1 left out) |" in text
+    assert "5 (1 values left out) |" in text
 
 
 def printed(rows: list[StudyRow]) -> list[str]:
