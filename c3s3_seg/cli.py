@@ -56,9 +56,9 @@ def _version(wanted: bool) -> None:
     if wanted:
         from c3s3_seg.system.hardware import runtime_versions
 
-        typer.echo(f"c3s3-seg {__version__}")
+        say(f"c3s3-seg {__version__}")
         for name, found in runtime_versions().items():
-            typer.echo(f"{name} {found}")
+            say(f"{name} {found}")
         raise typer.Exit
 
 

@@ -17,6 +17,7 @@ from c3s3_seg.inference.settings import Settings
 from c3s3_seg.io.formats import REPAIRED_FOLDER, image_suffix_of, repaired_path
 from c3s3_seg.io.hashes import scan_sha256
 from c3s3_seg.system.files import check_name, refuse_link
+from c3s3_seg.system.names import absolute
 from c3s3_seg.system.ownership import FILES, TODO, check_place, is_ours, read_case, remove_ours
 from c3s3_seg.system.reading import sha256
 
@@ -140,7 +141,7 @@ def _refuse_other_scan(task: CaseTask, metadata: Mapping[str, Any]) -> None:
     scan = metadata.get("scan")
     scan = scan if isinstance(scan, dict) else {}
     place = scan.get("path")
-    if not isinstance(place, str) or (os.path.isabs(place) and os.path.abspath(place) == task.place):
+    if not isinstance(place, str) or (os.path.isabs(place) and absolute(place) == task.place):
         return
     # A relative path does not say which scan it was: the command may have run in another folder.
     moved = scan_sha256(task.case.path, task.case.paths) == scan.get("sha256")

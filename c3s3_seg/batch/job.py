@@ -21,6 +21,7 @@ from c3s3_seg.io.formats import mask_path
 from c3s3_seg.report.rows import PredictionRow
 from c3s3_seg.system.choices import MaskFormat
 from c3s3_seg.system.hardware import available_processors
+from c3s3_seg.system.names import absolute
 from c3s3_seg.system.schema import dump
 from c3s3_seg.system.shard import Shard
 
@@ -137,7 +138,7 @@ class CaseTask:
     @property
     def place(self) -> str:
         """The absolute path of the scan."""
-        return os.path.abspath(self.case.path)
+        return absolute(self.case.path)
 
 
 @dataclass(frozen=True)

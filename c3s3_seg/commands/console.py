@@ -6,6 +6,7 @@ import os
 import signal
 import sys
 from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, TextIO, cast
 
 from c3s3_seg.errors import named, public
@@ -14,12 +15,13 @@ from c3s3_seg.system.names import printable
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from rich.console import Console
+    from rich.console import Console, RenderableType
 
     from c3s3_seg.report.rows import Failure
 
 
 RESUMES = "what was finished is kept, and the same command goes on from there"
+WIDEST = 10_000  # columns of a table
 MOST_FAILURES = 20  # listed by `report_failures` where a file has all
 
 
@@ -127,10 +129,14 @@ class Bar:
 
 
 def command_of(*words: object) -> str:
-    """Return a command of this program, quoted for a shell, whatever its file names contain."""
+    """Return a command of this program, quoted for a shell, whatever its file names contain.
+
+    A `Path` that begins with a dash, which would be taken for an option, begins with `./`.
+    """
     import shlex
 
-    return shlex.join(["c3s3-seg", *map(str, words)])
+    texts = [f"./{word}" if isinstance(word, Path) and str(word)[0] == "-" else str(word) for word in words]
+    return shlex.join(["c3s3-seg", *texts])
 
 
 def counted(what: str, done: int, total: int) -> str:
@@ -138,14 +144,17 @@ def counted(what: str, done: int, total: int) -> str:
     return f"{what} ({done} of {total})" if total else what
 
 
-def show(table: object) -> None:
-    """Print a table on stdout, as wide as the terminal."""
+def show(table: RenderableType) -> None:
+    """Print a table on stdout, as wide as the terminal, or wider rather than without a part of its cells."""
     from rich.console import Console
+    from rich.measure import Measurement
 
     if sys.stdout is None:  # closed by the parent process: the written files matter
         return
     # In a pipe or a log file there is no width to keep to.
     console = Console(width=None if sys.stdout.isatty() else 160, file=cast("IO[str]", _Tolerant(sys.stdout)))
+    unlimited = console.options.update(max_width=WIDEST)
+    console.width = max(console.width, Measurement.get(console, unlimited, table).minimum)
     console.print(table)
 
 

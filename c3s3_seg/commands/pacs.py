@@ -39,7 +39,7 @@ Timeout = Annotated[
     ),
 ]
 Encrypted = Annotated[
-    bool,
+    bool | None,
     typer.Option("--tls/--no-tls", help="Encrypt, and check the server's certificate.", rich_help_panel=LINK),
 ]
 Trusted = Annotated[
@@ -134,7 +134,7 @@ def fetch(
     ] = "64GB",
     title: Title = "C3S3SEG",
     timeout: Timeout = 30.0,
-    tls: Encrypted = False,
+    tls: Encrypted = None,
     trust: Trusted = None,
     certificate: Shown = None,
     allow_http: Http = False,
@@ -185,7 +185,7 @@ def send(
     ] = False,
     title: Title = "C3S3SEG",
     timeout: Timeout = 30.0,
-    tls: Encrypted = False,
+    tls: Encrypted = None,
     trust: Trusted = None,
     certificate: Shown = None,
     allow_http: Http = False,
@@ -245,8 +245,10 @@ def _warn(pacs: Server, listener: AssociationListener | None, caller: Caller) ->
         say(text, err=True)
 
 
-def _caller(title: str, timeout: float, tls: bool, trust: Path | None, certificate: Path | None) -> Caller:
+def _caller(
+    title: str, timeout: float, tls: bool | None, trust: Path | None, certificate: Path | None
+) -> Caller:
     from c3s3_seg.io.pacs.association import Caller, Tls
 
-    encrypted = tls or trust is not None or certificate is not None
+    encrypted = (trust is not None or certificate is not None) if tls is None else tls
     return Caller(title, timeout, Tls(trust, certificate) if encrypted else None)

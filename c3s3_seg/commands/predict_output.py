@@ -34,12 +34,14 @@ def report_files(given: list[str]) -> set[str]:
     MissingError
         If the HTML report was requested and plotly is not installed.
     """
-    wanted = {word.strip() for text in given for word in text.split(",")}
+    words = {word.strip() for text in given for word in text.split(",")}
+    wanted = words - {""} or words  # "png, html" of a variable comes as "png," and "html"
     if wanted == {"none"}:
         return set()
     unknown = sorted(wanted - set(get_args(ReportFile)))
     if unknown:
-        raise InputError(f"there is no --report {unknown[0]!r}; wanted {', '.join(get_args(ReportFile))}")
+        known = ", ".join((*get_args(ReportFile), "none alone"))
+        raise InputError(f"there is no --report {unknown[0]!r}; wanted {known}")
     if "html" in wanted:
         need("plotly", extra="report")
     return wanted

@@ -55,7 +55,8 @@ def prepare(
         list[str] | None,
         typer.Option(
             metavar="PATTERN",
-            help="Skip files whose path matches. May be repeated.",
+            help="Leave out files that match: a path relative to FOLDER, or the name of a file or folder; *"
+            " matches any text. May be repeated.",
             rich_help_panel=options.INPUT,
         ),
     ] = None,

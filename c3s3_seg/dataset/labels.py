@@ -94,9 +94,17 @@ class Labels:
             raise InputError(what, where=where, todo=todo)
         return found
 
-    def unknown(self, values: Iterable[int]) -> list[int]:
-        """Return the foreground values that no label has, in ascending order."""
-        return sorted(set(values) - {0} - set(self.values.values()))
+    def check_values(self, values: Iterable[int]) -> None:
+        """Check that each foreground value has a label.
+
+        Raises
+        ------
+        InputError
+            If one has none; the message names the lowest.
+        """
+        unknown = set(values) - {0} - set(self.values.values())
+        if unknown:
+            raise InputError(f"it holds the value {min(unknown)}, which no label has")
 
 
 def _is_value(text: str) -> bool:

@@ -29,13 +29,13 @@ from c3s3_seg.dataset.prepare.discover import (
     Search,
     arrays_in,
     image_part,
-    is_left_out,
     mark_predictions,
     probes,
     wanted_files,
     why_no_mask_file,
 )
 from c3s3_seg.dataset.prepare.inventory import Inventory, Mask, Part, RefusedFile, Scan, ScanMaskPair, Split
+from c3s3_seg.dataset.prepare.left_out import is_left_out
 from c3s3_seg.dataset.prepare.pairing import KEPT
 from c3s3_seg.dataset.prepare.predictions import MaskOrigin
 from c3s3_seg.errors import ConfigError, InputError

@@ -16,7 +16,7 @@ from c3s3_seg.io.detect import is_dicom, is_zip
 from c3s3_seg.io.image.files import image_suffix
 from c3s3_seg.io.places import find_places, folder_of
 from c3s3_seg.io.reading import Reading, SeriesRule
-from c3s3_seg.system.names import folded
+from c3s3_seg.system.names import absolute, folded
 from c3s3_seg.system.progress import Progress, silent
 
 if TYPE_CHECKING:
@@ -143,7 +143,7 @@ def _each(place: Path, found: Found, taken: Sequence[Series]) -> Iterator[FoundS
         if not label or numbers[label] > 1:
             label += ("-" if label else "") + hashlib.sha256(series.key.encode()).hexdigest()[:6]
         files = tuple(os.path.relpath(path, root) for path in _files(found, series))
-        study = _study_of(series) or os.path.abspath(place)
+        study = _study_of(series) or absolute(place)
         yield FoundScan(place, label if several else "", series.key, files, study)
 
 
@@ -231,7 +231,7 @@ def _kept(found: Sequence[FoundScan], known: Known) -> dict[int, str]:
     kept: dict[int, str] = {}
     taken: set[str] = set()
     for n, scan in enumerate(found):
-        cases = known.get(scan.series or os.path.abspath(scan.path), ())
+        cases = known.get(scan.series or absolute(scan.path), ())
         names = (case.name for case in cases if _is_near(case.path, scan.path))
         name = next((name for name in names if name not in taken), None)
         if name is not None:
@@ -246,7 +246,7 @@ def _stem(scan: FoundScan) -> str:
 
 def _is_near(one: Path, other: Path) -> bool:
     """Return whether two paths are the same, or one is above the other."""
-    first, second = Path(os.path.abspath(one)), Path(os.path.abspath(other))
+    first, second = Path(absolute(one)), Path(absolute(other))
     return first == second or first in second.parents or second in first.parents
 
 

@@ -12,6 +12,7 @@ from c3s3_seg.service.node_settings import ListenSettings, NodeSettings, PollSet
 from c3s3_seg.service.value_types import Count, NotNegative, Positive, Size
 from c3s3_seg.system.config_file import FoundConfig, read
 from c3s3_seg.system.config_values import placed
+from c3s3_seg.system.names import absolute
 from c3s3_seg.system.schema import Rule, closed, parse
 
 
@@ -192,7 +193,7 @@ def read_settings(file: FoundConfig) -> ServeSettings:
     settings = parse(_ServeFile, {"serve": data["serve"]}, path).serve
     # For a link its own folder counts, as for all keys: the folder of its target changes with each update
     # of a Kubernetes ConfigMap.
-    home = Path(os.path.abspath(path)).parent
+    home = Path(absolute(path)).parent
     there: ServeSettings = _placed(settings, home)
     _check(there, path)
     return replace(there, model=placed("model", settings.model, home))

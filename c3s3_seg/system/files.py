@@ -9,7 +9,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from c3s3_seg.errors import InputError, StorageError
-from c3s3_seg.system.names import NAME_BYTES
+from c3s3_seg.system.names import NAME_BYTES, absolute
 
 # Errors that the next file would have too: no room, a quota, a limit, read-only, denied, broken.
 OF_THE_STORAGE = frozenset(
@@ -146,7 +146,7 @@ def check_folder(path: Path) -> None:
         written there.
     """
     try:
-        place = Path(os.path.abspath(path))
+        place = Path(absolute(path))
         while not os.path.lexists(place) and place != place.parent:
             check_name(place)
             place = place.parent

@@ -15,6 +15,19 @@ if TYPE_CHECKING:
 NAME_BYTES = 255  # limit of file systems
 
 
+def absolute(path: str | os.PathLike[str]) -> str:
+    """Return the absolute form of a path that names the same file, links kept.
+
+    `os.path.abspath` removes `LINK/..` from the text, and so names another file: the system follows the link
+    first. A path with `..` therefore gets the real path of its folder.
+    """
+    whole = os.path.join(os.getcwd(), os.fspath(path))
+    if ".." not in whole.split(os.sep):
+        return os.path.normpath(whole)
+    folder, name = os.path.split(whole.rstrip(os.sep))
+    return os.path.realpath(whole) if name == ".." else os.path.join(os.path.realpath(folder), name)
+
+
 class PlainName(str):
     """One component of a path: no separator, not "." or "..", no control character, at most 255 bytes.
 

@@ -50,7 +50,7 @@ def forbid_telemetry() -> None:
 
 
 def import_nothing_from_working_folder() -> None:
-    """Keep child processes from importing files of the working folder, which is a user's data.
+    """Keep this process and its children from importing files of the working folder, which is a user's data.
 
     `python -m`, and a process of multiprocessing, search that folder first, so that a file `signal.py` among
     scans would be run (Python, `PYTHONSAFEPATH`). If the program itself is there, as in a clone that is
@@ -59,7 +59,15 @@ def import_nothing_from_working_folder() -> None:
     with suppress(OSError):  # the folder was removed
         if Path(__file__).parents[2].samefile(os.getcwd()):
             return
+        sys.path[:] = [place for place in sys.path if place and not _same(place, os.getcwd())]
     os.environ.setdefault("PYTHONSAFEPATH", "1")
+
+
+def _same(one: str, other: str) -> bool:
+    try:
+        return os.path.samefile(one, other)
+    except OSError:  # there is no such folder, such as that of a zip file
+        return False
 
 
 def take_stdout() -> IO[str]:

@@ -15,11 +15,13 @@ from conftest import small_scan
 from helpers.command import run
 from rich.console import Console
 
-from c3s3_seg.commands.console import Bar, Status, report_failures, say
+from c3s3_seg.commands.console import Bar, Status, command_of, report_failures, say, show
+from c3s3_seg.commands.predict_output import report_files
 from c3s3_seg.io import save
+from c3s3_seg.metrics.results import CaseScore, PaperScore
 from c3s3_seg.report.findings import Finding, findings_table
 from c3s3_seg.report.rows import Failure, PredictionRow
-from c3s3_seg.report.terminal import cell, plan_table, prediction_table
+from c3s3_seg.report.terminal import cell, evaluation_table, plan_table, prediction_table
 
 EVIL = "\x1b]0;owned\x07[red]\x1b[2J\u202e[/]\r"
 SEEN = "\\x1b]0;owned\\x07[red]\\x1b[2J\\u202e[/]\\r"
@@ -154,3 +156,31 @@ def test_a_terminal_that_has_gone_ends_nothing(monkeypatch: pytest.MonkeyPatch) 
         status.note("a case failed")
     with Bar() as bar:
         bar("a case", 1, 2)
+
+
+def test_a_path_that_begins_with_a_dash_is_no_option() -> None:
+    assert command_of("check", Path("-data"), "--json") == "c3s3-seg check ./-data --json"
+    assert command_of("check", Path("data")) == "c3s3-seg check data"
+
+
+class _Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def test_a_narrow_terminal_gets_all_of_a_table(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A column that did not fit was left out, and numbers were cut."""
+    score = CaseScore("a case", "an organ", PaperScore(0.123, 0.456, 7.891, 2.345))
+    terminal = _Terminal()
+    monkeypatch.setattr(sys, "stdout", terminal)
+    monkeypatch.setenv("COLUMNS", "30")
+    show(evaluation_table([score, score]))
+    text = terminal.getvalue()
+    for number in ("0.1230", "0.4560", "7.89", "2.35", "mean of"):
+        assert number in text
+    assert "\u2026" not in text
+
+
+@pytest.mark.parametrize("given", [["png, html"], ["png,", "html"], ["png", "html,"], ["png,,html"]])
+def test_words_of_a_list_may_have_commas_and_spaces(given: list[str]) -> None:
+    assert report_files(given) == {"png", "html"}

@@ -17,7 +17,7 @@ PHANTOM = ("--model", "phantom", "--allow-out-of-domain")
     ("words", "message"),
     [
         (["--report", "pdf"], "there is no --report 'pdf'; wanted png, html, sc"),
-        (["--report", "png,"], "there is no --report ''"),
+        (["--report", ","], "there is no --report ''"),
         (["--device", "cuda:x"], "there is no device 'cuda:x'; wanted auto, cpu, cuda, cuda:N"),
         (["--tta", "xx"], "for --tta, wanted letters among xyz"),
         (["--tiling", "paper", "--tta", "x"], "the published evaluations did not mirror"),

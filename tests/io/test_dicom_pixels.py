@@ -601,3 +601,22 @@ def test_explicit_types_that_are_called_implicit(tmp_path: Path, side: int, padd
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # pydicom warns about the wrong syntax
         assert np.array_equal(load(tmp_path / "s").array, array)
+
+
+def test_a_folder_above_a_link_gives_its_own_pixels(
+    files: list[Path], oblique: Volume, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`LINK/..` is the folder above the link's target; another series lies where the text points to."""
+    far, here = tmp_path / "far", tmp_path / "here"
+    for folder, shift in ((far, 0), (here, 7)):
+        (folder / "s").mkdir(parents=True)
+        for path in files:
+            data = pydicom.dcmread(path)
+            data.PixelData = (data.pixel_array + shift).tobytes()
+            data.compress(RLELossless, generate_instance_uid=False)
+            data.save_as(folder / "s" / path.name)
+    (far / "deep").mkdir()
+    (here / "link").symlink_to(far / "deep")
+    monkeypatch.chdir(here)
+    assert np.array_equal(load(Path("link/../s")).array, oblique.array)
+    assert np.array_equal(load(Path("s")).array, oblique.array + 7)

@@ -13,8 +13,17 @@ from c3s3_seg.dataset.layouts import read_layout
 from c3s3_seg.dataset.patients import FOLDER, GIVEN, OWN, Guess, counted, patients_by_path
 from c3s3_seg.dataset.prepare.convert import SUFFIX, source_hashes
 from c3s3_seg.dataset.prepare.discover import Search, by_name, discover
-from c3s3_seg.dataset.prepare.inventory import Inventory, Mask, Part, RefusedFile, Scan, ScanMaskPair
+from c3s3_seg.dataset.prepare.inventory import (
+    Inventory,
+    Mask,
+    Part,
+    RefusedFile,
+    Scan,
+    ScanMaskPair,
+    reason_of,
+)
 from c3s3_seg.dataset.prepare.naming import Earlier, name_cases, name_patients, read_earlier
+from c3s3_seg.dataset.prepare.pairing import KEPT
 from c3s3_seg.dataset.splits import EarlierSplits, SplitCase, assign
 from c3s3_seg.errors import C3S3Error, InputError
 from c3s3_seg.system.names import PlainName, folded, printable
@@ -199,6 +208,35 @@ def labels_of(inventory: Inventory, settings: PrepareSettings) -> Labels:
             todo = "Name it with --labels 'NAME=1,OTHER NAME=1': the first name of a value is the label's"
             raise InputError(what, todo=todo) from None
     return labels
+
+
+def with_fitting_masks(inventory: Inventory, labels: Labels) -> Inventory:
+    """Return the inventory without masks whose values or names have no label: refused, the scans are kept.
+
+    Values of drawings on voxels are known only once they are drawn: `convert` looks again.
+    """
+    pairs, refused = [], list(inventory.refused)
+    for pair in inventory.pairs:
+        why = _unfit(pair.mask, labels) if pair.mask is not None else ""
+        if why and pair.mask is not None:
+            refused.append(RefusedFile(pair.mask.part.place, why + KEPT))
+            pair = replace(pair, mask=None)
+        pairs.append(pair)
+    return replace(inventory, pairs=tuple(pairs), refused=tuple(refused))
+
+
+def _unfit(mask: Mask, labels: Labels) -> str:
+    """Return why a mask has no label for a value or a name in it; "" if it has."""
+    part = mask.part
+    names = part.names if part.drawing is None else part.drawing.names
+    try:
+        if names or part.drawing is not None:
+            labels.of_names(names, part.files[0])
+            return ""
+        labels.check_values(mask.values or ())
+    except C3S3Error as error:
+        return reason_of(error)
+    return ""
 
 
 def modality_of(pairs: Sequence[ScanMaskPair], settings: PrepareSettings) -> str:

@@ -254,9 +254,7 @@ def _mask(work: ConvertJob, scan: Volume) -> tuple[Volume | None, str]:
     try:
         values = work.labels.of_names(names, part.files[0]) if names or part.drawing else {}
         mask = work.mask.mask(scan.geometry, values, work.repair)
-        unknown = work.labels.unknown(np.unique(mask.array).tolist())
-        if unknown:
-            raise InputError(f"it holds the value {unknown[0]}, which no label has")
+        work.labels.check_values(np.unique(mask.array).tolist())
     except (C3S3Error, ValueError) as error:
         return None, reason_of(error)
     return replace(mask, array=mask.array.astype(np.min_scalar_type(int(mask.array.max())))), ""

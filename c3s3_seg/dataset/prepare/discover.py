@@ -10,7 +10,6 @@ import re
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from fnmatch import fnmatch
 from pathlib import Path, PurePath
 
 from c3s3_seg.dataset.check.mask_statistics import few_values, why_no_mask
@@ -27,6 +26,7 @@ from c3s3_seg.dataset.prepare.inventory import (
     place_of,
     reason_of,
 )
+from c3s3_seg.dataset.prepare.left_out import is_left_out
 from c3s3_seg.dataset.prepare.pairing import ORIGINS, Grids, Shelf, pair, says, trail
 from c3s3_seg.dataset.prepare.predictions import MaskOrigin, find_predictions
 from c3s3_seg.dataset.prepare.structures import LEFT_OUT, Gathered, gather
@@ -94,11 +94,6 @@ def _links(root: Path, leave_out: Collection[str]) -> Counter[str]:
     """Count the links to folders, unless they are left out: the scans behind them are not searched."""
     places = (f"{path.relative_to(root).as_posix()}/" for path in folder_links(root))
     return +Counter({LINKS: sum(not is_left_out(place, leave_out) for place in places)})
-
-
-def is_left_out(place: str, leave_out: Collection[str]) -> bool:
-    """Return whether a path relative to the source matches a pattern to be passed over."""
-    return any(fnmatch(place, pattern) for pattern in leave_out)
 
 
 def discover(root: Path, search: Search, progress: Progress = silent) -> Inventory:

@@ -23,10 +23,12 @@ from c3s3_seg.dataset.prepare.assemble import (
     find,
     labels_of,
     modality_of,
+    with_fitting_masks,
 )
 from c3s3_seg.dataset.prepare.convert import STATE, SUFFIX, ConvertJob, Made, convert
 from c3s3_seg.dataset.prepare.copies import copy_reason, find_copies, one_patient
 from c3s3_seg.dataset.prepare.inventory import Part, RefusedFile
+from c3s3_seg.dataset.prepare.left_out import NAMED, count_left_out, patterns_within
 from c3s3_seg.dataset.prepare.naming import UNLISTED, Earlier
 from c3s3_seg.dataset.prepare.out_folder import (
     clear,
@@ -84,14 +86,18 @@ def prepare(
     _check_folders(source, out)
     if not dry:
         check_folder(out)
+    patterns = patterns_within(source, settings.search.leave_out)
+    left_out = count_left_out(source, patterns)
+    settings = replace(settings, search=replace(settings.search, leave_out=patterns))
     inventory = find(source, settings, progress)
     labels, modality = labels_of(inventory, settings), modality_of(inventory.pairs, settings)
+    inventory = with_fitting_masks(inventory, labels)
     before = PreparedDataSet(
         len(inventory.pairs),
         DataSet(out, settings.name or out.resolve().name, modality, labels.named),
         {},
         inventory.refused,
-        inventory.passed,
+        {**inventory.passed, **({NAMED: left_out} if left_out else {})},
         assumed=inventory.assumed,
         patients_by=inventory.patients_by,
     )

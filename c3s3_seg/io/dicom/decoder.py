@@ -22,7 +22,7 @@ import numpy as np
 
 from c3s3_seg.errors import cause_of
 from c3s3_seg.geometry.volume import Array
-from c3s3_seg.system.names import printable
+from c3s3_seg.system.names import absolute, printable
 
 # A frame of 512 x 512 takes 0.05 s at most, and starting the child 0.5 s, on an idle machine. On a busy
 # machine the child waits for its turn: after FRAME_S its processor time counts, up to LONGEST_S.
@@ -71,7 +71,7 @@ class PixelDecoder:
             raise DecoderRefusal(f"{shape[0]} x {shape[1]} pixels in one frame")
         if self._child is None:
             self._child = self._start()
-        question = {"path": os.path.abspath(path), "frame": frame}
+        question = {"path": absolute(path), "frame": frame}
         try:
             return self._ask(self._child, json.dumps(question).encode() + b"\n")
         except (TimeoutError, EOFError, OSError) as error:

@@ -193,6 +193,8 @@ def outgoing(path: Path, name: FileName | None = None) -> Outgoing:
         If it is not a DICOM file, or has no valid UIDs or contradictory ones.
     """
     name = name or FileName(str(path), str(path))
+    if not path.exists():
+        raise InputError("there is no such file", where=name)
     try:
         if not path.is_file():  # reading a pipe would block
             raise OSError("no regular file")
