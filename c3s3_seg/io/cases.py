@@ -17,6 +17,7 @@ from c3s3_seg.system.names import folded
 # Endings that follow the scan's name in the mask's name. 3D Slicer writes `x.seg.nrrd` and `x-label.nrrd`.
 MASK_ENDINGS = ("_gt", "_label", "_seg", "_mask", ".seg", "-label")
 TRUTH_ENDINGS = ("", *MASK_ENDINGS)
+DICOM_SUFFIX = ".dcm"
 # Depth of nested folders. The search recurses into each folder, and Python limits recursion to 1000.
 MOST_DEPTH = 100
 LOST_AND_FOUND = "lost+found"
@@ -95,8 +96,9 @@ def match_truth(cases: Sequence[Case], truth: str | Path) -> dict[str, Path]:
     cases
         Cases that `find_cases` returned.
     truth
-        An image file, for a single case; or a folder of image files that are named like the cases,
-        or like them with `_gt`, `_label`, `_seg`, `_mask`, `.seg` or `-label` at the end.
+        A mask file, for a single case; or a folder of image files, or else of DICOM SEG and RTSTRUCT files
+        (`.dcm`), that are named like the cases, or like them with `_gt`, `_label`, `_seg`, `_mask`, `.seg`
+        or `-label` at the end.
 
     Returns
     -------
@@ -119,10 +121,13 @@ def match_truth(cases: Sequence[Case], truth: str | Path) -> dict[str, Path]:
             )
         return {cases[0].name: truth}
     by_stem: dict[str, list[Path]] = {}
+    drawn: dict[str, list[Path]] = {}
     real = RealPaths()
     for path in visible(truth):
         if image_suffix(path) and may_be_file(path):
             by_stem.setdefault(image_stem(path), []).append(path)
+        elif path.suffix.lower() == DICOM_SUFFIX and may_be_file(path):
+            drawn.setdefault(path.stem, []).append(path)
     stems = Counter(stem_of(case.path) for case in cases)
     pairs = {}
     for case in cases:
@@ -131,7 +136,9 @@ def match_truth(cases: Sequence[Case], truth: str | Path) -> dict[str, Path]:
         # If the case is itself a mask, its scan's name counts, too: x_gt.nii.gz is the truth of x.seg.nrrd.
         names |= {shorter for name in names if (shorter := scan_stem(name)) not in stems}
         own = real.path(case.path)
-        hits = [p for n in sorted(names) for e in TRUTH_ENDINGS for p in by_stem.get(n + e, ())]
+        wanted = [name + ending for name in sorted(names) for ending in TRUTH_ENDINGS]
+        hits = [path for name in wanted for path in by_stem.get(name, ())]
+        hits = hits or [path for name in wanted for path in drawn.get(name, ())]
         hits = [p for p in dict.fromkeys(hits) if real.path(p) != own]
         if len(hits) > 1:
             several = ", ".join(p.name for p in hits)
@@ -142,7 +149,7 @@ def match_truth(cases: Sequence[Case], truth: str | Path) -> dict[str, Path]:
         endings = ", ".join(f"<case>{e}" for e in TRUTH_ENDINGS)
         raise InputError(
             f"found no truth for any of {len(cases)} cases; looked for files named {endings}"
-            f" with {', '.join(IMAGE_SUFFIXES)}",
+            f" with {', '.join((*IMAGE_SUFFIXES, DICOM_SUFFIX))}",
             where=truth,
         )
     return pairs

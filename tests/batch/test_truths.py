@@ -118,3 +118,18 @@ def test_a_drawing_in_dicom_is_the_truth_of_its_scan_and_is_known_again(
     assert run(study, truth, tmp_path / "out").kept == 1
     (write_seg if kind == "seg" else write_rtstruct)(mask, truth, (Segment("another", 1),))
     assert run(study, truth, tmp_path / "out").kept == 0
+
+
+@pytest.mark.slow
+def test_a_folder_of_dicom_seg_has_the_truths_of_its_cases(tmp_path: Path) -> None:
+    archive, truths = tmp_path / "archive", tmp_path / "truths"
+    made = command.run("phantom", "-o", archive, "--seed", "1", "--count", "2", "--truth", "dicom-seg")
+    assert made.returncode == 0, made.stderr
+    truths.mkdir()
+    for path in archive.rglob("*.seg.dcm"):
+        path.rename(truths / path.name)
+    answer = command.run("predict", archive, "-o", tmp_path / "out", "--model", "phantom", "--truth", truths)
+    assert answer.returncode == 0, answer.stderr
+    for case in ("phantom-1", "phantom-2"):
+        scores = json.loads((tmp_path / "out" / f"{case}.json").read_text())["scores"]
+        assert min(found["dice"] for found in scores.values()) > 0.8
