@@ -14,6 +14,7 @@ from c3s3_seg.dataset import DataSet
 from c3s3_seg.dataset.check.case_faults import refuse_defects, values_in
 from c3s3_seg.geometry.volume import Volume
 from c3s3_seg.io import load, load_mask
+from c3s3_seg.training.checks import refuse_scaled
 
 Teach = Callable[[str, Volume], Tensor | None]  # case, scan -> (C, X, Y, Z) on the model's grid, or None
 
@@ -87,11 +88,14 @@ def read_case(
     Raises
     ------
     InputError
-        If a file cannot be read, or `c3s3-seg check` would report the case as an error.
+        If a file cannot be read, `c3s3-seg check` would report the case as an error, or its mask holds 255
+        alone, a value that no label has.
     """
     scan = load(data.scan(name))
     mask = load_mask(data.mask(name), grid=scan.geometry) if labelled else None
     refuse_defects(scan, mask, data.labels, required=not data.empty_masks)
+    if mask is not None:
+        refuse_scaled(mask, task, data)
     on_grid = task.recipe.to_model(scan)
     refuse_flat(scan, on_grid)
     layers = [torch.from_numpy(on_grid.array)[None]]
@@ -154,14 +158,16 @@ def read_validation(data: DataSet, names: tuple[str, ...], task: Task) -> list[V
     Raises
     ------
     InputError
-        If a file cannot be read, `c3s3-seg check` would report the case as an error, or the recipe cannot
-        prepare the scan: else the first validation would refuse it, hours into a run.
+        If a file cannot be read, `c3s3-seg check` would report the case as an error, a mask holds 255 alone
+        and no label is 255, or the recipe cannot prepare the scan: else the first validation would refuse it,
+        hours into a run.
     """
     cases = []
     for name in names:
         scan = load(data.scan(name))
         truth = load_mask(data.mask(name), grid=scan.geometry)
         refuse_defects(scan, truth, data.labels, required=False)
+        refuse_scaled(truth, task, data)
         refuse_flat(scan, task.recipe.to_model(scan))
         cases.append(ValidationCase(name, scan, truth))
     return cases

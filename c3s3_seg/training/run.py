@@ -337,6 +337,13 @@ class Run:
         """
         return self.history.unlearnt(iteration - LAG) if self.group.size == 1 else ()
 
+    def lacks_validation(self) -> bool:
+        """Return whether the run was stopped between a checkpoint and the validation after it."""
+        due = self.iteration % self.config.run.validate_every == 0
+        due = due or self.iteration == self.config.run.iterations
+        known = {record["iteration"] for record in self.history.kind("dice")}
+        return self.iteration > 0 and due and self.iteration not in known
+
     def stalled(self) -> bool:
         """Return whether the patience is exhausted."""
         return self.history.stalled(self.config.run.patience, warm_up(self.config))

@@ -146,7 +146,6 @@ def _learn(run: Run, data: DataSet, splits: Splits, logger: RunLogger) -> list[V
     """Train to the last iteration and return the last validation; one process validates and writes."""
     config, leads = run.config, run.group.leads
     cases = read_validation(data, splits.validation, config.task) if leads else []
-    results: list[Validation] = []
     sampler = None
     if not run.stalled():
         sampler = Sampler.of(config, data, splits, run.group, _teacher(run, data, splits))
@@ -155,20 +154,33 @@ def _learn(run: Run, data: DataSet, splits: Splits, logger: RunLogger) -> list[V
         _warn(run, logger, check_cases(config, data, sampler.labelled, cases))
     if cases and run.iteration == 0 and run.begun:  # the scores to improve
         logger.validated(0, run.validate(cases))
-    for batch in () if sampler is None else _batches(sampler, run):
+    results = [] if sampler is None else _train(run, sampler, cases, logger)
+    if not results and cases:  # resumed after the last iteration
+        results = run.validate(cases)
+    _warn(run, logger, _not_learnt(run, results))
+    return results
+
+
+def _train(run: Run, sampler: Sampler, cases: list[ValidationCase], logger: RunLogger) -> list[Validation]:
+    """Run the iterations that are left, with validations and checkpoints; return the last validation."""
+    config, leads = run.config, run.group.leads
+    results: list[Validation] = []
+    if led(bool(cases) and run.lacks_validation()):
+        results = _judge(run, cases, logger)
+        if led(leads and run.stalled()):
+            return results
+    for batch in _batches(sampler, run):
         logger.stepped(run.iteration + 1, run.step(batch))
         ends = run.iteration == config.run.iterations
         if ends or run.iteration % config.run.validate_every == 0:
             if cases:
-                results = _judge(run, cases, logger)
+                run.save()  # first: if the validation fails, no step is lost
+            results = _judge(run, cases, logger)
             ends = ends or led(leads and run.stalled())
         if leads and (ends or run.iteration % config.run.checkpoint_every == 0):
             run.save()
         if ends:
             break
-    if not results and cases:  # resumed after the last iteration
-        results = run.validate(cases)
-    _warn(run, logger, _not_learnt(run, results))
     return results
 
 
@@ -196,7 +208,12 @@ def _not_learnt(run: Run, results: list[Validation]) -> list[str]:
 
 
 def _judge(run: Run, cases: list[ValidationCase], logger: RunLogger) -> list[Validation]:
-    """Validate, and before the last iteration warn of labels of which hardly anything is found."""
+    """Validate, and before the last iteration warn of labels of which hardly anything is found.
+
+    Without cases, as in all processes but the first, nothing is done.
+    """
+    if not cases:
+        return []
     results = run.validate(cases)
     logger.validated(run.iteration, results)
     if run.iteration == run.config.run.iterations:

@@ -14,6 +14,7 @@ from c3s3_seg.bundle import Task
 from c3s3_seg.inference.backends.runtimes import TorchBackend
 from c3s3_seg.inference.predictor import Predictor
 from c3s3_seg.training.cases import ValidationCase
+from c3s3_seg.training.checks import own_labels
 
 
 @dataclass(frozen=True)
@@ -78,7 +79,7 @@ def validate(name: str, net: nn.Module, task: Task, cases: Sequence[ValidationCa
     for case in cases:
         mask = predictor(case.scan).mask
         per_case[case.name] = {}
-        found = paper_scores(mask, case.truth, list(task.label_values.values()))
+        found = paper_scores(mask, own_labels(case.truth, task), list(task.label_values.values()))
         for label in task.labels:
             score = found[label.value]
             missed += score.dice == score.hd95_vox == 0  # an empty prediction, whatever the truth

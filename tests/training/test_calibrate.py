@@ -19,6 +19,7 @@ from c3s3_seg.bundle import WEIGHTS
 from c3s3_seg.cli import app
 from c3s3_seg.errors import InputError
 from c3s3_seg.inference.domain_check import DomainError
+from c3s3_seg.io import load_mask
 from c3s3_seg.phantom import Simulator, simulate
 from c3s3_seg.training.bundles.calibrate import (
     CalibrationRow,
@@ -344,3 +345,16 @@ def test_the_command_is_part_of_the_base_installation(phantoms: Path, tmp_path: 
     assert found.returncode == 0, found.stderr
     assert "domain of 2 training scans" in found.stdout
     assert "torch was loaded: False" in found.stdout
+
+
+def test_a_mask_of_0_and_255_is_refused_before_scans_are_read(phantoms: Path, tmp_path: Path) -> None:
+    shutil.copytree(WEIGHTS / "phantom", tmp_path / "bundle")
+    before = (tmp_path / "bundle" / "manifest.json").read_bytes()
+    shutil.copytree(phantoms, tmp_path / "data")
+    path = tmp_path / "data" / "labelsTr" / "p3.nii.gz"
+    mask = load_mask(path)
+    save(mask.geometry.volume(mask.array * np.uint8(255)), path)
+    words = ["calibrate", str(tmp_path / "bundle"), str(tmp_path / "data")]
+    with pytest.raises(InputError, match=r"p3.nii.gz: the mask holds the value 255 alone"):
+        raise CliRunner().invoke(app, words).exception  # type: ignore[misc]
+    assert (tmp_path / "bundle" / "manifest.json").read_bytes() == before
