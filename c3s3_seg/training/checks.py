@@ -147,18 +147,23 @@ def check_cases(
     Raises
     ------
     InputError
-        If the index has no labels, and some value of the configuration occurs in no mask.
+        If the index has no labels, and some value of the configuration occurs in no mask; or if the best
+        weights are to be chosen by validation cases that have no label.
     """
     labelled = {value for case in trained_on for value in case.values}
     truths = {value for case in validation for value in values_in(case.truth.array)}
     if not data.labels:
         _check_values(config, data, labelled | truths)
+    if validation and truths.isdisjoint(config.task.label_values.values()):
+        _check_choice(config, data)
     warnings = []
     for name, value in config.task.label_values.items():
         if value not in labelled:
             warnings.append(f"no labelled case has a voxel of {name} ({value}): it cannot be learnt")
         if validation and value not in truths:
-            warnings.append(f"no validation case has a voxel of {name} ({value}): it is not scored")
+            warnings.append(
+                f"no validation case has a voxel of {name} ({value}): only a false alarm is scored"
+            )
     warnings += _left_out(config, data, labelled | truths)
     return warnings + _too_thin(config.task, trained_on) + _intensities(config, data, trained_on)
 
@@ -169,6 +174,14 @@ def _check_values(config: TrainConfig, data: DataSet, there: set[int]) -> None:
             found = ", ".join(map(str, sorted(there))) or "none"
             what = f"task.labels has {name} = {value}, and the masks hold the values {found}"
             raise InputError(what, where=data.folder, todo="Write task.labels with the values of the masks")
+
+
+def _check_choice(config: TrainConfig, data: DataSet) -> None:
+    """Raise an error if validation cases without any label were to choose weights or to end the run."""
+    wants = {"run.keep = 'best'": config.run.keep == "best", "run.patience": config.run.patience > 0}
+    for key in (key for key, wanted in wants.items() if wanted):
+        what = f"{key} needs a validation case with a label, and the masks of all are empty"
+        raise InputError(what, where=data.folder, todo=f"Add cases with a label to the validation in {INDEX}")
 
 
 def _left_out(config: TrainConfig, data: DataSet, there: set[int]) -> list[str]:

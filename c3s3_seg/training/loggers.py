@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -61,15 +62,21 @@ class Terminal:
         """Print one line per net."""
         for r in results:
             self.console.print(
-                f"iteration {iteration}: {r.candidate}: Dice {r.dice:.4f}, Jaccard {r.jaccard:.4f},"
-                f" {_distances(r)}",
-                highlight=False,
-                soft_wrap=True,
+                f"iteration {iteration}: {r.candidate}: {_scores(r)}", highlight=False, soft_wrap=True
             )
 
     def warned(self, text: str) -> None:
         """Print a line that stays above the bar."""
         self.console.print(f"warning: {printable(text)}", markup=False, highlight=False, soft_wrap=True)
+
+
+def _scores(result: Validation) -> str:
+    """Return the means as text, with a remark on pairs that are in none of them."""
+    if math.isnan(result.dice):
+        return "every mask is empty, as its reference is: no scores"
+    both = result.both_empty
+    left_out = f" ({both} empty masks of empty references left out)" if both else ""
+    return f"Dice {result.dice:.4f}, Jaccard {result.jaccard:.4f}, {_distances(result)}{left_out}"
 
 
 def _distances(result: Validation) -> str:
@@ -105,6 +112,8 @@ class TensorBoard:
             distances = () if empty == masks else ("hd95_vox", "asd_vox")
             for name in ("dice", "jaccard", *distances):
                 value = getattr(result, name)
+                if math.isnan(value):
+                    continue
                 self.writer.add_scalar(f"validation/{result.candidate}/{name}", value, iteration)
         self.writer.flush()
 

@@ -144,7 +144,7 @@ def test_a_class_without_a_voxel_is_warned_of(toy_config: Path, toy_data: Path, 
     both = load_config(toy_config, [f"data.folder={data}", labels(ball=1, cube=2)])
     assert warned(both) == [
         "no labelled case has a voxel of cube (2): it cannot be learnt",
-        "no validation case has a voxel of cube (2): it is not scored",
+        "no validation case has a voxel of cube (2): only a false alarm is scored",
     ]
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +35,7 @@ def write_bundle(
     """
     domain = _domain(run, data, splits, warned)
     kept = _kept(run, results)
-    scores = {record["candidate"]: record["dice"] for record in kept}
+    scores = {record["candidate"]: record["dice"] for record in kept if isfinite(record["dice"])}
     candidates, shipped = run.method.candidates(), run.config.networks.shipped(run.config.method)
     order = sorted(shipped, key=lambda name: -scores.get(name, 0.0))
     networks: list[Network] = []
