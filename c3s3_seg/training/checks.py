@@ -12,9 +12,9 @@ import numpy as np
 from c3s3_seg.bundle import ModelBundle, Task
 from c3s3_seg.dataset import INDEX, DataSet
 from c3s3_seg.dataset.check.case_faults import values_in
-from c3s3_seg.dataset.modality import CODES, modality_code
 from c3s3_seg.errors import InputError
 from c3s3_seg.geometry.volume import Volume
+from c3s3_seg.io.modality import CODES, modality_code
 from c3s3_seg.training.config import TrainConfig
 
 if TYPE_CHECKING:  # `cases` needs torch, which `calibrate` does without

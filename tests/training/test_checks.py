@@ -16,8 +16,8 @@ from torch import nn
 from c3s3_seg.bundle import ModelBundle
 from c3s3_seg.commands.train import _refuse_nothing
 from c3s3_seg.dataset import DataSet
-from c3s3_seg.dataset.modality import modality_code
 from c3s3_seg.errors import ConfigError, InputError, RefusedError
+from c3s3_seg.io.modality import modality_code
 from c3s3_seg.models import build
 from c3s3_seg.training import checkpoint
 from c3s3_seg.training.bundles.ensemble import _member, cross_validated
