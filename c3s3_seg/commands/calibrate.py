@@ -85,8 +85,8 @@ def _without_limit(bundle: ModelBundle, splits: Splits) -> str:
 
 def _check_masks(bundle: ModelBundle, index: DataSet, splits: Splits, status: Status) -> None:
     """Read the reference masks before all scans are: the search for a limit would stop at a scaled mask."""
+    from c3s3_seg.dataset.check.case_faults import refuse_scaled
     from c3s3_seg.io import load_mask
-    from c3s3_seg.training.checks import refuse_scaled
 
     for name in splits.validation:
         status(name)
@@ -96,9 +96,9 @@ def _check_masks(bundle: ModelBundle, index: DataSet, splits: Splits, status: St
 def _limit(
     bundle: ModelBundle, index: DataSet, splits: Splits, bad_mm: float | None, status: Status
 ) -> Limit:
+    from c3s3_seg.dataset.check.case_faults import own_labels
     from c3s3_seg.io import load, load_mask
     from c3s3_seg.training.bundles.calibrate import ReferenceCase, calibrate_uncertainty
-    from c3s3_seg.training.checks import own_labels
 
     def read(name: str) -> ReferenceCase:
         scan = load(index.scan(name))

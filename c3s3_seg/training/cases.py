@@ -11,10 +11,9 @@ from torch import Tensor
 from c3s3_seg.bundle import Task
 from c3s3_seg.bundle.preprocessing import refuse_flat
 from c3s3_seg.dataset import DataSet
-from c3s3_seg.dataset.check.case_faults import refuse_defects, values_in
+from c3s3_seg.dataset.check.case_faults import refuse_defects, refuse_scaled, values_in
 from c3s3_seg.geometry.volume import Volume
 from c3s3_seg.io import load, load_mask
-from c3s3_seg.training.checks import refuse_scaled
 
 Teach = Callable[[str, Volume], Tensor | None]  # case, scan -> (C, X, Y, Z) on the model's grid, or None
 

@@ -7,20 +7,16 @@ from collections.abc import Mapping, Sequence
 from statistics import median
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from c3s3_seg.bundle import ModelBundle, Task
 from c3s3_seg.dataset import INDEX, DataSet
 from c3s3_seg.dataset.check.case_faults import values_in
 from c3s3_seg.errors import InputError
-from c3s3_seg.geometry.volume import Volume
 from c3s3_seg.io.modality import CODES, modality_code
 from c3s3_seg.training.config import TrainConfig
 
 if TYPE_CHECKING:  # `cases` needs torch, which `calibrate` does without
     from c3s3_seg.training.cases import TrainingCase, ValidationCase
 
-SCALED = 255  # value of the foreground in a 0/1 mask that was scaled to 8 bits
 AIR_HU = -500  # only scans in Hounsfield units have values below this
 
 
@@ -104,33 +100,6 @@ def _listed(labels: Mapping[str, int]) -> str:
     return ", ".join(f"{name} = {value}" for name, value in labels.items())
 
 
-def refuse_scaled(mask: Volume, task: Task, data: DataSet) -> None:
-    """Raise an error for a mask that holds 255 alone, if no label has this value: a scaled 0/1 mask.
-
-    Raises
-    ------
-    InputError
-        If it is one: its label would be learnt as background, and the first validation would refuse it.
-    """
-    known = {*task.label_values.values(), *data.labels.values()}
-    if SCALED in known or values_in(mask.array) != [SCALED]:
-        return
-    wanted = ", ".join(f"{value} ({name})" for name, value in task.label_values.items())
-    todo = f"It looks like a mask of 0 and 255: write a value of task.labels for 255, or name 255 in {INDEX}"
-    raise InputError(
-        f"the mask holds the value 255 alone; wanted {wanted}", where=mask.source.path, todo=todo
-    )
-
-
-def own_labels(mask: Volume, task: Task) -> Volume:
-    """Return a mask with 0 for the values of other labels: the metrics take 255 alone for a scaled mask."""
-    values = list(task.label_values.values())
-    if set(values_in(mask.array)) <= set(values):
-        return mask
-    own = np.where(np.isin(mask.array, values), mask.array, 0).astype(mask.array.dtype)
-    return mask.geometry.volume(own, mask.source)
-
-
 def check_cases(
     config: TrainConfig,
     data: DataSet,
@@ -153,7 +122,7 @@ def check_cases(
     labelled = {value for case in trained_on for value in case.values}
     truths = {value for case in validation for value in values_in(case.truth.array)}
     if not data.labels:
-        _check_values(config, data, labelled | truths)
+        check_values(config, data, labelled | truths)
     if validation and truths.isdisjoint(config.task.label_values.values()):
         _check_choice(config, data)
     warnings = []
@@ -168,7 +137,14 @@ def check_cases(
     return warnings + _too_thin(config.task, trained_on) + _intensities(config, data, trained_on)
 
 
-def _check_values(config: TrainConfig, data: DataSet, there: set[int]) -> None:
+def check_values(config: TrainConfig, data: DataSet, there: set[int]) -> None:
+    """Raise an error if a label of the configuration has a value that is not among those of the masks.
+
+    Raises
+    ------
+    InputError
+        If there is one.
+    """
     for name, value in config.task.label_values.items():
         if value not in there:
             found = ", ".join(map(str, sorted(there))) or "none"

@@ -113,6 +113,19 @@ def uses_unlabelled(config: TrainConfig) -> bool:
     return config.method != "supervised" or config.teacher.wanted
 
 
+def require_unlabelled(config: TrainConfig, data: DataSet, splits: Splits) -> None:
+    """Raise an error if a run draws crops of unlabelled cases and there are none.
+
+    Raises
+    ------
+    InputError
+        If there are none.
+    """
+    if uses_unlabelled(config) and not splits.unlabelled and config.data.unlabelled_stream != "all":
+        todo = "Set method = 'supervised' without a teacher, or data.unlabelled_stream = 'all'"
+        raise InputError("names no unlabelled case", where=data.folder / INDEX, todo=todo)
+
+
 class Sampler:
     """A sampler of batches.
 
@@ -159,15 +172,13 @@ class Sampler:
         InputError
             If a case cannot be read, or the method needs unlabelled cases and there are none.
         """
+        require_unlabelled(config, data, splits)
         task, both = config.task, uses_unlabelled(config)
         labelled = [read_case(data, name, task, labelled=True, teach=teach) for name in splits.labelled]
         names = splits.unlabelled if both else ()
         unlabelled = [read_case(data, name, task, labelled=False, teach=teach) for name in names]
         if both and config.data.unlabelled_stream == "all":
             unlabelled += [case.without_labels() for case in labelled]
-        if both and not unlabelled:
-            todo = "Set method = 'supervised' without a teacher, or data.unlabelled_stream = 'all'"
-            raise InputError("names no unlabelled case", where=data.folder / INDEX, todo=todo)
         return cls(
             labelled,
             unlabelled,

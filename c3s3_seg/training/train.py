@@ -15,7 +15,7 @@ import torch
 
 from c3s3_seg.bundle import CARD, MANIFEST, ModelBundle
 from c3s3_seg.dataset import DataSet, Splits
-from c3s3_seg.errors import ConfigError, InputError
+from c3s3_seg.errors import InputError
 from c3s3_seg.system.files import check_folder, check_own_folder, make_folder
 from c3s3_seg.system.hardware import available_processors
 from c3s3_seg.system.lock import hold
@@ -25,13 +25,14 @@ from c3s3_seg.training import checkpoint
 from c3s3_seg.training.bundles.initialize import check_origin, initialize_from
 from c3s3_seg.training.bundles.write import write_bundle
 from c3s3_seg.training.cases import ValidationCase, read_validation
-from c3s3_seg.training.checks import check_cases, check_index
+from c3s3_seg.training.checks import check_cases
 from c3s3_seg.training.config import TrainConfig
 from c3s3_seg.training.data import FOCUS, Batch, Sampler, Views
 from c3s3_seg.training.distributed import ProcessGroup, join, led, wait
 from c3s3_seg.training.folds import read_splits
 from c3s3_seg.training.history import UNLEARNT
 from c3s3_seg.training.run import Run
+from c3s3_seg.training.start_checks import check_start
 from c3s3_seg.training.teacher import FOLDER, Teacher, open_teacher
 from c3s3_seg.training.validation import Validation
 
@@ -94,11 +95,7 @@ def train(
     keep_pages()
     deterministic(config)
     data, splits = read_splits(config.data)
-    check_index(config, data)
-    _check_validation(config, data, splits)
-    if config.run.blend < 1 and start is None and not resume:
-        what = f"run.blend = {config.run.blend:g} needs a bundle to begin from"
-        raise ConfigError(what, todo="Give one with --from, or set run.blend = 1")
+    check_start(config, data, splits, start, resume=resume)
     make_folder(folder)
     # The first process keeps other runs out; the other processes of this run do not write.
     with hold(folder) if ProcessGroup.of_environment().leads else nullcontext():
@@ -133,13 +130,6 @@ def deterministic(config: TrainConfig) -> None:
     torch.use_deterministic_algorithms(True)
     # Filling new tensors guards against reading them unwritten; no code here does, and filling costs 7 %.
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
-
-
-def _check_validation(config: TrainConfig, data: DataSet, splits: Splits) -> None:
-    wants = {"run.keep = 'best'": config.run.keep == "best", "run.patience": config.run.patience > 0}
-    for key in (key for key, wanted in wants.items() if wanted and not splits.validation):
-        todo = "Name validation cases in the index, or set data.fold or data.validation_from_unlabelled"
-        raise InputError(f"{key} needs validation cases, and there are none", where=data.folder, todo=todo)
 
 
 def _learn(run: Run, data: DataSet, splits: Splits, logger: RunLogger) -> list[Validation]:

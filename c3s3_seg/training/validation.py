@@ -11,10 +11,10 @@ from typing import Any
 from torch import nn
 
 from c3s3_seg.bundle import Task
+from c3s3_seg.dataset.check.case_faults import own_labels
 from c3s3_seg.inference.backends.runtimes import TorchBackend
 from c3s3_seg.inference.predictor import Predictor
 from c3s3_seg.training.cases import ValidationCase
-from c3s3_seg.training.checks import own_labels
 
 
 @dataclass(frozen=True)
