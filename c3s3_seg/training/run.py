@@ -249,6 +249,7 @@ class Run:
         before = parse(TrainConfig, settings, self.folder)  # newer keys get their defaults
         if state.iteration > before.run.iterations:
             raise ValueError(f"it is at iteration {state.iteration} of {before.run.iterations}")
+        self._refuse_shorter(state.iteration, before.run.iterations)
         history = History(state.history)
         began = history.precision(before)
         changed = self._changes(before, began)
@@ -268,6 +269,23 @@ class Run:
         self._keep(began, checkpoint.under("scaler", state.tensors), before.run.precision)
         if changed:
             self.history.note(self.iteration, changed=changed)
+
+    def _refuse_shorter(self, iteration: int, before: int) -> None:
+        """Refuse to end a run at or before an iteration at which its learning rate has not fallen to 0.
+
+        Raises
+        ------
+        InputError
+            If the run has that many iterations already, and was to have more.
+        """
+        wanted = self.config.run.iterations
+        if iteration > wanted or (iteration == wanted < before):
+            what = (
+                f"the checkpoint is at iteration {iteration}, and run.iterations = {wanted}: its weights are"
+            )
+            what += " of a learning rate that has not fallen to the end of its schedule"
+            todo = f"Set run.iterations above {iteration}, as {before} before, or start another run"
+            raise InputError(what, where=self.folder, todo=todo)
 
     def _changes(self, before: TrainConfig, began: Precision | None) -> dict[str, list[Any]]:
         """Return the keys that differ from the run's start; "auto" counts as the precision it became.

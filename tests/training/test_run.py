@@ -228,3 +228,20 @@ def test_a_scan_that_is_nearly_all_background_costs_no_bundle(
     (text,) = [text for text in told if "the bundle has no domain" in text]
     assert "ball-1.nii.gz: 98% or more of the voxels have the same value" in text
     assert f"- **Warning**: {text}." in bundle.card()
+
+
+@pytest.mark.parametrize("iterations", [3, 4])
+def test_a_run_is_not_ended_before_its_learning_rate_is(
+    toy_config: Path, tmp_path: Path, iterations: int
+) -> None:
+    """With as few iterations as it has already, it shipped weights of a high learning rate as finished."""
+    run = Run(load_config(toy_config, ["method=supervised"]), tmp_path)
+    run.iteration = 4
+    run.save()
+    again = Run(load_config(toy_config, ["method=supervised", f"run.iterations={iterations}"]), tmp_path)
+    words = (
+        f"the checkpoint is at iteration 4, and run.iterations = {iterations}: .* Set run.iterations above 4"
+    )
+    with pytest.raises(InputError, match=words):
+        again.restore()
+    Run(load_config(toy_config, ["method=supervised", "run.iterations=5"]), tmp_path).restore()

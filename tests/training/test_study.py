@@ -628,3 +628,19 @@ def test_a_bundle_of_other_widths_and_a_missing_gpu_are_found_before_the_first_r
         with pytest.raises(MissingError, match="torch finds no CUDA device"):
             run_study(plans, tmp_path / "out", lambda *_: None)
     assert not (tmp_path / "out").exists()
+
+
+def test_a_stopped_run_is_not_resumed_under_other_settings(study: Path, tmp_path: Path) -> None:
+    """It was resumed at iteration 2 of 3 with 2, and recorded as a run of 2."""
+    longer, shorter = ["run.iterations=3", "run.checkpoint_every=1"], ["run.checkpoint_every=2"]
+    plan = load_study(study, longer)[1][0]
+    folder = tmp_path / "out" / "runs" / plan.name
+    train(plan.config, folder, Silent())  # finished, but without a record
+    _, plans = load_study(study, shorter)
+    words = r"the run was stopped under other settings \(run.iterations: 3, now 2\).* remove this folder"
+    with pytest.raises(InputError, match=words):
+        run_study(plans[:1], tmp_path / "out", lambda *_: None)
+    assert not (tmp_path / "out" / "records").exists()
+    _, plans = load_study(study, ["run.iterations=3", "run.threads=1", "run.checkpoint_every=2"])
+    assert run_study(plans[:1], tmp_path / "out", lambda *_: None) == []
+    assert [path.name for path in (tmp_path / "out" / "records").iterdir()] == [f"{plan.name}.json"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from c3s3_seg.errors import C3S3Error, InputError, Told
 from c3s3_seg.report.study_table import Conditions, Trained, mixture
@@ -18,7 +19,7 @@ from c3s3_seg.training.run import DivergedError
 from c3s3_seg.training.start_checks import check_start
 from c3s3_seg.training.studies.conditions import current_conditions, note_conditions, read_conditions
 from c3s3_seg.training.studies.plan import StudyPlan
-from c3s3_seg.training.studies.record import read_record, write_record
+from c3s3_seg.training.studies.record import changes, read_record, write_record
 from c3s3_seg.training.train import train
 
 
@@ -42,7 +43,8 @@ def run_study(plans: list[StudyPlan], out: Path, report: Progress) -> list[str]:
     ------
     InputError
         If a record was made with other settings, the data has no validation cases, a run would end at its
-        start, or a run that was stopped began from a bundle that the study no longer names.
+        start, or a run that was stopped has other settings or began from a bundle that the study no longer
+        names.
     """
     waiting = [plan for plan in plans if not _record(plan, out).exists()]
     _check_plans(waiting, out)
@@ -90,15 +92,26 @@ def _check_plans(plans: Sequence[StudyPlan], out: Path) -> None:
 
 
 def _check_starts(plans: Sequence[StudyPlan], out: Path) -> None:
-    """Check that no run that began from a bundle would be resumed and recorded as one of random weights."""
-    for folder in (_folder(plan, out) for plan in plans if plan.start is None):
+    """Check that no stopped run would be resumed, and recorded, under other settings or another start."""
+    for plan, folder in ((plan, _folder(plan, out)) for plan in plans):
         if not (folder / checkpoint.FILE).exists():
             continue
-        began = History(checkpoint.read(folder).history).first("initialized_from")
-        if began is not None:
+        state = checkpoint.read(folder)
+        _refuse_changes(plan, state.config, folder)
+        began = History(state.history).first("initialized_from")
+        if began is not None and plan.start is None:
             what = f"the run began from '{began['bundle']}', and the study names no `start`"
             todo = "Restore `start` in the study, or remove this folder to train again"
             raise InputError(what, where=folder, todo=todo)
+
+
+def _refuse_changes(plan: StudyPlan, settings: dict[str, Any], folder: Path) -> None:
+    """Raise an error if a run was stopped under other settings: its record would state the new ones only."""
+    changed = changes(settings, plan)
+    if changed:
+        found = ", ".join(f"{key}: {old!r}, now {new!r}" for key, (old, new) in changed.items())
+        todo = "Restore these settings in the study, or remove this folder to train again"
+        raise InputError(f"the run was stopped under other settings ({found})", where=folder, todo=todo)
 
 
 def finished(plans: list[StudyPlan], out: Path) -> list[Trained]:
