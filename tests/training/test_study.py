@@ -584,7 +584,7 @@ def test_the_committed_records_give_the_published_table(labelled: int) -> None:
     ("changes", "words"),
     [
         (["data.labelled=1"], "names no unlabelled case"),
-        (["method=supervised", "teacher.bundle=nowhere"], "there is no model nowhere"),
+        (["method=supervised", "teacher.bundle=nowhere", "data.unlabelled_stream=all"], "there is no model"),
         (["method=supervised", "teacher.masks=nowhere"], "names no unlabelled case"),
         (["method=supervised", "run.blend=0.5"], "run.blend = 0.5 needs a bundle to begin from"),
         (["method=supervised", "task.labels=[{name='x',value=7}]"], "the masks hold the values 1"),

@@ -17,7 +17,7 @@ from c3s3_seg.errors import C3S3Error
 from c3s3_seg.models.weights_format import to_bytes
 from c3s3_seg.system.schema import dump, plain
 from c3s3_seg.training.bundles.card import model_card
-from c3s3_seg.training.bundles.domain import measure_domain
+from c3s3_seg.training.bundles.domain import measure_domain, name_hash
 from c3s3_seg.training.data import uses_unlabelled
 from c3s3_seg.training.history import scored
 from c3s3_seg.training.run import Run
@@ -96,6 +96,7 @@ def _training_record(run: Run, splits: Splits, results: list[Validation]) -> dic
             "unlabelled": _used(run, splits),
             "validation": len(splits.validation),
         },
+        "training_case_hashes": [name_hash(case) for case in _names(run, splits)],
         "fold": run.config.data.fold,
         "iterations": run.iteration,
         "seconds": round(run.seconds),
@@ -107,6 +108,11 @@ def _training_record(run: Run, splits: Splits, results: list[Validation]) -> dic
         "changed_on_resume": run.history.kind("changed"),
         "validation_cases": {result.candidate: result.per_case for result in results},
     }
+
+
+def _names(run: Run, splits: Splits) -> tuple[str, ...]:
+    """Return the names of the cases that the run was trained on, with labels or without."""
+    return splits.labelled + (splits.unlabelled if uses_unlabelled(run.config) else ())
 
 
 def _used(run: Run, splits: Splits) -> int:
