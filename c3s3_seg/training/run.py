@@ -16,6 +16,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from c3s3_seg.dataset import Splits
 from c3s3_seg.errors import ConfigError, InputError
+from c3s3_seg.inference.backends.execute import NotFiniteError
 from c3s3_seg.models.activation_checkpointing import set_activation_checkpointing
 from c3s3_seg.system.schema import dump, parse
 from c3s3_seg.training import checkpoint
@@ -56,7 +57,7 @@ PLACES = {"teacher.bundle", "teacher.masks"}
 
 
 class DivergedError(InputError):
-    """The error for a loss or weight that is not finite; this run cannot continue, others of a study can."""
+    """The error for a loss, weight or output that is not finite; other runs of a study can continue."""
 
 
 class Run:
@@ -323,11 +324,14 @@ class Run:
 
         Raises
         ------
-        InputError
-            If a weight is not finite.
+        DivergedError
+            If a weight, or an output of a network, is not finite.
         """
         self.check_finite()
-        results = [validate(name, self.evaluated(name), self.config.task, cases) for name in self.emas]
+        try:
+            results = [validate(name, self.evaluated(name), self.config.task, cases) for name in self.emas]
+        except NotFiniteError as error:  # of weights that are finite, but too large
+            raise self._diverged(error.what) from error
         for result in results:
             name = result.candidate
             if self.history.add_scores(result, self.iteration) and self.config.run.keep == "best":

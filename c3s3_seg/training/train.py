@@ -15,7 +15,7 @@ import torch
 
 from c3s3_seg.bundle import CARD, MANIFEST, ModelBundle
 from c3s3_seg.dataset import DataSet, Splits
-from c3s3_seg.errors import InputError
+from c3s3_seg.errors import InputError, StorageError
 from c3s3_seg.system.files import check_folder, check_own_folder, make_folder
 from c3s3_seg.system.hardware import available_processors
 from c3s3_seg.system.lock import hold
@@ -155,23 +155,34 @@ def _train(run: Run, sampler: Sampler, cases: list[ValidationCase], logger: RunL
     """Run the iterations that are left, with validations and checkpoints; return the last validation."""
     config, leads = run.config, run.group.leads
     results: list[Validation] = []
-    if led(bool(cases) and run.lacks_validation()):
+    if cases and run.lacks_validation():
         results = _judge(run, cases, logger)
-        if led(leads and run.stalled()):
-            return results
+        _save(run, logger, ends=True)
+    if led(leads and run.stalled()):
+        return results
     for batch in _batches(sampler, run):
         logger.stepped(run.iteration + 1, run.step(batch))
         ends = run.iteration == config.run.iterations
         if ends or run.iteration % config.run.validate_every == 0:
             if cases:
-                run.save()  # first: if the validation fails, no step is lost
+                _save(run, logger)  # first: if the validation fails, no step is lost
             results = _judge(run, cases, logger)
             ends = ends or led(leads and run.stalled())
         if leads and (ends or run.iteration % config.run.checkpoint_every == 0):
-            run.save()
+            _save(run, logger, ends=ends)
         if ends:
             break
     return results
+
+
+def _save(run: Run, logger: RunLogger, *, ends: bool = False) -> None:
+    """Write a checkpoint; before the end of the run a full disk is a warning, as the next may succeed."""
+    try:
+        run.save()
+    except StorageError as error:
+        if ends:
+            raise
+        logger.warned(f"the checkpoint was not written ({error.what}); the next one is tried as usual")
 
 
 def _teacher(run: Run, data: DataSet, splits: Splits) -> Teacher | None:

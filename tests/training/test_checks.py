@@ -29,7 +29,7 @@ from c3s3_seg.training.folds import read_splits
 from c3s3_seg.training.history import empty_masks, scored
 from c3s3_seg.training.loggers import Silent
 from c3s3_seg.training.methods import base
-from c3s3_seg.training.run import Run
+from c3s3_seg.training.run import DivergedError, Run
 from c3s3_seg.training.studies.record import _numbers
 from c3s3_seg.training.train import NOTHING, train
 from c3s3_seg.training.validation import Validation
@@ -306,6 +306,18 @@ def test_averages_that_are_not_finite_are_neither_judged_nor_kept(toy_config: Pa
         run.validate(read_validation(data, splits.validation, config.task))
     with pytest.raises(InputError, match="averages of resvnet are not finite"):
         run.save()
+
+
+def test_an_output_that_is_not_finite_is_a_divergence(toy_config: Path, tmp_path: Path) -> None:
+    """Finite weights may be so large that outputs are not; as another error it ended a whole study."""
+    config = load_config(toy_config)
+    run = Run(config, tmp_path)
+    data, splits = read_splits(config.data)
+    with torch.no_grad():
+        for parameter in run.emas["vnet"].net.parameters():
+            parameter.fill_(1e30)
+    with pytest.raises(DivergedError, match="the run diverges: the network gave NaN or infinity in"):
+        run.validate(read_validation(data, splits.validation, config.task))
 
 
 def row(dice: float, distance: float) -> dict[str, float]:

@@ -1,5 +1,6 @@
 """The weights that a run keeps, and early stopping."""
 
+import resource
 import shutil
 from pathlib import Path
 from typing import Any
@@ -19,9 +20,9 @@ from c3s3_seg.training.config import load_config
 from c3s3_seg.training.data import Sampler
 from c3s3_seg.training.folds import read_splits
 from c3s3_seg.training.history import History, since_gain
-from c3s3_seg.training.loggers import Silent
+from c3s3_seg.training.loggers import Silent, open_logger
 from c3s3_seg.training.run import Run
-from c3s3_seg.training.train import train
+from c3s3_seg.training.train import RunLogger, train
 from c3s3_seg.training.validation import Validation
 
 pytestmark = pytest.mark.slow
@@ -245,3 +246,36 @@ def test_a_run_is_not_ended_before_its_learning_rate_is(
     with pytest.raises(InputError, match=words):
         again.restore()
     Run(load_config(toy_config, ["method=supervised", "run.iterations=5"]), tmp_path).restore()
+
+
+class Full:
+    """A logger that lets no file grow beyond 2,000 bytes at iteration 2, as a disk that is full then."""
+
+    def __init__(self, also: RunLogger) -> None:
+        self.also, self.heard = also, list[str]()
+        self.began, self.validated = also.began, also.validated
+
+    def stepped(self, iteration: int, terms: dict[str, float]) -> None:
+        hard = resource.getrlimit(resource.RLIMIT_FSIZE)[1]
+        resource.setrlimit(resource.RLIMIT_FSIZE, (2000 if iteration == 2 else hard, hard))
+        for _ in range(200 if iteration == 2 else 1):
+            self.also.stepped(iteration, terms)
+
+    def warned(self, text: str) -> None:
+        self.heard.append(text)
+        self.also.warned(text)
+
+
+def test_a_disk_that_is_full_for_a_moment_does_not_end_a_run(
+    toy_config: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    config = load_config(toy_config, ["method=supervised", "run.iterations=4", "run.checkpoint_every=1"])
+    with open_logger(tmp_path) as logger:
+        full = Full(logger)
+        bundle = train(config, tmp_path, full)
+    (heard,) = full.heard
+    assert heard.startswith("the checkpoint was not written (")
+    assert bundle.manifest.training["iterations"] == checkpoint.read(tmp_path).iteration == 4
+    told = capfd.readouterr()
+    assert told.out.count("no more scalars; the run continues") == 1
+    assert "Traceback" not in told.err
