@@ -279,3 +279,19 @@ def test_a_disk_that_is_full_for_a_moment_does_not_end_a_run(
     told = capfd.readouterr()
     assert told.out.count("no more scalars; the run continues") == 1
     assert "Traceback" not in told.err
+
+
+def test_a_bundle_of_one_training_scan_says_that_it_has_no_domain(
+    toy_config: Path, toy_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing said so, and predict reported `pass` for every scan."""
+    data = Path(shutil.copytree(toy_data, tmp_path / "data"))
+    (data / "dataset.json").write_text('{"labelled": ["ball-0"], "validation": ["ball-4"]}')
+    logger, told = Silent(), list[str]()
+    monkeypatch.setattr(logger, "warned", told.append)
+    config = load_config(toy_config, ["method=supervised", "run.iterations=1", f"data.folder={data}"])
+    bundle = train(config, tmp_path / "run", logger)
+    assert bundle.task.domain is None
+    (text,) = [text for text in told if "the bundle has no domain" in text]
+    assert text.endswith(": one scan has no spread")
+    assert f"- **Warning**: {text}." in bundle.card()

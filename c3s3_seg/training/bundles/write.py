@@ -59,22 +59,23 @@ def write_bundle(
 
 
 def _domain(run: Run, data: DataSet, splits: Splits, warned: Callable[[str], None]) -> Domain | None:
-    """Return the domain of the scans that were trained on; None for one scan, which has no spread.
+    """Return the domain of the scans that were trained on.
 
-    None, with a warning on the card, if a scan has no usable intensities or can no longer be read: a run of
-    hours must not end without a bundle, and `calibrate` can add a domain later.
+    None, with a warning on the card, for one scan, which has no spread, and if a scan has no usable
+    intensities or can no longer be read: a run of hours must not end without a bundle, and `calibrate` can
+    add a domain later.
     """
     used = splits if _used(run, splits) else replace(splits, unlabelled=())
-    if len(used.labelled) + len(used.unlabelled) < 2:
-        return None
     try:
-        return measure_domain(run.config.task, data, used)
+        if len(used.labelled) + len(used.unlabelled) > 1:
+            return measure_domain(run.config.task, data, used)
+        why = "one scan has no spread"
     except C3S3Error as error:
-        place = f"{error.where.name}: " if isinstance(error.where, Path) else ""
-        text = f"the bundle has no domain, so predict compares no scan with its training scans: {place}"
-        run.warn(text + error.what)
-        warned(text + error.what)
-        return None
+        why = f"{error.where.name}: {error.what}" if isinstance(error.where, Path) else error.what
+    text = f"the bundle has no domain, so predict compares no scan with its training scans: {why}"
+    run.warn(text)
+    warned(text)
+    return None
 
 
 def _kept(run: Run, results: list[Validation]) -> list[dict[str, Any]]:
