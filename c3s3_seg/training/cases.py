@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -34,6 +35,8 @@ class TrainingCase:
         half, these are the voxels of which it fills most.
     taught
         Number of layers at the end of `stack` that are a teacher's: C, or 0.
+    deviation
+        Standard deviation of the network input over the scan: 1 by `zscore`, less in a window.
     spacing_mm
         (3,) spacing of `stack`.
     values
@@ -49,6 +52,7 @@ class TrainingCase:
     lowest: float = 0.0
     by_label: Mapping[str, Tensor] = field(default_factory=dict)
     taught: int = 0
+    deviation: float = 1.0
 
     @property
     def nbytes(self) -> int:
@@ -60,7 +64,9 @@ class TrainingCase:
         stack = self.stack[:1]
         if self.taught:
             stack = torch.cat([stack, self.stack[-self.taught :]])
-        return TrainingCase(stack, self.foreground[:0], self.spacing_mm, taught=self.taught)
+        return TrainingCase(
+            stack, self.foreground[:0], self.spacing_mm, taught=self.taught, deviation=self.deviation
+        )
 
 
 @dataclass(frozen=True)
@@ -114,6 +120,8 @@ def read_case(
         float(scan.array.min()),
         by_label,
         0 if taught is None else len(taught),
+        # Exactly 1 by `zscore`, not that of the resampled scan: noise stays as in earlier runs.
+        1.0 if task.recipe.intensity.rule == "zscore" else float(on_grid.array.std(dtype=np.float64)),
     )
 
 
