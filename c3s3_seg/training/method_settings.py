@@ -142,6 +142,8 @@ class SDCLConfig(BCPConfig):
     pretraining
         Share of the run in which labelled crops are pasted into labelled ones; published: 80 of 355 epochs of
         equal length.
+    box, pseudo_weight, teacher_decay, largest_component
+        Same as in `BCPConfig`.
     correction_weight
         Weight of the squared error on voxels where the two networks differ.
     entropy_weight
