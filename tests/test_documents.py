@@ -228,7 +228,8 @@ def test_every_key_of_a_configuration_is_described() -> None:
 
     page = (ROOT / "docs/training.md").read_text()
     for section in _sections(TrainConfig):
-        described = re.findall(r"^    (\w+(?:, \w+)*)$", section.__doc__ or "", re.MULTILINE)
+        text = "\n".join(base.__doc__ or "" for base in section.__mro__)
+        described = re.findall(r"^    (\w+(?:, \w+)*)$", text, re.MULTILINE)
         named = {name for line in described for name in line.split(", ")}
         missing = {field.name for field in dataclasses.fields(section)} - named
         assert not missing, f"{section.__name__}: {sorted(missing)}"
