@@ -2,6 +2,7 @@
 
 import resource
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -266,6 +267,15 @@ class Full:
         self.also.warned(text)
 
 
+@pytest.fixture
+def file_limit() -> Iterator[None]:
+    """Restore the limit on the size of files after a test, also if it fails."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    yield
+    resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+@pytest.mark.usefixtures("file_limit")
 def test_a_disk_that_is_full_for_a_moment_does_not_end_a_run(
     toy_config: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
