@@ -220,3 +220,25 @@ def test_every_check_of_a_data_set_has_a_row() -> None:
     checks = {word.value for word in arguments if isinstance(word, ast.Constant)}
     assert len(checks) > 20
     assert checks - rows == set()
+
+
+def test_every_key_of_a_configuration_is_described() -> None:
+    """docs/training.md says which file describes which keys."""
+    from c3s3_seg.training.config import TrainConfig
+
+    page = (ROOT / "docs/training.md").read_text()
+    for section in _sections(TrainConfig):
+        text = "\n".join(base.__doc__ or "" for base in section.__mro__)
+        described = re.findall(r"^    (\w+(?:, \w+)*)$", text, re.MULTILINE)
+        named = {name for line in described for name in line.split(", ")}
+        missing = {field.name for field in dataclasses.fields(section)} - named
+        assert not missing, f"{section.__name__}: {sorted(missing)}"
+        assert f"`{section.__module__.replace('.', '/')}.py`" in page
+
+
+def _sections(kind: type) -> Iterator[type[Any]]:
+    """Yield the dataclasses of a configuration's tables, without those of the index of series and domains."""
+    for hint in typing.get_type_hints(kind).values():
+        if dataclasses.is_dataclass(hint) and isinstance(hint, type) and "__doc__" in vars(hint):
+            yield hint
+            yield from _sections(hint)

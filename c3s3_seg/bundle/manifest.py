@@ -14,6 +14,7 @@ from annotated_types import Ge, Gt, Le, Lt, MaxLen
 from c3s3_seg.bundle.domain import Domain
 from c3s3_seg.bundle.preprocessing import Recipe
 from c3s3_seg.errors import ConfigError, shown
+from c3s3_seg.io.modality import modality_code
 from c3s3_seg.io.reading import SeriesRule
 from c3s3_seg.models import Architecture
 from c3s3_seg.models.strides import EVEN, Strides, multiple_of
@@ -110,7 +111,8 @@ class Task:
     name
         Name of the bundle.
     modality
-        DICOM modality of the scans it was trained on (MR, CT).
+        DICOM modality of the scans it was trained on (MR, CT); `MRI` and `ct` become the code of DICOM, which
+        headers of scans have.
     labels
         Foreground classes in the order of the network's outputs 1, 2, ...; output 0 is background.
     recipe
@@ -144,6 +146,9 @@ class Task:
     series: SeriesRule | None = None
     domain: Domain | None = None
     strides: ReadStrides | None = None
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "modality", modality_code(self.modality))
 
     @property
     def series_rule(self) -> SeriesRule:
@@ -262,6 +267,7 @@ RECORDED: dict[str, tuple[type, ...]] = {
     "validation_cases": (dict,), "validation_kept_cases": (dict,), "validation_last": (list,),
     "validation_kept": (list,), "validation_default": (list,), "candidate": (str,), "kept": (str,),
     "fold": (str, type(None)), "iterations": (int,), "seconds": (int, float), "folder": (str,),
+    "training_case_hashes": (list,),
     "validation_from_unlabelled": (int,), "validation": (int, dict), "of": (str,),
 }  # fmt: skip
 

@@ -48,11 +48,13 @@ def calibrate(
     check_folder(found.folder)
     index, splits = trained_splits(found, data)
     check_data(found.task, index, "Give the data set that the bundle was trained on")
+    why = _without_limit(found, splits)
     with Status() as status:
+        if not why:
+            _check_masks(found, index, splits, status)
         domain = measure_domain(found.task, index, splits, status)
     found = found.calibrated(domain)  # first: the search for a limit may fail, and the domain is good without
     say(f"{found.folder}: domain of {domain.scans} training scans.")
-    why = _without_limit(found, splits)
     if why:
         say(f"No uncertainty limit: {why}.")
         return
@@ -81,15 +83,27 @@ def _without_limit(bundle: ModelBundle, splits: Splits) -> str:
     return ""
 
 
+def _check_masks(bundle: ModelBundle, index: DataSet, splits: Splits, status: Status) -> None:
+    """Read the reference masks before all scans are: the search for a limit would stop at a scaled mask."""
+    from c3s3_seg.dataset.check.case_faults import refuse_scaled
+    from c3s3_seg.io import load_mask
+
+    for name in splits.validation:
+        status(name)
+        refuse_scaled(load_mask(index.mask(name)), bundle.task, index)
+
+
 def _limit(
     bundle: ModelBundle, index: DataSet, splits: Splits, bad_mm: float | None, status: Status
 ) -> Limit:
+    from c3s3_seg.dataset.check.case_faults import own_labels
     from c3s3_seg.io import load, load_mask
     from c3s3_seg.training.bundles.calibrate import ReferenceCase, calibrate_uncertainty
 
     def read(name: str) -> ReferenceCase:
         scan = load(index.scan(name))
-        return ReferenceCase(name, scan, load_mask(index.mask(name), grid=scan.geometry))
+        mask = load_mask(index.mask(name), grid=scan.geometry)
+        return ReferenceCase(name, scan, own_labels(mask, bundle.task))
 
     names = splits.validation
     found_on = f"{len(names)} validation cases of {index.folder.resolve().name}, as they are and degraded"

@@ -161,8 +161,8 @@ def _code(modality: str) -> str:
         If the text can be no modality.
     """
     from c3s3_seg.bundle.manifest import MODALITY
-    from c3s3_seg.dataset.modality import SPELLINGS
     from c3s3_seg.errors import InputError
+    from c3s3_seg.io.modality import SPELLINGS
 
     word = modality.strip().upper()
     if MODALITY.fullmatch(word) is None:

@@ -44,7 +44,8 @@ def train(
 ) -> None:
     """Train a model from a configuration. The result is the bundle OUT/bundle.
 
-    Exit code 1: the bundle was written, but its networks leave the mask of every validation case empty.
+    Exit code 1: the bundle was written, but its networks leave the mask of every validation case empty that
+    has a label.
     """
     need("torch", "safetensors", "tensorboard")
     from c3s3_seg.bundle import ModelBundle
@@ -105,7 +106,8 @@ def _refuse_nothing(bundle: ModelBundle) -> None:
     Raises
     ------
     RefusedError
-        If every network, with the weights that ship, leaves the mask of every validation case empty.
+        If every network, with the weights that ship, leaves the mask of every validation case empty; masks
+        of an empty reference do not count.
     """
     from c3s3_seg.errors import RefusedError
 

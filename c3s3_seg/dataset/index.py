@@ -20,10 +20,10 @@ from pathlib import Path
 from typing import Any
 
 from c3s3_seg.dataset.index_keys import Texts, channel, parse_labels, read_index
-from c3s3_seg.dataset.modality import modality_code
 from c3s3_seg.errors import ConfigError, InputError, quantity
 from c3s3_seg.io.cases import mask_files
 from c3s3_seg.io.image.files import IMAGE_SUFFIXES
+from c3s3_seg.io.modality import modality_code
 from c3s3_seg.system.files import write_whole
 from c3s3_seg.system.names import PlainName
 from c3s3_seg.system.schema import closed, dump, parse

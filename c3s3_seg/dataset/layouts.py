@@ -21,7 +21,6 @@ from typing import Any
 from c3s3_seg.bundle.manifest import MODALITY
 from c3s3_seg.dataset.index import IMAGES, INDEX, MASKS, DataSet, is_inside
 from c3s3_seg.dataset.index_keys import channel, parse_labels, read_index
-from c3s3_seg.dataset.modality import CODES, modality_code
 from c3s3_seg.dataset.patients import GIVEN, patients_of
 from c3s3_seg.dataset.prepare.arrays import is_array_file
 from c3s3_seg.dataset.prepare.discover import (
@@ -42,6 +41,7 @@ from c3s3_seg.errors import ConfigError, InputError
 from c3s3_seg.io.cases import scan_stem, walk_files
 from c3s3_seg.io.detect import is_dicom
 from c3s3_seg.io.image.files import image_stem, image_suffix
+from c3s3_seg.io.modality import CODES, modality_code
 from c3s3_seg.system.names import PlainName, printable
 from c3s3_seg.system.progress import Progress, silent
 from c3s3_seg.system.reading import sha256

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from c3s3_seg.bundle import Task
 from c3s3_seg.bundle.preprocessing import refuse_flat
 from c3s3_seg.dataset import DataSet
-from c3s3_seg.dataset.check.case_faults import refuse_defects, values_in
+from c3s3_seg.dataset.check.case_faults import refuse_defects, refuse_scaled, values_in
 from c3s3_seg.geometry.volume import Volume
 from c3s3_seg.io import load, load_mask
 
@@ -34,6 +35,8 @@ class TrainingCase:
         half, these are the voxels of which it fills most.
     taught
         Number of layers at the end of `stack` that are a teacher's: C, or 0.
+    deviation
+        Standard deviation of the network input over the scan: 1 by `zscore`, less in a window.
     spacing_mm
         (3,) spacing of `stack`.
     values
@@ -49,6 +52,7 @@ class TrainingCase:
     lowest: float = 0.0
     by_label: Mapping[str, Tensor] = field(default_factory=dict)
     taught: int = 0
+    deviation: float = 1.0
 
     @property
     def nbytes(self) -> int:
@@ -60,7 +64,9 @@ class TrainingCase:
         stack = self.stack[:1]
         if self.taught:
             stack = torch.cat([stack, self.stack[-self.taught :]])
-        return TrainingCase(stack, self.foreground[:0], self.spacing_mm, taught=self.taught)
+        return TrainingCase(
+            stack, self.foreground[:0], self.spacing_mm, taught=self.taught, deviation=self.deviation
+        )
 
 
 @dataclass(frozen=True)
@@ -87,11 +93,14 @@ def read_case(
     Raises
     ------
     InputError
-        If a file cannot be read, or `c3s3-seg check` would report the case as an error.
+        If a file cannot be read, `c3s3-seg check` would report the case as an error, or its mask holds 255
+        alone, a value that no label has.
     """
     scan = load(data.scan(name))
     mask = load_mask(data.mask(name), grid=scan.geometry) if labelled else None
     refuse_defects(scan, mask, data.labels, required=not data.empty_masks)
+    if mask is not None:
+        refuse_scaled(mask, task, data)
     on_grid = task.recipe.to_model(scan)
     refuse_flat(scan, on_grid)
     layers = [torch.from_numpy(on_grid.array)[None]]
@@ -111,6 +120,8 @@ def read_case(
         float(scan.array.min()),
         by_label,
         0 if taught is None else len(taught),
+        # Exactly 1 by `zscore`, not that of the resampled scan: noise stays as in earlier runs.
+        1.0 if task.recipe.intensity.rule == "zscore" else float(on_grid.array.std(dtype=np.float64)),
     )
 
 
@@ -154,14 +165,16 @@ def read_validation(data: DataSet, names: tuple[str, ...], task: Task) -> list[V
     Raises
     ------
     InputError
-        If a file cannot be read, `c3s3-seg check` would report the case as an error, or the recipe cannot
-        prepare the scan: else the first validation would refuse it, hours into a run.
+        If a file cannot be read, `c3s3-seg check` would report the case as an error, a mask holds 255 alone
+        and no label is 255, or the recipe cannot prepare the scan: else the first validation would refuse it,
+        hours into a run.
     """
     cases = []
     for name in names:
         scan = load(data.scan(name))
         truth = load_mask(data.mask(name), grid=scan.geometry)
         refuse_defects(scan, truth, data.labels, required=False)
+        refuse_scaled(truth, task, data)
         refuse_flat(scan, task.recipe.to_model(scan))
         cases.append(ValidationCase(name, scan, truth))
     return cases

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 from c3s3_seg.bundle import ModelBundle, Task
 from c3s3_seg.dataset import INDEX, DataSet
 from c3s3_seg.dataset.check.case_faults import values_in
-from c3s3_seg.dataset.modality import CODES, modality_code
 from c3s3_seg.errors import InputError
+from c3s3_seg.io.modality import CODES, modality_code
 from c3s3_seg.training.config import TrainConfig
 
 if TYPE_CHECKING:  # `cases` needs torch, which `calibrate` does without
@@ -116,28 +116,48 @@ def check_cases(
     Raises
     ------
     InputError
-        If the index has no labels, and some value of the configuration occurs in no mask.
+        If the index has no labels, and some value of the configuration occurs in no mask; or if the best
+        weights are to be chosen by validation cases that have no label.
     """
     labelled = {value for case in trained_on for value in case.values}
     truths = {value for case in validation for value in values_in(case.truth.array)}
     if not data.labels:
-        _check_values(config, data, labelled | truths)
+        check_values(config, data, labelled | truths)
+    if validation and truths.isdisjoint(config.task.label_values.values()):
+        _check_choice(config, data)
     warnings = []
     for name, value in config.task.label_values.items():
         if value not in labelled:
             warnings.append(f"no labelled case has a voxel of {name} ({value}): it cannot be learnt")
         if validation and value not in truths:
-            warnings.append(f"no validation case has a voxel of {name} ({value}): it is not scored")
+            warnings.append(
+                f"no validation case has a voxel of {name} ({value}): only a false alarm is scored"
+            )
     warnings += _left_out(config, data, labelled | truths)
     return warnings + _too_thin(config.task, trained_on) + _intensities(config, data, trained_on)
 
 
-def _check_values(config: TrainConfig, data: DataSet, there: set[int]) -> None:
+def check_values(config: TrainConfig, data: DataSet, there: set[int]) -> None:
+    """Raise an error if a label of the configuration has a value that is not among those of the masks.
+
+    Raises
+    ------
+    InputError
+        If there is one.
+    """
     for name, value in config.task.label_values.items():
         if value not in there:
             found = ", ".join(map(str, sorted(there))) or "none"
             what = f"task.labels has {name} = {value}, and the masks hold the values {found}"
             raise InputError(what, where=data.folder, todo="Write task.labels with the values of the masks")
+
+
+def _check_choice(config: TrainConfig, data: DataSet) -> None:
+    """Raise an error if validation cases without any label were to choose weights or to end the run."""
+    wants = {"run.keep = 'best'": config.run.keep == "best", "run.patience": config.run.patience > 0}
+    for key in (key for key, wanted in wants.items() if wanted):
+        what = f"{key} needs a validation case with a label, and the masks of all are empty"
+        raise InputError(what, where=data.folder, todo=f"Add cases with a label to the validation in {INDEX}")
 
 
 def _left_out(config: TrainConfig, data: DataSet, there: set[int]) -> list[str]:

@@ -81,6 +81,8 @@ class Batch:
         (X, Y, Z) float32: 0 in a box, 1 elsewhere. The same for all processes.
     distances
         (L, C - 1, X, Y, Z) float32 in [-1, 1], negative inside: the signed distance of each foreground class.
+    deviations
+        Standard deviation of the network input over each crop's scan; empty: 1.
     """
 
     views: tuple[Tensor, ...]
@@ -90,11 +92,19 @@ class Batch:
     box: Tensor = EMPTY
     distances: Tensor = EMPTY
     taught: Tensor = EMPTY
+    deviations: tuple[float, ...] = ()
 
     @property
     def labelled(self) -> int:
         """The number L of labelled crops."""
         return len(self.target)
+
+    @property
+    def deviation(self) -> Tensor:
+        """The standard deviations of the crops' scans, (L + U, 1, 1, 1, 1): the unit of noise on them."""
+        crops = self.views[0]
+        found = crops.new_tensor(self.deviations or [1.0] * len(crops))
+        return found.reshape(-1, 1, 1, 1, 1)
 
 
 @dataclass(frozen=True)
@@ -106,11 +116,25 @@ class Drawn:
     case: int
     offset: Offset = (0, 0, 0)
     taught: Tensor = EMPTY
+    deviation: float = 1.0
 
 
 def uses_unlabelled(config: TrainConfig) -> bool:
     """Return whether a run draws crops of unlabelled cases."""
     return config.method != "supervised" or config.teacher.wanted
+
+
+def require_unlabelled(config: TrainConfig, data: DataSet, splits: Splits) -> None:
+    """Raise an error if a run draws crops of unlabelled cases and there are none.
+
+    Raises
+    ------
+    InputError
+        If there are none.
+    """
+    if uses_unlabelled(config) and not splits.unlabelled and config.data.unlabelled_stream != "all":
+        todo = "Set method = 'supervised' without a teacher, or data.unlabelled_stream = 'all'"
+        raise InputError("names no unlabelled case", where=data.folder / INDEX, todo=todo)
 
 
 class Sampler:
@@ -159,15 +183,13 @@ class Sampler:
         InputError
             If a case cannot be read, or the method needs unlabelled cases and there are none.
         """
+        require_unlabelled(config, data, splits)
         task, both = config.task, uses_unlabelled(config)
         labelled = [read_case(data, name, task, labelled=True, teach=teach) for name in splits.labelled]
         names = splits.unlabelled if both else ()
         unlabelled = [read_case(data, name, task, labelled=False, teach=teach) for name in names]
         if both and config.data.unlabelled_stream == "all":
             unlabelled += [case.without_labels() for case in labelled]
-        if both and not unlabelled:
-            todo = "Set method = 'supervised' without a teacher, or data.unlabelled_stream = 'all'"
-            raise InputError("names no unlabelled case", where=data.folder / INDEX, todo=todo)
         return cls(
             labelled,
             unlabelled,
@@ -202,6 +224,7 @@ class Sampler:
             draw_box(self.task.patch, views.box, self._random(iteration, BOX)) if views.box else EMPTY,
             distances,
             torch.stack(taught) if taught else EMPTY,
+            tuple(crop.deviation for crop in drawn),
         )
 
     def _random(self, iteration: int, number: int) -> Generator:
@@ -216,7 +239,7 @@ class Sampler:
         crop = self._crop(cases[index], views, random)
         images = tuple(change_intensity(crop[:1], self.augment, random) for _ in range(views.count))
         end = len(crop) - cases[index].taught
-        return Drawn(images, crop[1:end], index, taught=crop[end:])
+        return Drawn(images, crop[1:end], index, taught=crop[end:], deviation=cases[index].deviation)
 
     def _draw_pair(self, cases: list[TrainingCase], index: int, views: Views, random: Generator) -> Drawn:
         """Draw two crops from one sampling, which is larger than a crop by their offset."""
@@ -225,7 +248,8 @@ class Sampler:
         crop = self._crop(cases[index], views, random, (abs(x), abs(y), abs(z)))
         image = change_intensity(crop[:1], self.augment, random)
         first, second = self._part((-x, -y, -z)), self._part((x, y, z))
-        return Drawn((image[first], image[second]), crop[1:][first], index, (x, y, z))
+        images = (image[first], image[second])
+        return Drawn(images, crop[1:][first], index, (x, y, z), deviation=cases[index].deviation)
 
     def _part(self, offset: Offset) -> tuple[slice, ...]:
         """Return the slices of a crop in the sampling of its pair; its partner's offset is -`offset`."""

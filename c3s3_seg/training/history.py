@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
@@ -69,11 +70,13 @@ class History:
         """Add a validation of one net, and return whether its mean Dice is the highest of this net so far."""
         before, record = self.best(result.candidate), scored(result, iteration)
         self.records.append(record)
-        return before is None or record["dice"] > before["dice"]
+        return isfinite(record["dice"]) and (before is None or record["dice"] > before["dice"])
 
     def best(self, candidate: str | None = None) -> Record | None:
         """Return the first validation record with the highest mean Dice, of one net or of all; else None."""
-        records = [r for r in self.kind("dice") if candidate in (None, r["candidate"])]
+        records = [
+            r for r in self.kind("dice") if candidate in (None, r["candidate"]) and isfinite(r["dice"])
+        ]
         return max(records, key=lambda r: float(r["dice"]), default=None)
 
     def unlearnt(self, iteration: int, candidates: Collection[str] | None = None) -> tuple[str, ...]:
@@ -112,13 +115,14 @@ def scored(result: Validation, iteration: int) -> Record:
 
 
 def empty_masks(result: Validation) -> tuple[int, int]:
-    """Return the number of empty masks and the number of all masks.
+    """Return the number of empty masks and the number of all masks, without those of an empty truth.
 
     In the paper's protocol only an empty mask has both an overlap of 0 and a distance of 0. The means contain
     both, unless no other mask gives a distance.
     """
     rows = [row for labels in result.per_case.values() for row in labels.values()]
-    return sum(row["dice"] == 0 == row.get("hd95_vox", 1) for row in rows), len(rows)
+    empty = sum(row["dice"] == 0 == row.get("hd95_vox", 1) for row in rows)
+    return empty - result.both_empty, len(rows) - result.both_empty
 
 
 def since_gain(validations: list[tuple[float, ...]]) -> int:

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import math
+import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from c3s3_seg.system.names import printable
 from c3s3_seg.training.distributed import ProcessGroup
 from c3s3_seg.training.history import empty_masks
 from c3s3_seg.training.train import RunLogger
 from c3s3_seg.training.validation import Validation
+
+if TYPE_CHECKING:
+    from torch.utils.tensorboard import SummaryWriter
 
 PLAIN_EVERY_S = 30.0  # seconds between two lines of a run without a terminal
 
@@ -61,15 +67,21 @@ class Terminal:
         """Print one line per net."""
         for r in results:
             self.console.print(
-                f"iteration {iteration}: {r.candidate}: Dice {r.dice:.4f}, Jaccard {r.jaccard:.4f},"
-                f" {_distances(r)}",
-                highlight=False,
-                soft_wrap=True,
+                f"iteration {iteration}: {r.candidate}: {_scores(r)}", highlight=False, soft_wrap=True
             )
 
     def warned(self, text: str) -> None:
         """Print a line that stays above the bar."""
         self.console.print(f"warning: {printable(text)}", markup=False, highlight=False, soft_wrap=True)
+
+
+def _scores(result: Validation) -> str:
+    """Return the means as text, with a remark on pairs that are in none of them."""
+    if math.isnan(result.dice):
+        return "every mask is empty, as its reference is: no scores"
+    both = result.both_empty
+    left_out = f" ({both} empty masks of empty references left out)" if both else ""
+    return f"Dice {result.dice:.4f}, Jaccard {result.jaccard:.4f}, {_distances(result)}{left_out}"
 
 
 def _distances(result: Validation) -> str:
@@ -82,34 +94,56 @@ def _distances(result: Validation) -> str:
 
 
 class TensorBoard:
-    """Scalars in event files; after a resume, scalars beyond the checkpoint are discarded."""
+    """Scalars in event files; after a resume, scalars beyond the checkpoint are discarded.
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    If a write fails, as on a disk that is full for a moment, `report` is called once, and no more are
+    written: a run of hours does not end for want of a curve.
+    """
+
+    def __init__(self, folder: Path, report: Callable[[str], None]) -> None:
+        self.folder, self.report = folder, report
+        self.writer: SummaryWriter | None = None
 
     def began(self, iteration: int, total: int) -> None:
         """Open the event file."""
         from torch.utils.tensorboard import SummaryWriter
 
-        self.writer = SummaryWriter(str(self.folder), purge_step=iteration + 1)
+        with self._guarded():
+            self.writer = SummaryWriter(str(self.folder), purge_step=iteration + 1)
 
     def stepped(self, iteration: int, terms: dict[str, float]) -> None:
         """Write every term."""
-        for name, value in terms.items():
-            self.writer.add_scalar(f"train/{name}", value, iteration)
+        self._add({f"train/{name}": value for name, value in terms.items()}, iteration)
 
     def validated(self, iteration: int, results: list[Validation]) -> None:
         """Write every mean."""
         for result in results:
             empty, masks = empty_masks(result)
             distances = () if empty == masks else ("hd95_vox", "asd_vox")
-            for name in ("dice", "jaccard", *distances):
-                value = getattr(result, name)
-                self.writer.add_scalar(f"validation/{result.candidate}/{name}", value, iteration)
-        self.writer.flush()
+            means = {name: getattr(result, name) for name in ("dice", "jaccard", *distances)}
+            known = {name: value for name, value in means.items() if not math.isnan(value)}
+            self._add({f"validation/{result.candidate}/{k}": v for k, v in known.items()}, iteration)
+        with self._guarded():
+            if self.writer is not None:
+                self.writer.flush()
 
     def warned(self, text: str) -> None:
         """Do nothing: the history states the same."""
+
+    def _add(self, scalars: Mapping[str, float], iteration: int) -> None:
+        with self._guarded():
+            for name, value in scalars.items():
+                if self.writer is not None:
+                    self.writer.add_scalar(name, value, iteration)
+
+    @contextmanager
+    def _guarded(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            self.writer = None
+            why = error.strerror or error
+            self.report(f"{self.folder}: cannot be written ({why}): no more scalars; the run continues")
 
 
 class Both:
@@ -162,5 +196,21 @@ def open_logger(folder: Path) -> Iterator[RunLogger]:
         yield Silent()
         return
     terminal = Terminal()
-    with terminal.progress:
-        yield Both(terminal, TensorBoard(folder / "events"))
+    with terminal.progress, _without_traceback():
+        yield Both(terminal, TensorBoard(folder / "events", terminal.warned))
+
+
+@contextmanager
+def _without_traceback() -> Iterator[None]:
+    """Print no traceback of TensorBoard's own thread: its errors are raised again, and reported, here."""
+    before = threading.excepthook
+
+    def hook(args: threading.ExceptHookArgs) -> None:
+        if not (isinstance(args.exc_value, OSError) and type(args.thread).__name__ == "_AsyncWriterThread"):
+            before(args)
+
+    threading.excepthook = hook
+    try:
+        yield
+    finally:
+        threading.excepthook = before

@@ -142,6 +142,8 @@ class SDCLConfig(BCPConfig):
     pretraining
         Share of the run in which labelled crops are pasted into labelled ones; published: 80 of 355 epochs of
         equal length.
+    box, pseudo_weight, teacher_decay, largest_component
+        Same as in `BCPConfig`.
     correction_weight
         Weight of the squared error on voxels where the two networks differ.
     entropy_weight
@@ -187,7 +189,8 @@ class TraCoCoConfig:
         Largest shift of the second crop of a pair, as a share of each side. Published: as far as the scan
         allows, on each axis, which depends on the scan's size.
     noise
-        Largest size of the uniform noise on every training input, in standard deviations of the scan.
+        Largest size of the uniform noise on every training input, in standard deviations of the scan
+        (1 by `zscore`, measured for a window of intensities).
         Published: 0.2 for intensities in [0, 1]. There the left atria have a standard deviation of 0.06 to
         0.24, median 0.15, so the published noise is about 1 of these.
     weight, ramp

@@ -24,13 +24,14 @@ class ScoredRecord:
 
     iteration: Number
     candidate: str
-    dice: float
-    jaccard: float
+    dice: Distance  # nan if all masks are empty and so are the truths
+    jaccard: Distance
     hd95_vox: Distance
     asd_vox: Distance
     infinite: Number = 0
     empty: Number = 0
     masks: Number = 0
+    both_empty: Number = 0
     unlearnt: tuple[str, ...] = ()
 
 

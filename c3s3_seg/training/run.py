@@ -16,6 +16,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from c3s3_seg.dataset import Splits
 from c3s3_seg.errors import ConfigError, InputError
+from c3s3_seg.inference.backends.execute import NotFiniteError
 from c3s3_seg.models.activation_checkpointing import set_activation_checkpointing
 from c3s3_seg.system.schema import dump, parse
 from c3s3_seg.training import checkpoint
@@ -56,7 +57,7 @@ PLACES = {"teacher.bundle", "teacher.masks"}
 
 
 class DivergedError(InputError):
-    """The error for a loss or weight that is not finite; this run cannot continue, others of a study can."""
+    """The error for a loss, weight or output that is not finite; other runs of a study can continue."""
 
 
 class Run:
@@ -249,6 +250,7 @@ class Run:
         before = parse(TrainConfig, settings, self.folder)  # newer keys get their defaults
         if state.iteration > before.run.iterations:
             raise ValueError(f"it is at iteration {state.iteration} of {before.run.iterations}")
+        self._refuse_shorter(state.iteration, before.run.iterations)
         history = History(state.history)
         began = history.precision(before)
         changed = self._changes(before, began)
@@ -268,6 +270,23 @@ class Run:
         self._keep(began, checkpoint.under("scaler", state.tensors), before.run.precision)
         if changed:
             self.history.note(self.iteration, changed=changed)
+
+    def _refuse_shorter(self, iteration: int, before: int) -> None:
+        """Refuse to end a run at or before an iteration at which its learning rate has not fallen to 0.
+
+        Raises
+        ------
+        InputError
+            If the run has that many iterations already, and was to have more.
+        """
+        wanted = self.config.run.iterations
+        if iteration > wanted or (iteration == wanted < before):
+            what = (
+                f"the checkpoint is at iteration {iteration}, and run.iterations = {wanted}: its weights are"
+            )
+            what += " of a learning rate that has not fallen to the end of its schedule"
+            todo = f"Set run.iterations above {iteration}, as {before} before, or start another run"
+            raise InputError(what, where=self.folder, todo=todo)
 
     def _changes(self, before: TrainConfig, began: Precision | None) -> dict[str, list[Any]]:
         """Return the keys that differ from the run's start; "auto" counts as the precision it became.
@@ -305,11 +324,14 @@ class Run:
 
         Raises
         ------
-        InputError
-            If a weight is not finite.
+        DivergedError
+            If a weight, or an output of a network, is not finite.
         """
         self.check_finite()
-        results = [validate(name, self.evaluated(name), self.config.task, cases) for name in self.emas]
+        try:
+            results = [validate(name, self.evaluated(name), self.config.task, cases) for name in self.emas]
+        except NotFiniteError as error:  # of weights that are finite, but too large
+            raise self._diverged(error.what) from error
         for result in results:
             name = result.candidate
             if self.history.add_scores(result, self.iteration) and self.config.run.keep == "best":
@@ -336,6 +358,13 @@ class Run:
         With several processes there are none: one process validates, so that the others would not know.
         """
         return self.history.unlearnt(iteration - LAG) if self.group.size == 1 else ()
+
+    def lacks_validation(self) -> bool:
+        """Return whether the run was stopped between a checkpoint and the validation after it."""
+        due = self.iteration % self.config.run.validate_every == 0
+        due = due or self.iteration == self.config.run.iterations
+        known = {record["iteration"] for record in self.history.kind("dice")}
+        return self.iteration > 0 and due and self.iteration not in known
 
     def stalled(self) -> bool:
         """Return whether the patience is exhausted."""

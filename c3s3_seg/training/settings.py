@@ -110,7 +110,24 @@ class AugmentConfig:
 @closed
 @dataclass(frozen=True)
 class OptimiserConfig:
-    """SGD with momentum; the learning rate falls to 0 by `schedule`, or stays `constant`."""
+    """SGD with momentum, and the moving average that is validated and shipped.
+
+    Parameters
+    ----------
+    lr
+        Learning rate at the beginning.
+    momentum
+        Momentum of SGD; 0: none.
+    nesterov
+        Whether it is Nesterov's.
+    weight_decay
+        Decay of the weights, as in SGD of torch.
+    schedule
+        Way of the learning rate over the run: `poly` (1 - progress)^0.9, `cosine`, both to 0, or `constant`.
+    ema
+        Share of the moving average of each net's weights that is kept in a step; less in the first steps. The
+        average is what is validated and shipped.
+    """
 
     lr: Positive = 0.01
     momentum: Share = 0.9
@@ -143,6 +160,14 @@ class RunConfig:
     activation_checkpointing
         Whether the backward pass computes the largest maps again instead of keeping them: less memory, more
         time, the same numbers.
+    device
+        `cpu` or `cuda`.
+    threads
+        Number of threads of the CPU; None: as torch decides.
+    validate_every
+        Iterations from one validation to the next; one follows the last iteration in any case.
+    checkpoint_every
+        Iterations from one checkpoint to the next; one is also written before each validation and at the end.
     patience
         Number of validations in a row without a better mean Dice of any net, those of the warm-up not
         counted, after which the run ends; 0: never.

@@ -103,7 +103,7 @@ class MaskTeacher:
 
     def __init__(self, folder: Path, task: Task, data: DataSet, cases: Sequence[str]) -> None:
         self.task, self.data = task, data
-        self.files = {case: _only_mask(folder, case) for case in cases}
+        self.files = {case: only_mask(folder, case) for case in cases}
         text = "".join(f"{case} {sha256(path)}\n" for case, path in sorted(self.files.items()))
         self.record = {"masks": str(folder), "cases": len(cases), "sha256": _digest(text)}
 
@@ -119,7 +119,14 @@ class MaskTeacher:
         return occupied(mask, self.task)
 
 
-def _only_mask(folder: Path, case: str) -> Path:
+def only_mask(folder: Path, case: str) -> Path:
+    """Return the file of a case's mask in a teacher's folder.
+
+    Raises
+    ------
+    InputError
+        If there is none, or there are several.
+    """
     found = mask_files(folder, case)
     if len(found) != 1:
         what = f"found {len(found)} masks of the unlabelled case '{case}', wanted one"

@@ -15,7 +15,7 @@ import torch
 
 from c3s3_seg.bundle import CARD, MANIFEST, ModelBundle
 from c3s3_seg.dataset import DataSet, Splits
-from c3s3_seg.errors import ConfigError, InputError
+from c3s3_seg.errors import InputError, StorageError
 from c3s3_seg.system.files import check_folder, check_own_folder, make_folder
 from c3s3_seg.system.hardware import available_processors
 from c3s3_seg.system.lock import hold
@@ -25,13 +25,14 @@ from c3s3_seg.training import checkpoint
 from c3s3_seg.training.bundles.initialize import check_origin, initialize_from
 from c3s3_seg.training.bundles.write import write_bundle
 from c3s3_seg.training.cases import ValidationCase, read_validation
-from c3s3_seg.training.checks import check_cases, check_index
+from c3s3_seg.training.checks import check_cases
 from c3s3_seg.training.config import TrainConfig
 from c3s3_seg.training.data import FOCUS, Batch, Sampler, Views
 from c3s3_seg.training.distributed import ProcessGroup, join, led, wait
 from c3s3_seg.training.folds import read_splits
 from c3s3_seg.training.history import UNLEARNT
 from c3s3_seg.training.run import Run
+from c3s3_seg.training.start_checks import check_start
 from c3s3_seg.training.teacher import FOLDER, Teacher, open_teacher
 from c3s3_seg.training.validation import Validation
 
@@ -94,11 +95,7 @@ def train(
     keep_pages()
     deterministic(config)
     data, splits = read_splits(config.data)
-    check_index(config, data)
-    _check_validation(config, data, splits)
-    if config.run.blend < 1 and start is None and not resume:
-        what = f"run.blend = {config.run.blend:g} needs a bundle to begin from"
-        raise ConfigError(what, todo="Give one with --from, or set run.blend = 1")
+    check_start(config, data, splits, start, resume=resume)
     make_folder(folder)
     # The first process keeps other runs out; the other processes of this run do not write.
     with hold(folder) if ProcessGroup.of_environment().leads else nullcontext():
@@ -135,18 +132,10 @@ def deterministic(config: TrainConfig) -> None:
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
 
 
-def _check_validation(config: TrainConfig, data: DataSet, splits: Splits) -> None:
-    wants = {"run.keep = 'best'": config.run.keep == "best", "run.patience": config.run.patience > 0}
-    for key in (key for key, wanted in wants.items() if wanted and not splits.validation):
-        todo = "Name validation cases in the index, or set data.fold or data.validation_from_unlabelled"
-        raise InputError(f"{key} needs validation cases, and there are none", where=data.folder, todo=todo)
-
-
 def _learn(run: Run, data: DataSet, splits: Splits, logger: RunLogger) -> list[Validation]:
     """Train to the last iteration and return the last validation; one process validates and writes."""
     config, leads = run.config, run.group.leads
     cases = read_validation(data, splits.validation, config.task) if leads else []
-    results: list[Validation] = []
     sampler = None
     if not run.stalled():
         sampler = Sampler.of(config, data, splits, run.group, _teacher(run, data, splits))
@@ -155,21 +144,45 @@ def _learn(run: Run, data: DataSet, splits: Splits, logger: RunLogger) -> list[V
         _warn(run, logger, check_cases(config, data, sampler.labelled, cases))
     if cases and run.iteration == 0 and run.begun:  # the scores to improve
         logger.validated(0, run.validate(cases))
-    for batch in () if sampler is None else _batches(sampler, run):
-        logger.stepped(run.iteration + 1, run.step(batch))
-        ends = run.iteration == config.run.iterations
-        if ends or run.iteration % config.run.validate_every == 0:
-            if cases:
-                results = _judge(run, cases, logger)
-            ends = ends or led(leads and run.stalled())
-        if leads and (ends or run.iteration % config.run.checkpoint_every == 0):
-            run.save()
-        if ends:
-            break
+    results = [] if sampler is None else _train(run, sampler, cases, logger)
     if not results and cases:  # resumed after the last iteration
         results = run.validate(cases)
     _warn(run, logger, _not_learnt(run, results))
     return results
+
+
+def _train(run: Run, sampler: Sampler, cases: list[ValidationCase], logger: RunLogger) -> list[Validation]:
+    """Run the iterations that are left, with validations and checkpoints; return the last validation."""
+    config, leads = run.config, run.group.leads
+    results: list[Validation] = []
+    if cases and run.lacks_validation():
+        results = _judge(run, cases, logger)
+        _save(run, logger, ends=True)
+    if led(leads and run.stalled()):
+        return results
+    for batch in _batches(sampler, run):
+        logger.stepped(run.iteration + 1, run.step(batch))
+        ends = run.iteration == config.run.iterations
+        if ends or run.iteration % config.run.validate_every == 0:
+            if cases:
+                _save(run, logger)  # first: if the validation fails, no step is lost
+            results = _judge(run, cases, logger)
+            ends = ends or led(leads and run.stalled())
+        if leads and (ends or run.iteration % config.run.checkpoint_every == 0):
+            _save(run, logger, ends=ends)
+        if ends:
+            break
+    return results
+
+
+def _save(run: Run, logger: RunLogger, *, ends: bool = False) -> None:
+    """Write a checkpoint; before the end of the run a full disk is a warning, as the next may succeed."""
+    try:
+        run.save()
+    except StorageError as error:
+        if ends:
+            raise
+        logger.warned(f"the checkpoint was not written ({error.what}); the next one is tried as usual")
 
 
 def _teacher(run: Run, data: DataSet, splits: Splits) -> Teacher | None:
@@ -196,7 +209,12 @@ def _not_learnt(run: Run, results: list[Validation]) -> list[str]:
 
 
 def _judge(run: Run, cases: list[ValidationCase], logger: RunLogger) -> list[Validation]:
-    """Validate, and before the last iteration warn of labels of which hardly anything is found."""
+    """Validate, and before the last iteration warn of labels of which hardly anything is found.
+
+    Without cases, as in all processes but the first, nothing is done.
+    """
+    if not cases:
+        return []
     results = run.validate(cases)
     logger.validated(run.iteration, results)
     if run.iteration == run.config.run.iterations:

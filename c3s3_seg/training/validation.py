@@ -11,6 +11,7 @@ from typing import Any
 from torch import nn
 
 from c3s3_seg.bundle import Task
+from c3s3_seg.dataset.check.case_faults import own_labels
 from c3s3_seg.inference.backends.runtimes import TorchBackend
 from c3s3_seg.inference.predictor import Predictor
 from c3s3_seg.training.cases import ValidationCase
@@ -20,21 +21,26 @@ from c3s3_seg.training.cases import ValidationCase
 class Validation:
     """Means over cases and labels in the paper's protocol: in voxels, an empty prediction counts as 0.
 
+    Pairs of case and label that are empty in truth and prediction are in no mean: nothing was missed. A
+    prediction of a label that the truth lacks, a false alarm, counts as Dice 0.
+
     Parameters
     ----------
     candidate
         Name of the net.
     dice, jaccard
-        Means over all cases and labels.
+        Means over all cases and labels; nan if all are empty in truth and prediction.
     hd95_vox, asd_vox
         Means over the finite distances; nan if no prediction gave one, for example if all are empty.
     per_case
         Case -> label -> {dice, jaccard, hd95_vox, asd_vox}. A label that is predicted and not in the truth
-        has infinite distances.
+        has infinite distances; one that is empty in both has zeros, which are in no mean.
     infinite
         Number of infinite distances, which are not in the means.
     lacking
         Pairs (case, label) where the truth has no voxel of the label.
+    both_empty
+        Number of those where the prediction has none either.
     """
 
     candidate: str
@@ -45,6 +51,7 @@ class Validation:
     per_case: dict[str, dict[str, dict[str, float]]]
     infinite: int = 0
     lacking: frozenset[tuple[str, str]] = frozenset()
+    both_empty: int = 0
 
     @property
     def remark(self) -> str:
@@ -53,7 +60,7 @@ class Validation:
 
     @property
     def by_label(self) -> dict[str, float]:
-        """Mean Dice of each label over the cases that have it; in others an empty mask counts as 0 too."""
+        """Mean Dice of each label over the cases that have it."""
         found: dict[str, list[float]] = {}
         for case, labels in self.per_case.items():
             for name in labels:
@@ -64,7 +71,8 @@ class Validation:
     def record(self, iteration: int) -> dict[str, Any]:
         """Return the record for the history and the card."""
         means = {k: round(getattr(self, k), 4) for k in ("dice", "jaccard", "hd95_vox", "asd_vox")}
-        left_out = {"infinite": self.infinite} if self.infinite else {}
+        counts = {"infinite": self.infinite, "both_empty": self.both_empty}
+        left_out = {name: count for name, count in counts.items() if count}
         return {"iteration": iteration, "candidate": self.candidate, **means, **left_out}
 
 
@@ -74,14 +82,14 @@ def validate(name: str, net: nn.Module, task: Task, cases: Sequence[ValidationCa
 
     predictor = Predictor(replace(task, domain=None), [TorchBackend(net)])
     per_case: dict[str, dict[str, dict[str, float]]] = {}
-    missed, lacking = 0, set[tuple[str, str]]()
+    missed, lacking, rows = 0, set[tuple[str, str]](), list[dict[str, float]]()
     for case in cases:
         mask = predictor(case.scan).mask
         per_case[case.name] = {}
-        found = paper_scores(mask, case.truth, list(task.label_values.values()))
+        found = paper_scores(mask, own_labels(case.truth, task), list(task.label_values.values()))
         for label in task.labels:
             score = found[label.value]
-            missed += score.dice == score.hd95_vox == 0  # an empty prediction, whatever the truth
+            missed += score.optimistic
             if math.isinf(score.hd95_vox) or score.nothing:
                 lacking.add((case.name, label.name))
             per_case[case.name][label.name] = {
@@ -90,8 +98,9 @@ def validate(name: str, net: nn.Module, task: Task, cases: Sequence[ValidationCa
                 "hd95_vox": score.hd95_vox,
                 "asd_vox": score.asd_vox,
             }
-    rows = [row for labels in per_case.values() for row in labels.values()]
-    overlap = {key: fmean(row[key] for row in rows) for key in ("dice", "jaccard")}
+            if not score.nothing:
+                rows.append(per_case[case.name][label.name])
+    overlap = {key: fmean(row[key] for row in rows) if rows else math.nan for key in ("dice", "jaccard")}
     distances = {key: _mean_distance([row[key] for row in rows], missed) for key in ("hd95_vox", "asd_vox")}
     infinite = sum(math.isinf(row["hd95_vox"]) for row in rows)
     return Validation(
@@ -99,6 +108,7 @@ def validate(name: str, net: nn.Module, task: Task, cases: Sequence[ValidationCa
         per_case=per_case,
         infinite=infinite,
         lacking=frozenset(lacking),
+        both_empty=len(cases) * len(task.labels) - len(rows),
         **overlap,
         **distances,
     )

@@ -591,3 +591,17 @@ def test_what_no_command_wrote_into_a_half_written_bundle_stays_foreign(killed: 
     with pytest.raises(InputError, match=r"README\.md: there is a file that c3s3-seg did not write"):
         ModelBundle.create(killed, TASK, {"README.md": b"card"}, (NETWORK,), {})
     assert (killed / "README.md").read_bytes() == b"mine"
+
+
+@pytest.mark.parametrize(("written", "code"), [("MRI", "MR"), ("ct", "CT"), ("mr", "MR"), ("OCT", "OCT")])
+def test_a_modality_in_another_spelling_is_that_of_dicom_headers(
+    bundle: ModelBundle, written: str, code: str
+) -> None:
+    """A bundle of `MRI` refused every scan of MR: its series were not found, and its headers differed."""
+    manifest = json.loads((bundle.folder / MANIFEST).read_text())
+    manifest["task"]["modality"] = written
+    (bundle.folder / MANIFEST).write_text(json.dumps(manifest))
+    task = ModelBundle.load(bundle.folder).task
+    assert task.modality == code
+    assert task.series_rule == SeriesRule(f"modality={code}")
+    assert replace(TASK, modality=written).modality == code

@@ -5,6 +5,7 @@ import shutil
 from itertools import chain
 from pathlib import Path
 
+import numpy as np
 import pytest
 from helpers.planted import (
     CASE,
@@ -23,7 +24,7 @@ from c3s3_seg.dataset import DataSet
 from c3s3_seg.dataset.check.case_summary import SummaryJob, look
 from c3s3_seg.dataset.check.check import check_data_set
 from c3s3_seg.errors import InputError
-from c3s3_seg.io import load, save
+from c3s3_seg.io import load, load_mask, save
 from c3s3_seg.report.findings import Finding
 
 pytestmark = pytest.mark.slow
@@ -193,3 +194,15 @@ def test_the_real_data_are_clean(
     assert [f.cases for f in found.findings if f.check == "duplicate"] == ([twice] if twice else [])
     assert [case.name for case in found.cases] == list(data.splits.cases)
     assert len(found.cases) >= {"la": 15, "hippocampus": 23}[name]
+
+
+def test_a_mask_of_0_and_255_beside_others_is_an_error(toy_data: Path, tmp_path: Path) -> None:
+    """Without labels in the index any value is allowed; if all masks hold 255, it is their label's value."""
+    shutil.copytree(toy_data, tmp_path / "data")
+    for number, wrong in ((4, ["ball-4"]), (0, ["ball-0", "ball-4"]), (1, [])):
+        path = tmp_path / "data" / "labelsTr" / f"ball-{number}.nii.gz"
+        mask = load_mask(path)
+        save(mask.geometry.volume((255 * (mask.array > 0)).astype(np.uint8)), path)
+        checked = check_data_set(tmp_path / "data")
+        assert [f.cases[0] for f in checked.findings if f.check == "mask-values"] == wrong
+        assert checked.has_errors == bool(wrong)

@@ -19,6 +19,7 @@ from c3s3_seg.bundle import WEIGHTS
 from c3s3_seg.cli import app
 from c3s3_seg.errors import InputError
 from c3s3_seg.inference.domain_check import DomainError
+from c3s3_seg.io import load_mask
 from c3s3_seg.phantom import Simulator, simulate
 from c3s3_seg.training.bundles.calibrate import (
     CalibrationRow,
@@ -344,3 +345,42 @@ def test_the_command_is_part_of_the_base_installation(phantoms: Path, tmp_path: 
     assert found.returncode == 0, found.stderr
     assert "domain of 2 training scans" in found.stdout
     assert "torch was loaded: False" in found.stdout
+
+
+def test_a_mask_of_0_and_255_is_refused_before_scans_are_read(phantoms: Path, tmp_path: Path) -> None:
+    shutil.copytree(WEIGHTS / "phantom", tmp_path / "bundle")
+    before = (tmp_path / "bundle" / "manifest.json").read_bytes()
+    shutil.copytree(phantoms, tmp_path / "data")
+    path = tmp_path / "data" / "labelsTr" / "p3.nii.gz"
+    mask = load_mask(path)
+    save(mask.geometry.volume(mask.array * np.uint8(255)), path)
+    words = ["calibrate", str(tmp_path / "bundle"), str(tmp_path / "data")]
+    with pytest.raises(InputError, match=r"p3.nii.gz: the mask holds the value 255 alone"):
+        raise CliRunner().invoke(app, words).exception  # type: ignore[misc]
+    assert (tmp_path / "bundle" / "manifest.json").read_bytes() == before
+
+
+def test_a_case_that_was_trained_on_decides_on_no_limit(small_crops: Path, tmp_path: Path) -> None:
+    """A run without validation cases checked nothing: its training cases could be named for validation."""
+    config = load_config(small_crops)
+    data = Path(shutil.copytree(config.data.folder, tmp_path / "data"))
+    names = [f"ball-{n}" for n in range(5)]
+
+    def divide(**splits: list[str]) -> None:
+        (data / "dataset.json").write_text(json.dumps(splits))
+
+    divide(labelled=names[:3], unlabelled=names[3:4])
+    changes = [f"data.folder={data}", "method=supervised", "run.iterations=1"]
+    bundle = train(load_config(small_crops, changes), tmp_path / "run", Silent())
+    assert trained_splits(bundle, data)[1].labelled == tuple(names[:3])
+    divide(labelled=names[:2], unlabelled=names[3:4], validation=names[2:3])
+    with pytest.raises(InputError, match="'ball-2' among the validation cases, and the model was trained on"):
+        trained_splits(bundle, data)
+    member = {"training": bundle.manifest.training}
+    with pytest.raises(InputError, match="'ball-2' among the validation cases, and the model was trained on"):
+        trained_splits(_trained({"config": {}, "ensemble": [member, member]}), data)
+    divide(labelled=names[:2], validation=names[3:])  # not drawn from by a supervised run
+    assert trained_splits(bundle, data)[1].validation == tuple(names[3:])
+    older = {k: v for k, v in bundle.manifest.training.items() if k != "training_case_hashes"}
+    with pytest.raises(InputError, match="the model was trained on 3 and validated on 0"):
+        trained_splits(_trained(older), data)

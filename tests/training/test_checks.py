@@ -2,10 +2,12 @@
 
 import json
 import math
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from helpers import command
@@ -14,8 +16,8 @@ from torch import nn
 from c3s3_seg.bundle import ModelBundle
 from c3s3_seg.commands.train import _refuse_nothing
 from c3s3_seg.dataset import DataSet
-from c3s3_seg.dataset.modality import modality_code
 from c3s3_seg.errors import ConfigError, InputError, RefusedError
+from c3s3_seg.io.modality import modality_code
 from c3s3_seg.models import build
 from c3s3_seg.training import checkpoint
 from c3s3_seg.training.bundles.ensemble import _member, cross_validated
@@ -27,7 +29,7 @@ from c3s3_seg.training.folds import read_splits
 from c3s3_seg.training.history import empty_masks, scored
 from c3s3_seg.training.loggers import Silent
 from c3s3_seg.training.methods import base
-from c3s3_seg.training.run import Run
+from c3s3_seg.training.run import DivergedError, Run
 from c3s3_seg.training.studies.record import _numbers
 from c3s3_seg.training.train import NOTHING, train
 from c3s3_seg.training.validation import Validation
@@ -142,7 +144,7 @@ def test_a_class_without_a_voxel_is_warned_of(toy_config: Path, toy_data: Path, 
     both = load_config(toy_config, [f"data.folder={data}", labels(ball=1, cube=2)])
     assert warned(both) == [
         "no labelled case has a voxel of cube (2): it cannot be learnt",
-        "no validation case has a voxel of cube (2): it is not scored",
+        "no validation case has a voxel of cube (2): only a false alarm is scored",
     ]
 
 
@@ -306,6 +308,18 @@ def test_averages_that_are_not_finite_are_neither_judged_nor_kept(toy_config: Pa
         run.save()
 
 
+def test_an_output_that_is_not_finite_is_a_divergence(toy_config: Path, tmp_path: Path) -> None:
+    """Finite weights may be so large that outputs are not; as another error it ended a whole study."""
+    config = load_config(toy_config)
+    run = Run(config, tmp_path)
+    data, splits = read_splits(config.data)
+    with torch.no_grad():
+        for parameter in run.emas["vnet"].net.parameters():
+            parameter.fill_(1e30)
+    with pytest.raises(DivergedError, match="the run diverges: the network gave NaN or infinity in"):
+        run.validate(read_validation(data, splits.validation, config.task))
+
+
 def row(dice: float, distance: float) -> dict[str, float]:
     return {"dice": dice, "jaccard": dice, "hd95_vox": distance, "asd_vox": distance}
 
@@ -346,3 +360,59 @@ def test_a_good_run_ends_with_0(toy_config: Path, tmp_path: Path) -> None:
     assert answer.returncode == 0, answer.stderr
     assert "warning" not in answer.stdout
     assert "95HD" in answer.stdout
+
+
+def with_255(toy_data: Path, folder: Path, case: str, **keys: object) -> Path:
+    """Write the toy data with a mask of 0 and 255 for one case; return the folder."""
+    from c3s3_seg.io import load_mask, save
+
+    indexed(toy_data, folder, **keys)
+    (folder / "labelsTr").unlink()
+    shutil.copytree(toy_data / "labelsTr", folder / "labelsTr")
+    mask = load_mask(folder / "labelsTr" / f"{case}.nii.gz")
+    save(mask.geometry.volume(mask.array * np.uint8(255)), folder / "labelsTr" / f"{case}.nii.gz")
+    return folder
+
+
+@pytest.mark.parametrize("case", ["ball-0", "ball-4"])
+def test_a_mask_of_0_and_255_is_refused_before_the_first_step(
+    toy_config: Path, toy_data: Path, tmp_path: Path, case: str
+) -> None:
+    data = with_255(toy_data, tmp_path / "data", case)
+    words = rf"{case}.nii.gz: the mask holds the value 255 alone; wanted 1 \(ball\)"
+    refused(load_config(toy_config, [f"data.folder={data}"]), tmp_path / "run", words)
+
+
+def test_a_validation_case_of_another_label_255_lacks_the_label(
+    toy_config: Path, toy_data: Path, tmp_path: Path
+) -> None:
+    data = with_255(toy_data, tmp_path / "data", "ball-4", labels={"ball": 1, "implant": 255})
+    bundle = train(load_config(toy_config, [f"data.folder={data}"]), tmp_path / "run", Silent())
+    warnings = bundle.manifest.training["warnings"]
+    assert any("no validation case has a voxel of ball (1)" in text for text in warnings)
+    assert any("the masks hold implant (255)" in text for text in warnings)
+
+
+def test_a_run_whose_validation_fails_loses_no_step(
+    toy_config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The resumed run validates where the stopped one did not, and ends bit for bit as a whole run does."""
+    changes = ["run.validate_every=3", "run.checkpoint_every=100", "run.keep=best", "run.patience=4"]
+    config = load_config(toy_config, changes)
+    whole = train(config, tmp_path / "whole", Silent())
+
+    def fails(*_: object) -> None:
+        raise InputError("the scan is no longer there")
+
+    with monkeypatch.context() as patched:
+        patched.setattr("c3s3_seg.training.run.validate", fails)
+        with pytest.raises(InputError, match="no longer there"):
+            train(config, tmp_path / "run", Silent())
+    assert checkpoint.read(tmp_path / "run").iteration == 3
+    resumed = train(config, tmp_path / "run", Silent(), resume=True)
+    assert resumed.manifest.files == whole.manifest.files
+    one, two = (checkpoint.read(tmp_path / name) for name in ("whole", "run"))
+    assert one.history == two.history
+    assert one.best_cases == two.best_cases
+    assert one.tensors.keys() == two.tensors.keys()
+    assert all(torch.equal(one.tensors[name], two.tensors[name]) for name in one.tensors)

@@ -146,6 +146,9 @@ def test_a_modality_in_another_spelling_has_its_rule(
     (folder / "dataset.json").write_text(json.dumps({**index, "modality": written}))
     task = planned(folder).task
     assert (task.modality, task.recipe.intensity.rule) == ("CT", "window")
+    (folder / "dataset.json").write_text(json.dumps({k: v for k, v in index.items() if k != "modality"}))
+    task = planned(folder, "task.modality=ct").task
+    assert (task.modality, task.recipe.intensity.rule) == ("CT", "window")
 
 
 def test_a_fault_of_the_unlabelled_cases_is_told_and_no_reason_against_c3s3(

@@ -1,6 +1,8 @@
 """The weights that a run keeps, and early stopping."""
 
+import resource
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +21,9 @@ from c3s3_seg.training.config import load_config
 from c3s3_seg.training.data import Sampler
 from c3s3_seg.training.folds import read_splits
 from c3s3_seg.training.history import History, since_gain
-from c3s3_seg.training.loggers import Silent
+from c3s3_seg.training.loggers import Silent, open_logger
 from c3s3_seg.training.run import Run
-from c3s3_seg.training.train import train
+from c3s3_seg.training.train import RunLogger, train
 from c3s3_seg.training.validation import Validation
 
 pytestmark = pytest.mark.slow
@@ -227,4 +229,79 @@ def test_a_scan_that_is_nearly_all_background_costs_no_bundle(
     assert bundle.task.domain is None
     (text,) = [text for text in told if "the bundle has no domain" in text]
     assert "ball-1.nii.gz: 98% or more of the voxels have the same value" in text
+    assert f"- **Warning**: {text}." in bundle.card()
+
+
+@pytest.mark.parametrize("iterations", [3, 4])
+def test_a_run_is_not_ended_before_its_learning_rate_is(
+    toy_config: Path, tmp_path: Path, iterations: int
+) -> None:
+    """With as few iterations as it has already, it shipped weights of a high learning rate as finished."""
+    run = Run(load_config(toy_config, ["method=supervised"]), tmp_path)
+    run.iteration = 4
+    run.save()
+    again = Run(load_config(toy_config, ["method=supervised", f"run.iterations={iterations}"]), tmp_path)
+    words = (
+        f"the checkpoint is at iteration 4, and run.iterations = {iterations}: .* Set run.iterations above 4"
+    )
+    with pytest.raises(InputError, match=words):
+        again.restore()
+    Run(load_config(toy_config, ["method=supervised", "run.iterations=5"]), tmp_path).restore()
+
+
+class Full:
+    """A logger that lets no file grow beyond 2,000 bytes at iteration 2, as a disk that is full then."""
+
+    def __init__(self, also: RunLogger) -> None:
+        self.also, self.heard = also, list[str]()
+        self.began, self.validated = also.began, also.validated
+
+    def stepped(self, iteration: int, terms: dict[str, float]) -> None:
+        hard = resource.getrlimit(resource.RLIMIT_FSIZE)[1]
+        resource.setrlimit(resource.RLIMIT_FSIZE, (2000 if iteration == 2 else hard, hard))
+        for _ in range(200 if iteration == 2 else 1):
+            self.also.stepped(iteration, terms)
+
+    def warned(self, text: str) -> None:
+        self.heard.append(text)
+        self.also.warned(text)
+
+
+@pytest.fixture
+def file_limit() -> Iterator[None]:
+    """Restore the limit on the size of files after a test, also if it fails."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    yield
+    resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+@pytest.mark.usefixtures("file_limit")
+def test_a_disk_that_is_full_for_a_moment_does_not_end_a_run(
+    toy_config: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    config = load_config(toy_config, ["method=supervised", "run.iterations=4", "run.checkpoint_every=1"])
+    with open_logger(tmp_path) as logger:
+        full = Full(logger)
+        bundle = train(config, tmp_path, full)
+    (heard,) = [text for text in full.heard if "checkpoint" in text]
+    assert heard.startswith("the checkpoint was not written (")
+    assert bundle.manifest.training["iterations"] == checkpoint.read(tmp_path).iteration == 4
+    told = capfd.readouterr()
+    assert told.out.count("no more scalars; the run continues") == 1
+    assert "Traceback" not in told.err
+
+
+def test_a_bundle_of_one_training_scan_says_that_it_has_no_domain(
+    toy_config: Path, toy_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing said so, and predict reported `pass` for every scan."""
+    data = Path(shutil.copytree(toy_data, tmp_path / "data"))
+    (data / "dataset.json").write_text('{"labelled": ["ball-0"], "validation": ["ball-4"]}')
+    logger, told = Silent(), list[str]()
+    monkeypatch.setattr(logger, "warned", told.append)
+    config = load_config(toy_config, ["method=supervised", "run.iterations=1", f"data.folder={data}"])
+    bundle = train(config, tmp_path / "run", logger)
+    assert bundle.task.domain is None
+    (text,) = [text for text in told if "the bundle has no domain" in text]
+    assert text.endswith(": one scan has no spread")
     assert f"- **Warning**: {text}." in bundle.card()

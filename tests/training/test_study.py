@@ -11,11 +11,12 @@ from subprocess import CompletedProcess
 from typing import Any
 
 import pytest
+import torch
 from helpers import command
 from rich.console import Console
 
 from c3s3_seg.bundle import ModelBundle
-from c3s3_seg.errors import ConfigError, InputError
+from c3s3_seg.errors import ConfigError, InputError, MissingError
 from c3s3_seg.metrics.statistics import statistics
 from c3s3_seg.report.study_page import write_study_page
 from c3s3_seg.report.study_table import METRICS, Conditions, StudyRow, Trained, mixture, study_rows
@@ -23,10 +24,13 @@ from c3s3_seg.report.study_words import study_markdown
 from c3s3_seg.report.terminal import study_table
 from c3s3_seg.system.schema import dump
 from c3s3_seg.training import checkpoint
+from c3s3_seg.training.config import load_config
+from c3s3_seg.training.loggers import Silent
 from c3s3_seg.training.studies import conditions
 from c3s3_seg.training.studies.plan import load_study
 from c3s3_seg.training.studies.record import read_record, write_record
-from c3s3_seg.training.studies.run import finished
+from c3s3_seg.training.studies.run import finished, run_study
+from c3s3_seg.training.train import train
 
 pytestmark = pytest.mark.slow
 
@@ -574,3 +578,69 @@ def test_the_committed_records_give_the_published_table(labelled: int) -> None:
     for row in rows:
         dice = f"{row.mean['dice']:.3f} ± {row.spread['dice']:.3f}"
         assert f"| {labelled} | {row.entry} | {row.net} | {row.iterations} | {dice} |" in log
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        (["data.labelled=1"], "names no unlabelled case"),
+        (["method=supervised", "teacher.bundle=nowhere", "data.unlabelled_stream=all"], "there is no model"),
+        (["method=supervised", "teacher.masks=nowhere"], "names no unlabelled case"),
+        (["method=supervised", "run.blend=0.5"], "run.blend = 0.5 needs a bundle to begin from"),
+        (["method=supervised", "task.labels=[{name='x',value=7}]"], "the masks hold the values 1"),
+    ],
+)
+def test_what_would_end_a_later_run_at_its_start_is_found_before_the_first(
+    study: Path, toy_data: Path, tmp_path: Path, changes: list[str], words: str
+) -> None:
+    data = tmp_path / "data"
+    data.mkdir()
+    for name in ("imagesTr", "labelsTr"):
+        (data / name).symlink_to(toy_data / name)
+    splits = {"labelled": ["ball-0"], "validation": ["ball-4"]}
+    (data / "dataset.json").write_text(json.dumps(splits))
+    text = study.read_text().replace('name = "C3S3"', f'name = "C3S3"\nset = {json.dumps(changes)}')
+    study.write_text(
+        text.replace("seeds = [1, 2]", "seeds = [1]").replace(
+            "c3s3.warm_up=1", f'c3s3.warm_up=1", "data.folder={data}'
+        )
+    )
+    _, plans = load_study(study)
+    with pytest.raises(InputError, match=re.escape("c3s3-1: ") + ".*" + re.escape(words)):
+        run_study(plans, tmp_path / "out", lambda *_: None)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_bundle_of_other_widths_and_a_missing_gpu_are_found_before_the_first_run(
+    study: Path, toy_config: Path, tmp_path: Path
+) -> None:
+    start = train(
+        load_config(toy_config, ["run.iterations=1", "method=supervised"]), tmp_path / "s", Silent()
+    )
+    text = study.read_text().replace('name = "C3S3"', 'name = "C3S3"\nset = ["networks.b.filters=3"]')
+    study.write_text(text)
+    _, plans = load_study(study, ["networks.a.filters=4"])
+    begun = [replace(plan, start=start) for plan in plans]
+    with pytest.raises(InputError, match="its vnet has 2 filters, the configuration 4"):
+        run_study(begun, tmp_path / "out", lambda *_: None)
+    if not torch.cuda.is_available():
+        _, plans = load_study(study, ["run.device=cuda"])
+        with pytest.raises(MissingError, match="torch finds no CUDA device"):
+            run_study(plans, tmp_path / "out", lambda *_: None)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_stopped_run_is_not_resumed_under_other_settings(study: Path, tmp_path: Path) -> None:
+    """It was resumed at iteration 2 of 3 with 2, and recorded as a run of 2."""
+    longer, shorter = ["run.iterations=3", "run.checkpoint_every=1"], ["run.checkpoint_every=2"]
+    plan = load_study(study, longer)[1][0]
+    folder = tmp_path / "out" / "runs" / plan.name
+    train(plan.config, folder, Silent())  # finished, but without a record
+    _, plans = load_study(study, shorter)
+    words = r"the run was stopped under other settings \(run.iterations: 3, now 2\).* remove this folder"
+    with pytest.raises(InputError, match=words):
+        run_study(plans[:1], tmp_path / "out", lambda *_: None)
+    assert not (tmp_path / "out" / "records").exists()
+    _, plans = load_study(study, ["run.iterations=3", "run.threads=1", "run.checkpoint_every=2"])
+    assert run_study(plans[:1], tmp_path / "out", lambda *_: None) == []
+    assert [path.name for path in (tmp_path / "out" / "records").iterdir()] == [f"{plan.name}.json"]

@@ -38,11 +38,12 @@ TIMING = Timing(warm_s=1.0, full_s=3.0, validate_s=2.0, load_s=0.5, case_bytes=1
 
 def test_iterations_follow_from_the_budget() -> None:
     found = length(TIMING, 1000, (20, 5), share=0.5)
-    # Of 920 s, 5 s are for the start, 12.5 s for reading, 80 s for 8 validations; a step takes 2 s.
+    # Of 920 s, 5 s are for the start, 12.5 s for reading, 10 s for reading training scans again (the domain),
+    # and 80 s for 8 validations; a step takes 2 s.
     assert found.validations == 8
-    assert found.iterations == int((920 - 5 - 12.5 - 80) / 2)
+    assert found.iterations == int((920 - 5 - 22.5 - 80) / 2)
     assert found.every * 7 < found.iterations <= found.every * 8
-    assert length(TIMING, 1000, (20, 0), share=1.0).iterations == (920 - 5 - 10)
+    assert length(TIMING, 1000, (20, 0), share=1.0).iterations == (920 - 5 - 20)
     assert length(TIMING, 1000, (20, 0), share=1.0).validations == 0
     assert length(TIMING, 1e6, (20, 5), share=0.5).iterations == MOST
     begun = length(TIMING, 1000, (20, 5), share=0.5, begun=True)
@@ -51,10 +52,10 @@ def test_iterations_follow_from_the_budget() -> None:
 
 def test_iterations_follow_from_what_is_set() -> None:
     warm = length(TIMING, 1000, (20, 0), share=1.0, fixed=FixedRhythm(warm_up=200))
-    assert warm.iterations == 200 + int((920 - 5 - 10 - 200) / 3)
+    assert warm.iterations == 200 + int((920 - 5 - 20 - 200) / 3)
     often = length(TIMING, 1000, (20, 5), share=0.0, fixed=FixedRhythm(validate_every=4))
     # 3 s a step, and a validation of 10 s after every fourth step and after the last.
-    assert often.iterations == int((920 - 5 - 12.5 - 10) / (3 + 10 / 4))
+    assert often.iterations == int((920 - 5 - 22.5 - 10) / (3 + 10 / 4))
     assert often.validations == -(-often.iterations // 4)
     assert length(TIMING, 1000, (20, 0), share=0.0, fixed=FixedRhythm(validate_every=4)).validations == 0
 

@@ -7,9 +7,10 @@ from pathlib import Path
 import pytest
 import torch
 from helpers.training import sampler
-from torch import Tensor
+from torch import Tensor, nn
 
-from c3s3_seg.training.cases import TrainingCase
+from c3s3_seg.dataset import DataSet
+from c3s3_seg.training.cases import TrainingCase, read_case
 from c3s3_seg.training.config import load_config
 from c3s3_seg.training.data import Sampler, Views
 from c3s3_seg.training.method_settings import TraCoCoConfig
@@ -164,3 +165,41 @@ def test_each_mechanism_changes_the_loss(toy_config: Path) -> None:
     torch.manual_seed(0)
     a, _ = method.step(still, 8)
     assert a.terms["translation_a"] == pytest.approx(0, abs=1e-4)
+
+
+@pytest.mark.parametrize("method", ["tracoco", "uamt"])
+def test_noise_is_in_standard_deviations_of_the_scan(
+    layers_data: Path, small_crops: Path, monkeypatch: pytest.MonkeyPatch, method: str
+) -> None:
+    """In a window, inputs are in [0, 1]: noise up to 1 hid a scan of a standard deviation of 0.1."""
+    changes = [f"method={method}", "task.modality=CT", f"data.folder={layers_data}"]
+    changes += ['task.recipe.intensity={rule="window",low=-1000.0,high=1000.0}', "data.unlabelled_stream=all"]
+    changes += ['task.labels=[{name="core",value=1}]', "networks.dropout=0.0", "uamt.noise=1.0"]
+    config = load_config(small_crops, [*changes, "uamt.noise_limit=1.0"])
+    case = read_case(DataSet.load(layers_data), "layers-0", config.task, labelled=True)
+    assert case.deviation == pytest.approx(float(case.stack[0].std()), rel=1e-3)
+    assert 0.01 < case.deviation < 0.6
+    assert case.without_labels().deviation == case.deviation
+    draw = Sampler([case], [case], task=config.task, data=config.data, augment=config.augment, seed=1)
+    built = build_method(config)
+    batch = draw.batch(0, built.views(0))
+    seen = noise_of(built.teacher if method == "uamt" else built.a, monkeypatch)  # type: ignore[arg-type]
+    for _ in built.step(batch, 0):
+        pass
+    images = batch.views[0] if method == "tracoco" else batch.views[0][batch.labelled :]
+    noise = (seen[-1][: len(images)] - images).abs().max()
+    assert float(noise) == pytest.approx(case.deviation, rel=0.05)
+    assert torch.equal(replace(batch, deviations=()).deviation, torch.ones(len(batch.views[0]), 1, 1, 1, 1))
+
+
+def noise_of(net: nn.Module, monkeypatch: pytest.MonkeyPatch) -> list[Tensor]:
+    """Return a list of the inputs that a network is given from now on."""
+    seen, forward = list[Tensor](), net.forward
+
+    def keep(images: Tensor) -> Tensor:
+        seen.append(images.detach().clone())
+        found: Tensor = forward(images)
+        return found
+
+    monkeypatch.setattr(net, "forward", keep)
+    return seen

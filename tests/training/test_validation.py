@@ -2,6 +2,8 @@
 
 import json
 import math
+import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,15 +12,20 @@ import torch
 from torch import nn
 
 from c3s3_seg.bundle import Label, Task
-from c3s3_seg.bundle.preprocessing import Recipe
+from c3s3_seg.bundle.preprocessing import Intensity, Recipe
+from c3s3_seg.commands.train import _refuse_nothing
+from c3s3_seg.errors import InputError
 from c3s3_seg.geometry.volume import Geometry
+from c3s3_seg.io import load_mask, save
 from c3s3_seg.report.study_table import Trained, study_rows
 from c3s3_seg.report.study_words import study_markdown
 from c3s3_seg.training.bundles.card import _table
 from c3s3_seg.training.cases import ValidationCase
 from c3s3_seg.training.config import load_config
-from c3s3_seg.training.history import scored
+from c3s3_seg.training.history import History, empty_masks, scored
+from c3s3_seg.training.loggers import Silent
 from c3s3_seg.training.run import Run
+from c3s3_seg.training.train import train
 from c3s3_seg.training.validation import validate
 
 GRID = Geometry.build((32, 32, 32))
@@ -54,8 +61,8 @@ def test_a_case_without_a_label_in_common_counts_as_dice_0() -> None:
     assert right["organ-2"] == {"dice": 1, "jaccard": 1, "hd95_vox": 0, "asd_vox": 0}
     assert swapped["organ-1"] == {"dice": 0, "jaccard": 0, "hd95_vox": 0, "asd_vox": 0}  # the paper's miss
     assert swapped["organ-2"] == {"dice": 0, "jaccard": 0, "hd95_vox": math.inf, "asd_vox": math.inf}
-    # The four Dice scores: (right, 1) empty and 0 by the protocol, (right, 2) 1, and two of 0.
-    assert (found.dice, found.jaccard) == (0.25, 0.25)
+    # Three Dice scores: (right, 2) 1, and two of 0; (right, 1) is empty in truth and prediction.
+    assert (found.dice, found.jaccard, found.both_empty) == (1 / 3, 1 / 3, 1)
     assert (found.hd95_vox, found.asd_vox, found.infinite) == (0, 0, 1)
     assert "1 infinite" in found.remark
     assert found.record(4)["infinite"] == 1
@@ -120,3 +127,69 @@ def test_a_study_counts_infinite_distances_and_does_not_average_them() -> None:
     assert row.infinite == 1
     assert (row.n["dice"], row.n["hd95_vox"], row.left_out["hd95_vox"]) == (2, 2, 1)
     assert "1 infinite distances" in study_markdown({"base": [row]})
+
+
+def only(*values: int) -> list[ValidationCase]:
+    """Return cases with a bright ball, of which the truth marks `values`; 0: a control."""
+    return [case(f"case-{number}", value) for number, value in enumerate(values)]
+
+
+def dark(found: ValidationCase) -> ValidationCase:
+    """Return a control in which `finds` finds nothing."""
+    scan = np.where(np.arange(GRID.shape[0]) == 0, 0.5, 0.0)[:, None, None] * np.ones(GRID.shape)
+    return replace(found, scan=GRID.volume(scan.astype(np.float32)))
+
+
+def test_a_control_without_a_false_alarm_is_in_no_mean() -> None:
+    """A perfect network had Dice 0.5 on as many controls as patients, like one that false-alarms in all."""
+    patient, control, bright = only(1, 0, 0)
+    plain = replace(task(1), recipe=Recipe((1.0, 1.0, 1.0), Intensity("window", low=0.0, high=10.0)))
+    perfect = validate("net", below(0.5), plain, [patient, dark(control)])
+    assert (perfect.dice, perfect.hd95_vox, perfect.both_empty) == (1, 0, 1)
+    assert empty_masks(perfect) == (0, 1)
+    assert perfect.record(1)["both_empty"] == 1
+    alarms = validate("net", below(0.5), plain, [patient, bright])
+    assert (alarms.dice, alarms.both_empty, alarms.infinite) == (0.5, 0, 1)
+    controls = validate("net", below(0.5), plain, [dark(control)])
+    assert math.isnan(controls.dice)
+    assert math.isnan(controls.hd95_vox)
+    assert controls.by_label == {}
+    history = History()
+    assert not history.add_scores(controls, 1)
+    assert history.best() is None
+    assert history.add_scores(alarms, 2)
+    assert "| net | none | none | none | none |" in _table([scored(controls, 1)])
+    assert "net: empty masks of an empty reference, not included in the means: 1." in _table(history.records)
+
+
+def below(threshold: float) -> nn.Module:
+    """Return a net that labels the voxels above a threshold of an intensity window, as class 1."""
+    net = nn.Conv3d(1, 2, 1)
+    with torch.no_grad():
+        net.weight.zero_()
+        net.bias.zero_()
+        net.weight[1], net.bias[1] = 1000.0, -1000.0 * threshold
+    return net
+
+
+def test_controls_alone_choose_no_weights_and_fail_no_command(
+    small_crops: Path, toy_data: Path, tmp_path: Path
+) -> None:
+    """If a network finds nothing in controls, it is right; the best of such networks is not known."""
+    data = tmp_path / "data"
+    shutil.copytree(toy_data, data)
+    path = data / "labelsTr" / "ball-4.nii.gz"
+    mask = load_mask(path)
+    save(mask.geometry.volume(mask.array * np.uint8(0)), path)
+    index = json.loads((data / "dataset.json").read_text())
+    (data / "dataset.json").write_text(json.dumps({**index, "empty_masks": True}))
+    changes = [f"data.folder={data}", "run.iterations=1", "method=supervised"]
+    with pytest.raises(InputError, match=r"run\.keep = 'best' needs a validation case with a label"):
+        train(load_config(small_crops, [*changes, "run.keep=best"]), tmp_path / "best", Silent())
+    changes += ["optimiser.lr=1e-9", "data.foreground_crops=0"]
+    bundle = train(load_config(small_crops, changes), tmp_path / "run", Silent())
+    (record,) = bundle.manifest.training["validation_kept"]
+    assert record["dice"] is None or record["dice"] == 0  # nothing found, or false alarms
+    _refuse_nothing(bundle)  # does not raise: no mask is missing
+    again = train(load_config(small_crops, changes), tmp_path / "run", Silent(), resume=True)
+    assert again.manifest.files == bundle.manifest.files

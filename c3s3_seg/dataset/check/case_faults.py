@@ -10,11 +10,14 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from c3s3_seg.bundle import Task
 from c3s3_seg.bundle.preprocessing import intensity_defect
-from c3s3_seg.dataset.index import INDEX
+from c3s3_seg.dataset.index import INDEX, DataSet
 from c3s3_seg.errors import InputError
 from c3s3_seg.geometry.volume import Array, Volume
 from c3s3_seg.io.scan_like import scan_words
+
+SCALED = 255  # value of the foreground in a 0/1 mask that was scaled to 8 bits
 
 
 @dataclass(frozen=True)
@@ -96,6 +99,33 @@ def refuse_defects(
         defect, path = mask_defect(mask, labels, required=required), mask.source.path
     if defect is not None:
         raise InputError(f"{defect.found}; wanted {defect.wanted}", where=path, todo=defect.todo)
+
+
+def refuse_scaled(mask: Volume, task: Task, data: DataSet) -> None:
+    """Raise an error for a mask that holds 255 alone, if no label has this value: a scaled 0/1 mask.
+
+    Raises
+    ------
+    InputError
+        If it is one: its label would be learnt as background, and the first validation would refuse it.
+    """
+    known = {*task.label_values.values(), *data.labels.values()}
+    if SCALED in known or values_in(mask.array) != [SCALED]:
+        return
+    wanted = ", ".join(f"{value} ({name})" for name, value in task.label_values.items())
+    todo = f"It looks like a mask of 0 and 255: write a value of task.labels for 255, or name 255 in {INDEX}"
+    raise InputError(
+        f"the mask holds the value 255 alone; wanted {wanted}", where=mask.source.path, todo=todo
+    )
+
+
+def own_labels(mask: Volume, task: Task) -> Volume:
+    """Return a mask with 0 for the values of other labels: the metrics take 255 alone for a scaled mask."""
+    values = list(task.label_values.values())
+    if set(values_in(mask.array)) <= set(values):
+        return mask
+    own = np.where(np.isin(mask.array, values), mask.array, 0).astype(mask.array.dtype)
+    return mask.geometry.volume(own, mask.source)
 
 
 def values_in(mask: Array) -> list[int]:

@@ -101,7 +101,25 @@ def _together(cases: tuple[CheckedCase, ...], data: DataSet) -> list[Finding]:
         f for f in odd_ones(cases, data.modality) if not (f.check == "intensities" and f.cases[0] in reported)
     ]
     headers = _headers({name: one.axes for name, one in summary.items()})
-    return [*odd, *strange, *ill, *headers, *duplicates(pairs, kinds(data.splits))]
+    scaled = [] if data.labels else _scaled(cases)
+    return [*scaled, *odd, *strange, *ill, *headers, *duplicates(pairs, kinds(data.splits))]
+
+
+def _scaled(cases: tuple[CheckedCase, ...]) -> list[Finding]:
+    """Report masks of 0 and 255 beside others without 255: 0/1 masks that were scaled; training refuses them.
+
+    If all masks hold 255 alone, it is the value of their label.
+    """
+    used = {case.name: set(case.mask.volumes_ml) for case in cases if case.mask and case.kind != "unlabelled"}
+    names = tuple(name for name, values in used.items() if values == {"255"})
+    others = set().union(*(values for values in used.values() if values != {"255"}))
+    if not others or "255" in others:
+        return []
+    todo = "Write the value of their label for 255, or name the labels in dataset.json"
+    what = "the mask holds the value 255 alone"
+    return [
+        Finding("error", "mask-values", (name,), what, "the values of other masks", todo) for name in names
+    ]
 
 
 def _headers(axes: dict[str, str]) -> list[Finding]:

@@ -20,6 +20,10 @@ if TYPE_CHECKING:
 LONGEST_REASON = 300  # most characters of a runtime's error that a message repeats
 
 
+class NotFiniteError(InputError):
+    """The error for a network that gives NaN or infinity; in training, a run that diverges."""
+
+
 class Backend(Protocol):
     """A network that is ready to run. It may state where and how it runs: `device`, `precision`, `notes`.
 
@@ -101,7 +105,7 @@ def run(backend: Backend, patches: Array, classes: int) -> Array:
         count = int(np.prod(wanted))
         what = f"the network gave NaN or infinity in {unfit} of {count} values of a tile of {tile}"
         half = getattr(backend, "precision", "float32") == "float16"
-        raise InputError(f"{what} in {backend.name}", todo="Try --precision float32" if half else None)
+        raise NotFiniteError(f"{what} in {backend.name}", todo="Try --precision float32" if half else None)
     return logits
 
 

@@ -35,7 +35,7 @@ Research use only. Not a medical device.
 
 Scores of every network of the run with its last weights (moving average), before rounding for storage. Grid
 of the scans, paper protocol: voxel units, mean over cases and labels; an empty prediction counts as
-(0, 0, 0, 0).
+(0, 0, 0, 0), and is left out if the reference is empty too.
 
 {_table(history["validation_last"])}{_empty(history["validation_last"])}
 Best during the run: {_best(history["validation_best"])}.
@@ -138,7 +138,7 @@ def _table(records: list[dict[str, Any]], *more: str) -> str:
     heads = ["network", *more, "Dice", "Jaccard", "95HD (voxel)", "ASD (voxel)"]
     rows = [heads, ["---"] * len(heads)]
     for r in records:
-        scores = [f"{r['dice']:.3f}", f"{r['jaccard']:.3f}", *_distances(r)]
+        scores = [*(overlap_words(r[key]) for key in ("dice", "jaccard")), *_distances(r)]
         rows.append([r["candidate"], *(str(r[key]) for key in more), *scores])
     left_out = "".join(
         f"\n{r['candidate']}: {r['infinite']} infinite distances (of a label that the truth lacks) are"
@@ -146,7 +146,20 @@ def _table(records: list[dict[str, Any]], *more: str) -> str:
         for r in records
         if r.get("infinite")
     )
+    left_out += "".join(both_empty_line(r["candidate"], r.get("both_empty", 0)) for r in records)
     return "".join(f"| {' | '.join(row)} |\n" for row in rows) + left_out
+
+
+def both_empty_line(name: str, count: int) -> str:
+    """Return the line on masks that are empty like their reference; "" if there are none."""
+    if not count:
+        return ""
+    return f"\n{name}: empty masks of an empty reference, not included in the means: {count}.\n"
+
+
+def overlap_words(mean: float) -> str:
+    """Return a mean overlap as text: "none" if all masks were empty like their references."""
+    return f"{mean:.3f}" if isfinite(mean) else "none"
 
 
 def _distances(record: dict[str, Any]) -> list[str]:

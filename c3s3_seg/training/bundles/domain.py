@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import fields, replace
 from pathlib import Path
@@ -19,6 +20,8 @@ from c3s3_seg.system.progress import Progress
 from c3s3_seg.system.schema import parse
 from c3s3_seg.training.folds import read_splits
 from c3s3_seg.training.settings import DataConfig
+
+AS_THEN = "Give the data set as it was then: no case that was trained on may decide on the limit"
 
 
 def measure_domain(task: Task, data: DataSet, splits: Splits, report: Progress | None = None) -> Domain:
@@ -77,15 +80,17 @@ def trained_splits(bundle: ModelBundle, folder: Path) -> tuple[DataSet, Splits]:
     Raises
     ------
     InputError, ConfigError
-        Same as in `read_splits`; also if the data set has the cases that the bundle was validated on, but is
-        no longer divided as it was.
+        Same as in `read_splits`; also if a validation case was trained on, or the data set has the cases that
+        the bundle was validated on, but is no longer divided as it was.
     """
     record = bundle.manifest.training
     if "ensemble" not in record:
         return _splits_of_run(record, folder, bundle.folder)
     recorded = {**record.get("config", {}).get("data", {}), "fold": None}
-    data, whole = _splits_of_run({"config": {"data": recorded}}, folder, bundle.folder)
     members = [member.get("training", {}) for member in record["ensemble"]]
+    learnt = [digest for member in members for digest in member.get("training_case_hashes", ())]
+    together = {"config": {"data": recorded}, "training_case_hashes": learnt}
+    data, whole = _splits_of_run(together, folder, bundle.folder)
     runs = [_splits_of_run(member, folder, bundle.folder)[1] for member in members] or [whole]
     labelled = dict.fromkeys(case for run in runs for case in run.labelled)
     others = dict.fromkeys(case for run in runs for case in run.unlabelled if case not in labelled)
@@ -107,20 +112,30 @@ def _splits_of_run(record: dict[str, Any], folder: Path, where: Path) -> tuple[D
 def _check_division(record: dict[str, Any], data: DataSet, splits: Splits) -> None:
     """Raise an InputError if the run's data set has other training and validation cases than then.
 
-    A limit would be measured on cases that were trained on. Another data set is accepted.
+    A limit would be measured on cases that were trained on. Another data set is accepted. Bundles without the
+    names' hashes are older; without validation cases, only the number of their labelled cases is compared.
     """
+    hashes = set(record.get("training_case_hashes", ()))
+    for case in (case for case in splits.validation if name_hash(case) in hashes):
+        what = f"has {case!r} among the validation cases, and the model was trained on it"
+        raise InputError(what, where=data.folder / INDEX, todo=AS_THEN)
     validated = {case for cases in record.get("validation_cases", {}).values() for case in cases}
-    if validated.isdisjoint(data.splits.cases):
+    if (validated or hashes) and validated.isdisjoint(data.splits.cases):
         return
     labelled = record.get("cases", {}).get("labelled", len(splits.labelled))
-    if validated == {*splits.validation} and labelled == len(splits.labelled):
+    if validated in (set(), {*splits.validation}) and labelled == len(splits.labelled):
         return
     raise InputError(
         f"divides into {len(splits.labelled)} labelled and {len(splits.validation)} validation cases; the"
         f" model was trained on {labelled} and validated on {len(validated)}, some of them others",
         where=data.folder / INDEX,
-        todo="Give the data set as it was then: no case that was trained on may decide on the limit",
+        todo=AS_THEN,
     )
+
+
+def name_hash(case: str) -> str:
+    """Return 16 digits of the SHA-256 of a case's name, by which a bundle knows the cases it learnt from."""
+    return hashlib.sha256(case.encode()).hexdigest()[:16]
 
 
 def merge_domains(domains: Sequence[Domain | None]) -> Domain | None:

@@ -13,7 +13,13 @@ from typing import Any
 from c3s3_seg.bundle import CARD, ModelBundle, Network
 from c3s3_seg.errors import InputError
 from c3s3_seg.system.schema import dump, plain
-from c3s3_seg.training.bundles.card import distance_words, empty_words, note_paragraph
+from c3s3_seg.training.bundles.card import (
+    both_empty_line,
+    distance_words,
+    empty_words,
+    note_paragraph,
+    overlap_words,
+)
 from c3s3_seg.training.bundles.domain import merge_domains
 
 SCORES = {"dice": "Dice", "jaccard": "Jaccard", "hd95_vox": "95HD (voxel)", "asd_vox": "ASD (voxel)"}
@@ -37,6 +43,8 @@ class EnsembleMember:
     empty, infinite, masks
         Number of predictions behind the scores that were empty and count as 0, of distances that were
         infinite and are in no mean, and of all predictions.
+    both_empty
+        Number of empty predictions of an empty truth, which are in no mean and not among `masks`.
     """
 
     bundle: ModelBundle
@@ -46,6 +54,7 @@ class EnsembleMember:
     empty: int = 0
     infinite: int = 0
     masks: int = 0
+    both_empty: int = 0
 
     @property
     def weights_sha256(self) -> str:
@@ -95,7 +104,7 @@ def make_ensemble(bundles: Sequence[ModelBundle], out: Path) -> ModelBundle:
     members = [_member(bundle) for bundle in bundles]
     _all_different(members)
     _one_division(members)
-    members.sort(key=lambda member: -(member.scores or {}).get("dice", 0.0))
+    members.sort(key=lambda member: -_dice(member))
     named = _named(members)
     files = {
         member.network.weights: (member.bundle.folder / member.bundle.networks[0].weights).read_bytes()
@@ -114,8 +123,14 @@ def _member(bundle: ModelBundle) -> EnsembleMember:
     records = training_record.get("validation_kept") or training_record.get("validation_last") or []
     record = next((r for r in records if r["candidate"] == network.candidate), None)
     scores = None if record is None else {key: _number(record[key]) for key in SCORES}
-    counts = [int((record or {}).get(key, 0)) for key in ("empty", "infinite", "masks")]
+    counts = [int((record or {}).get(key, 0)) for key in ("empty", "infinite", "masks", "both_empty")]
     return EnsembleMember(bundle, network, training_record.get("fold"), scores, *counts)
+
+
+def _dice(member: EnsembleMember) -> float:
+    """Return the mean Dice by which members are ordered; 0 if it is unknown."""
+    found = (member.scores or {}).get("dice", 0.0)
+    return found if isfinite(found) else 0.0
 
 
 def _number(found: Any) -> float:
@@ -232,7 +247,7 @@ def _table(members: Sequence[EnsembleMember]) -> str:
         net, scores = member.network, [""] * len(SCORES)
         if member.scores:
             dice, jaccard, *distances = (member.scores[key] for key in SCORES)
-            scores = [f"{dice:.3f}", f"{jaccard:.3f}", *map(distance_words, distances)]
+            scores = [*map(overlap_words, (dice, jaccard)), *map(distance_words, distances)]
         kind = f"{net.architecture}, {net.filters} filters"
         rows.append([net.weights, kind, member.fold or "none", member.kept, *scores])
     return "".join(f"| {' | '.join(row)} |\n" for row in rows) + _counts(members)
@@ -251,7 +266,7 @@ def _counts(members: Sequence[EnsembleMember]) -> str:
         for m in members
         if m.infinite
     ]
-    return "".join(lines)
+    return "".join(lines + [both_empty_line(m.network.weights, m.both_empty) for m in members])
 
 
 def _mean_line(members: Sequence[EnsembleMember]) -> str:

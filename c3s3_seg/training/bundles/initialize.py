@@ -9,6 +9,7 @@ from c3s3_seg.bundle import ModelBundle, Network
 from c3s3_seg.errors import InputError
 from c3s3_seg.inference.backends.runtimes import load_torch
 from c3s3_seg.training.checks import check_task
+from c3s3_seg.training.config import TrainConfig
 from c3s3_seg.training.run import Run
 
 Member = tuple[ModelBundle, Network]
@@ -26,15 +27,7 @@ def initialize_from(run: Run, bundle: ModelBundle) -> None:
     InputError
         If the bundle does another task, none of its networks is trained by this method, or widths differ.
     """
-    _same_task(run, bundle)
-    candidates = run.method.candidates()
-    members = bundle.members()
-    taken = _taken(members, {name: network for name, (_, network) in candidates.items()})
-    if not taken:
-        found = ", ".join(network.architecture for _, network in members)
-        what = f"it holds {found}; method '{run.config.method}' trains {', '.join(candidates)}"
-        raise InputError(what, where=bundle.folder, todo="Choose another method, or set networks.supervised")
-    _same_widths(run, {name: network for name, (_, network) in taken.items()}, bundle)
+    candidates, taken = run.method.candidates(), members_for(run.config, bundle)
     for name, (home, network) in taken.items():
         weights = load_torch(home, network).state_dict()
         candidates[name][0].load_state_dict(weights)
@@ -43,6 +36,26 @@ def initialize_from(run: Run, bundle: ModelBundle) -> None:
             run.first[name] = weights
     run.method.after_start()
     run.history.note(0, initialized_from=_origin(bundle, taken))
+
+
+def members_for(config: TrainConfig, bundle: ModelBundle) -> dict[str, Member]:
+    """Return the network of a bundle that each network of a run begins from, by the name of the latter.
+
+    Raises
+    ------
+    InputError
+        If the bundle does another task, none of its networks is trained by this method, or widths differ.
+    """
+    _same_task(config, bundle)
+    members = bundle.members()
+    wanted = {network.candidate: network for network in config.networks.trained(config.method).values()}
+    taken = _taken(members, wanted)
+    if not taken:
+        found = ", ".join(network.architecture for _, network in members)
+        what = f"it holds {found}; method '{config.method}' trains {', '.join(wanted)}"
+        raise InputError(what, where=bundle.folder, todo="Choose another method, or set networks.supervised")
+    _same_widths(config, {name: network for name, (_, network) in taken.items()}, bundle)
+    return taken
 
 
 def check_origin(run: Run, bundle: ModelBundle) -> None:
@@ -86,16 +99,16 @@ def _origin(bundle: ModelBundle, taken: Mapping[str, Member]) -> dict[str, Any]:
     }
 
 
-def _same_task(run: Run, bundle: ModelBundle) -> None:
-    ours, theirs = run.config.task, bundle.task
+def _same_task(config: TrainConfig, bundle: ModelBundle) -> None:
+    ours, theirs = config.task, bundle.task
     check_task(ours, bundle)
     if ours.network_strides != theirs.network_strides:
         what = f"task.strides: the bundle has {theirs.strides}, the configuration {ours.strides}"
         raise InputError(what, where=bundle.folder, todo="Copy task.strides from the bundle's manifest.json")
 
 
-def _same_widths(run: Run, taken: Mapping[str, Network], bundle: ModelBundle) -> None:
-    for slot, wanted in run.config.networks.trained(run.config.method).items():
+def _same_widths(config: TrainConfig, taken: Mapping[str, Network], bundle: ModelBundle) -> None:
+    for slot, wanted in config.networks.trained(config.method).items():
         found = taken.get(wanted.candidate, wanted)
         if found.filters != wanted.filters:
             what = f"its {found.architecture} has {found.filters} filters, the configuration {wanted.filters}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from c3s3_seg.errors import C3S3Error
 from c3s3_seg.models.weights_format import to_bytes
 from c3s3_seg.system.schema import dump, plain
 from c3s3_seg.training.bundles.card import model_card
-from c3s3_seg.training.bundles.domain import measure_domain
+from c3s3_seg.training.bundles.domain import measure_domain, name_hash
 from c3s3_seg.training.data import uses_unlabelled
 from c3s3_seg.training.history import scored
 from c3s3_seg.training.run import Run
@@ -34,7 +35,7 @@ def write_bundle(
     """
     domain = _domain(run, data, splits, warned)
     kept = _kept(run, results)
-    scores = {record["candidate"]: record["dice"] for record in kept}
+    scores = {record["candidate"]: record["dice"] for record in kept if isfinite(record["dice"])}
     candidates, shipped = run.method.candidates(), run.config.networks.shipped(run.config.method)
     order = sorted(shipped, key=lambda name: -scores.get(name, 0.0))
     networks: list[Network] = []
@@ -58,22 +59,23 @@ def write_bundle(
 
 
 def _domain(run: Run, data: DataSet, splits: Splits, warned: Callable[[str], None]) -> Domain | None:
-    """Return the domain of the scans that were trained on; None for one scan, which has no spread.
+    """Return the domain of the scans that were trained on.
 
-    None, with a warning on the card, if a scan has no usable intensities or can no longer be read: a run of
-    hours must not end without a bundle, and `calibrate` can add a domain later.
+    None, with a warning on the card, for one scan, which has no spread, and if a scan has no usable
+    intensities or can no longer be read: a run of hours must not end without a bundle, and `calibrate` can
+    add a domain later.
     """
     used = splits if _used(run, splits) else replace(splits, unlabelled=())
-    if len(used.labelled) + len(used.unlabelled) < 2:
-        return None
     try:
-        return measure_domain(run.config.task, data, used)
+        if len(used.labelled) + len(used.unlabelled) > 1:
+            return measure_domain(run.config.task, data, used)
+        why = "one scan has no spread"
     except C3S3Error as error:
-        place = f"{error.where.name}: " if isinstance(error.where, Path) else ""
-        text = f"the bundle has no domain, so predict compares no scan with its training scans: {place}"
-        run.warn(text + error.what)
-        warned(text + error.what)
-        return None
+        why = f"{error.where.name}: {error.what}" if isinstance(error.where, Path) else error.what
+    text = f"the bundle has no domain, so predict compares no scan with its training scans: {why}"
+    run.warn(text)
+    warned(text)
+    return None
 
 
 def _kept(run: Run, results: list[Validation]) -> list[dict[str, Any]]:
@@ -95,6 +97,7 @@ def _training_record(run: Run, splits: Splits, results: list[Validation]) -> dic
             "unlabelled": _used(run, splits),
             "validation": len(splits.validation),
         },
+        "training_case_hashes": [name_hash(case) for case in _names(run, splits)],
         "fold": run.config.data.fold,
         "iterations": run.iteration,
         "seconds": round(run.seconds),
@@ -106,6 +109,11 @@ def _training_record(run: Run, splits: Splits, results: list[Validation]) -> dic
         "changed_on_resume": run.history.kind("changed"),
         "validation_cases": {result.candidate: result.per_case for result in results},
     }
+
+
+def _names(run: Run, splits: Splits) -> tuple[str, ...]:
+    """Return the names of the cases that the run was trained on, with labels or without."""
+    return splits.labelled + (splits.unlabelled if uses_unlabelled(run.config) else ())
 
 
 def _used(run: Run, splits: Splits) -> int:

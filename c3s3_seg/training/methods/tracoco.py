@@ -60,7 +60,8 @@ class TranslationConsistency(Method):
         """Return one network's loss and its terms; `wanted`: the other's logits on `unlabelled`."""
         config, (first, second) = self.config.tracoco, batch.views
         crops = torch.cat([first, second, unlabelled])
-        noisy = crops + config.noise * (2 * torch.rand_like(crops) - 1)
+        unit = torch.cat([batch.deviation, batch.deviation, batch.deviation[batch.labelled :]])
+        noisy = crops + config.noise * unit * (2 * torch.rand_like(crops) - 1)
         logits, moved, taught = net(noisy).float().split([len(first), len(second), len(unlabelled)])
         seg = seg_terms([logits[: batch.labelled]], batch.target).loss / 2
         crc = confident_loss(taught, wanted, config)

@@ -37,7 +37,7 @@ class UncertaintyAwareMeanTeacher(Method):
         (images,) = batch.views
         logits = self.student(images)
         seg = seg_terms([logits[:n]], batch.target)
-        wanted, certain = self._teach(images[n:], progress)
+        wanted, certain = self._teach(images[n:], batch.deviation[n:], progress)
         difference = (logits[n:].float().softmax(dim=1) - wanted).square().mean(dim=1)
         consistency = masked_mean(difference, certain)
         weight = self.config.uamt.weight * ramp(progress)
@@ -46,19 +46,22 @@ class UncertaintyAwareMeanTeacher(Method):
         yield Phase(loss, ("main",), {name: float(value.detach()) for name, value in terms.items()})
 
     @torch.no_grad()
-    def _teach(self, images: Tensor, progress: float) -> tuple[Tensor, Tensor]:
-        """Return the teacher's first output (N, C, X, Y, Z), and 1 where its mean output has low entropy."""
+    def _teach(self, images: Tensor, unit: Tensor, progress: float) -> tuple[Tensor, Tensor]:
+        """Return the teacher's first output (N, C, X, Y, Z), and 1 where its mean output has low entropy.
+
+        `unit` is that of the noise: the standard deviations of the crops' scans, (N, 1, 1, 1, 1).
+        """
         self.teacher.train()  # dropout is part of the uncertainty
-        answers = [self._noisy(images) for _ in range(self.config.uamt.passes)]
+        answers = [self._noisy(images, unit) for _ in range(self.config.uamt.passes)]
         mean = torch.stack(answers).mean(dim=0)
         entropy = -(mean * mean.clamp_min(1e-6).log()).sum(dim=1)
         limit = (0.75 + 0.25 * ramp(progress)) * math.log(mean.shape[1])
         return answers[0], (entropy < limit).float()
 
-    def _noisy(self, images: Tensor) -> Tensor:
+    def _noisy(self, images: Tensor, unit: Tensor) -> Tensor:
         config = self.config.uamt
         noise = (torch.randn_like(images) * config.noise).clamp(-config.noise_limit, config.noise_limit)
-        probability: Tensor = self.teacher(images + noise).float().softmax(dim=1)
+        probability: Tensor = self.teacher(images + unit * noise).float().softmax(dim=1)
         return probability
 
     def after_start(self) -> None:

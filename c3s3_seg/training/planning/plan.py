@@ -16,6 +16,7 @@ from typing import Any, cast
 from c3s3_seg.bundle.manifest import ReadStrides
 from c3s3_seg.dataset import INDEX, DataSet, Splits
 from c3s3_seg.errors import ConfigError
+from c3s3_seg.io.modality import modality_code
 from c3s3_seg.models.strides import EVEN, Strides, multiple_of, strides_of
 from c3s3_seg.system.progress import Progress
 from c3s3_seg.system.schema import parse
@@ -113,7 +114,7 @@ def _task(builder: ConfigBuilder, data: DataSet, measured: DataStatistics) -> No
 
 
 def _intensity(builder: ConfigBuilder, measured: DataStatistics) -> None:
-    if builder["task.modality"] != "CT":
+    if modality_code(builder["task.modality"]) != "CT":
         builder.put("task.recipe.intensity.rule", "zscore", "intensities of MR have no unit")
         return
     if (

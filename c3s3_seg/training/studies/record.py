@@ -14,6 +14,7 @@ from c3s3_seg.system.files import write_whole
 from c3s3_seg.system.reading import read_json
 from c3s3_seg.system.schema import dump, parse, plain
 from c3s3_seg.training.config import TrainConfig
+from c3s3_seg.training.history import differences
 from c3s3_seg.training.method_settings import without_unread
 from c3s3_seg.training.studies.plan import StudyPlan
 
@@ -66,16 +67,29 @@ def read_record(path: Path, plan: StudyPlan) -> Trained:
         found = {k: data[k] for k in ("entry", "seed", "iterations", "seconds")}
         found["nets"] = _numbers(data["nets"])
         found |= {"conditions": data.get("conditions", {}), "earlier": data.get("earlier", [])}
-        trained, settings = parse(Trained, found, path), _with_defaults(data["config"])
+        trained, changed = parse(Trained, found, path), changes(data["config"], plan)
         _check_scores(trained)
     except (KeyError, TypeError, ValueError, RecursionError) as error:
         raise InputError(f"not a record of a study ({error})", where=path) from error
     except InputError as error:
         raise InputError(f"not a record of a study ({error.what})", where=path) from error
-    if trained.seed != plan.seed or settings != _settings(plan.config):
+    if trained.seed != plan.seed or changed:
         todo = "Give another folder with -o, or remove this record to train again"
         raise InputError("this record was made with other settings", where=path, todo=todo)
     return replace(trained, entry=plan.entry)
+
+
+def changes(settings: dict[str, Any], plan: StudyPlan) -> dict[str, list[Any]]:
+    """Return the settings that decide the result and differ in a plan: dotted key -> [then, now].
+
+    Parameters
+    ----------
+    settings
+        Configuration of a record or a checkpoint; newer keys get their defaults.
+    plan
+        The run.
+    """
+    return differences(_with_defaults(settings), _settings(plan.config))
 
 
 def _numbers(found: Any) -> Any:

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
-from c3s3_seg.errors import InputError
+from c3s3_seg.errors import C3S3Error, InputError, Told
 from c3s3_seg.report.study_table import Conditions, Trained, mixture
 from c3s3_seg.system.files import make_folder, make_own_folder
 from c3s3_seg.system.progress import Progress
@@ -15,9 +16,10 @@ from c3s3_seg.training.folds import read_splits
 from c3s3_seg.training.history import History
 from c3s3_seg.training.loggers import open_logger
 from c3s3_seg.training.run import DivergedError
+from c3s3_seg.training.start_checks import check_start
 from c3s3_seg.training.studies.conditions import current_conditions, note_conditions, read_conditions
 from c3s3_seg.training.studies.plan import StudyPlan
-from c3s3_seg.training.studies.record import read_record, write_record
+from c3s3_seg.training.studies.record import changes, read_record, write_record
 from c3s3_seg.training.train import train
 
 
@@ -40,11 +42,12 @@ def run_study(plans: list[StudyPlan], out: Path, report: Progress) -> list[str]:
     Raises
     ------
     InputError
-        If a record was made with other settings, the data has no validation cases, or a run that was stopped
-        began from a bundle that the study no longer names.
+        If a record was made with other settings, the data has no validation cases, a run would end at its
+        start, or a run that was stopped has other settings or began from a bundle that the study no longer
+        names.
     """
     waiting = [plan for plan in plans if not _record(plan, out).exists()]
-    _check_validation(waiting)
+    _check_plans(waiting, out)
     _check_starts(waiting, out)
     make_folder(out)
     make_own_folder(out / "records")
@@ -74,23 +77,41 @@ def _folder(plan: StudyPlan, out: Path) -> Path:
     return out / "runs" / plan.name
 
 
-def _check_validation(plans: Sequence[StudyPlan]) -> None:
-    """Check, before hours of training, that every data set of the entries has validation cases."""
-    for data in {plan.config.data: None for plan in plans}:
-        if not read_splits(data)[1].validation:
-            raise InputError("a study needs validation cases, and there are none", where=data.folder)
+def _check_plans(plans: Sequence[StudyPlan], out: Path) -> None:
+    """Check, before hours of training, that no run would end at its start, and all have validation cases."""
+    sets = {plan.config.data: read_splits(plan.config.data) for plan in plans}
+    for folder in (data.folder for data, splits in sets.values() if not splits.validation):
+        raise InputError("a study needs validation cases, and there are none", where=folder)
+    for plan in plans:
+        resume = (_folder(plan, out) / checkpoint.FILE).exists()
+        try:
+            check_start(plan.config, *sets[plan.config.data], plan.start, resume=resume)
+        except C3S3Error as error:
+            error.what = Told.of(f"{plan.name}: {error.what.named}", f"{plan.name}: {error.what.public}")
+            raise
 
 
 def _check_starts(plans: Sequence[StudyPlan], out: Path) -> None:
-    """Check that no run that began from a bundle would be resumed and recorded as one of random weights."""
-    for folder in (_folder(plan, out) for plan in plans if plan.start is None):
+    """Check that no stopped run would be resumed, and recorded, under other settings or another start."""
+    for plan, folder in ((plan, _folder(plan, out)) for plan in plans):
         if not (folder / checkpoint.FILE).exists():
             continue
-        began = History(checkpoint.read(folder).history).first("initialized_from")
-        if began is not None:
+        state = checkpoint.read(folder)
+        _refuse_changes(plan, state.config, folder)
+        began = History(state.history).first("initialized_from")
+        if began is not None and plan.start is None:
             what = f"the run began from '{began['bundle']}', and the study names no `start`"
             todo = "Restore `start` in the study, or remove this folder to train again"
             raise InputError(what, where=folder, todo=todo)
+
+
+def _refuse_changes(plan: StudyPlan, settings: dict[str, Any], folder: Path) -> None:
+    """Raise an error if a run was stopped under other settings: its record would state the new ones only."""
+    changed = changes(settings, plan)
+    if changed:
+        found = ", ".join(f"{key}: {old!r}, now {new!r}" for key, (old, new) in changed.items())
+        todo = "Restore these settings in the study, or remove this folder to train again"
+        raise InputError(f"the run was stopped under other settings ({found})", where=folder, todo=todo)
 
 
 def finished(plans: list[StudyPlan], out: Path) -> list[Trained]:

@@ -1,4 +1,4 @@
-"""The modality of a data set, as DICOM spells it."""
+"""The modality of scans, as DICOM spells it."""
 
 from __future__ import annotations
 
