@@ -20,12 +20,12 @@ def is_left_out(place: str, patterns: Collection[str]) -> bool:
     Parameters
     ----------
     place
-        Path relative to the source, with `/`.
+        Path relative to the source, with `/`; that of a folder ends with it.
     patterns
         Patterns from `patterns_within`. One without `/` is also compared with each name in the path.
     """
     path = PurePosixPath(place)
-    above = [str(folder) for folder in (path, *path.parents[:-1])]
+    above = [place, *(str(folder) for folder in (path, *path.parents[:-1]))]
     return any(
         fnmatch(each, pattern)
         for pattern in patterns
@@ -67,7 +67,7 @@ def count_left_out(source: Path, patterns: Collection[str]) -> int:
     """
     if not patterns:
         return 0
-    links = [link.relative_to(source).as_posix() for link in folder_links(source)]
+    links = [f"{link.relative_to(source).as_posix()}/" for link in folder_links(source)]
     count, unused = 0, {one for one in patterns if not any(is_left_out(link, [one]) for link in links)}
     for path in walk_files(source):
         place = path.relative_to(source).as_posix()
