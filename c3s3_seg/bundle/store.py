@@ -15,7 +15,7 @@ import hashlib
 import json
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -27,13 +27,17 @@ from c3s3_seg.system.files import make_folder, write_whole
 from c3s3_seg.system.lock import hold
 from c3s3_seg.system.names import PlainName, plain_name
 from c3s3_seg.system.ownership import amending, announced, check_set, replacing
-from c3s3_seg.system.reading import given_path, read_json, read_known, sha256
+from c3s3_seg.system.reading import given_path, parse_json, read_known, read_regular, sha256
 from c3s3_seg.system.schema import dump, parse
 
 MANIFEST = "manifest.json"
 CARD = "README.md"
 CARD_BYTES = 16 << 20
+# That of a shipped bundle has up to 31 KB, some 100 bytes for each scan of the validation: this is room for
+# 100,000 scans. Parsed JSON takes up to 30 times the memory of its text.
+MANIFEST_BYTES = 16 << 20
 WEIGHTS = Path(__file__).parents[1] / "weights"
+LONGEST_KEY, LONGEST_NAME = 8, 80  # parts of a key, and characters of each, that a message repeats
 
 
 @dataclass(frozen=True)
@@ -74,8 +78,9 @@ class ModelBundle:
         path = folder / MANIFEST
         if not _is_file(path):
             raise InputError(f"there is no {MANIFEST} here", where=folder, todo=_known_bundles())
-        loaded_sha256 = sha256(path)
-        data = read_json(path)
+        text = read_regular(path, MANIFEST_BYTES)
+        loaded_sha256 = hashlib.sha256(text).hexdigest()
+        data = parse_json(text, path)
         _check_finite(data, path)
         manifest = parse(Manifest, data, path)
         check_patch(manifest.task, path)
@@ -282,16 +287,25 @@ def _is_plain(name: str) -> bool:
 
 
 def _check_finite(data: Any, where: Path) -> None:
-    """Raise if JSON data hold NaN or infinity, which Python reads but cannot compare meaningfully."""
-    waiting = [("", data)]
-    while waiting:
-        key, value = waiting.pop()
-        if isinstance(value, dict):
-            waiting += [(f"{key}.{name}" if key else name, item) for name, item in value.items()]
-        elif isinstance(value, list):
-            waiting += [(f"{key}.{n}", item) for n, item in enumerate(value)]
-        elif isinstance(value, float) and not math.isfinite(value):
-            raise ConfigError(f"{key} = {value}: wanted a finite number", where=where)
+    """Raise if JSON data hold NaN or infinity, which Python reads but cannot compare meaningfully.
+
+    The dotted key is built for the message only: the keys of all values would take memory that grows with
+    the square of the manifest.
+    """
+    levels: list[Iterator[tuple[str | int, Any]]] = [iter([("", data)])]
+    parents: list[str | int] = []
+    while levels:
+        for name, value in levels[-1]:
+            if isinstance(value, dict | list):
+                levels.append(iter(value.items() if isinstance(value, dict) else enumerate(value)))
+                parents.append(name)
+                break
+            if isinstance(value, float) and not math.isfinite(value):
+                key = ".".join(str(part)[:LONGEST_NAME] for part in [*parents[1:][-LONGEST_KEY:], name])
+                raise ConfigError(f"{key} = {value}: wanted a finite number", where=where)
+        else:
+            levels.pop()
+            del parents[-1:]
 
 
 def _check_networks(folder: Path, manifest: Manifest) -> None:

@@ -1,6 +1,7 @@
 import json
 import os
 import shutil
+import tracemalloc
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from c3s3_seg.bundle import (
 from c3s3_seg.bundle.catalogue import find_models
 from c3s3_seg.bundle.domain import Domain
 from c3s3_seg.bundle.preprocessing import Intensity, Recipe
+from c3s3_seg.bundle.store import MANIFEST_BYTES
 from c3s3_seg.errors import ConfigError, InputError, StorageError
 from c3s3_seg.io.reading import SeriesRule
 from c3s3_seg.models import WANTED
@@ -252,6 +254,37 @@ def test_a_key_that_is_there_twice_is_refused(bundle: ModelBundle) -> None:
 NAN, INF = float("nan"), float("inf")
 
 
+def test_the_memory_of_the_check_does_not_grow_with_the_square_of_a_manifest(bundle: ModelBundle) -> None:
+    """The full key was built for every value: 215 KB took 1 GB."""
+    path = changed(bundle, "training", {"k" * 50_000: {str(n): 0 for n in range(5_000)}})
+    tracemalloc.start()
+    try:
+        ModelBundle.load(bundle.folder)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < 50 * path.stat().st_size  # some 5 MB, and it was 250 MB
+
+
+def test_the_key_of_a_number_that_is_not_finite_is_named(bundle: ModelBundle) -> None:
+    deep: Any = NAN
+    for _ in range(300):
+        deep = {"k" * 300: [0, deep]}
+    for value, key in (([{"a": 1}, {"b": [2, INF]}], "training.x.1.b.1"), (deep, "k" * 80 + ".1")):
+        changed(bundle, "training", {"first": [0, {}], "x": value})
+        with pytest.raises(ConfigError, match=f"{key} = (nan|inf): wanted a finite number") as refusal:
+            ModelBundle.load(bundle.folder)
+        assert len(str(refusal.value)) < 1000
+
+
+def test_a_manifest_that_is_too_large_is_not_read(bundle: ModelBundle) -> None:
+    path = bundle.folder / MANIFEST
+    with path.open("ab") as file:
+        file.truncate(MANIFEST_BYTES + 1)
+    with pytest.raises(InputError, match=r"manifest\.json: is larger than 16,777,216 bytes"):
+        ModelBundle.load(bundle.folder)
+
+
 def label(name: str, value: object) -> dict[str, object]:
     return {"name": name, "value": value}
 
@@ -282,7 +315,7 @@ def label(name: str, value: object) -> dict[str, object]:
         ("task.modality", ["", "$x", "MR/CT", "M" * 17]),
         ("task.patch", [[0, 32, 32], [-16, 32, 32], [17, 32, 32], [8, 32, 32], [32, 32], [32.5, 32, 32],
                         [10**9, 16, 16], [1024, 1024, 1024], [2**70, 16, 16], [NAN, 16, 16], ["32", 32, 32]]),
-        ("task.overlap", [-0.1, 1, 1.0, 2, NAN, INF, "half", "0.5", False]),
+        ("task.overlap", [-0.1, 0.91, 0.9999, 1, 1.0, 2, NAN, INF, "half", "0.5", False]),
         ("task.keep_largest", ["perhaps", 2, 1, 0, 1.0, "true", "yes", None]),
         ("task.series", ["lge", "colour=red", "modality=", {"modality": "MR"}, 7, "type~" + "x" * 500]),
         ("task.domain.scans", [0, -1, True, "3", 10**400]),
@@ -338,6 +371,7 @@ def test_a_value_that_cannot_be_is_refused_when_the_manifest_is_read(
         ("task.patch", [16, 1024, 16]),
         ("task.patch", [512, 512, 256]),
         ("task.overlap", 0),
+        ("task.overlap", 0.9),
         ("task.recipe.spacing_mm", [0.05, 5, 100]),
         ("task.recipe.intensity", {"rule": "window", "low": -1000.0, "high": -999.9}),
         ("task.modality", "PT"),
