@@ -143,3 +143,33 @@ def test_tiles_are_never_smaller_than_in_training(predictor: Predictor, scan: Vo
     failing = Predictor(predictor.task, [FirstFails(predictor.backends[0], 1)])
     with pytest.raises(MemoryLimitError, match="48 x 48 x 48 in openvino, and tiles are never smaller than"):
         failing(scan)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_a_voxel_that_is_no_number_is_refused_before_the_organ_is_searched(
+    predictor: Predictor, larger: Volume, value: float
+) -> None:
+    """One such voxel in a scan larger than in training moved the region and changed the mask."""
+    values = larger.array.astype(np.float32)
+    values[0, 0, 0] = value
+    broken = larger.geometry.volume(values)
+    for allowed in (False, True):
+        with pytest.raises(InputError, match=r"found NaN or infinite intensities; wanted numbers"):
+            predictor.check(broken, allow_out_of_domain=allowed)
+    x, y, z = (n // 4 for n in values.shape)
+    region = f"{x}:{3 * x},{y}:{3 * y},{z}:{3 * z}"  # the voxel is outside of it
+    assert predictor.check(broken, roi=region, allow_out_of_domain=True).check.region is not None
+    with pytest.raises(InputError, match="found NaN or infinite"):
+        predictor.check(broken, roi=f"0:{x},0:{y},0:{z}", allow_out_of_domain=True)
+
+
+@pytest.mark.parametrize("wrong", [None, "scan.nii.gz", 5])
+def test_a_step_that_is_given_something_else_says_what_it_takes(predictor: Predictor, wrong: Any) -> None:
+    with pytest.raises(InputError, match="wanted a Volume"):
+        predictor.check(wrong)
+    for step in (predictor.locate, predictor.prepare):
+        with pytest.raises(InputError, match=r"found checked.*, wanted what Predictor\.check or"):
+            step(wrong)
+    for step in (predictor.network, predictor.compile_for, lambda p: predictor.to_scan_grid(p, wrong)):
+        with pytest.raises(InputError, match=r"found prepared.*, wanted what Predictor\.prepare has"):
+            step(wrong)
