@@ -56,6 +56,7 @@ __all__ = ["CheckedScan", "Prediction", "Predictor", "PreparedScan", "Settings"]
 
 CHECKED = instances_of(CheckedScan, "what Predictor.check or Predictor.locate has returned")
 PREPARED = instances_of(PreparedScan, "what Predictor.prepare has returned")
+PROBABILITIES = instances_of(Probabilities, "what Predictor.network has returned")
 
 
 class Predictor:
@@ -265,7 +266,8 @@ class Predictor:
         with reporting_full_memory("bring the scan to the model's grid", scan.source.path):
             array = self._place.prepare(self.task.recipe, part)
         seconds = time.perf_counter() - started
-        return PreparedScan(array, part.geometry, shape, scan.geometry, scan.source, checked.check, seconds)
+        grids = (part.geometry, shape, scan.geometry)
+        return PreparedScan(array, *grids, scan.source, checked.check, seconds, self.task.recipe)
 
     def compile_for(self, prepared: PreparedScan) -> None:
         """Compile the networks for the tiles of a scan before they run, if their runtime compiles.
@@ -288,17 +290,22 @@ class Predictor:
         Raises
         ------
         InputError, MemoryLimitError
-            Same as in `prepare`, if the scan is resampled here; or if no tiles fit the memory limit, or the
-            argument is no `PreparedScan`.
+            Same as in `prepare`, if the scan is resampled here; or if no tiles fit the memory limit, the
+            argument is no `PreparedScan`, or a model with another preprocessing has prepared it.
         """
         started = time.perf_counter()
         PREPARED.take("prepared", prepared)
         part, where = prepared.part, prepared.source.path
+        if prepared.recipe != self.task.recipe:
+            what = "the scan was prepared for a model with another preprocessing"
+            raise InputError(
+                what, where=where, todo="Prepare it with this predictor: network(prepare(checked))"
+            )
         array = self._place.to_network(self.task.recipe, prepared.array, part, where)
         seconds = time.perf_counter() - started
         voxels = int(np.prod(part.shape, dtype=np.int64))
         found = TiledNetwork(self.task, self.backends, self.settings, self.costs)(array, voxels, progress)
-        found.prepare_s = seconds
+        found.prepare_s, found.prepared = seconds, prepared
         return found
 
     def to_scan_grid(self, prepared: PreparedScan, probabilities: Probabilities) -> Prediction:
@@ -308,11 +315,24 @@ class Predictor:
         ------
         InputError, MemoryLimitError
             If a network fails, its output is not finite logits of the right shape, or memory is full; or if
-            some of the probabilities were already taken.
+            the probabilities are not those of this scan and task, or some of them were already taken.
         """
         PREPARED.take("prepared", prepared)
+        PROBABILITIES.take("probabilities", probabilities)
+        self._refuse_others(prepared, probabilities)
         with reporting_full_memory("make the mask", prepared.source.path):
             return self._prediction(prepared, probabilities)
+
+    def _refuse_others(self, prepared: PreparedScan, probabilities: Probabilities) -> None:
+        """Raise if probabilities are those of another scan, or of a model with other labels."""
+        what = ""
+        if probabilities.prepared is not prepared:
+            what = "these probabilities are not those of this prepared scan"
+        elif probabilities.task is not None and probabilities.task.labels != self.task.labels:
+            what = "these probabilities are those of a model with other labels"
+        if what:
+            todo = "Give both: to_scan_grid(prepared, network(prepared))"
+            raise InputError(what, where=prepared.source.path, todo=todo)
 
     def _prediction(self, prepared: PreparedScan, probabilities: Probabilities) -> Prediction:
         started = time.perf_counter()
