@@ -80,10 +80,7 @@ class ModelBundle:
             raise InputError(f"there is no {MANIFEST} here", where=folder, todo=_known_bundles())
         text = read_regular(path, MANIFEST_BYTES)
         loaded_sha256 = hashlib.sha256(text).hexdigest()
-        data = parse_json(text, path)
-        _check_finite(data, path)
-        manifest = parse(Manifest, data, path)
-        check_patch(manifest.task, path)
+        manifest = _parsed(text, path)
         coming = announced(folder) or {}
         files = {n: _verified(folder, n, known, coming.get(n, set())) for n, known in manifest.files.items()}
         if files != manifest.files and not unfinished:
@@ -141,10 +138,18 @@ class ModelBundle:
         networks: tuple[Network, ...],
         training: dict[str, Any],
     ) -> ModelBundle:
-        """Write a new bundle, the manifest last, so that an incomplete bundle has no manifest."""
-        make_folder(folder)
+        """Write a new bundle, the manifest last, so that an incomplete bundle has no manifest.
+
+        Raises
+        ------
+        InputError
+            If `load` would refuse this bundle, or the folder cannot be written to or holds files of other
+            origin. An earlier bundle there is then as before.
+        """
         empty = cls(folder, Manifest(task=task, networks=networks, files={}, training=training))
         manifest = empty._naming(files, {})
+        _check_loads(folder, manifest)
+        make_folder(folder)
         with hold(folder), replacing(folder, files, MANIFEST):
             return empty._write(files, manifest)
 
@@ -154,11 +159,12 @@ class ModelBundle:
         Raises
         ------
         InputError
-            If another process writes into the bundle, or has changed its manifest since it was loaded; or if
-            a file cannot be written: all files are then as before.
+            If another process writes into the bundle, or has changed its manifest since it was loaded; if
+            `load` would refuse it afterwards; or if a file cannot be written: all files are then as before.
         """
         check_set(self.folder, files, MANIFEST)
         manifest = self._naming(files, parity or {})
+        _check_loads(self.folder, manifest)
         with hold(self.folder):
             self._refuse_changed()
             with amending(self.folder, files, MANIFEST):
@@ -175,7 +181,7 @@ class ModelBundle:
         return replace(self.manifest, files=dict(sorted(hashes.items())), parity=parities)
 
     def _write(self, files: Mapping[str, bytes], manifest: Manifest) -> ModelBundle:
-        text = json.dumps(dump(manifest), indent=1).encode()
+        text = _text(manifest)
         for name, content in files.items():
             write_whole(self.folder / name, content)
         write_whole(self.folder / MANIFEST, text)
@@ -284,6 +290,28 @@ def _is_plain(name: str) -> bool:
         return bool(PlainName(name))
     except ValueError:
         return False
+
+
+def _parsed(text: bytes, where: Path) -> Manifest:
+    """Return a manifest whose values were checked."""
+    data = parse_json(text, where)
+    _check_finite(data, where)
+    manifest = parse(Manifest, data, where)
+    check_patch(manifest.task, where)
+    return manifest
+
+
+def _text(manifest: Manifest) -> bytes:
+    return json.dumps(dump(manifest), indent=1).encode()
+
+
+def _check_loads(folder: Path, manifest: Manifest) -> None:
+    """Raise if `load` would refuse a manifest: before it is written, and before it replaces a good one."""
+    text, where = _text(manifest), folder / MANIFEST
+    if len(text) > MANIFEST_BYTES:
+        what = f"its manifest would have {len(text):,} bytes, wanted at most {MANIFEST_BYTES:,}"
+        raise InputError(what, where=where)
+    _check_networks(folder, _parsed(text, where))
 
 
 def _check_finite(data: Any, where: Path) -> None:

@@ -163,7 +163,10 @@ def test_a_network_without_weights_of_its_own(
     bundle: ModelBundle, stems: tuple[str, ...], message: str
 ) -> None:
     networks = tuple(replace(NETWORK, stem=stem) for stem in stems)
-    ModelBundle(bundle.folder, replace(bundle.manifest, networks=networks)).add({})
+    manifest = replace(bundle.manifest, networks=networks)
+    with pytest.raises(InputError, match=message):
+        ModelBundle(bundle.folder, manifest).add({})
+    (bundle.folder / MANIFEST).write_text(json.dumps(dump(manifest)))
     with pytest.raises(InputError, match=message):
         ModelBundle.load(bundle.folder)
 
@@ -201,7 +204,7 @@ def test_a_companion_lies_beside_the_bundle_itself(bundle: ModelBundle, monkeypa
 @pytest.mark.parametrize(("name", "message"), [("../c", "not a folder beside"), ("gone", "no manifest")])
 def test_a_companion_that_is_not_beside_it(bundle: ModelBundle, name: str, message: str) -> None:
     with pytest.raises(InputError, match=message):
-        with_companion(bundle, name).members()
+        ModelBundle(bundle.folder, replace(bundle.manifest, linked_bundle=name)).members()
 
 
 def test_a_companion_for_another_task_is_refused(bundle: ModelBundle) -> None:
@@ -623,5 +626,41 @@ def test_what_no_command_wrote_into_a_half_written_bundle_stays_foreign(killed: 
         with pytest.raises(InputError, match=r"README\.md: sha256 is .* the manifest says"):
             found(str(killed))
     with pytest.raises(InputError, match=r"README\.md: there is a file that c3s3-seg did not write"):
-        ModelBundle.create(killed, TASK, {"README.md": b"card"}, (NETWORK,), {})
+        ModelBundle.create(killed, TASK, {"README.md": b"card", NETWORK.weights: b"w"}, (NETWORK,), {})
     assert (killed / "README.md").read_bytes() == b"mine"
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"patch": (100, 100, 100)}, "wanted multiples of 16"),
+        ({"labels": (Label("a", 1), Label("a", 1))}, "labels with different names"),
+        ({"overlap": 1.5}, r"task\.overlap = 1\.5"),
+        ({"name": "../evil"}, r"task\.name = '\.\./evil'"),
+    ],
+)
+def test_a_bundle_that_could_not_be_loaded_is_not_written(
+    bundle: ModelBundle, tmp_path: Path, change: dict[str, Any], message: str
+) -> None:
+    """It was written, in place of a good one, and `load` refused it."""
+    before, task = files_of(bundle.folder), replace(TASK, **change)
+    for folder in (bundle.folder, tmp_path / "new"):
+        with pytest.raises(InputError, match=message):
+            ModelBundle.create(folder, task, {NETWORK.weights: b"w"}, (NETWORK,), {})
+    with pytest.raises(InputError, match=message):
+        ModelBundle(bundle.folder, replace(bundle.manifest, task=task)).add({"README.md": b"new"})
+    assert files_of(bundle.folder) == before
+    assert not (tmp_path / "new").exists()
+
+
+def test_a_record_that_could_not_be_loaded_is_not_written(bundle: ModelBundle) -> None:
+    before, files = files_of(bundle.folder), {NETWORK.weights: b"w"}
+    for training, message in (
+        ({"config": 7}, "a record as training writes it"),
+        ({"x": "x" * MANIFEST_BYTES}, "at most 16,777,216"),
+    ):
+        with pytest.raises(InputError, match=message):
+            ModelBundle.create(bundle.folder, TASK, files, (NETWORK,), training)
+    with pytest.raises(InputError, match=r"names a network in 'model\.safetensors' and no hash"):
+        ModelBundle.create(bundle.folder, TASK, {"README.md": b"card"}, (NETWORK,), {})
+    assert files_of(bundle.folder) == before
