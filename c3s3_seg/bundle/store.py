@@ -15,7 +15,9 @@ import hashlib
 import json
 import math
 import os
+import time
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -24,7 +26,7 @@ from c3s3_seg.bundle.domain import Domain
 from c3s3_seg.bundle.manifest import Calibration, Manifest, Network, Task, check_patch, differ
 from c3s3_seg.errors import ConfigError, InputError, shown
 from c3s3_seg.system.files import make_folder, write_whole
-from c3s3_seg.system.lock import hold
+from c3s3_seg.system.lock import hold, is_held
 from c3s3_seg.system.names import PlainName, plain_name
 from c3s3_seg.system.ownership import amending, announced, check_set, replacing
 from c3s3_seg.system.reading import given_path, parse_json, read_known, read_regular, sha256
@@ -36,6 +38,7 @@ CARD_BYTES = 16 << 20
 # That of a shipped bundle has up to 31 KB, some 100 bytes for each scan of the validation: this is room for
 # 100,000 scans. Parsed JSON takes up to 30 times the memory of its text.
 MANIFEST_BYTES = 16 << 20
+PAUSES_S = (0.1, 0.2, 0.4, 0.8)  # writing the files of a bundle takes less, as a rule
 WEIGHTS = Path(__file__).parents[1] / "weights"
 LONGEST_KEY, LONGEST_NAME = 8, 80  # parts of a key, and characters of each, that a message repeats
 
@@ -72,9 +75,30 @@ class ModelBundle:
         ------
         InputError
             If there is no manifest, a value in it is not allowed, a file is missing or has another hash, or a
-            network has no weights of its own among the files.
+            network has no weights of its own among the files; or if another command does not end writing.
         """
         folder = given_path(folder)
+        for pause_s in PAUSES_S:
+            before = _manifest_sha256(folder)
+            try:
+                return cls._read(folder, unfinished)
+            except InputError:
+                if not is_held(folder) and _manifest_sha256(folder) == before:
+                    raise
+            time.sleep(pause_s)  # files and manifest were read between two writes of another command
+        try:
+            return cls._read(folder, unfinished)
+        except InputError as error:
+            if not is_held(folder):
+                raise
+            todo = "Wait for it to end, and give this command again"
+            raise InputError(
+                "another command is writing into this bundle", where=folder, todo=todo
+            ) from error
+
+    @classmethod
+    def _read(cls, folder: Path, unfinished: bool) -> ModelBundle:
+        """Read a bundle once, as `load` does."""
         path = folder / MANIFEST
         if not _is_file(path):
             raise InputError(f"there is no {MANIFEST} here", where=folder, todo=_known_bundles())
@@ -283,6 +307,13 @@ def _is_file(path: Path) -> bool:
         return path.is_file()
     except (OSError, ValueError):
         return False
+
+
+def _manifest_sha256(folder: Path) -> str:
+    """Return the sha256 of a manifest; "" if it cannot be read."""
+    with suppress(InputError):
+        return sha256(folder / MANIFEST)
+    return ""
 
 
 def _is_plain(name: str) -> bool:

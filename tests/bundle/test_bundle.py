@@ -20,6 +20,7 @@ from c3s3_seg.bundle import (
     Network,
     Task,
     shipped_bundles,
+    store,
 )
 from c3s3_seg.bundle.catalogue import find_models
 from c3s3_seg.bundle.domain import Domain
@@ -664,3 +665,40 @@ def test_a_record_that_could_not_be_loaded_is_not_written(bundle: ModelBundle) -
     with pytest.raises(InputError, match=r"names a network in 'model\.safetensors' and no hash"):
         ModelBundle.create(bundle.folder, TASK, {"README.md": b"card"}, (NETWORK,), {})
     assert files_of(bundle.folder) == before
+
+
+def test_a_bundle_is_read_again_while_another_command_writes_into_it(
+    bundle: ModelBundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It was reported as damaged, because its files were newer than the manifest that had been read."""
+    new = bundle.add({"README.md": b"new card"})
+    manifest = (bundle.folder / MANIFEST).read_bytes()
+    bundle = new.add({"README.md": b"card"})
+    with hold(bundle.folder):
+        (bundle.folder / "README.md").write_bytes(b"new card")
+        monkeypatch.setattr(store.time, "sleep", lambda _: None)
+        with pytest.raises(InputError, match="another command is writing into this bundle"):
+            ModelBundle.load(bundle.folder)
+        monkeypatch.setattr(store.time, "sleep", lambda _: (bundle.folder / MANIFEST).write_bytes(manifest))
+        assert ModelBundle.load(bundle.folder).card() == "new card"
+
+
+def test_a_bundle_that_was_written_while_it_was_read_is_read_again(
+    bundle: ModelBundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The whole change lies between the manifest and the files: the lock is free again."""
+    changes = iter([{"README.md": b"new card"}])
+
+    def announced(folder: Path) -> None:
+        for files in changes:
+            bundle.add(files)
+
+    monkeypatch.setattr(store, "announced", announced)
+    assert ModelBundle.load(bundle.folder).card() == "new card"
+
+
+def test_a_damaged_bundle_is_not_waited_for(bundle: ModelBundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(store.time, "sleep", lambda _: pytest.fail("it was waited for"))
+    (bundle.folder / "README.md").write_bytes(b"damaged")
+    with pytest.raises(InputError, match="the manifest says"):
+        ModelBundle.load(bundle.folder)
