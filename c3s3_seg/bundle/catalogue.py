@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from c3s3_seg.bundle.store import MANIFEST, ModelBundle, shipped_bundles
+from c3s3_seg.bundle.store import MANIFEST, MANIFEST_BYTES, ModelBundle, shipped_bundles
 from c3s3_seg.errors import InputError
 from c3s3_seg.system.reading import read_json
 
@@ -85,7 +85,7 @@ def _is_ours(manifest: Path) -> bool:
     if any(manifest.parent.glob("*.safetensors")):
         return True
     try:
-        data = read_json(manifest)
+        data = read_json(manifest, MANIFEST_BYTES)
     except InputError:
         return False
     return isinstance(data, dict) and {"task", "networks"} <= set(data)

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from annotated_types import Ge, Gt, Le, Lt, MaxLen
+from annotated_types import Ge, Gt, Le, MaxLen
 
 from c3s3_seg.bundle.domain import Domain
 from c3s3_seg.bundle.preprocessing import Recipe
@@ -25,6 +25,8 @@ from c3s3_seg.system.schema import Rule, closed
 SIDES = 16  # multiple of the sides of a patch if every downsampling halves every axis
 MODALITY = re.compile("[A-Za-z0-9][A-Za-z0-9_ -]{0,15}")
 SHA256 = re.compile("[0-9a-f]{64}")
+# With a larger overlap there are too many tiles: a voxel is in 1000 of them at 0.9, in 10^12 at 0.9999.
+MOST_OVERLAP = 0.9
 LARGEST_SIDE, LARGEST_PATCH = 1024, 2**26  # voxels; the largest patch takes 15 GB in OpenVINO
 
 FileName = Annotated[str, PlainName]
@@ -123,7 +125,7 @@ class Task:
         Whether only the largest connected component of each label is kept (6-neighbours).
     overlap
         Default mode of inference. None: the whole volume at once, if it is small enough. A number:
-        a sliding window with tiles of `patch` that overlap by this fraction of their side.
+        a sliding window with tiles of `patch` that overlap by this fraction of their side, at most 0.9.
     weighting
         Weighting by which overlapping tiles are averaged.
     series
@@ -141,7 +143,7 @@ class Task:
     recipe: Recipe
     patch: Patch
     keep_largest: bool = True
-    overlap: Annotated[float, Ge(0), Lt(1)] | None = None
+    overlap: Annotated[float, Ge(0), Le(MOST_OVERLAP)] | None = None
     weighting: Weighting = "constant"
     series: SeriesRule | None = None
     domain: Domain | None = None

@@ -27,6 +27,7 @@ LONGEST_SIDE = 2**14
 LARGEST_GRID = 2**29  # voxels of a model's grid: 2 GB. A whole body of 2 m at 1 mm has half of them
 # Narrower than float32 itself (1e-38 to 3e38), since squares and sums of intensities are computed.
 LEAST_SPAN, MOST_SPAN = 1e-30, 1e30
+NOT_FINITE = "found NaN or infinite intensities; wanted numbers"
 RESCALE = "Look at its header and its intensities, and export it with the values that it is meant to have"
 
 
@@ -162,7 +163,7 @@ def intensity_defect(array: NDArray[Any]) -> str:
     """
     low, high = array.min(), array.max()
     if not (np.isfinite(low) and np.isfinite(high)):
-        return "found NaN or infinite intensities; wanted numbers"
+        return NOT_FINITE
     span = float(high) - float(low)
     if span > MOST_SPAN or (0 < span < LEAST_SPAN):
         return (
@@ -170,6 +171,18 @@ def intensity_defect(array: NDArray[Any]) -> str:
             f" hold; wanted one of {LEAST_SPAN:g} to {MOST_SPAN:g}"
         )
     return ""
+
+
+def refuse_not_finite(scan: Volume) -> None:
+    """Raise if an intensity is no number: also where no network will look, it changes quantiles and means.
+
+    Raises
+    ------
+    InputError
+        If a voxel is NaN or infinite.
+    """
+    if not (np.isfinite(scan.array.min()) and np.isfinite(scan.array.max())):
+        raise InputError(NOT_FINITE, where=scan.source.path, todo=RESCALE)
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,9 @@ import hashlib
 import json
 import math
 import os
-from collections.abc import Mapping
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -24,16 +26,21 @@ from c3s3_seg.bundle.domain import Domain
 from c3s3_seg.bundle.manifest import Calibration, Manifest, Network, Task, check_patch, differ
 from c3s3_seg.errors import ConfigError, InputError, shown
 from c3s3_seg.system.files import make_folder, write_whole
-from c3s3_seg.system.lock import hold
+from c3s3_seg.system.lock import hold, is_held
 from c3s3_seg.system.names import PlainName, plain_name
 from c3s3_seg.system.ownership import amending, announced, check_set, replacing
-from c3s3_seg.system.reading import given_path, read_json, read_known, sha256
+from c3s3_seg.system.reading import given_path, parse_json, read_known, read_regular, sha256
 from c3s3_seg.system.schema import dump, parse
 
 MANIFEST = "manifest.json"
 CARD = "README.md"
 CARD_BYTES = 16 << 20
+# That of a shipped bundle has up to 31 KB, some 100 bytes for each scan of the validation: this is room for
+# 100,000 scans. Parsed JSON takes up to 30 times the memory of its text.
+MANIFEST_BYTES = 16 << 20
+PAUSES_S = (0.1, 0.2, 0.4, 0.8)  # writing the files of a bundle takes less, as a rule
 WEIGHTS = Path(__file__).parents[1] / "weights"
+LONGEST_KEY, LONGEST_NAME = 8, 80  # parts of a key, and characters of each, that a message repeats
 
 
 @dataclass(frozen=True)
@@ -68,17 +75,36 @@ class ModelBundle:
         ------
         InputError
             If there is no manifest, a value in it is not allowed, a file is missing or has another hash, or a
-            network has no weights of its own among the files.
+            network has no weights of its own among the files; or if another command does not end writing.
         """
         folder = given_path(folder)
+        for pause_s in PAUSES_S:
+            before = _manifest_sha256(folder)
+            try:
+                return cls._read(folder, unfinished)
+            except InputError:
+                if not is_held(folder) and _manifest_sha256(folder) == before:
+                    raise
+            time.sleep(pause_s)  # files and manifest were read between two writes of another command
+        try:
+            return cls._read(folder, unfinished)
+        except InputError as error:
+            if not is_held(folder):
+                raise
+            todo = "Wait for it to end, and give this command again"
+            raise InputError(
+                "another command is writing into this bundle", where=folder, todo=todo
+            ) from error
+
+    @classmethod
+    def _read(cls, folder: Path, unfinished: bool) -> ModelBundle:
+        """Read a bundle once, as `load` does."""
         path = folder / MANIFEST
         if not _is_file(path):
             raise InputError(f"there is no {MANIFEST} here", where=folder, todo=_known_bundles())
-        loaded_sha256 = sha256(path)
-        data = read_json(path)
-        _check_finite(data, path)
-        manifest = parse(Manifest, data, path)
-        check_patch(manifest.task, path)
+        text = read_regular(path, MANIFEST_BYTES)
+        loaded_sha256 = hashlib.sha256(text).hexdigest()
+        manifest = _parsed(text, path)
         coming = announced(folder) or {}
         files = {n: _verified(folder, n, known, coming.get(n, set())) for n, known in manifest.files.items()}
         if files != manifest.files and not unfinished:
@@ -136,10 +162,18 @@ class ModelBundle:
         networks: tuple[Network, ...],
         training: dict[str, Any],
     ) -> ModelBundle:
-        """Write a new bundle, the manifest last, so that an incomplete bundle has no manifest."""
-        make_folder(folder)
+        """Write a new bundle, the manifest last, so that an incomplete bundle has no manifest.
+
+        Raises
+        ------
+        InputError
+            If `load` would refuse this bundle, or the folder cannot be written to or holds files of other
+            origin. An earlier bundle there is then as before.
+        """
         empty = cls(folder, Manifest(task=task, networks=networks, files={}, training=training))
         manifest = empty._naming(files, {})
+        _check_loads(folder, manifest)
+        make_folder(folder)
         with hold(folder), replacing(folder, files, MANIFEST):
             return empty._write(files, manifest)
 
@@ -149,11 +183,12 @@ class ModelBundle:
         Raises
         ------
         InputError
-            If another process writes into the bundle, or has changed its manifest since it was loaded; or if
-            a file cannot be written: all files are then as before.
+            If another process writes into the bundle, or has changed its manifest since it was loaded; if
+            `load` would refuse it afterwards; or if a file cannot be written: all files are then as before.
         """
         check_set(self.folder, files, MANIFEST)
         manifest = self._naming(files, parity or {})
+        _check_loads(self.folder, manifest)
         with hold(self.folder):
             self._refuse_changed()
             with amending(self.folder, files, MANIFEST):
@@ -170,7 +205,7 @@ class ModelBundle:
         return replace(self.manifest, files=dict(sorted(hashes.items())), parity=parities)
 
     def _write(self, files: Mapping[str, bytes], manifest: Manifest) -> ModelBundle:
-        text = json.dumps(dump(manifest), indent=1).encode()
+        text = _text(manifest)
         for name, content in files.items():
             write_whole(self.folder / name, content)
         write_whole(self.folder / MANIFEST, text)
@@ -274,6 +309,13 @@ def _is_file(path: Path) -> bool:
         return False
 
 
+def _manifest_sha256(folder: Path) -> str:
+    """Return the sha256 of a manifest; "" if it cannot be read."""
+    with suppress(InputError):
+        return sha256(folder / MANIFEST)
+    return ""
+
+
 def _is_plain(name: str) -> bool:
     try:
         return bool(PlainName(name))
@@ -281,17 +323,48 @@ def _is_plain(name: str) -> bool:
         return False
 
 
+def _parsed(text: bytes, where: Path) -> Manifest:
+    """Return a manifest whose values were checked."""
+    data = parse_json(text, where)
+    _check_finite(data, where)
+    manifest = parse(Manifest, data, where)
+    check_patch(manifest.task, where)
+    return manifest
+
+
+def _text(manifest: Manifest) -> bytes:
+    return json.dumps(dump(manifest), indent=1).encode()
+
+
+def _check_loads(folder: Path, manifest: Manifest) -> None:
+    """Raise if `load` would refuse a manifest: before it is written, and before it replaces a good one."""
+    text, where = _text(manifest), folder / MANIFEST
+    if len(text) > MANIFEST_BYTES:
+        what = f"its manifest would have {len(text):,} bytes, wanted at most {MANIFEST_BYTES:,}"
+        raise InputError(what, where=where)
+    _check_networks(folder, _parsed(text, where))
+
+
 def _check_finite(data: Any, where: Path) -> None:
-    """Raise if JSON data hold NaN or infinity, which Python reads but cannot compare meaningfully."""
-    waiting = [("", data)]
-    while waiting:
-        key, value = waiting.pop()
-        if isinstance(value, dict):
-            waiting += [(f"{key}.{name}" if key else name, item) for name, item in value.items()]
-        elif isinstance(value, list):
-            waiting += [(f"{key}.{n}", item) for n, item in enumerate(value)]
-        elif isinstance(value, float) and not math.isfinite(value):
-            raise ConfigError(f"{key} = {value}: wanted a finite number", where=where)
+    """Raise if JSON data hold NaN or infinity, which Python reads but cannot compare meaningfully.
+
+    The dotted key is built for the message only: the keys of all values would take memory that grows with
+    the square of the manifest.
+    """
+    levels: list[Iterator[tuple[str | int, Any]]] = [iter([("", data)])]
+    parents: list[str | int] = []
+    while levels:
+        for name, value in levels[-1]:
+            if isinstance(value, dict | list):
+                levels.append(iter(value.items() if isinstance(value, dict) else enumerate(value)))
+                parents.append(name)
+                break
+            if isinstance(value, float) and not math.isfinite(value):
+                key = ".".join(str(part)[:LONGEST_NAME] for part in [*parents[1:][-LONGEST_KEY:], name])
+                raise ConfigError(f"{key} = {value}: wanted a finite number", where=where)
+        else:
+            levels.pop()
+            del parents[-1:]
 
 
 def _check_networks(folder: Path, manifest: Manifest) -> None:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -22,6 +23,7 @@ from c3s3_seg.inference.tiling import Shape, Tiling, softmax
 from c3s3_seg.io import load
 from c3s3_seg.metrics.surface_distance import surface_distances
 from c3s3_seg.phantom import simulate
+from c3s3_seg.system.choices import PhantomModality
 
 FloatArray = NDArray[np.float32]
 SUM_TOL = 1e-2  # a softmax in half precision rounds each of a few probabilities by 5e-4 at most
@@ -46,6 +48,11 @@ def compare(
         Scans to compare on, at least one.
     precision
         Precision whose limits apply.
+
+    Raises
+    ------
+    InputError
+        If a scan cannot be segmented by torch either; of a simulated one, the message says so.
     """
     patches = [patch for scan in scans for patch in _patches(task, scan)]
     differences, flipped = [], 0
@@ -74,7 +81,8 @@ def _compare_scan(
     settings = Settings(probabilities=True)
     # The scan may be out of domain: two runtimes are compared, whatever it shows.
     task = replace(task, domain=None)
-    a = Predictor(task, expected, settings)(scan, allow_out_of_domain=True)
+    with _naming_simulated(scan):
+        a = Predictor(task, expected, settings)(scan, allow_out_of_domain=True)
     try:
         b = Predictor(task, found, settings)(scan, allow_out_of_domain=True)
     except InputError:
@@ -82,6 +90,19 @@ def _compare_scan(
         return replace(masks_apart(task, a.mask, nothing, np.inf), flipped=a.mask.array.size)
     differences = [_largest(p.array, b.probabilities[n].array) for n, p in a.probabilities.items()]
     return masks_apart(task, a.mask, b.mask, max(differences))
+
+
+@contextmanager
+def _naming_simulated(scan: Volume) -> Iterator[None]:
+    """Name a scan that has no file in an error, which the user may take for one of the model."""
+    try:
+        yield
+    except InputError as error:
+        if scan.source.path is not None:
+            raise
+        what = f"the export is compared on a simulated scan ({scan.source.modality or 'of no modality'})"
+        todo = "Give a scan of the kind that the model was trained on with --check"
+        raise InputError(f"{what}, which does not suit this model: {error.what}", todo=todo) from error
 
 
 def masks_apart(task: Task, a: Volume, b: Volume, difference: float) -> ScanParity:
@@ -177,7 +198,7 @@ def check_scans(bundle: ModelBundle, given: Sequence[Path]) -> tuple[list[Volume
     """Return the scans to compare on, and their name for the report.
 
     These are the given scans; else a validation case of the data that the bundle was trained on, if its
-    folder is available; else a phantom.
+    folder is available; else a phantom of the bundle's modality: MR for any other than CT.
     """
     if given:
         rule = bundle.task.series_rule
@@ -190,4 +211,6 @@ def check_scans(bundle: ModelBundle, given: Sequence[Path]) -> tuple[list[Volume
         # A bundle may contain any name or path: only a case of the data set is read.
         if name == os.path.basename(name) and os.path.isfile(path):
             return [load(path)], f"validation case {name}"
-    return [simulate(0).scan], "a simulated scan"
+    # An MR phantom has other intensities than a CT, and may be flat in the window of a CT model.
+    modality: PhantomModality = "CT" if bundle.task.modality.upper() == "CT" else "MR"
+    return [simulate(0, modality=modality).scan], f"a simulated {modality} scan"

@@ -30,6 +30,7 @@ from c3s3_seg.inference.backends.runtimes import OpenVinoBackend, TorchBackend, 
 from c3s3_seg.inference.tiling import FloatArray
 from c3s3_seg.system.choices import ExportTarget
 from c3s3_seg.system.files import check_folder, check_output_file, make_own_folder, write_whole
+from c3s3_seg.system.lock import hold
 from c3s3_seg.system.ownership import check_set, replacing
 from c3s3_seg.system.schema import dump, plain
 
@@ -135,7 +136,7 @@ def export_folder(
         If the export does not agree; the folder is left unchanged.
     InputError
         If there is no scan, this form is not possible (an ensemble of one network, say), or the folder cannot
-        be written to or holds files of these names that no export wrote.
+        be written to, holds files of these names that no export wrote, or another export writes into it.
     MissingError
         If a library of the format is not installed, or there is no GPU for an engine.
     """
@@ -170,7 +171,7 @@ def _export(
         "files": {name: hashlib.sha256(content).hexdigest() for name, content in files.items()},
         "parity": dump(parity),
     }
-    with replacing(out, files, FACTS):
+    with hold(out), replacing(out, files, FACTS):
         _write(out, files)
         _write(out, {FACTS: json.dumps(plain(record), indent=1, allow_nan=False).encode()})
     return out / built.network, parity

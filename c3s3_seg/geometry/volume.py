@@ -282,7 +282,7 @@ class Volume:
     Raises
     ------
     InputError
-        If the array is no numpy array, or the grid no `Geometry`.
+        If the array is no numpy array, or a masked one, or the grid no `Geometry`.
     GeometryError
         If the array's shape is not the grid's.
     """
@@ -295,6 +295,9 @@ class Volume:
         if not (isinstance(self.array, np.ndarray) and isinstance(self.geometry, Geometry)):
             found = f"{type(self.array).__name__} and {type(self.geometry).__name__}"
             raise InputError(f"found {found}, wanted a numpy array and its Geometry")
+        if isinstance(self.array, np.ma.MaskedArray):  # some functions of numpy heed its mask, others do not
+            todo = "Give the voxels behind the mask a value: array.filled(value)"
+            raise InputError("found a masked array, wanted one in which every voxel has a value", todo=todo)
         if self.array.shape != self.geometry.shape:
             raise GeometryError(
                 f"found an array of {self.array.shape} for a grid of {self.geometry.shape} voxels"

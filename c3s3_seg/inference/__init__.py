@@ -70,10 +70,11 @@ def open_predictor(
     has_graphs = all(home.has(network.graph) for home, network in members)
     on_gpu = settings.profile is not None and uses_gpu(bundle, networks[0], request)
     request, best, remarks = with_profile(request, settings.profile, networks[0], has_graphs, on_gpu)
-    if request.runtime == "auto" and not has_graphs and importlib.util.find_spec("torch"):
+    named = request.runtime != "auto"
+    if not named and not has_graphs and importlib.util.find_spec("torch"):
         request = replace(request, runtime="torch")  # one runtime for all: the record names one
     recordings = Recordings()
-    backends = [open_backend(home, network, request, recordings) for home, network in members]
+    backends = [open_backend(home, network, request, recordings, named=named) for home, network in members]
     for opened in backends:
         if settings.memory_bytes is not None and isinstance(opened, OpenVinoBackend):
             opened.keep = 1  # the memory for the next scan must fit as well

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
 import numpy as np
 
 from c3s3_seg.bundle import Task
+from c3s3_seg.errors import InputError, shown
 from c3s3_seg.geometry.resample import orient
 from c3s3_seg.geometry.volume import Geometry
 from c3s3_seg.inference.arrays import HOST, ArrayOperations
@@ -64,6 +65,11 @@ class MaskBuilder:
             Probabilities on the model's grid.
         shape
             Voxels (x, y, z) of that grid.
+
+        Raises
+        ------
+        InputError
+            If a slab has other classes, networks or sides, or slabs are missing.
         """
         mask = orient(self.mask, self.grid)
         goal = self.arrays.workspace(mask)
@@ -71,11 +77,28 @@ class MaskBuilder:
         x, y, z = goal.shape
         everything = self.probabilities or self._compared is not None
         resampler = ScanGridResampler(shape, (x, y, z), self.task.classes, all_of_it=everything)
-        for block in resampler(slabs):
+        for block in resampler(self._fitting(slabs, shape)):
             self._decide(block, goal[block.where], [array[block.where] for array in wanted])
             if self._compared is not None:
                 self._compared.add(block, self.grid)
         self.arrays.put(mask, goal)
+
+    def _fitting(self, slabs: Iterable[Slab], shape: Shape) -> Iterator[Slab]:
+        """Yield the slabs; raise if one is not of this grid, these classes and as many networks."""
+        channels = self.networks * self.task.classes
+        for slab in slabs:
+            wanted = (
+                channels,
+                *shape[: slab.axis],
+                slab.values.shape[1 + slab.axis],
+                *shape[slab.axis + 1 :],
+            )
+            if tuple(slab.values.shape) != wanted:
+                what = (
+                    f"found probabilities of shape {shown(tuple(slab.values.shape))}, wanted {shown(wanted)}"
+                )
+                raise InputError(what, todo="Run the networks of this task on this scan")
+            yield slab
 
     def postprocess(self, wanted: Postprocessing) -> dict[str, dict[str, float]]:
         """Postprocess the mask and the compared masks; return label -> changes to the mask, in ml."""

@@ -17,8 +17,9 @@ import numpy as np
 
 from c3s3_seg.bundle import Task
 from c3s3_seg.bundle.domain import Domain
+from c3s3_seg.bundle.preprocessing import refuse_not_finite
 from c3s3_seg.errors import InputError
-from c3s3_seg.geometry.arguments import FLAG, require_volume
+from c3s3_seg.geometry.arguments import FLAG, instances_of, require_volume
 from c3s3_seg.geometry.box import parse_box
 from c3s3_seg.geometry.volume import Volume
 from c3s3_seg.inference.backends.execute import Backend
@@ -52,6 +53,10 @@ from c3s3_seg.inference.uncertainty import NetworkComparison
 from c3s3_seg.system.progress import Progress
 
 __all__ = ["CheckedScan", "Prediction", "Predictor", "PreparedScan", "Settings"]
+
+CHECKED = instances_of(CheckedScan, "what Predictor.check or Predictor.locate has returned")
+PREPARED = instances_of(PreparedScan, "what Predictor.prepare has returned")
+PROBABILITIES = instances_of(Probabilities, "what Predictor.network has returned")
 
 
 class Predictor:
@@ -171,13 +176,14 @@ class Predictor:
         DomainError
             If the model was not trained for such a scan, and that is not allowed.
         InputError
-            If the voxels are no real numbers (but bool, complex or text), an argument is of another kind, or
-            `roi` is malformed or holds no voxel.
+            If the voxels are no real numbers (but bool, complex or text), one of those that will be segmented
+            is NaN or infinite, an argument is of another kind, or `roi` is malformed or holds no voxel.
         GeometryError
             If the axes of the scan are not perpendicular.
         MemoryLimitError
             If memory is full.
         """
+        require_volume(scan)
         if scan.array.dtype.kind not in "iuf":
             what = f"found voxels of type {scan.array.dtype}, wanted integers or floating-point numbers"
             raise InputError(what, where=scan.source.path)
@@ -188,6 +194,7 @@ class Predictor:
         task = self.task
         frame = box.crop(scan) if box else scan
         with reporting_full_memory("check the scan", scan.source.path):
+            refuse_not_finite(frame)  # here, because the search for the organ takes quantiles of the scan
             result = check_is_scan(scan) if task.domain is not None else CheckResult()
             result += check_frame(frame, task.domain, task.modality, task.recipe.spacing_mm)
             result.settle(scan, allowed=allowed)
@@ -201,12 +208,15 @@ class Predictor:
 
         Raises
         ------
+        InputError
+            If the argument is no `CheckedScan`.
         DomainError
             If nothing like the organ is found, or the intensities of the region are unlike those of the
             training scans, and a scan out of the domain is not allowed.
         MemoryLimitError
             Same as in `network`, for the search; or if memory is full around it.
         """
+        CHECKED.take("checked", checked)
         if not checked.search or self.task.domain is None:
             return checked
         with reporting_full_memory("search for the organ", checked.scan.source.path):
@@ -235,12 +245,14 @@ class Predictor:
             If the model's grid has far too many voxels for a scan.
         InputError
             If all voxels on the model's grid become the same, or float32 cannot hold the intensities; or if
-            the scan is larger than those in training and `locate` was left out.
+            the scan is larger than those in training and `locate` was left out, or the argument is no
+            `CheckedScan`.
         MemoryLimitError
             If the scan is resampled on the host, and the model's grid does not fit into its free memory; or
             if memory is full.
         """
         started = time.perf_counter()
+        CHECKED.take("checked", checked)
         scan, box = checked.scan, checked.check.region
         if checked.search:  # `locate` checks the intensities too
             what = "the organ has not been located in this scan, which is larger than those in training"
@@ -254,14 +266,15 @@ class Predictor:
         with reporting_full_memory("bring the scan to the model's grid", scan.source.path):
             array = self._place.prepare(self.task.recipe, part)
         seconds = time.perf_counter() - started
-        return PreparedScan(array, part.geometry, shape, scan.geometry, scan.source, checked.check, seconds)
+        grids = (part.geometry, shape, scan.geometry)
+        return PreparedScan(array, *grids, scan.source, checked.check, seconds, self.task.recipe)
 
     def compile_for(self, prepared: PreparedScan) -> None:
         """Compile the networks for the tiles of a scan before they run, if their runtime compiles.
 
         Raises
         ------
-        MemoryLimitError
+        InputError, MemoryLimitError
             Same as in `network`.
         """
         compiled = [backend for backend in self.backends if isinstance(backend, OpenVinoBackend)]
@@ -277,15 +290,22 @@ class Predictor:
         Raises
         ------
         InputError, MemoryLimitError
-            Same as in `prepare`, if the scan is resampled here; or if no tiles fit the memory limit.
+            Same as in `prepare`, if the scan is resampled here; or if no tiles fit the memory limit, the
+            argument is no `PreparedScan`, or a model with another preprocessing has prepared it.
         """
         started = time.perf_counter()
+        PREPARED.take("prepared", prepared)
         part, where = prepared.part, prepared.source.path
+        if prepared.recipe != self.task.recipe:
+            what = "the scan was prepared for a model with another preprocessing"
+            raise InputError(
+                what, where=where, todo="Prepare it with this predictor: network(prepare(checked))"
+            )
         array = self._place.to_network(self.task.recipe, prepared.array, part, where)
         seconds = time.perf_counter() - started
         voxels = int(np.prod(part.shape, dtype=np.int64))
         found = TiledNetwork(self.task, self.backends, self.settings, self.costs)(array, voxels, progress)
-        found.prepare_s = seconds
+        found.prepare_s, found.prepared = seconds, prepared
         return found
 
     def to_scan_grid(self, prepared: PreparedScan, probabilities: Probabilities) -> Prediction:
@@ -295,10 +315,24 @@ class Predictor:
         ------
         InputError, MemoryLimitError
             If a network fails, its output is not finite logits of the right shape, or memory is full; or if
-            some of the probabilities were already taken.
+            the probabilities are not those of this scan and task, or some of them were already taken.
         """
+        PREPARED.take("prepared", prepared)
+        PROBABILITIES.take("probabilities", probabilities)
+        self._refuse_others(prepared, probabilities)
         with reporting_full_memory("make the mask", prepared.source.path):
             return self._prediction(prepared, probabilities)
+
+    def _refuse_others(self, prepared: PreparedScan, probabilities: Probabilities) -> None:
+        """Raise if probabilities are those of another scan, or of a model with other labels."""
+        what = ""
+        if probabilities.prepared is not prepared:
+            what = "these probabilities are not those of this prepared scan"
+        elif probabilities.task is not None and probabilities.task.labels != self.task.labels:
+            what = "these probabilities are those of a model with other labels"
+        if what:
+            todo = "Give both: to_scan_grid(prepared, network(prepared))"
+            raise InputError(what, where=prepared.source.path, todo=todo)
 
     def _prediction(self, prepared: PreparedScan, probabilities: Probabilities) -> Prediction:
         started = time.perf_counter()

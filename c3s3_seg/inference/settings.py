@@ -39,7 +39,7 @@ class Settings:
     Parameters
     ----------
     overlap
-        Same as `Task.overlap`, from 0 to below 1: tiles of the training size share this part of a side.
+        From 0 to below 1: tiles of the training size share this part of a side.
     probabilities
         Whether the prediction keeps the probability of each label on the scan's grid.
     stride

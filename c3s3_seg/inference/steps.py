@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from c3s3_seg.bundle.preprocessing import Recipe
 from c3s3_seg.geometry.volume import Array, Geometry, Source, Volume
 from c3s3_seg.inference.domain_check import DomainCheck
 from c3s3_seg.inference.place import Prepared
@@ -50,6 +51,8 @@ class PreparedScan:
         Result of the domain check.
     seconds
         Time of the preparation.
+    recipe
+        Preprocessing by which the scan was prepared.
     """
 
     array: Prepared
@@ -59,6 +62,7 @@ class PreparedScan:
     source: Source
     check: DomainCheck
     seconds: float
+    recipe: Recipe
 
     def on_scan_grid(self, array: Array) -> Volume:
         """Return an array (i, j, k) of `part`, of any dtype, on the grid of the scan: 0 elsewhere."""

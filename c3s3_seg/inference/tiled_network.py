@@ -17,6 +17,7 @@ from c3s3_seg.inference.backends.select import notes
 from c3s3_seg.inference.memory import Budget, Costs, extras, smaller
 from c3s3_seg.inference.place import give_back, kept_memory, memory_limit
 from c3s3_seg.inference.settings import Settings
+from c3s3_seg.inference.steps import PreparedScan
 from c3s3_seg.inference.streaming import Slab, stream
 from c3s3_seg.inference.tiling import Array, Shape, Tiling, mean
 from c3s3_seg.system.hardware import is_memory_error
@@ -41,6 +42,10 @@ class Probabilities:
         Sentences for `Prediction.notes`.
     prepare_s
         Time spent on resampling the scan to the model's grid, if the network's device does it.
+    task
+        Task of the networks; None: unknown.
+    prepared
+        The scan that `Predictor.network` was given; None: another caller ran the networks.
     """
 
     slabs: Iterator[Slab]
@@ -48,6 +53,8 @@ class Probabilities:
     seconds: float = 0.0
     notes: list[str] = field(default_factory=list)
     prepare_s: float = 0.0
+    task: Task | None = field(default=None, repr=False)
+    prepared: PreparedScan | None = field(default=None, repr=False)
 
 
 @dataclass(frozen=True)
@@ -83,7 +90,7 @@ class TiledNetwork:
         progress
             Called after each tile.
         """
-        found = Probabilities(iter(()), self._tiling(array, scan_voxels))
+        found = Probabilities(iter(()), self._tiling(array, scan_voxels), task=self.task)
         self._make_room(array, scan_voxels, found.tiling)
         found.notes += self._notes()
         found.slabs = self._slabs(array, found, progress)

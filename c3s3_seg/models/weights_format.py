@@ -46,7 +46,8 @@ def from_bytes(content: bytes, path: Path) -> dict[str, Tensor]:
     Raises
     ------
     InputError
-        If the file is not safetensors, or an 8-bit kernel lacks its scales, or has not one for each slice.
+        If the file is not safetensors, or an 8-bit kernel lacks its scales, has not one for each slice, or
+        has scales other than float32.
     """
     from safetensors import SafetensorError
     from safetensors.torch import load
@@ -66,6 +67,9 @@ def from_bytes(content: bytes, path: Path) -> dict[str, Tensor]:
             if not tensor.shape or scale.shape != tensor.shape[:1]:
                 what = f"'{name}' of shape {list(tensor.shape)} is in 8 bits and has scales of shape"
                 raise InputError(f"{what} {list(scale.shape)}, wanted one for each slice", where=path)
+            if scale.dtype != torch.float32:  # as `to_bytes` writes, and exported graphs take
+                found = str(scale.dtype).removeprefix("torch.")
+                raise InputError(f"'{name}' has scales of {found}, wanted float32", where=path)
             tensor = tensor.float() * _spread(scale, tensor)
         state[name] = tensor.float() if tensor.is_floating_point() else tensor
     return state

@@ -56,6 +56,18 @@ def hold(folder: Path, share: Shard | None = None, *, wait: bool = False) -> Ite
         yield tuple(held)
 
 
+def is_held(folder: Path) -> bool:
+    """Return whether a run holds a folder for writing, without making a lock."""
+    import fcntl
+
+    with suppress(OSError), _opened(folder / NAME) as handle:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+    return False
+
+
 def _refuse_other_counts(folder: Path, share: Shard) -> None:
     """Refuse shards of another count, which divide the cases differently: some would be processed twice."""
     import fcntl

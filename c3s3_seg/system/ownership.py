@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import stat
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -24,6 +25,13 @@ HEAD_BYTES = 4096
 # Exists while the files of a bundle or an export are written. A text: whatever lies there is of this package.
 # JSON: the sha256 that each file which is replaced may have.
 UNFINISHED = ".c3s3-seg.unfinished"
+# What an index of a bundle and of an export has beside `files`: other programs have files of these names too.
+INDEX_KEYS = {
+    "manifest.json": ("task", "networks", "format"),
+    "export.json": ("format", "properties", "parity"),
+}
+PROPERTIES_KEY = "c3s3.task"  # among the `properties` of an export
+_SHA256 = re.compile("[0-9a-f]{64}")
 TODO = "Move it away, or give another folder with -o"
 
 _PAGES = (
@@ -106,8 +114,9 @@ def check_set(folder: Path, names: Iterable[str], index: str) -> None:
     names
         Files that will be written, with or without the index.
     index
-        JSON with `files`, name -> sha256. A file that it does not list with this hash is foreign, unless a
-        run of this package was killed while it wrote the set, or this file of it.
+        JSON with `files`, name -> sha256, and the keys of `INDEX_KEYS`. A file that it does not list with
+        this hash is foreign, unless a run of this package was killed while it wrote the set, or this file
+        of it.
 
     Raises
     ------
@@ -214,14 +223,28 @@ def _content(path: Path) -> bytes | None:
 
 
 def _indexed(path: Path) -> dict[str, str] | None:
-    """Return the files of an index, name -> sha256; None if the path is no index."""
+    """Return the files of an index, name -> sha256; None if the path is no index that this package wrote."""
     if not _is_regular(path):
         return None
     with suppress(C3S3Error):
         document = read_json(path)
-        files = document.get("files") if isinstance(document, dict) else None
-        return files if isinstance(files, dict) else None
+        if isinstance(document, dict) and _is_index(document, path.name):
+            files: dict[str, str] = document["files"]
+            return files
     return None
+
+
+def _is_index(document: dict[str, Any], name: str) -> bool:
+    """Return whether a JSON has what an index of this name has: a table of files alone is no proof."""
+    if not all(key in document for key in INDEX_KEYS.get(name, ())):
+        return False
+    properties = document.get("properties")
+    if name == "export.json" and not (isinstance(properties, dict) and PROPERTIES_KEY in properties):
+        return False
+    files = document.get("files")
+    return isinstance(files, dict) and all(
+        isinstance(hashed, str) and _SHA256.fullmatch(hashed) for hashed in files.values()
+    )
 
 
 def remove_ours(path: Path) -> None:

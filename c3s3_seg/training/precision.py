@@ -6,7 +6,6 @@ not always faster with bfloat16. So both are needed: the units, and a probe of l
 
 from __future__ import annotations
 
-import os
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -20,6 +19,7 @@ from torch import nn
 
 from c3s3_seg.bundle import Network
 from c3s3_seg.models import build
+from c3s3_seg.system.half_precision import processor_units
 from c3s3_seg.training.config import TrainConfig
 
 # Voxels of a crop times filters, below which no probe runs: at 32 x 48 x 32 and 8 filters a step takes
@@ -35,8 +35,6 @@ KINDS = (torch.float32, torch.bfloat16)
 GROWTH = 4  # on a CPU each size takes at least this many times longer than the size before
 REPEATS = 2  # passes of each timing, the fastest of which counts, after one warm-up pass
 SIDE = 8  # side of the first probe's cube in voxels; even emulated it takes some milliseconds
-# Parts of oneDNN's names of instruction sets (ONEDNN_MAX_CPU_ISA) that include bfloat16.
-WITH_BFLOAT16 = ("BF16", "FP16", "AMX", "AVX10", "ALL", "DEFAULT")
 
 
 @dataclass(frozen=True)
@@ -92,28 +90,7 @@ def bfloat16_units(device: torch.device) -> str:
     if device.type == "cuda":
         major, minor = torch.cuda.get_device_capability(device)
         return f"compute capability {major}.{minor}" if major >= 8 else ""
-    if not _onednn_may():
-        return ""
-    names = {"amx_bf16": "AMX", "avx512_bf16": "AVX-512 BF16", "bf16": "Arm BF16"}
-    able = _capabilities()
-    return next((word for name, word in names.items() if able.get(name)), "")
-
-
-def _onednn_may() -> bool:
-    """Return whether oneDNN, which computes the convolutions, is there and may use bfloat16 units."""
-    cap = os.environ.get("ONEDNN_MAX_CPU_ISA") or os.environ.get("DNNL_MAX_CPU_ISA") or "ALL"
-    known = any(word in cap.upper() for word in WITH_BFLOAT16)
-    there: bool = torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
-    return known and there and bool(torch.backends.mkldnn.enabled)
-
-
-def _capabilities() -> dict[str, object]:
-    """Return the processor's units; torch before 2.11 reports two of them, by separate functions."""
-    listed = getattr(torch.cpu, "get_capabilities", None)
-    if listed is not None:
-        return dict(listed())
-    ask: Callable[[str], object] = lambda name: getattr(torch.cpu, name, bool)()  # noqa: E731
-    return {"avx512_bf16": ask("_is_avx512_bf16_supported"), "amx_bf16": ask("_is_amx_tile_supported")}
+    return processor_units("bfloat16")
 
 
 def probe(config: TrainConfig, device: torch.device, units: str, limit_s: float) -> Precision:

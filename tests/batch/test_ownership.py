@@ -299,3 +299,59 @@ def test_an_index_that_names_what_no_file_can_be_called(tmp_path: Path, name: st
     with replacing(tmp_path, ["a"], "index.json"):
         write_whole(tmp_path / "a", b"1")
     assert [path.name for path in tmp_path.iterdir()] == ["a"]
+
+
+FOREIGN_INDEX = {
+    "another program's": {"tool": "other"},
+    "no hashes": {"files": {"data.bin": 9}},
+    "a list": {"files": {"data.bin": []}},
+    "a table": {"files": {"data.bin": {"size": 9}}},
+    "a short text": {"files": {"data.bin": "b"}},
+}
+INDEX_KEYS = {
+    "manifest.json": {"task": {}, "networks": [], "format": 1},
+    "export.json": {"format": "onnx", "properties": {"c3s3.task": "{}"}, "parity": {}},
+}
+
+
+@pytest.mark.parametrize("kind", FOREIGN_INDEX)
+@pytest.mark.parametrize("index", INDEX_KEYS)
+def test_an_index_of_another_program_is_foreign(tmp_path: Path, index: str, kind: str) -> None:
+    """It listed a file with its sha256, and the file was deleted; other values were a TypeError."""
+    import hashlib
+    import json
+
+    (tmp_path / "data.bin").write_bytes(b"precious")
+    files = {"files": {"data.bin": hashlib.sha256(b"precious").hexdigest()}}
+    other = {} if kind == "another program's" else INDEX_KEYS[index]
+    (tmp_path / index).write_text(json.dumps({**files, **other, **FOREIGN_INDEX[kind]}))
+    with pytest.raises(InputError, match="did not write"), replacing(tmp_path, ["a"], index):
+        pytest.fail("the set was replaced")
+    assert {path.name for path in tmp_path.iterdir()} == {"data.bin", index}
+    (tmp_path / index).write_text(json.dumps({**files, **INDEX_KEYS[index]}))
+    with replacing(tmp_path, ["a"], index):  # the same files, by an index of this package
+        (tmp_path / "a").touch()
+    assert [path.name for path in tmp_path.iterdir()] == ["a"]
+
+
+@pytest.mark.parametrize("missing", ["format", "properties", "parity", "c3s3.task"])
+def test_an_index_of_an_export_names_all_that_an_export_writes(tmp_path: Path, missing: str) -> None:
+    import json
+
+    record = json.loads(json.dumps({**INDEX_KEYS["export.json"], "files": {}}))
+    record.pop(missing, None)
+    record.get("properties", {}).pop(missing, None)
+    (tmp_path / "export.json").write_text(json.dumps(record))
+    with pytest.raises(InputError, match="did not write"):
+        check_set(tmp_path, [], "export.json")
+
+
+def test_the_index_of_every_shipped_bundle_counts(tmp_path: Path) -> None:
+    import shutil
+
+    from c3s3_seg.bundle import WEIGHTS, shipped_bundles
+
+    assert shipped_bundles()
+    for name in shipped_bundles():
+        shutil.copy(WEIGHTS / name / "manifest.json", tmp_path / "manifest.json")
+        check_set(tmp_path, [], "manifest.json")

@@ -1,6 +1,7 @@
 import json
 import os
 import shutil
+import tracemalloc
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,10 +20,12 @@ from c3s3_seg.bundle import (
     Network,
     Task,
     shipped_bundles,
+    store,
 )
 from c3s3_seg.bundle.catalogue import find_models
 from c3s3_seg.bundle.domain import Domain
 from c3s3_seg.bundle.preprocessing import Intensity, Recipe
+from c3s3_seg.bundle.store import MANIFEST_BYTES
 from c3s3_seg.errors import ConfigError, InputError, StorageError
 from c3s3_seg.io.reading import SeriesRule
 from c3s3_seg.models import WANTED
@@ -161,7 +164,10 @@ def test_a_network_without_weights_of_its_own(
     bundle: ModelBundle, stems: tuple[str, ...], message: str
 ) -> None:
     networks = tuple(replace(NETWORK, stem=stem) for stem in stems)
-    ModelBundle(bundle.folder, replace(bundle.manifest, networks=networks)).add({})
+    manifest = replace(bundle.manifest, networks=networks)
+    with pytest.raises(InputError, match=message):
+        ModelBundle(bundle.folder, manifest).add({})
+    (bundle.folder / MANIFEST).write_text(json.dumps(dump(manifest)))
     with pytest.raises(InputError, match=message):
         ModelBundle.load(bundle.folder)
 
@@ -199,7 +205,7 @@ def test_a_companion_lies_beside_the_bundle_itself(bundle: ModelBundle, monkeypa
 @pytest.mark.parametrize(("name", "message"), [("../c", "not a folder beside"), ("gone", "no manifest")])
 def test_a_companion_that_is_not_beside_it(bundle: ModelBundle, name: str, message: str) -> None:
     with pytest.raises(InputError, match=message):
-        with_companion(bundle, name).members()
+        ModelBundle(bundle.folder, replace(bundle.manifest, linked_bundle=name)).members()
 
 
 def test_a_companion_for_another_task_is_refused(bundle: ModelBundle) -> None:
@@ -252,6 +258,37 @@ def test_a_key_that_is_there_twice_is_refused(bundle: ModelBundle) -> None:
 NAN, INF = float("nan"), float("inf")
 
 
+def test_the_memory_of_the_check_does_not_grow_with_the_square_of_a_manifest(bundle: ModelBundle) -> None:
+    """The full key was built for every value: 215 KB took 1 GB."""
+    path = changed(bundle, "training", {"k" * 50_000: {str(n): 0 for n in range(5_000)}})
+    tracemalloc.start()
+    try:
+        ModelBundle.load(bundle.folder)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < 50 * path.stat().st_size  # some 5 MB, and it was 250 MB
+
+
+def test_the_key_of_a_number_that_is_not_finite_is_named(bundle: ModelBundle) -> None:
+    deep: Any = NAN
+    for _ in range(300):
+        deep = {"k" * 300: [0, deep]}
+    for value, key in (([{"a": 1}, {"b": [2, INF]}], "training.x.1.b.1"), (deep, "k" * 80 + ".1")):
+        changed(bundle, "training", {"first": [0, {}], "x": value})
+        with pytest.raises(ConfigError, match=f"{key} = (nan|inf): wanted a finite number") as refusal:
+            ModelBundle.load(bundle.folder)
+        assert len(str(refusal.value)) < 1000
+
+
+def test_a_manifest_that_is_too_large_is_not_read(bundle: ModelBundle) -> None:
+    path = bundle.folder / MANIFEST
+    with path.open("ab") as file:
+        file.truncate(MANIFEST_BYTES + 1)
+    with pytest.raises(InputError, match=r"manifest\.json: is larger than 16,777,216 bytes"):
+        ModelBundle.load(bundle.folder)
+
+
 def label(name: str, value: object) -> dict[str, object]:
     return {"name": name, "value": value}
 
@@ -282,7 +319,7 @@ def label(name: str, value: object) -> dict[str, object]:
         ("task.modality", ["", "$x", "MR/CT", "M" * 17]),
         ("task.patch", [[0, 32, 32], [-16, 32, 32], [17, 32, 32], [8, 32, 32], [32, 32], [32.5, 32, 32],
                         [10**9, 16, 16], [1024, 1024, 1024], [2**70, 16, 16], [NAN, 16, 16], ["32", 32, 32]]),
-        ("task.overlap", [-0.1, 1, 1.0, 2, NAN, INF, "half", "0.5", False]),
+        ("task.overlap", [-0.1, 0.91, 0.9999, 1, 1.0, 2, NAN, INF, "half", "0.5", False]),
         ("task.keep_largest", ["perhaps", 2, 1, 0, 1.0, "true", "yes", None]),
         ("task.series", ["lge", "colour=red", "modality=", {"modality": "MR"}, 7, "type~" + "x" * 500]),
         ("task.domain.scans", [0, -1, True, "3", 10**400]),
@@ -338,6 +375,7 @@ def test_a_value_that_cannot_be_is_refused_when_the_manifest_is_read(
         ("task.patch", [16, 1024, 16]),
         ("task.patch", [512, 512, 256]),
         ("task.overlap", 0),
+        ("task.overlap", 0.9),
         ("task.recipe.spacing_mm", [0.05, 5, 100]),
         ("task.recipe.intensity", {"rule": "window", "low": -1000.0, "high": -999.9}),
         ("task.modality", "PT"),
@@ -589,7 +627,7 @@ def test_what_no_command_wrote_into_a_half_written_bundle_stays_foreign(killed: 
         with pytest.raises(InputError, match=r"README\.md: sha256 is .* the manifest says"):
             found(str(killed))
     with pytest.raises(InputError, match=r"README\.md: there is a file that c3s3-seg did not write"):
-        ModelBundle.create(killed, TASK, {"README.md": b"card"}, (NETWORK,), {})
+        ModelBundle.create(killed, TASK, {"README.md": b"card", NETWORK.weights: b"w"}, (NETWORK,), {})
     assert (killed / "README.md").read_bytes() == b"mine"
 
 
@@ -605,3 +643,76 @@ def test_a_modality_in_another_spelling_is_that_of_dicom_headers(
     assert task.modality == code
     assert task.series_rule == SeriesRule(f"modality={code}")
     assert replace(TASK, modality=written).modality == code
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"patch": (100, 100, 100)}, "wanted multiples of 16"),
+        ({"labels": (Label("a", 1), Label("a", 1))}, "labels with different names"),
+        ({"overlap": 1.5}, r"task\.overlap = 1\.5"),
+        ({"name": "../evil"}, r"task\.name = '\.\./evil'"),
+    ],
+)
+def test_a_bundle_that_could_not_be_loaded_is_not_written(
+    bundle: ModelBundle, tmp_path: Path, change: dict[str, Any], message: str
+) -> None:
+    """It was written, in place of a good one, and `load` refused it."""
+    before, task = files_of(bundle.folder), replace(TASK, **change)
+    for folder in (bundle.folder, tmp_path / "new"):
+        with pytest.raises(InputError, match=message):
+            ModelBundle.create(folder, task, {NETWORK.weights: b"w"}, (NETWORK,), {})
+    with pytest.raises(InputError, match=message):
+        ModelBundle(bundle.folder, replace(bundle.manifest, task=task)).add({"README.md": b"new"})
+    assert files_of(bundle.folder) == before
+    assert not (tmp_path / "new").exists()
+
+
+def test_a_record_that_could_not_be_loaded_is_not_written(bundle: ModelBundle) -> None:
+    before, files = files_of(bundle.folder), {NETWORK.weights: b"w"}
+    for training, message in (
+        ({"config": 7}, "a record as training writes it"),
+        ({"x": "x" * MANIFEST_BYTES}, "at most 16,777,216"),
+    ):
+        with pytest.raises(InputError, match=message):
+            ModelBundle.create(bundle.folder, TASK, files, (NETWORK,), training)
+    with pytest.raises(InputError, match=r"names a network in 'model\.safetensors' and no hash"):
+        ModelBundle.create(bundle.folder, TASK, {"README.md": b"card"}, (NETWORK,), {})
+    assert files_of(bundle.folder) == before
+
+
+def test_a_bundle_is_read_again_while_another_command_writes_into_it(
+    bundle: ModelBundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It was reported as damaged, because its files were newer than the manifest that had been read."""
+    new = bundle.add({"README.md": b"new card"})
+    manifest = (bundle.folder / MANIFEST).read_bytes()
+    bundle = new.add({"README.md": b"card"})
+    with hold(bundle.folder):
+        (bundle.folder / "README.md").write_bytes(b"new card")
+        monkeypatch.setattr(store.time, "sleep", lambda _: None)
+        with pytest.raises(InputError, match="another command is writing into this bundle"):
+            ModelBundle.load(bundle.folder)
+        monkeypatch.setattr(store.time, "sleep", lambda _: (bundle.folder / MANIFEST).write_bytes(manifest))
+        assert ModelBundle.load(bundle.folder).card() == "new card"
+
+
+def test_a_bundle_that_was_written_while_it_was_read_is_read_again(
+    bundle: ModelBundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The whole change lies between the manifest and the files: the lock is free again."""
+    changes = iter([{"README.md": b"new card"}])
+
+    def announced(folder: Path) -> None:
+        for files in changes:
+            bundle.add(files)
+
+    monkeypatch.setattr(store, "announced", announced)
+    assert ModelBundle.load(bundle.folder).card() == "new card"
+
+
+def test_a_damaged_bundle_is_not_waited_for(bundle: ModelBundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(store.time, "sleep", lambda _: pytest.fail("it was waited for"))
+    (bundle.folder / "README.md").write_bytes(b"damaged")
+    with pytest.raises(InputError, match="the manifest says"):
+        ModelBundle.load(bundle.folder)

@@ -9,6 +9,7 @@ import pytest
 from helpers import studies
 
 from c3s3_seg.bundle import ModelBundle
+from c3s3_seg.bundle.preprocessing import Intensity
 from c3s3_seg.errors import InputError
 from c3s3_seg.export.compare import ProbabilityBackend, check_scans, compare
 from c3s3_seg.export.parity import Parity, ScanParity
@@ -138,8 +139,32 @@ def test_what_does_not_add_up_to_1_is_no_probability(factor: float) -> None:
 
 def test_a_phantom_serves_where_no_scan_is_at_hand(two_nets: ModelBundle) -> None:
     scans, what = check_scans(two_nets, [])
-    assert what == "a simulated scan"
+    assert what == "a simulated MR scan"
     assert len(scans) == 1
+
+
+@pytest.mark.parametrize(("modality", "simulated"), [("CT", "CT"), ("ct", "CT"), ("MR", "MR"), ("PT", "MR")])
+def test_the_phantom_has_the_modality_of_the_bundle(
+    two_nets: ModelBundle, modality: str, simulated: str
+) -> None:
+    """A CT network was compared on an MR phantom, which has no contrast in the window of a lung."""
+    bundle = replace(
+        two_nets, manifest=replace(two_nets.manifest, task=replace(two_nets.task, modality=modality))
+    )
+    (scan,), what = check_scans(bundle, [])
+    assert (scan.source.modality, what) == (simulated, f"a simulated {simulated} scan")
+
+
+def test_a_phantom_that_does_not_suit_the_model_is_named(two_nets: ModelBundle) -> None:
+    window = Intensity("window", 5000.0, 6000.0)
+    task = replace(two_nets.task, modality="CT", recipe=replace(two_nets.task.recipe, intensity=window))
+    bundle = replace(two_nets, manifest=replace(two_nets.manifest, task=task))
+    networks = [TorchBackend(load_torch(two_nets, two_nets.networks[0]))]
+    scans, _ = check_scans(bundle, [])
+    with pytest.raises(
+        InputError, match=r"compared on a simulated scan \(CT\), which does not .*with --check"
+    ):
+        compare(task, networks, networks, scans)
 
 
 @pytest.mark.parametrize("folder", ["{}", "x" * 300])
@@ -149,7 +174,7 @@ def test_a_bundle_names_no_file_outside_of_its_data(
     case = "../imagesTr/ball-0" if folder == "{}" else "ball-0"
     data = {"config": {"data": {"folder": folder.format(toy_data)}}, "validation_cases": {"vnet": {case: {}}}}
     bundle = replace(two_nets, manifest=replace(two_nets.manifest, training=data))
-    assert check_scans(bundle, [])[1] == "a simulated scan"
+    assert check_scans(bundle, [])[1] == "a simulated MR scan"
 
 
 def test_a_scan_that_is_given_is_taken(two_nets: ModelBundle, toy_data: Path) -> None:

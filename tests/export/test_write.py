@@ -31,6 +31,7 @@ from c3s3_seg.inference.backends import cuda
 from c3s3_seg.inference.backends.runtimes import TorchBackend, load_torch
 from c3s3_seg.inference.tiling import softmax
 from c3s3_seg.system.choices import ExportTarget
+from c3s3_seg.system.lock import hold
 
 pytestmark = pytest.mark.slow
 
@@ -438,6 +439,14 @@ def test_the_same_export_again_and_another_in_its_place(
         export_folder(two_nets, target, GraphSpec(), tmp_path / "a" / "b", [noise])  # type: ignore[arg-type]
     found = {path.name for path in (tmp_path / "a" / "b").iterdir()}
     assert found == {"toy.onnx", "README.md", "export.json"}  # no file of a format without a record
+
+
+def test_two_exports_do_not_write_into_a_folder_at_once(
+    two_nets: ModelBundle, noise: Volume, tmp_path: Path, quick: object
+) -> None:
+    with hold(tmp_path), pytest.raises(InputError, match="another run writes into this folder"):
+        export_folder(two_nets, "onnx", GraphSpec(), tmp_path, [noise])
+    assert not [*tmp_path.iterdir()]
 
 
 def test_the_names_of_the_files_are_known_before(two_nets: ModelBundle, quick: object) -> None:

@@ -174,3 +174,12 @@ def test_a_volume_of_something_else_is_refused() -> None:
     wrong: Any = [[[1]]]
     with pytest.raises(InputError, match="found list and Geometry, wanted a numpy array and its Geometry"):
         Volume(wrong, Geometry.build((1, 1, 1)))
+
+
+def test_a_masked_array_is_no_volume() -> None:
+    """Quantiles heeded its mask and resampling did not."""
+    array = np.ma.masked_less(np.arange(8.0).reshape(2, 2, 2), 3)
+    grid = Geometry.build((2, 2, 2))
+    with pytest.raises(InputError, match=r"found a masked array, wanted.*array\.filled\(value\)"):
+        Volume(array, grid)
+    assert Volume(array.filled(0), grid).array.sum() == 25

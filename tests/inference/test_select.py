@@ -10,6 +10,7 @@ from c3s3_seg.errors import InputError, MissingError
 from c3s3_seg.inference import open_predictor
 from c3s3_seg.inference.backends import select
 from c3s3_seg.inference.backends.select import BackendRequest, candidates, describe, notes, open_backend
+from c3s3_seg.system import half_precision
 
 
 @pytest.fixture(scope="module")
@@ -107,3 +108,42 @@ def test_one_runtime_for_all_networks(tmp_path: Path) -> None:
     predictor = open_predictor(bundle, ensemble=True)
     assert [backend.name for backend in predictor.backends] == ["torch", "torch"]
     assert open_predictor(bundle).backends[0].name == "openvino"
+
+
+@pytest.mark.parametrize("precision", ["bfloat16", "float16"])
+def test_auto_emulates_no_precision(bundle: ModelBundle, precision: Any, monkeypatch) -> None:
+    """It fell back to torch, which emulates: a tile took 2.3 s instead of 0.07 s.
+
+    oneDNN may not use the units in this test, whichever processor it runs on.
+    """
+    pytest.importorskip("torch")
+    if select.cuda_devices():
+        pytest.skip("there is a GPU")
+    monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", "AVX2")
+    monkeypatch.setattr(select.OpenVinoBackend, "__init__", not_here)
+    request = BackendRequest(precision=precision)
+    wanted = rf"torch on cpu: this CPU has no units for {precision}, which torch would emulate"
+    with pytest.raises(MissingError, match=wanted):
+        open_backend(bundle, bundle.networks[0], request)
+    with pytest.raises(MissingError, match=f"no units for {precision}"):
+        open_predictor(without_graphs(bundle), backend=request)
+    assert open_predictor(without_graphs(bundle)).backends[0].precision == "float32"
+    named = open_backend(bundle, bundle.networks[0], replace(request, runtime="torch"))
+    assert describe(named) == {"backend": "torch", "device": "cpu", "precision": precision}
+
+
+def not_here(*_: object, **__: object) -> None:
+    raise MissingError("not on this processor")
+
+
+@pytest.mark.parametrize(("precision", "unit"), [("bfloat16", "amx_bf16"), ("float16", "avx512_fp16")])
+def test_auto_takes_torch_where_there_are_units(
+    bundle: ModelBundle, precision: Any, unit: str, monkeypatch
+) -> None:
+    pytest.importorskip("torch")
+    if select.cuda_devices():
+        pytest.skip("there is a GPU")
+    monkeypatch.delenv("ONEDNN_MAX_CPU_ISA", raising=False)
+    monkeypatch.setattr(half_precision, "_capabilities", lambda: {unit: True})
+    found = open_predictor(without_graphs(bundle), backend=BackendRequest(precision=precision))
+    assert describe(found.backends[0])["precision"] == precision

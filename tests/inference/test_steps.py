@@ -8,11 +8,15 @@ from typing import Any
 import numpy as np
 import pytest
 
+from c3s3_seg.bundle import Label
+from c3s3_seg.bundle.preprocessing import Intensity
 from c3s3_seg.errors import GeometryError, InputError, MemoryLimitError
 from c3s3_seg.geometry.volume import Geometry, Volume
 from c3s3_seg.inference import BackendRequest, Predictor, open_predictor
 from c3s3_seg.inference.domain_check import DomainError
+from c3s3_seg.inference.settings import Settings
 from c3s3_seg.inference.steps import PreparedScan
+from c3s3_seg.inference.streaming import Slab
 from c3s3_seg.io import load
 from c3s3_seg.phantom import Simulator, simulate
 
@@ -143,3 +147,77 @@ def test_tiles_are_never_smaller_than_in_training(predictor: Predictor, scan: Vo
     failing = Predictor(predictor.task, [FirstFails(predictor.backends[0], 1)])
     with pytest.raises(MemoryLimitError, match="48 x 48 x 48 in openvino, and tiles are never smaller than"):
         failing(scan)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_a_voxel_that_is_no_number_is_refused_before_the_organ_is_searched(
+    predictor: Predictor, larger: Volume, value: float
+) -> None:
+    """One such voxel in a scan larger than in training moved the region and changed the mask."""
+    values = larger.array.astype(np.float32)
+    values[0, 0, 0] = value
+    broken = larger.geometry.volume(values)
+    for allowed in (False, True):
+        with pytest.raises(InputError, match=r"found NaN or infinite intensities; wanted numbers"):
+            predictor.check(broken, allow_out_of_domain=allowed)
+    x, y, z = (n // 4 for n in values.shape)
+    region = f"{x}:{3 * x},{y}:{3 * y},{z}:{3 * z}"  # the voxel is outside of it
+    assert predictor.check(broken, roi=region, allow_out_of_domain=True).check.region is not None
+    with pytest.raises(InputError, match="found NaN or infinite"):
+        predictor.check(broken, roi=f"0:{x},0:{y},0:{z}", allow_out_of_domain=True)
+
+
+@pytest.mark.parametrize("wrong", [None, "scan.nii.gz", 5])
+def test_a_step_that_is_given_something_else_says_what_it_takes(predictor: Predictor, wrong: Any) -> None:
+    with pytest.raises(InputError, match="wanted a Volume"):
+        predictor.check(wrong)
+    for step in (predictor.locate, predictor.prepare):
+        with pytest.raises(InputError, match=r"found checked.*, wanted what Predictor\.check or"):
+            step(wrong)
+    for step in (predictor.network, predictor.compile_for, lambda p: predictor.to_scan_grid(p, wrong)):
+        with pytest.raises(InputError, match=r"found prepared.*, wanted what Predictor\.prepare has"):
+            step(wrong)
+
+
+def test_probabilities_of_another_scan_make_no_mask(
+    predictor: Predictor, scan: Volume, prepared: PreparedScan
+) -> None:
+    """Two scans of the same grid gave the one's mask in the geometry of the other."""
+    other = predictor.prepare(predictor.check(scan.geometry.volume(scan.array[::-1].copy())))
+    with pytest.raises(InputError, match=r"not those of this prepared scan\. Give both: to_scan_grid"):
+        predictor.to_scan_grid(prepared, predictor.network(other))
+    with pytest.raises(InputError, match=r"found probabilities.*, wanted what Predictor\.network has"):
+        predictor.to_scan_grid(prepared, None)  # type: ignore[arg-type]
+
+
+def test_a_scan_that_was_prepared_for_another_model_is_refused(
+    predictor: Predictor, prepared: PreparedScan
+) -> None:
+    recipe = replace(predictor.task.recipe, intensity=Intensity("window", 0.0, 100.0))
+    other = Predictor(replace(predictor.task, recipe=recipe), predictor.backends)
+    with pytest.raises(
+        InputError, match=r"prepared for a model with another preprocessing\. Prepare it with"
+    ):
+        other.network(prepared)
+    labels = (Label("atria", 2),)
+    other = Predictor(replace(predictor.task, labels=labels, domain=None), predictor.backends)
+    with pytest.raises(InputError, match=r"those of a model with other labels\. Give both"):
+        predictor.to_scan_grid(prepared, other.network(prepared))
+
+
+def test_probabilities_of_more_networks_or_another_grid_make_no_mask(
+    predictor: Predictor, prepared: PreparedScan
+) -> None:
+    """Of two networks that were kept apart, the mask was that of the first."""
+    network = predictor.backends[0]
+    both = Predictor(predictor.task, [network, network], Settings(uncertainty=True))
+    x, y, z = prepared.shape
+    with pytest.raises(InputError, match=r"found probabilities of shape \(4, .*, wanted \(2, "):
+        predictor.to_scan_grid(prepared, both.network(prepared))
+    with pytest.raises(InputError, match=r"found .* \(2, .*, wanted \(4, "):
+        both.to_scan_grid(prepared, predictor.network(prepared))
+    probabilities = predictor.network(prepared)
+    probabilities.slabs = iter([Slab(0, 0, np.zeros((2, x, y + 1, z), np.float32))])
+    wanted = rf"shape \(2, {x}, {y + 1}, {z}\), wanted \(2, {x}, {y}, {z}\)"
+    with pytest.raises(InputError, match=wanted):
+        predictor.to_scan_grid(prepared, probabilities)

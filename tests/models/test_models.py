@@ -174,6 +174,18 @@ def test_a_settled_norm_forgets_what_it_sees(kind: type[torch.nn.Module]) -> Non
     assert int(norm.state_dict()["num_batches_tracked"]) == 2
 
 
+@pytest.mark.parametrize("kind", [torch.float64, torch.float16, torch.bfloat16, torch.int32])
+def test_the_scales_of_a_kernel_in_8_bits_are_in_single_precision(kind: torch.dtype) -> None:
+    """In float64 they ran in torch, and were a KeyError in the export."""
+    from safetensors.torch import save
+
+    stored = {"w": torch.ones(4, 2, dtype=torch.int8), "w" + SCALE: torch.ones(4)}
+    assert from_bytes(save(stored), Path("right"))["w"].dtype == torch.float32
+    stored["w" + SCALE] = torch.ones(4, dtype=kind)
+    with pytest.raises(InputError, match=rf"'w' has scales of {str(kind)[6:]}, wanted float32"):
+        from_bytes(save(stored), Path("wrong"))
+
+
 @pytest.mark.parametrize("scales", [torch.ones(1), torch.ones(3), torch.ones(4, 1)])
 def test_a_kernel_in_8_bits_has_one_scale_for_each_slice(scales: torch.Tensor) -> None:
     from safetensors.torch import save

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from c3s3_seg.errors import InputError
+from c3s3_seg.system import half_precision
 from c3s3_seg.training import checkpoint, precision, run
 from c3s3_seg.training.config import CONFIGS, TrainConfig, load_config
 from c3s3_seg.training.loggers import Silent
@@ -35,7 +36,7 @@ def test_no_study_asks_for_bfloat16() -> None:
 
 @pytest.mark.parametrize("cap", ["AVX2", "avx2", "SSE41", "AVX512_CORE", "AVX512_CORE_VNNI", "AVX2_VNNI"])
 def test_units_that_onednn_may_not_use_do_not_count(monkeypatch: pytest.MonkeyPatch, cap: str) -> None:
-    monkeypatch.setattr(precision, "_capabilities", lambda: {"avx512_bf16": True, "amx_bf16": True})
+    monkeypatch.setattr(half_precision, "_capabilities", lambda: {"avx512_bf16": True, "amx_bf16": True})
     monkeypatch.delenv("ONEDNN_MAX_CPU_ISA", raising=False)
     assert bfloat16_units(CPU) == "AMX"
     monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", cap)
@@ -47,10 +48,10 @@ def test_units_that_onednn_may_not_use_do_not_count(monkeypatch: pytest.MonkeyPa
 
 @pytest.mark.parametrize("cap", ["ALL", "AVX512_CORE_BF16", "AVX512_CORE_AMX", "AVX10_1_512"])
 def test_units_that_onednn_may_use_do(monkeypatch: pytest.MonkeyPatch, cap: str) -> None:
-    monkeypatch.setattr(precision, "_capabilities", lambda: {"avx512_bf16": True, "amx_bf16": False})
+    monkeypatch.setattr(half_precision, "_capabilities", lambda: {"avx512_bf16": True, "amx_bf16": False})
     monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", cap)
     assert bfloat16_units(CPU) == "AVX-512 BF16"
-    monkeypatch.setattr(precision, "_capabilities", lambda: {"avx2": True, "avx512_bw": True})
+    monkeypatch.setattr(half_precision, "_capabilities", lambda: {"avx2": True, "avx512_bw": True})
     assert bfloat16_units(CPU) == ""
 
 

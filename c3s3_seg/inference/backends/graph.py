@@ -63,7 +63,8 @@ def read_graph(path: Path, hashes: Mapping[str, str] | None = None) -> bytes:
         raise InputError("is not an ONNX graph", where=path)
     try:
         graph = _Graph(path.with_suffix(".safetensors"), hashes)
-        return b"".join(graph.inlined(memoryview(content), "model"))
+        parts = graph.inlined(memoryview(content), "model")
+        return content if parts is None else b"".join(parts)
     except _BrokenError as error:
         raise InputError(f"is not an ONNX graph that can be run: {error}", where=path) from None
 
@@ -106,6 +107,41 @@ def stored_tensors(content: bytes | memoryview) -> dict[str, tuple[list[int], in
         return {}
 
 
+@dataclass
+class _Message:
+    """A message whose fields are kept or replaced, in their order; neighbours that are kept are one part.
+
+    A part for each field would take a hundred times the memory of a file with small fields.
+    """
+
+    content: memoryview
+    before: Parts = field(default_factory=list)
+    kept: int = 0  # where the fields begin that were kept since the last that was replaced
+    at: int = 0
+
+    def keep(self, whole: memoryview) -> None:
+        """Keep the next field."""
+        self.at += len(whole)
+
+    def replace(self, whole: memoryview, parts: Parts) -> None:
+        """Put parts in place of the next field."""
+        if self.at > self.kept:
+            self.before.append(self.content[self.kept : self.at])
+        self.before += parts
+        self.at += len(whole)
+        self.kept = self.at
+
+    @property
+    def changed(self) -> bool:
+        """Whether a field was replaced."""
+        return self.kept > 0
+
+    @property
+    def parts(self) -> Parts:
+        """All parts so far."""
+        return [*self.before, self.content[self.kept : self.at]]
+
+
 class _BrokenError(Exception):
     """An error in the bytes of a graph."""
 
@@ -120,39 +156,47 @@ class _Graph:
     tensors: frozenset[tuple[int, int]] = frozenset()
     put_in: int = 0
 
-    def inlined(self, message: memoryview, kind: str, depth: int = 0) -> Parts:
-        """Return the message without a reference to a file; in parts, so that weights are copied once."""
+    def inlined(self, message: memoryview, kind: str, depth: int = 0) -> Parts | None:
+        """Return the message without a reference to a file; None if it has none, and stays as it is.
+
+        In parts, so that weights are copied once; all that stays between two references is one part.
+        """
         if depth > DEEPEST:
             raise _BrokenError("it is nested too deep")
         if kind == "tensor":
             return self._tensor(message)
         inner = INNER[kind]
-        parts: Parts = []
+        made = _Message(message)
         for number, wire, whole, value in _fields(message):
             if number not in inner:
-                parts.append(whole)
+                made.keep(whole)
                 continue
             _expect(wire, BYTES)
             part = self.inlined(value, inner[number], depth + 1)
-            parts += [_tag(number), _varint(sum(map(len, part))), *part]
-        return parts
+            if part is None:
+                made.keep(whole)
+            else:
+                made.replace(whole, [_tag(number), _varint(sum(map(len, part))), *part])
+        return made.parts if made.changed else None
 
-    def _tensor(self, message: memoryview) -> Parts:
+    def _tensor(self, message: memoryview) -> Parts | None:
         found = _External()
-        parts: Parts = []
+        made = _Message(message)
         for number, wire, whole, value in _fields(message):
             if number == EXTERNAL_DATA:
                 _expect(wire, BYTES)
                 found.add(value)
+                made.replace(whole, [])
             elif number == DATA_LOCATION:
                 _expect(wire, VARINT)
                 found.location |= _number(value)[0]
+                made.replace(whole, [])
             else:
-                parts.append(whole)
-        if found.location or found.entries:
-            raw = self._weights(found)
-            parts += [_tag(RAW_DATA), _varint(len(raw)), raw]
-        return parts
+                made.keep(whole)
+        if not (found.location or found.entries):
+            return None
+        raw = self._weights(found)
+        return [*made.parts, _tag(RAW_DATA), _varint(len(raw)), raw]
 
     def _weights(self, found: _External) -> memoryview:
         """Return the bytes that a tensor refers to."""

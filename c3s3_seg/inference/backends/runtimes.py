@@ -22,6 +22,7 @@ from c3s3_seg.inference.backends.graph import LARGEST, read_graph
 from c3s3_seg.inference.device.cuda_graphs import CudaGraphs, Recordings, record_on_gpu
 from c3s3_seg.inference.tiling import FloatArray
 from c3s3_seg.system.choices import Precision
+from c3s3_seg.system.half_precision import processor_units
 from c3s3_seg.system.hardware import NO_GPU, cuda_index, is_cuda, is_memory_error, slow_convolutions
 from c3s3_seg.system.libraries import import_openvino
 from c3s3_seg.system.reading import read_known
@@ -140,11 +141,14 @@ class TorchOptions:
         in training, whose maps the recording would keep in memory.
     recordings
         Recordings shared with other networks on the GPU; None: not shared.
+    emulate
+        Whether a half precision is computed on a processor without units for it, which is slow.
     """
 
     channels_last: bool = True
     cuda_graphs: bool = False
     recordings: Recordings | None = None
+    emulate: bool = True
 
 
 class TorchBackend:
@@ -263,7 +267,8 @@ def open_torch(
     Raises
     ------
     MissingError
-        If CUDA was requested and torch does not have it.
+        If CUDA was requested and torch does not have it, or the processor has no units for the half
+        precision, and emulation is not wanted.
     """
     import torch
 
@@ -276,11 +281,13 @@ def open_torch(
     place = f"cuda:{cuda_index(device)}" if has_cuda and device != "cpu" else "cpu"
     if precision == "auto":
         precision = "float32" if place == "cpu" else "float16"
+    options = options or TorchOptions(cuda_graphs=True)
     if place == "cpu":
+        if not options.emulate:
+            _refuse_emulation(precision)
         keep_pages()
     elif precision == "float32":
         forbid_tf32()
-    options = options or TorchOptions(cuda_graphs=True)
     net = fold_batch_norm(load_torch(bundle, network)).to(place)
     if not options.channels_last:
         net.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
@@ -290,6 +297,13 @@ def open_torch(
     if place != "cpu" and precision != "float32" and not options.channels_last:
         backend.notes += slow_convolutions(torch.backends.cudnn.version())  # type: ignore[no-untyped-call]
     return backend
+
+
+def _refuse_emulation(precision: Precision) -> None:
+    """Raise if the processor has no units for a half precision: torch would emulate it, 30 times slower."""
+    if precision != "float32" and not processor_units(precision):
+        what = f"this CPU has no units for {precision}, which torch would emulate"
+        raise MissingError(what, todo="Leave --precision out, or take float32")
 
 
 def forbid_tf32() -> None:

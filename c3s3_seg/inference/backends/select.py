@@ -74,6 +74,8 @@ def open_backend(
     network: Network,
     request: BackendRequest | None = None,
     recordings: Recordings | None = None,
+    *,
+    named: bool = True,
 ) -> Backend:
     """Load one network into the requested runtime, or into the best that is available.
 
@@ -85,6 +87,8 @@ def open_backend(
         The request; None: all defaults.
     recordings
         CUDA graphs, shared with the networks that are opened with this one; None: not shared.
+    named
+        Whether the user named the runtime, unless it is `auto`: only then torch may emulate a precision.
 
     Raises
     ------
@@ -99,11 +103,11 @@ def open_backend(
     if request.runtime == "tensorrt":  # never chosen by `auto`: its first run builds an engine for minutes
         return _open_tensorrt(bundle, network, request)
     if request.runtime != "auto":
-        return _open(bundle, network, request.runtime, request, recordings)
+        return _open(bundle, network, request.runtime, request, recordings, named)
     refusals: list[str] = []
     for runtime, device in candidates(bundle, network, request.device):
         try:
-            backend = _open(bundle, network, runtime, replace(request, device=device), recordings)
+            backend = _open(bundle, network, runtime, replace(request, device=device), recordings, False)
         except MissingError as error:
             refusals.append(f"{runtime} on {device}: {error.what}")
             continue
@@ -171,12 +175,13 @@ def _open(
     runtime: CpuRuntime,
     request: BackendRequest,
     recordings: Recordings | None,
+    named: bool,
 ) -> Backend:
     package, install = PACKAGES[runtime]
     if importlib.util.find_spec(package) is None:
         raise MissingError(f"the backend '{runtime}' needs {package}, which is not installed", todo=install)
     if runtime == "torch":
-        options = TorchOptions(request.channels_last, request.cuda_graphs, recordings)
+        options = TorchOptions(request.channels_last, request.cuda_graphs, recordings, emulate=named)
         return open_torch(bundle, network, request.threads, request.device, request.precision, options)
     if not bundle.has(network.graph):
         todo = f"Make it with: c3s3-seg export {bundle.folder} --to onnx"
