@@ -63,7 +63,7 @@ class Refusal:
     def of(cls, error: C3S3Error, step: str, detail: str | None = None, scan: Path | None = None) -> Refusal:
         """Return the refusal of an error; a file in the scan's folder is recorded as that folder."""
         where = None if error.where is None else _place(error.where, scan)
-        return cls(error.what, where, error.todo, type(error).__name__, step, detail)
+        return cls(error.what, where, error.todo, _public_kind(error), step, detail)
 
     @property
     def ends_the_batch(self) -> bool:
@@ -83,6 +83,12 @@ class Refusal:
         known = isinstance(kind, type) and issubclass(kind, C3S3Error)
         made: C3S3Error = (kind if known else InputError)(self.what, where=self.where, todo=self.todo)
         return made
+
+
+def _public_kind(error: C3S3Error) -> str:
+    """Return the name of the error's class; for a kind of `InputError` of one module, that of its base."""
+    is_public = getattr(errors, type(error).__name__, None) is type(error)
+    return InputError.__name__ if isinstance(error, InputError) and not is_public else type(error).__name__
 
 
 @dataclass(frozen=True)

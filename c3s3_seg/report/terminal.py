@@ -55,8 +55,7 @@ def prediction_table(rows: Sequence[PredictionRow]) -> Table:
     table = _table((), with_label, [])
     table.collapse_padding = True
     for header in [*headers, *(COLUMNS[name][0] for name in columns)]:
-        # The unit goes below the name, so that in 80 columns long names are folded and numbers are not.
-        table.add_column(header.replace(" (", "\n("), justify="right", no_wrap=True)
+        _add_numbers(table, header)
     table.add_column("Check", no_wrap=True)
     for row in rows:
         for number, (label, volume_ml) in enumerate(row.volumes_ml):
@@ -218,8 +217,17 @@ def _table(names: Sequence[str], with_label: bool, headers: Sequence[str]) -> Ta
     if with_label:
         table.add_column("Label", overflow="fold")
     for header in headers:
-        table.add_column(cell(header), justify="right")
+        _add_numbers(table, header)
     return table
+
+
+def _add_numbers(table: Table, header: str) -> None:
+    """Add a column of numbers, which are never folded; the unit goes below the name, so that more fit."""
+    name, bracket, unit = header.partition(" (")
+    lines = cell(name)
+    if bracket:
+        lines.append("\n").append_text(cell(f"({unit}"))
+    table.add_column(lines, justify="right", no_wrap=True)
 
 
 def _add_means(

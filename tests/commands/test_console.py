@@ -170,13 +170,13 @@ class _Terminal(io.StringIO):
 
 def test_a_narrow_terminal_gets_all_of_a_table(monkeypatch: pytest.MonkeyPatch) -> None:
     """A column that did not fit was left out, and numbers were cut."""
-    score = CaseScore("a case", "an organ", PaperScore(0.123, 0.456, 7.891, 2.345))
+    scores = [CaseScore(name, "an organ", PaperScore(0.123, 0.456, 7.891, 2.345, False)) for name in "ab"]
     terminal = _Terminal()
     monkeypatch.setattr(sys, "stdout", terminal)
     monkeypatch.setenv("COLUMNS", "30")
-    show(evaluation_table([score, score]))
+    show(evaluation_table(scores))
     text = terminal.getvalue()
-    for number in ("0.1230", "0.4560", "7.89", "2.35", "mean of"):
+    for number in ("0.1230", "0.4560", "7.89", "2.35", "Jaccard", "(voxels)", "mean"):
         assert number in text
     assert "\u2026" not in text
 

@@ -23,7 +23,9 @@ def names(*found: str) -> Mask:
 def test_the_first_name_of_a_value_is_its_label() -> None:
     labels = Labels.parse("tumour = 2,liver=1,Leber=1,a=b=7")
     assert labels.named == {"liver": 1, "tumour": 2, "a=b": 7}
-    assert labels.unknown((0, 1, 2, 3)) == [3]
+    labels.check_values((0, 1, 2))
+    with pytest.raises(InputError, match="it holds the value 3, which no label has"):
+        labels.check_values((0, 1, 2, 4, 3))
 
 
 @pytest.mark.parametrize("text", ["", "liver", "liver=0", "liver=x", "=1", "liver=70000"])
