@@ -31,9 +31,6 @@ if TYPE_CHECKING:
     from c3s3_seg.io.mask_files import MaskPairs
 
 
-CHANNEL = "_0000"  # ending that nnU-Net gives the names of scans, and not those of masks
-
-
 @dataclass(frozen=True)
 class EvaluationSettings:
     """The settings of an evaluation.
@@ -232,6 +229,7 @@ def _files(
 def _scans(cases: Sequence[str], images: Path) -> dict[str, Path]:
     """Return case -> its scan, by name; for a single case, the single scan that was given."""
     from c3s3_seg.io import find_cases
+    from c3s3_seg.io.cases import CHANNEL
 
     found = find_cases([images])
     if len(found) == len(cases) == 1:

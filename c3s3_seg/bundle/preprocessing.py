@@ -181,7 +181,8 @@ def refuse_not_finite(scan: Volume) -> None:
     InputError
         If a voxel is NaN or infinite.
     """
-    if not (np.isfinite(scan.array.min()) and np.isfinite(scan.array.max())):
+    found = scan.array
+    if found.dtype.kind == "f" and not (np.isfinite(found.min()) and np.isfinite(found.max())):
         raise InputError(NOT_FINITE, where=scan.source.path, todo=RESCALE)
 
 

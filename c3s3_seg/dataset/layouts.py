@@ -38,7 +38,7 @@ from c3s3_seg.dataset.prepare.left_out import is_left_out
 from c3s3_seg.dataset.prepare.pairing import KEPT
 from c3s3_seg.dataset.prepare.predictions import MaskOrigin
 from c3s3_seg.errors import ConfigError, InputError
-from c3s3_seg.io.cases import scan_stem, walk_files
+from c3s3_seg.io.cases import CHANNEL, scan_stem, walk_files
 from c3s3_seg.io.detect import is_dicom
 from c3s3_seg.io.image.files import image_stem, image_suffix
 from c3s3_seg.io.modality import CODES, modality_code
@@ -195,7 +195,7 @@ def _decathlon(root: Path, index: Mapping[str, Any]) -> Found:
         at = f"training.{number}.label"
         mask = None if label in (None, "") else _part(root, _named(root, label, at))
         stem = image_stem(part.files[0])
-        found.append((Scan(part, stem.removesuffix("_0000"), modality=modality), mask))
+        found.append((Scan(part, stem.removesuffix(CHANNEL), modality=modality), mask))
     _refuse_twice(root, found)
     listed = {scan.part.files[0] for scan, _ in found}
     for path in _images(root, IMAGES):
@@ -252,7 +252,7 @@ def _nnunet(root: Path, index: Mapping[str, Any]) -> Found:
     if "dataset" in index:
         return [(replace(scan, modality=modality), mask) for scan, mask in _nnunet_listed(root, index)]
     masks = _by_case(root, MASKS, scan_stem)
-    scans = _by_case(root, IMAGES, lambda stem: stem.removesuffix("_0000"))
+    scans = _by_case(root, IMAGES, lambda stem: stem.removesuffix(CHANNEL))
     found: Found = []
     for case, path in scans.items():
         _refuse_channel(case, path, scans)

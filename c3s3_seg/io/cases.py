@@ -11,13 +11,14 @@ from itertools import count
 from pathlib import Path
 
 from c3s3_seg.errors import InputError, Told
+from c3s3_seg.io.detect import DICOM_SUFFIXES
 from c3s3_seg.io.image.files import IMAGE_SUFFIXES, image_stem, image_suffix
 from c3s3_seg.system.names import folded
 
 # Endings that follow the scan's name in the mask's name. 3D Slicer writes `x.seg.nrrd` and `x-label.nrrd`.
 MASK_ENDINGS = ("_gt", "_label", "_seg", "_mask", ".seg", "-label")
 TRUTH_ENDINGS = ("", *MASK_ENDINGS)
-DICOM_SUFFIX = ".dcm"
+CHANNEL = "_0000"  # ending that nnU-Net gives the names of scans, and not those of masks
 # Depth of nested folders. The search recurses into each folder, and Python limits recursion to 1000.
 MOST_DEPTH = 100
 LOST_AND_FOUND = "lost+found"
@@ -97,8 +98,8 @@ def match_truth(cases: Sequence[Case], truth: str | Path) -> dict[str, Path]:
         Cases that `find_cases` returned.
     truth
         A mask file, for a single case; or a folder of image files, or else of DICOM SEG and RTSTRUCT files
-        (`.dcm`), that are named like the cases, or like them with `_gt`, `_label`, `_seg`, `_mask`, `.seg`
-        or `-label` at the end.
+        (`.dcm` and the like), that are named like the cases, or like them with `_gt`, `_label`, `_seg`,
+        `_mask`, `.seg` or `-label` at the end.
 
     Returns
     -------
@@ -126,7 +127,7 @@ def match_truth(cases: Sequence[Case], truth: str | Path) -> dict[str, Path]:
     for path in visible(truth):
         if image_suffix(path) and may_be_file(path):
             by_stem.setdefault(image_stem(path), []).append(path)
-        elif path.suffix.lower() == DICOM_SUFFIX and may_be_file(path):
+        elif path.suffix.lower() in DICOM_SUFFIXES and may_be_file(path):
             drawn.setdefault(path.stem, []).append(path)
     stems = Counter(stem_of(case.path) for case in cases)
     pairs = {}
@@ -149,7 +150,7 @@ def match_truth(cases: Sequence[Case], truth: str | Path) -> dict[str, Path]:
         endings = ", ".join(f"<case>{e}" for e in TRUTH_ENDINGS)
         raise InputError(
             f"found no truth for any of {len(cases)} cases; looked for files named {endings}"
-            f" with {', '.join((*IMAGE_SUFFIXES, DICOM_SUFFIX))}",
+            f" with {', '.join((*IMAGE_SUFFIXES, *DICOM_SUFFIXES))}",
             where=truth,
         )
     return pairs

@@ -94,18 +94,11 @@ def read(found: FoundConfig) -> dict[str, Any]:
         If the file is not regular, is too large, cannot be read or is not TOML; or if it was found, not
         given, and another user owns it or may write to it.
     """
-    import tomllib
-
-    from c3s3_seg.system.reading import read_regular
+    from c3s3_seg.system.reading import parse_toml, read_regular
 
     check = None if found.origin == "given" else lambda status: check_owner(status, found.path)
     content = read_regular(found.path, FILE_BYTES, check)
-    try:
-        return tomllib.loads(content.decode("utf-8-sig"))  # editors on Windows write a byte order mark
-    except ValueError as error:  # no TOML, no UTF-8, or a whole number of more than 4,300 digits
-        raise InputError(f"not valid TOML: {error}", where=found.path) from error
-    except RecursionError:
-        raise InputError("not valid TOML: it is nested too deep", where=found.path) from None
+    return parse_toml(content, found.path)
 
 
 def check_owner(status: os.stat_result, path: Path) -> None:

@@ -115,6 +115,24 @@ def parse_json(text: bytes | str, where: str | Path) -> Any:
         raise InputError(f"cannot be read as JSON ({error})", where=where) from error
 
 
+def parse_toml(content: bytes, where: Path) -> dict[str, Any]:
+    """Parse TOML; a byte order mark, which editors on Windows write, is ignored.
+
+    Raises
+    ------
+    InputError
+        If the content is not TOML, not UTF-8, or nested too deep.
+    """
+    import tomllib
+
+    try:
+        return tomllib.loads(content.decode("utf-8-sig"))
+    except ValueError as error:  # no TOML, no UTF-8, or a whole number of more than 4,300 digits
+        raise InputError(f"not valid TOML: {error}", where=where) from error
+    except RecursionError:
+        raise InputError("not valid TOML: it is nested too deep", where=where) from None
+
+
 def read_json(path: Path, limit: int = JSON_BYTES) -> Any:
     """Return the parsed JSON of a file.
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tomllib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,7 +12,7 @@ from c3s3_seg.bundle.manifest import check_patch
 from c3s3_seg.errors import ConfigError, InputError
 from c3s3_seg.models.strides import multiple_of
 from c3s3_seg.system.overrides import put
-from c3s3_seg.system.reading import read_regular
+from c3s3_seg.system.reading import parse_toml, read_regular
 from c3s3_seg.system.schema import closed, parse
 from c3s3_seg.system.shard import parse_share
 from c3s3_seg.training.c3s3_settings import C3S3Config
@@ -103,12 +102,7 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> TrainConfig:
         raise InputError(
             "there is no such configuration", where=path, todo=f"Give a TOML file or one of: {names}"
         )
-    try:
-        data = tomllib.loads(read_regular(file).decode())
-    except ValueError as error:  # no TOML, no UTF-8, or a whole number of more than 4,300 digits
-        raise InputError(f"not valid TOML: {error}", where=file) from error
-    except RecursionError:
-        raise InputError("not valid TOML: it is nested too deep", where=file) from None
+    data = parse_toml(read_regular(file), file)
     return build_config(data, overrides, file.name)
 
 

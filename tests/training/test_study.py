@@ -535,6 +535,16 @@ def test_each_further_reference_has_a_table_of_its_differences(tmp_path: Path) -
     assert page.index("Differences from first") < page.index("Differences from &lt;second")
 
 
+def test_a_byte_order_mark_of_an_editor_is_ignored(
+    study: Path, toy_config: Path, tmp_path: Path
+) -> None:
+    for name in (study.name, toy_config.name):
+        source = study if name == study.name else toy_config
+        (tmp_path / f"marked-{name}").write_bytes(b"\xef\xbb\xbf" + source.read_bytes())
+    assert load_study(tmp_path / f"marked-{study.name}")[0] == load_study(study)[0]
+    assert load_config(tmp_path / f"marked-{toy_config.name}") == load_config(toy_config)
+
+
 def test_several_references_in_the_file(study: Path) -> None:
     text = study.read_text()
     study.write_text(text.replace('"C3S3"', '["C3S3", "supervised VNet"]', 1))

@@ -15,6 +15,7 @@ from c3s3_seg.dataset.prepare.inventory import Mask, RefusedFile, Scan, ScanMask
 from c3s3_seg.errors import listed
 from c3s3_seg.geometry.axis_order import permutation_between
 from c3s3_seg.geometry.volume import Geometry
+from c3s3_seg.io.cases import CHANNEL
 from c3s3_seg.io.dicom_objects.segmentation import MOST
 
 MASK_WORDS = {
@@ -59,7 +60,7 @@ def trail(path: PurePath) -> tuple[str, ...]:
     """
     parts = []
     for part in path.parts:
-        kept = [word for word in words(part.removesuffix("_0000")) if word not in ROLES]
+        kept = [word for word in words(part.removesuffix(CHANNEL)) if word not in ROLES]
         parts += ["_".join(kept)] if kept else []
     return tuple(parts)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import tomllib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,8 +11,8 @@ from typing import Annotated
 from annotated_types import MinLen
 
 from c3s3_seg.bundle import ModelBundle
-from c3s3_seg.errors import ConfigError, InputError
-from c3s3_seg.system.reading import read_regular
+from c3s3_seg.errors import ConfigError
+from c3s3_seg.system.reading import parse_toml, read_regular
 from c3s3_seg.system.schema import closed, parse
 from c3s3_seg.training.config import TrainConfig, load_config
 
@@ -85,12 +84,7 @@ def load_study(path: Path, overrides: Sequence[str] = ()) -> tuple[Study, list[S
         If the file or a configuration is not valid, the bundle to begin from does not exist, or two runs
         would share a name.
     """
-    try:
-        data = tomllib.loads(read_regular(path).decode())
-    except ValueError as error:  # no TOML, no UTF-8, or a whole number of more than 4,300 digits
-        raise InputError(f"not valid TOML: {error}", where=path) from error
-    except RecursionError:
-        raise InputError("not valid TOML: it is nested too deep", where=path) from None
+    data = parse_toml(read_regular(path), path)
     if isinstance(data.get("reference"), str):
         data["reference"] = [data["reference"]]
     study = parse(Study, data, path)
