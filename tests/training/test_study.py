@@ -535,9 +535,7 @@ def test_each_further_reference_has_a_table_of_its_differences(tmp_path: Path) -
     assert page.index("Differences from first") < page.index("Differences from &lt;second")
 
 
-def test_a_byte_order_mark_of_an_editor_is_ignored(
-    study: Path, toy_config: Path, tmp_path: Path
-) -> None:
+def test_a_byte_order_mark_of_an_editor_is_ignored(study: Path, toy_config: Path, tmp_path: Path) -> None:
     for name in (study.name, toy_config.name):
         source = study if name == study.name else toy_config
         (tmp_path / f"marked-{name}").write_bytes(b"\xef\xbb\xbf" + source.read_bytes())
