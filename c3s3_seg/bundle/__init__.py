@@ -1,7 +1,8 @@
 """Model bundles: the manifest, the files with their hashes, the domain, the preprocessing."""
 
 from c3s3_seg.bundle.manifest import Calibration, Code, Label, Manifest, Network, ReadTask, Task
-from c3s3_seg.bundle.store import CARD, MANIFEST, WEIGHTS, ModelBundle, shipped_bundles
+from c3s3_seg.bundle.manifest_file import MANIFEST
+from c3s3_seg.bundle.store import CARD, WEIGHTS, ModelBundle, shipped_bundles
 
 __all__ = [
     "CARD",

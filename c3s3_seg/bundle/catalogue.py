@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from c3s3_seg.bundle.store import MANIFEST, MANIFEST_BYTES, ModelBundle, shipped_bundles
+from c3s3_seg.bundle.manifest_file import MANIFEST, MANIFEST_BYTES
+from c3s3_seg.bundle.store import ModelBundle, shipped_bundles
 from c3s3_seg.errors import InputError
 from c3s3_seg.system.reading import read_json
 

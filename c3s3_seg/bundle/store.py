@@ -12,35 +12,38 @@ A bundle contains no pickle, and no file is trusted unless its hash is that in t
 from __future__ import annotations
 
 import hashlib
-import json
-import math
 import os
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from c3s3_seg.bundle.domain import Domain
-from c3s3_seg.bundle.manifest import Calibration, Manifest, Network, Task, check_patch, differ
-from c3s3_seg.errors import ConfigError, InputError, shown
+from c3s3_seg.bundle.manifest import Calibration, Manifest, Network, Task
+from c3s3_seg.bundle.manifest_file import (
+    MANIFEST,
+    MANIFEST_BYTES,
+    check_loads,
+    check_networks,
+    is_file,
+    is_plain,
+    manifest_text,
+    parse_manifest,
+    verified_files,
+)
+from c3s3_seg.errors import InputError, shown
 from c3s3_seg.system.files import make_folder, write_whole
 from c3s3_seg.system.lock import hold, is_held
-from c3s3_seg.system.names import PlainName, plain_name
-from c3s3_seg.system.ownership import amending, announced, check_set, replacing
-from c3s3_seg.system.reading import given_path, parse_json, read_known, read_regular, sha256
-from c3s3_seg.system.schema import dump, parse
+from c3s3_seg.system.names import plain_name
+from c3s3_seg.system.ownership import amending, check_set, replacing
+from c3s3_seg.system.reading import given_path, read_known, read_regular, sha256
 
-MANIFEST = "manifest.json"
 CARD = "README.md"
 CARD_BYTES = 16 << 20
-# That of a shipped bundle has up to 31 KB, some 100 bytes for each scan of the validation: this is room for
-# 100,000 scans. Parsed JSON takes up to 30 times the memory of its text.
-MANIFEST_BYTES = 16 << 20
 PAUSES_S = (0.1, 0.2, 0.4, 0.8)  # writing the files of a bundle takes less, as a rule
 WEIGHTS = Path(__file__).parents[1] / "weights"
-LONGEST_KEY, LONGEST_NAME = 8, 80  # parts of a key, and characters of each, that a message repeats
 
 
 @dataclass(frozen=True)
@@ -100,18 +103,17 @@ class ModelBundle:
     def _read(cls, folder: Path, unfinished: bool) -> ModelBundle:
         """Read a bundle once, as `load` does."""
         path = folder / MANIFEST
-        if not _is_file(path):
+        if not is_file(path):
             raise InputError(f"there is no {MANIFEST} here", where=folder, todo=_known_bundles())
         text = read_regular(path, MANIFEST_BYTES)
         loaded_sha256 = hashlib.sha256(text).hexdigest()
-        manifest = _parsed(text, path)
-        coming = announced(folder) or {}
-        files = {n: _verified(folder, n, known, coming.get(n, set())) for n, known in manifest.files.items()}
+        manifest = parse_manifest(text, path)
+        files = verified_files(folder, manifest.files)
         if files != manifest.files and not unfinished:
             what = "a command was ended while it wrote into this bundle"
             raise InputError(what, where=folder, todo="Give it again (export, or train --resume)")
         manifest = replace(manifest, files=files)
-        _check_networks(folder, manifest)
+        check_networks(folder, manifest)
         return cls(folder, manifest, loaded_sha256)
 
     @classmethod
@@ -125,14 +127,14 @@ class ModelBundle:
         InputError
             If there is neither, or for the reasons of `load`.
         """
-        if isinstance(name, Path) and _is_file(name / MANIFEST):
+        if isinstance(name, Path) and is_file(name / MANIFEST):
             return cls.load(name)
         name = str(name)
         if not name:
             raise InputError("found an empty name, wanted that of a model", todo=_known_bundles())
         shipped = WEIGHTS / name
         # `WEIGHTS / "./name"` is the shipped bundle too, which must not stand in for the folder `./name`.
-        if name == os.path.basename(name) and _is_file(shipped / MANIFEST):
+        if name == os.path.basename(name) and is_file(shipped / MANIFEST):
             return cls.load(shipped)
         if not os.path.exists(name):  # unlike `Path.exists`, it does not raise for a name that is too long
             raise InputError(f"there is no model {shown(name)}", todo=_known_bundles())
@@ -151,7 +153,7 @@ class ModelBundle:
         if name in shipped_bundles():
             what = f"the model '{name}' ships with the package, and this would change its files"
             raise InputError(what, todo=f"Copy the folder {WEIGHTS / name}, and give the copy")
-        return cls.load(Path(name), unfinished=True) if _is_file(Path(name) / MANIFEST) else cls.find(name)
+        return cls.load(Path(name), unfinished=True) if is_file(Path(name) / MANIFEST) else cls.find(name)
 
     @classmethod
     def create(
@@ -172,7 +174,7 @@ class ModelBundle:
         """
         empty = cls(folder, Manifest(task=task, networks=networks, files={}, training=training))
         manifest = empty._naming(files, {})
-        _check_loads(folder, manifest)
+        check_loads(folder, manifest)
         make_folder(folder)
         with hold(folder), replacing(folder, files, MANIFEST):
             return empty._write(files, manifest)
@@ -188,7 +190,7 @@ class ModelBundle:
         """
         check_set(self.folder, files, MANIFEST)
         manifest = self._naming(files, parity or {})
-        _check_loads(self.folder, manifest)
+        check_loads(self.folder, manifest)
         with hold(self.folder):
             self._refuse_changed()
             with amending(self.folder, files, MANIFEST):
@@ -205,7 +207,7 @@ class ModelBundle:
         return replace(self.manifest, files=dict(sorted(hashes.items())), parity=parities)
 
     def _write(self, files: Mapping[str, bytes], manifest: Manifest) -> ModelBundle:
-        text = _text(manifest)
+        text = manifest_text(manifest)
         for name, content in files.items():
             write_whole(self.folder / name, content)
         write_whole(self.folder / MANIFEST, text)
@@ -252,7 +254,7 @@ class ModelBundle:
             return own
         own_folder = self.folder.resolve()  # `Path(".").parent` is "." itself
         folder = own_folder.parent / name
-        if not _is_plain(name) or folder.resolve() == own_folder:
+        if not is_plain(name) or folder.resolve() == own_folder:
             raise InputError(f"the linked bundle '{name}' is not a folder beside this one", where=self.folder)
         other = ModelBundle.load(folder)
         if _interface(other.task) != _interface(self.task):
@@ -301,93 +303,8 @@ def _interface(task: Task) -> tuple[Any, ...]:
     return labels, task.recipe, task.network_strides
 
 
-def _is_file(path: Path) -> bool:
-    """Return whether a file exists; False for a name that no file system accepts."""
-    try:
-        return path.is_file()
-    except (OSError, ValueError):
-        return False
-
-
 def _manifest_sha256(folder: Path) -> str:
     """Return the sha256 of a manifest; "" if it cannot be read."""
     with suppress(InputError):
         return sha256(folder / MANIFEST)
     return ""
-
-
-def _is_plain(name: str) -> bool:
-    try:
-        return bool(PlainName(name))
-    except ValueError:
-        return False
-
-
-def _parsed(text: bytes, where: Path) -> Manifest:
-    """Return a manifest whose values were checked."""
-    data = parse_json(text, where)
-    _check_finite(data, where)
-    manifest = parse(Manifest, data, where)
-    check_patch(manifest.task, where)
-    return manifest
-
-
-def _text(manifest: Manifest) -> bytes:
-    return json.dumps(dump(manifest), indent=1).encode()
-
-
-def _check_loads(folder: Path, manifest: Manifest) -> None:
-    """Raise if `load` would refuse a manifest: before it is written, and before it replaces a good one."""
-    text, where = _text(manifest), folder / MANIFEST
-    if len(text) > MANIFEST_BYTES:
-        what = f"its manifest would have {len(text):,} bytes, wanted at most {MANIFEST_BYTES:,}"
-        raise InputError(what, where=where)
-    _check_networks(folder, _parsed(text, where))
-
-
-def _check_finite(data: Any, where: Path) -> None:
-    """Raise if JSON data hold NaN or infinity, which Python reads but cannot compare meaningfully.
-
-    The dotted key is built for the message only: the keys of all values would take memory that grows with
-    the square of the manifest.
-    """
-    levels: list[Iterator[tuple[str | int, Any]]] = [iter([("", data)])]
-    parents: list[str | int] = []
-    while levels:
-        for name, value in levels[-1]:
-            if isinstance(value, dict | list):
-                levels.append(iter(value.items() if isinstance(value, dict) else enumerate(value)))
-                parents.append(name)
-                break
-            if isinstance(value, float) and not math.isfinite(value):
-                key = ".".join(str(part)[:LONGEST_NAME] for part in [*parents[1:][-LONGEST_KEY:], name])
-                raise ConfigError(f"{key} = {value}: wanted a finite number", where=where)
-        else:
-            levels.pop()
-            del parents[-1:]
-
-
-def _check_networks(folder: Path, manifest: Manifest) -> None:
-    """Check that each network has weights of its own among the files whose hashes were checked."""
-    weights = [network.weights for network in manifest.networks]
-    for name in weights:
-        if name not in manifest.files:
-            raise InputError(f"the manifest names a network in '{name}' and no hash of it", where=folder)
-    if not differ(weights):
-        raise InputError("the manifest names two networks with the same stem", where=folder)
-
-
-def _verified(folder: Path, name: str, expected: str, coming: set[str]) -> str:
-    """Return the sha256 of a file, which must be that of the manifest, or one that a killed `add` wrote."""
-    path = folder / name
-    if not _is_plain(name) or path.is_symlink():
-        raise InputError(f"the manifest names '{name}', wanted a plain file inside the bundle", where=folder)
-    if not _is_file(path):
-        raise InputError("the manifest names this file, but it is not there", where=path)
-    found = sha256(path)
-    if found != expected and found not in coming:
-        todo = "Get the bundle again; do not use this one"
-        raise InputError(
-            f"sha256 is {found[:12]}..., the manifest says {expected[:12]}...", where=path, todo=todo
-        )
-    return found

@@ -37,7 +37,7 @@ class State:
     iteration
         Number of the next iteration. With the seed, it is the sampler's whole state.
     config
-        Configuration of the run; a resumed run may change only the keys `MAY_CHANGE` of `run.py`.
+        Configuration of the run; a resumed run may change only the keys `MAY_CHANGE` of `resume.py`.
     tensors
         All other state, by name.
     history

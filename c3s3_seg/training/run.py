@@ -26,34 +26,14 @@ from c3s3_seg.training.data import ALONE, Batch
 from c3s3_seg.training.device import autocast, choose_device, move
 from c3s3_seg.training.distributed import ProcessGroup, led, mean, synchronise
 from c3s3_seg.training.ema import Ema
-from c3s3_seg.training.history import LAG, History, differences
+from c3s3_seg.training.history import LAG, History
 from c3s3_seg.training.method_settings import without_unread
 from c3s3_seg.training.methods import Method, Stepper, build_method
 from c3s3_seg.training.optimiser import adam, schedule, sgd
 from c3s3_seg.training.precision import Precision, choose
 from c3s3_seg.training.records import Cases
+from c3s3_seg.training.resume import changed_settings, refuse_shorter
 from c3s3_seg.training.validation import Validation, validate
-
-# Keys that a resumed run may change: its length, its reports, settings that only inference reads, and the
-# place of the data, of which only the names of the cases are compared. The changes are noted in the history.
-MAY_CHANGE = {
-    "run.iterations",
-    "c3s3.warm_up",
-    "run.validate_every",
-    "run.checkpoint_every",
-    "run.patience",
-    "run.threads",
-    "run.activation_checkpointing",
-    "networks.ship",
-    "networks.storage",
-    "task.overlap",
-    "task.weighting",
-    "task.keep_largest",
-    "data.note",
-    "data.folder",
-}
-# Paths of a teacher, whose content is noted in the history: they may change, but not from or to "".
-PLACES = {"teacher.bundle", "teacher.masks"}
 
 
 class DivergedError(InputError):
@@ -250,10 +230,10 @@ class Run:
         before = parse(TrainConfig, settings, self.folder)  # newer keys get their defaults
         if state.iteration > before.run.iterations:
             raise ValueError(f"it is at iteration {state.iteration} of {before.run.iterations}")
-        self._refuse_shorter(state.iteration, before.run.iterations)
+        refuse_shorter(state.iteration, before, self.config, self.folder)
         history = History(state.history)
         began = history.precision(before)
-        changed = self._changes(before, began)
+        changed = changed_settings(before, self.config, began, self.folder)
         self.method.load_state_dict(checkpoint.under("method", state.tensors))
         for name, ema in self.emas.items():
             ema.net.load_state_dict(checkpoint.under(f"ema.{name}", state.tensors))
@@ -270,43 +250,6 @@ class Run:
         self._keep(began, checkpoint.under("scaler", state.tensors), before.run.precision)
         if changed:
             self.history.note(self.iteration, changed=changed)
-
-    def _refuse_shorter(self, iteration: int, before: int) -> None:
-        """Refuse to end a run at or before an iteration at which its learning rate has not fallen to 0.
-
-        Raises
-        ------
-        InputError
-            If the run has that many iterations already, and was to have more.
-        """
-        wanted = self.config.run.iterations
-        if iteration > wanted or (iteration == wanted < before):
-            what = (
-                f"the checkpoint is at iteration {iteration}, and run.iterations = {wanted}: its weights are"
-            )
-            what += " of a learning rate that has not fallen to the end of its schedule"
-            todo = f"Set run.iterations above {iteration}, as {before} before, or start another run"
-            raise InputError(what, where=self.folder, todo=todo)
-
-    def _changes(self, before: TrainConfig, began: Precision | None) -> dict[str, list[Any]]:
-        """Return the keys that differ from the run's start; "auto" counts as the precision it became.
-
-        Raises
-        ------
-        InputError
-            If keys outside `MAY_CHANGE` differ, or there is a teacher in one of the two only.
-        """
-        # Other methods' defaults may change from version to version.
-        changed = differences(without_unread(dump(before)), without_unread(dump(self.config)))
-        if began is None or self.config.run.precision in ("auto", began.name):
-            changed.pop("run.precision", None)
-        moved = {key for key in PLACES & changed.keys() if all(changed[key])}
-        if fixed := changed.keys() - MAY_CHANGE - moved:
-            keys = ", ".join(sorted(fixed))
-            what = f"the checkpoint was made with other settings ({keys})"
-            todo = "Resume with the configuration the run was started with, or start another run"
-            raise InputError(what, where=self.folder, todo=todo)
-        return changed
 
     def _keep(self, began: Precision | None, scaler: checkpoint.Tensors, configured: str) -> None:
         """Continue in the precision that the run began with, which may have been configured as "auto"."""

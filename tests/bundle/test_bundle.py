@@ -19,13 +19,14 @@ from c3s3_seg.bundle import (
     ModelBundle,
     Network,
     Task,
+    manifest_file,
     shipped_bundles,
     store,
 )
 from c3s3_seg.bundle.catalogue import find_models
 from c3s3_seg.bundle.domain import Domain
+from c3s3_seg.bundle.manifest_file import MANIFEST_BYTES
 from c3s3_seg.bundle.preprocessing import Intensity, Recipe
-from c3s3_seg.bundle.store import MANIFEST_BYTES
 from c3s3_seg.errors import ConfigError, InputError, StorageError
 from c3s3_seg.io.reading import SeriesRule
 from c3s3_seg.models import WANTED
@@ -707,7 +708,7 @@ def test_a_bundle_that_was_written_while_it_was_read_is_read_again(
         for files in changes:
             bundle.add(files)
 
-    monkeypatch.setattr(store, "announced", announced)
+    monkeypatch.setattr(manifest_file, "announced", announced)
     assert ModelBundle.load(bundle.folder).card() == "new card"
 
 
