@@ -133,7 +133,7 @@ class Outcome:
 
     @property
     def verdict(self) -> str:
-        """The verdict of the domain check: `pass`, `warn` or `refuse`; "" if the check was not reached."""
+        """The verdict of the domain check, as `DomainCheck.level`; "" if the check was not reached."""
         if self.row is not None:
             return self.row.verdict
         return "refuse" if self.out_of_domain else ""

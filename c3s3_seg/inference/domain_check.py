@@ -27,6 +27,7 @@ TOGETHER_REFUSE = 3.0
 # Factors by which a volume may lie outside of the training range before a warning.
 VOLUME_SMALL, VOLUME_LARGE = 0.5, 2.0
 MASK_VALUES = 3  # a file with at most so many values is taken for a mask
+NOT_COMPARED = "the scan was not compared with the training scans, because the model has no domain"
 NOTHING_FOUND = "nothing found: no voxel has a label"
 # Distances in units of the training set's own spread, which 5 % of its scans exceed.
 INTENSITY_WARN, INTENSITY_REFUSE = 2.0, 4.0
@@ -50,21 +51,27 @@ class CheckResult:
         Whether its field of view is larger than any in training, so that the organ has to be found first.
     factor
         Product of the factors by which the sizes with a warning lie outside of the training range.
+    compared
+        Whether the training scans are known, so that the scan was compared with them.
     """
 
     refusals: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
     larger: bool = False
     factor: float = 1.0
+    compared: bool = True
 
     def __add__(self, other: CheckResult) -> CheckResult:
         refusals, warnings = self.refusals + other.refusals, self.warnings + other.warnings
-        return CheckResult(refusals, warnings, self.larger or other.larger, self.factor * other.factor)
+        larger, factor = self.larger or other.larger, self.factor * other.factor
+        return CheckResult(refusals, warnings, larger, factor, self.compared and other.compared)
 
     @property
     def level(self) -> str:
-        """The verdict: `pass`, `warn` or `refuse`."""
-        return "refuse" if self.refusals else "warn" if self.warnings else "pass"
+        """The verdict: `pass`, `warn`, `refuse`, or `unchecked` without knowledge of the training scans."""
+        if self.refusals or self.warnings:
+            return "refuse" if self.refusals else "warn"
+        return "pass" if self.compared else "unchecked"
 
     def settle(self, scan: Volume, *, allowed: bool) -> None:
         """Raise if there is a refusal, unless scans out of the domain are allowed.
@@ -109,7 +116,7 @@ class DomainCheck:
 
     @property
     def level(self) -> str:
-        """The verdict: `pass`, `warn` or `refuse`."""
+        """The verdict: `pass`, `warn`, `refuse`, or `unchecked` without knowledge of the training scans."""
         return self.result.level
 
     @property
@@ -139,7 +146,8 @@ def check_frame(
     scan
         Scan on its own grid.
     domain
-        Domain of the training scans; None: only the modality is known.
+        Domain of the training scans; None: only the modality is known, and the verdict on a scan of the
+        right one is `unchecked`.
     modality
         Modality of the training scans.
     grid_mm
@@ -151,7 +159,7 @@ def check_frame(
     if found is not None and found.upper() != modality.upper():
         result += CheckResult((f"its modality is {found}, wanted {modality}",))
     if domain is None:
-        return result
+        return result + CheckResult(compared=False)
     axes = list(scan.geometry.patient_axes[0])
     spacing = scan.geometry.spacing_mm[axes]
     shape = np.array(scan.geometry.shape)[axes]
@@ -206,7 +214,7 @@ def check_intensities(scan: Volume, domain: Domain | None) -> CheckResult:
         If all voxels have the same value.
     """
     if domain is None:
-        return CheckResult()
+        return CheckResult(compared=False)
     distance = domain.distance(scan)
     reason = (
         f"its intensities are distributed unlike those of the training scans (distance {distance:.1f},"

@@ -26,6 +26,7 @@ from c3s3_seg.inference.backends.execute import Backend
 from c3s3_seg.inference.backends.runtimes import OpenVinoBackend
 from c3s3_seg.inference.backends.select import describe
 from c3s3_seg.inference.domain_check import (
+    NOT_COMPARED,
     CheckResult,
     DomainCheck,
     DomainError,
@@ -190,8 +191,9 @@ class Predictor:
         refuse_shear(scan)
         allowed = FLAG.take("allow_out_of_domain", allow_out_of_domain)
         box = None if roi is None else parse_box(roi, scan.geometry)  # only that part will be segmented
-        notes = ("region of interest: as it was given",) if box else ()
         task = self.task
+        notes = ("region of interest: as it was given",) if box else ()
+        notes += (NOT_COMPARED,) if task.domain is None else ()
         frame = box.crop(scan) if box else scan
         with reporting_full_memory("check the scan", scan.source.path):
             refuse_not_finite(frame)  # here, because the search for the organ takes quantiles of the scan

@@ -33,7 +33,7 @@ class PredictionRow:
     notes
         Notes on this case for the reader, as sentences.
     verdict
-        Verdict of the domain check: `pass`, `warn` or `refuse`; "" if unknown.
+        Verdict of the domain check: `pass`, `warn`, `refuse` or `unchecked`; "" if unknown.
     warnings
         Notes that speak against the result.
     uncertainty_mm

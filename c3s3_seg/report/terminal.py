@@ -62,11 +62,16 @@ def prediction_table(rows: Sequence[PredictionRow]) -> Table:
             first = number == 0
             cells = [in_terminal(volume_ml, "volume_ml"), f"{row.seconds_s:.1f}" if first else ""]
             cells += [_uncertainty(row, label)] if measured else []
-            cells += [*_scores(row, label, columns), (*row.marks, "pass")[0] if first else ""]
+            cells += [*_scores(row, label, columns), _check(row) if first else ""]
             head = _head(row.case if first else "", label, with_label)
             table.add_row(*head, *cells, style="yellow" if row.needs_review else None)
     _add_means(table, scores, columns, with_label, blank=len(headers))
     return table
+
+
+def _check(row: PredictionRow) -> str:
+    """Return the most serious reason for review in one word; without one, whether the scan was checked."""
+    return (*row.marks, "unchecked" if row.verdict == "unchecked" else "pass")[0]
 
 
 def _uncertainty(row: PredictionRow, label: str) -> str:

@@ -83,6 +83,14 @@ def test_the_table_has_cases_to_review_first_and_fits_a_terminal() -> None:
         assert f" {word} " in text
 
 
+def test_the_table_tells_a_scan_that_was_not_compared_from_one_that_passed() -> None:
+    text = shown((ROW, replace(ROW, case="g", verdict="unchecked")), 80)
+    assert [line.split()[-1] for line in text.splitlines() if line[1:3] in ("a ", "g ")] == [
+        "pass",
+        "unchecked",
+    ]
+
+
 def test_of_many_cases_a_terminal_shows_those_to_review() -> None:
     many = [replace(ROW, case=str(n)) for n in range(LONGEST_TABLE)]
     assert list(shown_rows(many)) == many

@@ -121,9 +121,9 @@ def test_the_axes_are_the_patients(domain: Domain) -> None:
     assert check_frame(grid.volume(turned.array), domain, "MR", GRID).level == "pass"
 
 
-def test_nothing_known_is_nothing_said() -> None:
-    assert check_frame(scan(2, spacing=9.0), None, "MR", GRID).level == "pass"
-    assert check_intensities(scan(2), None).level == "pass"
+def test_a_scan_that_cannot_be_compared_is_unchecked() -> None:
+    assert check_frame(scan(2, spacing=9.0), None, "MR", GRID).level == "unchecked"
+    assert check_intensities(scan(2), None).level == "unchecked"
     assert check_frame(scan(2, modality="CT"), None, "MR", GRID).level == "refuse"
 
 

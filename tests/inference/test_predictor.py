@@ -1,6 +1,7 @@
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from c3s3_seg.errors import InputError, MemoryLimitError, MissingError
 from c3s3_seg.geometry.volume import Geometry, Volume
 from c3s3_seg.inference import Predictor, Settings, arrays, open_predictor
 from c3s3_seg.inference.backends import select
-from c3s3_seg.inference.domain_check import DomainError, check_is_scan
+from c3s3_seg.inference.domain_check import NOT_COMPARED, DomainError, check_is_scan
 from c3s3_seg.phantom import simulate
 
 ANY: dict[str, Any] = {"allow_out_of_domain": True}
@@ -154,6 +155,16 @@ def test_all_background_and_all_foreground(bundle, limit: float, share: float, o
     prediction = Predictor(bundle.task, [Threshold(limit)], settings)(scan, **ANY)
     assert (prediction.mask.array == 1).mean() == share
     assert prediction.postprocessed == {}
+
+
+def test_a_model_without_a_domain_says_that_nothing_was_compared(bundle, phantom) -> None:
+    task = replace(bundle.task, domain=None)
+    found = Predictor(task, [Threshold(0.5)]).check(phantom.scan).check
+    assert (found.level, found.remarks) == ("unchecked", (NOT_COMPARED,))
+    assert Predictor(bundle.task, [Threshold(0.5)]).check(phantom.scan).check.level == "pass"
+    other = replace(phantom.scan, source=replace(phantom.scan.source, modality="CT"))
+    with pytest.raises(DomainError, match="its modality is CT, wanted MR"):
+        Predictor(task, [Threshold(0.5)]).check(other)
 
 
 LARGE = """
