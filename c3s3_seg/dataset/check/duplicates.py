@@ -81,10 +81,13 @@ def duplicates(pairs: Sequence[CasePair], kinds: Mapping[str, str]) -> list[Find
 
 
 def _finding(pair: CasePair, first: str, second: str) -> Finding:
-    how = "the same voxels" if pair.exact else f"the same scan (likeness {pair.likeness:.2f})"
+    # End-diastole and end-systole of one heart reach 0.97: likeness alone does not tell them from a copy.
+    how = f"the same scan or another phase of it (likeness {pair.likeness:.2f})"
+    how = "the same voxels twice" if pair.exact else how
     # A scan twice in training only has double weight.
     severity: Severity = "info"
     todo = "Leave one of them out, unless it shall count twice"
+    todo = todo if pair.exact else "Leave one of them out if it is a copy; keep both if they are two phases"
     if {first, second} & {"validation", "test"}:
         severity = "error" if pair.exact and first != second else "warning"
         todo = "Leave one of them out" if first == second else "Put both on one side, or leave one out"
@@ -94,7 +97,7 @@ def _finding(pair: CasePair, first: str, second: str) -> Finding:
         severity,
         "duplicate",
         cases,
-        f"{how} twice; {where}",
+        f"{how}; {where}",
         "each scan once",
         todo,
         () if severity == "info" else cases,
