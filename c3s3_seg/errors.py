@@ -119,9 +119,11 @@ def in_python(text: str) -> str:
 
     def argument(found: re.Match[str]) -> str:
         name, value = _ARGUMENTS.get(found[1], f"{found[1]}="), found[2]
-        if value is None:
-            return name
-        return f"{name}{value if value[0].isdigit() else repr(value)}"
+        shown_value = "" if value is None else value if value[0].isdigit() else repr(value)
+        of = (
+            " of c3s3_seg.load" if found[1] == "series" else ""
+        )  # a predictor that loads a path has no such one
+        return f"{name}{shown_value}{of}"
 
     return _OPTION.sub(argument, text)
 
@@ -136,7 +138,8 @@ class C3S3Error(Exception):
     where
         The file, the folder or the configuration key of the error.
     todo
-        What to do, as a sentence without its full stop.
+        What to do, as a sentence without its full stop; options are those of the command line. The text of
+        the error, `str(error)`, names the arguments of the Python API in their place.
     """
 
     exit_code = 2

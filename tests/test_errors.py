@@ -50,6 +50,8 @@ def test_values_as_messages_show_them(value: object, text: str) -> None:
         ("smaller tiles with --set tiling.overlap=0.25", "smaller tiles with overlap=0.25"),
         ("Allow more with --max-memory", "Allow more with memory_bytes="),
         ("with --allow-out-of-domain", "with allow_out_of_domain=True"),
+        ("Choose one by its number (--series)", "Choose one by its number (series= of c3s3_seg.load)"),
+        ("Give --series 2", "Give series=2 of c3s3_seg.load"),
         ("Take --device cpu, or --backend torch", "Take device='cpu', or backend='torch'"),
     ],
 )

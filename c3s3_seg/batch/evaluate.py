@@ -115,7 +115,8 @@ def evaluate(
     if against is not None:
         sides.append(("against", _side(against)))
         other = measure_set(against, truth, settings, progress, mine)
-        failures += tuple(Failure(f"{f.case} (against)", f.reason) for f in other.failures)
+        alone = [failure for failure in other.failures if failure not in mine.failures]
+        failures += tuple(Failure(f"{failure.case} (against)", failure.reason) for failure in alone)
         remarks += tuple(f"{remark} (against)" for remark in other.remarks)
         others = _named_alike(mine, other)
         comparison = compare(mine.rows, others)
@@ -146,10 +147,10 @@ def _check_places(out: Path, *, html: bool) -> None:
     """Check before long work that the files can be written, and replace none but those of an evaluation."""
     check_output(out, [CSV, JSON, *([PAGE] if html else [])])
     if read_case(out / JSON) is not None:
-        what = "is the record of a case that `predict` wrote, wanted a place for that of `evaluate`"
+        what = "`predict` wrote this record of a case, and `evaluate` would replace it"
         raise InputError(what, where=out / JSON, todo=TODO)
     if html and _is_of_predict(out / PAGE):
-        what = "is the page of all cases that `predict` wrote, wanted a place for that of `evaluate`"
+        what = "`predict` wrote this page of all its cases, and `evaluate` would replace it"
         raise InputError(what, where=out / PAGE, todo=TODO)
 
 

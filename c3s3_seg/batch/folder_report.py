@@ -35,7 +35,7 @@ def refuse_evaluation(page: Path) -> None:
     from c3s3_seg.report.page import is_folder_page
 
     if not is_folder_page(page):
-        what = "is the page of `evaluate`, wanted a place for that of all cases of `predict`"
+        what = "`evaluate` wrote this page, and `predict` would replace it by that of all its cases"
         raise InputError(what, where=page, todo=TODO)
 
 

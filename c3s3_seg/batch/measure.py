@@ -19,6 +19,7 @@ from c3s3_seg.report.label_values import (
     label_remarks,
     labels_of,
     named_beside,
+    origin_remarks,
     refuse_mixup,
 )
 from c3s3_seg.report.rows import CaseFiles, Failure
@@ -153,7 +154,7 @@ def measure_set(
         Failure(case.name, f"no prediction for this truth, {public_path(case.path)}") for case in pairs.missed
     ]
     files = _files(pairs, settings, first)
-    labels, model = _labels(files, settings, first)
+    labels = _labels(files, settings, first)
     refuse_mixup(files, labels)
     measured: list[_Evaluated] = []
     for case, outcome in zip(files, _outcomes(files, labels, settings, progress), strict=True):
@@ -165,24 +166,22 @@ def measure_set(
             failures.append(Failure(case.case, _without(_reason(outcome), (case.prediction, case.truth))))
     rows = tuple(row for outcome in measured for row in outcome.rows)
     remarks = label_remarks([outcome.held for outcome in measured], dict(labels), dict(files[0].names))
-    remarks += (f"the predictions are those of the model {model}",) if model else ()
+    remarks += origin_remarks(files, references=first is None)
     unseen = [case.case for case in files if case.scan is None]
     if settings.images is not None and unseen:
         remarks += (f"no scan among the images has the name of these masks: {few(unseen)}",)
     return MeasuredSet(rows, tuple(failures), labels, files, remarks)
 
 
-def _labels(
-    files: Sequence[CaseFiles], settings: EvaluationSettings, first: MeasuredSet | None
-) -> tuple[Labels, str]:
-    """Return the labels to measure, and the model if files beside the predictions name it, else ""."""
+def _labels(files: Sequence[CaseFiles], settings: EvaluationSettings, first: MeasuredSet | None) -> Labels:
+    """Return the labels to measure, with the names that files beside the predictions give them."""
     if settings.labels:
-        return (first.labels if first else ()) or first_names(settings.labels), ""
+        return (first.labels if first else ()) or first_names(settings.labels)
     # The same name may have different values in the two sets. If the first set is image files, the values
     # decide: they are the numbers of the segments in the other set.
     renumbered = first is not None and bool(first.files[0].names and files[0].names)
     if first is not None and first.labels and not renumbered:
-        return first.labels, ""
+        return first.labels
     return named_beside(labels_of(files, settings.workers), files)
 
 

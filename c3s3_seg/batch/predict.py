@@ -6,7 +6,7 @@ import hashlib
 import secrets
 import time
 from collections import Counter
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
@@ -22,6 +22,7 @@ from c3s3_seg.batch.inputs import Inputs, collect
 from c3s3_seg.batch.job import BatchPlan, CaseTask, Job, Model
 from c3s3_seg.batch.journal import Journal, journal_path, shard_journals
 from c3s3_seg.batch.ledger import Ledger
+from c3s3_seg.batch.other_cases import OtherCases, other_cases
 from c3s3_seg.batch.provenance import LEFT_BEHIND, provenance_names, surroundings, write_provenance
 from c3s3_seg.batch.records import Outcome
 from c3s3_seg.batch.result import BatchProgress, BatchResult, Report, result_of
@@ -33,6 +34,7 @@ from c3s3_seg.errors import StorageError
 from c3s3_seg.inference.predictor import Predictor
 from c3s3_seg.io import Skipped
 from c3s3_seg.io.archive import sweep_unpacked
+from c3s3_seg.report.rows import Failure, PredictionRow
 from c3s3_seg.system.files import check_folder, make_folder, write_whole
 from c3s3_seg.system.lock import hold
 from c3s3_seg.system.ownership import check_place
@@ -105,7 +107,7 @@ class _Run:
         self.engine, self.job, self.plan, self.report = engine, job, plan, report
         self.request = Request(job, engine.maps, plan, setting_of(engine.origin, job.request(), engine.maps))
         self.name = secrets.token_hex(8)  # unique among all folders and shards: log files are shared
-        self.counts, self.studies = Counts(), Studies(())
+        self.counts, self.studies, self.others = Counts(), Studies(()), OtherCases()
         self.path = journal_path(job.out, plan.shard)
         tag = "" if plan.shard is None else f".{plan.shard}"
         self.table = job.out / table_name(plan.shard)
@@ -177,6 +179,7 @@ class _Run:
             skipped=(*inputs.skipped, *result.skipped),
             counts=self._merged_counts(),
             known=_known_failures(outcomes.values(), studies, failed_before),
+            others=self.others,
         )
 
     def _begin(self, inputs: Inputs, found: Sorted, studies: Studies) -> None:
@@ -254,11 +257,12 @@ class _Run:
         times = not self.job.deterministic
         result = result_of(tasks, outcomes)
         try:
-            table = summary(result.rows, result.failures, times=times)
+            rows = self._rows(result, journal, tasks)
+            table = summary(rows, result.failures, times=times)
             write_whole(self.table, table)
             tables = {self.table.name: hashlib.sha256(table).hexdigest()}
             write_provenance(journal, self.job.out, self.plan.shard, times=times, tables=tables)
-            self._write_report(result, ended=ended)
+            self._write_report(rows, result.failures, ended=ended)
         except StorageError:
             # Files of an earlier run would describe other masks; the journal has the outcome of each case.
             for path in self.run_files:
@@ -267,7 +271,18 @@ class _Run:
             if not full:
                 raise
 
-    def _write_report(self, result: BatchResult, *, ended: bool) -> None:
+    def _rows(self, result: BatchResult, journal: Journal, tasks: list[CaseTask]) -> list[PredictionRow]:
+        """Return the cases of this run and, unless it is a share, those of earlier runs into the folder."""
+        if self.plan.shard is None:
+            made_with, names = self.request.settings["made_with"], {task.case.name for task in tasks}
+            self.others = other_cases(journal, self.job.out, made_with, names)
+        if not self.others.rows:
+            return list(result.rows)
+        return sorted((*result.rows, *self.others.rows), key=lambda row: row.case)
+
+    def _write_report(
+        self, rows: Sequence[PredictionRow], failures: Sequence[Failure], *, ended: bool
+    ) -> None:
         """Replace the page of all cases if requested; else, and if the run was interrupted, remove it."""
         if self.report_page.exists():
             from c3s3_seg.report.page import is_folder_page
@@ -278,7 +293,7 @@ class _Run:
         if ended and self.report_page in self.run_files:
             from c3s3_seg.batch.folder_report import write_folder_report
 
-            write_folder_report(self.report_page, self.job, result.rows, result.failures)
+            write_folder_report(self.report_page, self.job, rows, failures)
 
 
 def _known_failures(outcomes: Iterable[Outcome], studies: Studies, failed_before: set[str]) -> int:

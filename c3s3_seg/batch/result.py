@@ -8,6 +8,7 @@ from typing import Any
 
 from c3s3_seg.batch.counts import Counts
 from c3s3_seg.batch.job import CaseTask
+from c3s3_seg.batch.other_cases import OtherCases
 from c3s3_seg.batch.records import Outcome
 from c3s3_seg.io import Skipped
 from c3s3_seg.report.rows import Failure, PredictionRow
@@ -84,6 +85,8 @@ class BatchResult:
         Counts of these cases, and of cases that a person should inspect.
     known
         Number of `failures` that an earlier run reported: unchanged cases that were not tried again.
+    others
+        Finished cases of the folder that are not among the cases of this run; of a share: none.
     """
 
     rows: tuple[PredictionRow, ...]
@@ -95,6 +98,7 @@ class BatchResult:
     skipped: tuple[Skipped, ...] = ()
     counts: Counts = field(default_factory=Counts)
     known: int = 0
+    others: OtherCases = field(default_factory=OtherCases)
 
     @property
     def new_failures(self) -> int:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from c3s3_seg.batch.case_files import listed_in_json
+from c3s3_seg.batch.changes import deciding
 from c3s3_seg.batch.journal import STEM, records_of
 from c3s3_seg.batch.provenance import LEFT_BEHIND, NAME, RESERVED
 from c3s3_seg.errors import C3S3Error, InputError
@@ -22,19 +23,6 @@ from c3s3_seg.system.ownership import is_ours
 from c3s3_seg.system.reading import read_json, sha256
 
 _SHARD_JOURNAL = rf"{STEM}\.\d+-of-\d+\.sqlite.*"
-_DECIDES = (
-    "bundle",
-    "weights_sha256",
-    "task_sha256",
-    "networks",
-    "overlap",
-    "stride",
-    "weighting",
-    "mirroring",
-    "keep_largest",
-    "min_volume_ml",
-    "fill_holes",
-)
 _OF_ALL = (NAME, STEM, "summary", "cases", "report", "check")
 _OF_EVALUATE = ("cases", "report", "check")
 
@@ -99,7 +87,7 @@ def verify(out: Path) -> Verification:
     runs: list[list[dict[str, Any]]] = []
     for path in paths:  # that of the whole folder is the last one
         document = _read(path)
-        made = {run.get("run"): _model(run["made_with"]) for run in document["runs"]}
+        made = {run.get("run"): deciding(run["made_with"]) for run in document["runs"]}
         runs.append(document["runs"])
         known |= set(_verify_tables(document, out, result))
         _verify_journal(path, document["cases"], result)
@@ -113,7 +101,7 @@ def verify(out: Path) -> Verification:
     for folder, weights in _bundles(ordered).items():
         for name, expected in weights.items():
             _compare(Path(folder) / name, expected, result, reach=True)
-    newest = _model(ordered[-1]["made_with"]) if ordered else None
+    newest = deciding(ordered[-1]["made_with"]) if ordered else None
     for case in cases.values():  # a mask of another model, whose scan was not given to the present run
         if case["model"] not in (None, newest):
             result.stale += case["outputs_sha256"]
@@ -152,11 +140,6 @@ def _verify_journal(provenance: Path, cases: list[dict[str, Any]], result: Verif
         if told.get(case) != done.get(case):
             what = f"the journal and {provenance.name} record different files of the case"
             result.wrong.append(Discrepancy(case, what))
-
-
-def _model(made_with: dict[str, Any]) -> dict[str, Any]:
-    """Return weights and settings only; machines that share a folder may have different runtimes."""
-    return {key: made_with.get(key) for key in _DECIDES}
 
 
 def _is_newer(case: dict[str, Any], known: dict[str, Any] | None) -> bool:

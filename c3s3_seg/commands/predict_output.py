@@ -111,6 +111,15 @@ def _print_places(result: BatchResult, out: Path, shard: Shard | None) -> None:
         say(f"No mask was written; {table_name(shard)} is in {out}.")
     else:
         say("This share has no case.")
+    if result.others.rows:
+        count = quantity(len(result.others.rows), "finished case")
+        say(f"{table_name(shard)} also lists {count} of earlier runs into this folder.")
+    if result.others.otherwise:
+        count = quantity(result.others.otherwise, "case")
+        say(
+            f"{count} in this folder, of another model or other settings, stay as they are and are not in"
+            f" {table_name(shard)}."
+        )
     if shard is not None:
         say("When all shares are done, the same command without --shard writes the files for all cases.")
 

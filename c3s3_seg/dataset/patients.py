@@ -35,7 +35,7 @@ FOLDER = "the folder of each subject"
 STEM = "the name without its frame, visit, phase or sequence (_frame01, _ses-2, _pre, _ct)"
 COPY = "the name without what copies are called (_aug, _flip, - Copy, (1))"
 SERIAL = "the name before its last number or letter (p03_v1, p03_v2)"
-OWN = "file names that have nothing in common"
+OWN = "file names, each of which is taken for a patient"
 SURE = (GIVEN, BIDS, FOLDER, STEM)
 
 SHARED = 1 / 3  # largest share of all scans in one group, see `_serial`

@@ -26,6 +26,7 @@ FEW_WARN, FEW_REFUSE = 0.5, 0.2
 TOGETHER_REFUSE = 3.0
 # Factors by which a volume may lie outside of the training range before a warning.
 VOLUME_SMALL, VOLUME_LARGE = 0.5, 2.0
+GIVE_SCAN = "Give the scan in place of its mask"
 MASK_VALUES = 3  # a file with at most so many values is taken for a mask
 NOT_COMPARED = "the scan was not compared with the training scans, because the model has no domain"
 NOTHING_FOUND = "nothing found: no voxel has a label"
@@ -53,6 +54,8 @@ class CheckResult:
         Product of the factors by which the sizes with a warning lie outside of the training range.
     compared
         Whether the training scans are known, so that the scan was compared with them.
+    advice
+        What to do about a refusal, as a sentence without its full stop; "": choose another model.
     """
 
     refusals: tuple[str, ...] = ()
@@ -60,11 +63,13 @@ class CheckResult:
     larger: bool = False
     factor: float = 1.0
     compared: bool = True
+    advice: str = ""
 
     def __add__(self, other: CheckResult) -> CheckResult:
         refusals, warnings = self.refusals + other.refusals, self.warnings + other.warnings
         larger, factor = self.larger or other.larger, self.factor * other.factor
-        return CheckResult(refusals, warnings, larger, factor, self.compared and other.compared)
+        compared, advice = self.compared and other.compared, self.advice or other.advice
+        return CheckResult(refusals, warnings, larger, factor, compared, advice)
 
     @property
     def level(self) -> str:
@@ -83,10 +88,8 @@ class CheckResult:
         """
         if self.refusals and not allowed:
             region = ", give the region of the organ with --roi" if self.larger else ""
-            todo = (
-                f"Choose another model{region}, or take the result on your own responsibility with"
-                " --allow-out-of-domain"
-            )
+            todo = self.advice or f"Choose another model{region}"
+            todo += ", or take the result on your own responsibility with --allow-out-of-domain"
             what = f"this is not a scan that the model was trained for: {'; '.join(self.refusals)}"
             raise DomainError(what, where=scan.source.path, todo=todo)
 
@@ -202,7 +205,7 @@ def check_is_scan(scan: Volume) -> CheckResult:
     if not (1 < len(values) <= MASK_VALUES and whole):
         return CheckResult()
     found = ", ".join(f"{value:g}" for value in values)
-    return CheckResult((f"it holds the values {found} and no others, as a mask does",))
+    return CheckResult((f"it holds the values {found} and no others, as a mask does",), advice=GIVE_SCAN)
 
 
 def check_intensities(scan: Volume, domain: Domain | None) -> CheckResult:

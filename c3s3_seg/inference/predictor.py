@@ -192,7 +192,7 @@ class Predictor:
         allowed = FLAG.take("allow_out_of_domain", allow_out_of_domain)
         box = None if roi is None else parse_box(roi, scan.geometry)  # only that part will be segmented
         task = self.task
-        notes = ("region of interest: as it was given",) if box else ()
+        notes: tuple[str, ...] = ("region of interest: as it was given",) if box else ()
         notes += (NOT_COMPARED,) if task.domain is None else ()
         frame = box.crop(scan) if box else scan
         with reporting_full_memory("check the scan", scan.source.path):

@@ -85,7 +85,7 @@ def refuse_scan(path: Path) -> None:
         raise ScanError(f"{words}; wanted a mask", where=path, todo=TODO)
 
 
-TODO = "Give the folder of the masks: PREDICTIONS first, TRUTH second"
+TODO = "Give the folder of the masks: PREDICTIONS first, REFERENCE second"
 
 
 def refuse_scans(paths: list[Path]) -> None:

@@ -56,7 +56,7 @@ def by_severity(findings: Sequence[Finding]) -> list[Finding]:
 def counted(findings: Sequence[Finding]) -> str:
     """Return counts such as `2 errors, 1 warning`; empty without findings."""
     numbers = [(sum(f.severity == severity for f in findings), severity) for severity in SEVERITIES]
-    return ", ".join(quantity(n, "note" if s == "info" else s) for n, s in numbers if n)
+    return ", ".join(f"{n} info" if s == "info" else quantity(n, s) for n, s in numbers if n)
 
 
 def summary(cases: int, findings: Sequence[Finding]) -> str:
@@ -79,7 +79,8 @@ def findings_table(findings: Sequence[Finding]) -> Table:
         table.add_column(header, overflow="fold", min_width=8 if header == "Case" else None)
     for group in _grouped(by_severity(findings)):
         first = group[0]
-        texts = (first.check, _names(group), first.found, first.wanted, first.todo)
+        found = first.found if len(group) == 1 else f"{len(group)} times, first: {first.found}"
+        texts = (first.check, _names(group), found, first.wanted, first.todo)
         cells = [cell(text) for text in texts]
         table.add_row(first.severity, *cells, style=STYLES[first.severity])
     return table

@@ -6,6 +6,7 @@ with any truth (0 and 255 against 0 and 1) was numbered in another way, and its 
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -180,26 +181,49 @@ def labels_of(files: Sequence[CaseFiles], workers: int) -> Labels:
     return (("label_1", 1),)
 
 
-def named_beside(labels: Labels, files: Sequence[CaseFiles]) -> tuple[Labels, str]:
-    """Return labels with names, and the model, from the JSON that `predict` writes beside each mask.
+def named_beside(labels: Labels, files: Sequence[CaseFiles]) -> Labels:
+    """Return labels with names, from the JSON that `predict` writes beside each mask.
 
-    Returns
-    -------
-    tuple
-        Labels, with names in place of `label_1` and the like if all such files agree on them; name of the
-        model, "" if the files do not agree or there are none.
+    Names take the place of `label_1` and the like if all such files agree on them.
     """
     names: dict[int, set[str]] = {}
-    models: set[str] = set()
     for case in files:
         metadata = case_metadata(case.prediction) or {}
-        models.add(str(metadata.get("made_with", {}).get("bundle", "")))
         for name, value in metadata.get("labels", {}).items():
             names.setdefault(value, set()).add(name)
     agreed = {value: next(iter(found)) for value, found in names.items() if len(found) == 1}
     named = tuple((agreed.get(v, n) if n == f"label_{v}" else n, v) for n, v in labels)
     unique = len({name for name, _ in named}) == len(named)
-    return named if unique else labels, models.pop() if len(models) == 1 else ""
+    return named if unique else labels
+
+
+def origin_remarks(files: Sequence[CaseFiles], *, references: bool) -> tuple[str, ...]:
+    """Return remarks on the models that made the masks, as the JSON that `predict` writes beside each says.
+
+    Means over the masks of several models say little about any of them; and references that a model made
+    are often predictions in the wrong place.
+    """
+    made = _models([f.prediction for f in files])
+    wanted = _models([f.truth for f in files] if references else [])
+    remarks: tuple[str, ...] = (f"the predictions are those of {_named_models(made)}",) if any(made) else ()
+    if any(wanted):
+        asked = "" if any(made) else "; predictions are given first, references second"
+        whose = _named_models(wanted)
+        remarks += (f"the references are predictions of {whose}, or corrections of them{asked}",)
+    return remarks
+
+
+def _models(masks: Sequence[Path]) -> Counter[str]:
+    """Return how many masks each model made; "" stands for masks without a record of `predict`."""
+    found = (case_metadata(mask) or {} for mask in masks)
+    return Counter(str(metadata.get("made_with", {}).get("bundle", "")) for metadata in found)
+
+
+def _named_models(models: Counter[str]) -> str:
+    if len(models) == 1:
+        return f"the model {next(iter(models))}"
+    counts = [f"{name or 'unknown'} ({count})" for name, count in sorted(models.items(), key=lambda m: -m[1])]
+    return f"several models: {', '.join(counts)}"
 
 
 def case_metadata(mask: Path) -> dict[str, Any] | None:

@@ -667,7 +667,40 @@ def test_labels_and_model_are_named_as_the_json_beside_the_masks(folders: tuple[
     assert command(predictions, truth, "-o", out, "--labels", "head=1").stdout.count("head = 1.") == 1
     beside(predictions, "b", {"head": 1, "posterior": 2}, "another")  # two models in one folder
     result = evaluate(predictions, truth, out)
-    assert (result.labels, result.remarks) == ((("label_1", 1), ("posterior", 2)), ())
+    assert result.labels == (("label_1", 1), ("posterior", 2))
+    assert result.remarks == ("the predictions are those of several models: hippocampus (1), another (1)",)
+    (predictions / "b.json").unlink()
+    remark = "the predictions are those of several models: hippocampus (1), unknown (1)"
+    assert evaluate(predictions, truth, out).remarks == (remark,)
+
+
+def test_predictions_given_as_references_are_named(folders: tuple[Path, Path, Path]) -> None:
+    """The scores of the two sides are alike, but volume errors have the other sign."""
+    predictions, truth, out = folders
+    for name in "ab":
+        save(cube(2, 7), predictions / f"{name}.nii.gz")
+        save(cube(2, 7), truth / f"{name}.nii.gz")
+        beside(predictions, name, {"heart": 1})
+    swapped = "the references are predictions of the model hippocampus, or corrections of them"
+    remarks = evaluate(truth, predictions, out).remarks
+    assert remarks == (f"{swapped}; predictions are given first, references second",)
+    for name in "ab":
+        beside(truth, name, {"heart": 1}, "another")
+    remarks = evaluate(truth, predictions, out).remarks
+    assert remarks == ("the predictions are those of the model another", swapped)
+
+
+def test_a_reference_that_neither_set_predicts_is_told_once(folders: tuple[Path, Path, Path]) -> None:
+    predictions, truth, out = folders
+    other = predictions.with_name("other")
+    other.mkdir()
+    for name in "abcd":
+        save(cube(2, 7), truth / f"{name}.nii.gz")
+    for name in "ab":
+        save(cube(2, 7), predictions / f"{name}.nii.gz")
+    save(cube(2, 7), other / "a.nii.gz")
+    result = evaluate(predictions, truth, out, against=other)
+    assert [failure.case for failure in result.failures] == ["c", "d", "b (against)"]
 
 
 @pytest.mark.parametrize(

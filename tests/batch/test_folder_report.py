@@ -94,7 +94,7 @@ def test_evaluate_keeps_it_and_wants_another_folder_for_its_own(tmp_path: Path, 
     answer = run(*words, "--html")
     said = " ".join(answer.stderr.split())
     assert answer.returncode == 2
-    assert f"{page}: is the page of all cases that `predict` wrote" in said
+    assert f"{page}: `predict` wrote this page of all its cases" in said
     assert "give another folder with -o" in said
     assert not (out / "cases.csv").exists()
     assert run(*words, "--quiet").returncode == 0
@@ -103,7 +103,7 @@ def test_evaluate_keeps_it_and_wants_another_folder_for_its_own(tmp_path: Path, 
     page.unlink()
     assert run(*words, "--html", "--quiet").returncode == 0
     assert page.exists()
-    with pytest.raises(InputError, match="is the page of `evaluate`"):
+    with pytest.raises(InputError, match="`evaluate` wrote this page"):
         predict_cases(sorted(small_scans.iterdir())[:2], MODEL, job)
     assert run(*words, "--quiet").returncode == 0  # a page of its own would show other numbers
     assert not page.exists()
@@ -118,7 +118,7 @@ def test_the_record_of_a_case_called_report_and_the_report_of_an_evaluation_stay
     mask, settings = out / "report.nii.gz", EvaluationSettings(labels={"organ": 1})
     truth = Path(shutil.copy(mask, tmp_path / "truth.nii.gz"))
     before = (out / "report.json").read_bytes()
-    with pytest.raises(InputError, match="is the record of a case that `predict` wrote"):
+    with pytest.raises(InputError, match="`predict` wrote this record of a case"):
         evaluate(mask, truth, out, settings)
     assert (out / "report.json").read_bytes() == before
     evaluate(mask, truth, scores, settings)

@@ -178,6 +178,24 @@ def test_a_source_that_is_gone_is_said(archive: Path, tmp_path: Path) -> None:
     assert (out / "imagesTr" / f"{case}.nii.gz").exists()
 
 
+def test_another_source_does_not_replace_the_cases_of_a_data_set(archive: Path, tmp_path: Path) -> None:
+    """The index lost all of its cases to those of a folder that was meant to be added."""
+    out, other = tmp_path / "data", tmp_path / "other"
+    prepare(archive, out, PrepareSettings())
+    before = (out / "dataset.json").read_bytes()
+    study(other / "NEW/1", 9, "none", patient="NEW")
+    for dry in (True, False):
+        with pytest.raises(
+            InputError, match=r"holds a data set of 7 cases, none of which was found"
+        ) as caught:
+            prepare(other, out, PrepareSettings(), dry=dry)
+        assert "below one folder" in str(caught.value)
+    assert (out / "dataset.json").read_bytes() == before
+    shutil.move(archive, other / "earlier")
+    added = prepare(other, out, PrepareSettings())
+    assert (added.kept, len(added.patients), added.gone) == (7, 8, ())
+
+
 def test_an_index_stays_if_copies_leave_too_few_patients_for_the_validation(tmp_path: Path) -> None:
     """The run used to end with the earlier index moved away, so that the folder was no data set any more."""
     source, out = tmp_path / "source", tmp_path / "data"
@@ -684,7 +702,7 @@ def test_the_frames_of_real_hearts(shared_data: Path, tmp_path: Path) -> None:
     answer = run(shared_data / "cine", "-o", tmp_path / "data", "--dry-run")
     assert "30 scans of 15 patients, by the folder of each subject" in answer.stdout
     answer = run(shared_data / "hippocampus", "-o", tmp_path / "data", "--dry-run")
-    assert "195 scans of 195 patients, by file names that have nothing in common" in answer.stdout
+    assert "195 scans of 195 patients, by file names, each of which is taken for a patient" in answer.stdout
 
 
 def victim(folder: Path) -> tuple[Path, dict[str, str]]:

@@ -37,12 +37,13 @@ def test_many_of_one_kind_are_one_line() -> None:
     few, many = ([finding("warning", case=f"case-{n}") for n in range(count)] for count in (5, 6))
     assert all(f"case-{n}" in shown(few) for n in range(5))
     assert "case-0, case-1 and 4 more" in " ".join(shown(many).split())
+    assert "6 times, first:" in " ".join(shown(many).split())
     assert "case-5" not in shown(many)
 
 
 def test_the_last_line() -> None:
     assert summary(80, []) == "80 cases examined, nothing found"
-    assert summary(80, [finding("info")]) == "80 cases examined, nothing found (1 note)"
+    assert summary(80, [finding("info")]) == "80 cases examined, nothing found (1 info)"
     found = [finding("error"), finding("error"), finding("warning"), finding("info"), finding("info")]
-    assert summary(3, found) == "3 cases examined, 2 errors, 1 warning (2 notes)"
+    assert summary(3, found) == "3 cases examined, 2 errors, 1 warning (2 info)"
     assert counted([]) == ""

@@ -87,10 +87,11 @@ def _finding(pair: CasePair, first: str, second: str) -> Finding:
     # A scan twice in training only has double weight.
     severity: Severity = "info"
     todo = "Leave one of them out, unless it shall count twice"
-    todo = todo if pair.exact else "Leave one of them out if it is a copy; keep both if they are two phases"
     if {first, second} & {"validation", "test"}:
         severity = "error" if pair.exact and first != second else "warning"
         todo = "Leave one of them out" if first == second else "Put both on one side, or leave one out"
+    if first == second and not pair.exact:
+        todo = "Leave one of them out if it is a copy; keep both if they are two phases"
     where = f"both are {first}" if first == second else f"one is {first}, the other {second}"
     cases = (pair.first, pair.second)
     return Finding(

@@ -25,7 +25,7 @@ from c3s3_seg.dataset.prepare.inventory import (
 from c3s3_seg.dataset.prepare.naming import Earlier, name_cases, name_patients, read_earlier
 from c3s3_seg.dataset.prepare.pairing import KEPT
 from c3s3_seg.dataset.splits import EarlierSplits, SplitCase, assign
-from c3s3_seg.errors import C3S3Error, InputError
+from c3s3_seg.errors import C3S3Error, InputError, quantity
 from c3s3_seg.system.names import PlainName, folded, printable
 from c3s3_seg.system.process_pool import each
 from c3s3_seg.system.progress import Progress, silent
@@ -62,6 +62,11 @@ class PrepareSettings:
     name: str = ""
     modality: str = ""
     empty_masks: bool | None = None
+
+
+OWN_SPLITS = (
+    "the splits are those of the lists in the source, such as its dataset.json; --validation N draws others"
+)
 
 
 @dataclass(frozen=True)
@@ -102,6 +107,8 @@ def find(source: Path, settings: PrepareSettings, progress: Progress = silent) -
     found = _with_plain_names(found)
     if settings.validation is not None:
         found = replace(found, pairs=tuple(_unsplit(pair) for pair in found.pairs))
+    elif any(pair.scan.split not in ("", "test") for pair in found.pairs):
+        found = replace(found, assumed=(*found.assumed, OWN_SPLITS))
     if settings.patient is None:
         return _with_patients(found)
     scans, refused = by_name([pair.scan for pair in found.pairs], settings.patient)
@@ -275,13 +282,15 @@ def arrange(
     Raises
     ------
     InputError
-        If `out` holds a data set not made by `prepare`, or the splits cannot be drawn as requested.
+        If `out` holds a data set not made by `prepare`, or made from other scans alone, or the splits cannot
+        be drawn as requested.
     """
     earlier = read_earlier(out)
     pairs = inventory.pairs
     # In a first run, the worker that reads a scan computes its hash.
     hashes = _hash_all(pairs, settings, progress) if earlier.records else ()
     cases = name_cases(pairs, hashes, earlier)
+    _refuse_other_source(cases, earlier, out)
     patients = name_patients([pair.scan for pair in pairs], cases, earlier)
     members = [
         SplitCase(case, patient, pair.mask is not None, pair.scan.split, pair.origin == "prediction")
@@ -290,6 +299,16 @@ def arrange(
     drawn = earlier.drawn if earlier.draw == (settings.validation, settings.seed) else EarlierSplits()
     splits = assign(members, settings.validation, settings.seed, drawn)
     return PreparePlan(pairs, tuple(cases), tuple(patients), hashes, splits, labels, earlier, drawn)
+
+
+def _refuse_other_source(cases: Sequence[str], earlier: Earlier, out: Path) -> None:
+    """Raise if no scan is one of the data set in `out`: its index would lose all of its cases."""
+    listed = {*earlier.records} - earlier.unlisted
+    if earlier.draw is None or not listed or listed & {*cases}:
+        return
+    what = f"holds a data set of {quantity(len(listed), 'case')}, none of which was found in the source"
+    todo = "Give another folder with -o; or put the scans of both sources below one folder, and give that"
+    raise InputError(what, where=out, todo=todo)
 
 
 def _hash_all(
