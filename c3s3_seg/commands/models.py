@@ -22,8 +22,6 @@ if TYPE_CHECKING:
 
     from c3s3_seg.bundle.catalogue import ModelSummary
 
-LONGEST_NAME = 16  # columns that a name gets before it is folded
-
 
 def models(
     ctx: typer.Context,
@@ -102,10 +100,10 @@ def _table(models: Sequence[ModelSummary]) -> Table:
     from rich.box import SIMPLE_HEAD
     from rich.table import Table
 
-    from c3s3_seg.report.terminal import cell
+    from c3s3_seg.report.terminal import cell, name_width
 
-    table = Table(box=SIMPLE_HEAD, pad_edge=False)
-    table.add_column("Model", overflow="fold", min_width=LONGEST_NAME if models else None)
+    table = Table(box=SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
+    table.add_column("Model", overflow="fold", width=name_width(["Model", *(model.name for model in models)]))
     table.add_column("Labels", overflow="fold")
     table.add_column("Input", overflow="fold")
     for header in ("Dice", "95HD vox", "MB"):

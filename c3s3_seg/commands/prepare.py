@@ -195,7 +195,7 @@ def _table(result: PreparedDataSet) -> Table:
     from c3s3_seg.dataset.index import SPLITS
 
     content = _as_json(result)
-    table = Table("For", "Cases", "Patients", box=SIMPLE_HEAD, pad_edge=False)
+    table = Table("For", "Cases", "Patients", box=SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
     for split in SPLITS:
         if content[split]["cases"] or split != "test":
             table.add_row(split, str(content[split]["cases"]), str(content[split]["patients"]))

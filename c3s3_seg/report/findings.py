@@ -72,11 +72,12 @@ def findings_table(findings: Sequence[Finding]) -> Table:
     from rich.box import SIMPLE_HEAD
     from rich.table import Table
 
-    from c3s3_seg.report.terminal import cell
+    from c3s3_seg.report.terminal import cell, name_width
 
-    table = Table(box=SIMPLE_HEAD, pad_edge=False)
+    table = Table(box=SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
     for header in ("", "Check", "Case", "Found", "Wanted", "What to do"):
-        table.add_column(header, overflow="fold", min_width=8 if header == "Case" else None)
+        names = ["and 9 more", *(f"{name}," for finding in findings for name in finding.cases)]
+        table.add_column(header, overflow="fold", width=name_width(names, 24) if header == "Case" else None)
     for group in _grouped(by_severity(findings)):
         first = group[0]
         found = first.found if len(group) == 1 else f"{len(group)} times, first: {first.found}"

@@ -16,7 +16,9 @@ COLUMNS = {
     "volume_ml": ("Volume (ml)", 1),
     "volume_error_ml": ("Error (ml)", 1),
 }
-SMALL_VOLUME = 3  # decimals of a volume below 1 ml, so that a nodule of 0.04 ml is not shown as 0.0
+# Decimals of a volume below so many ml: a nodule of 0.04 ml is not shown as 0.0, nor 1.34 and 1.38 ml as 1.3
+# and 1.4 beside their difference of 0.04.
+SMALL_VOLUMES = ((1.0, 3), (10.0, 2))
 _MORE = {"truth_ml": ("Truth (ml)", 1), "hd_mm": ("HD (mm)", 2), "uncertainty_mm": ("Uncertainty (mm)", 2)}
 _MORE |= {"p": ("Wilcoxon p", 3), "n": ("Cases", 0)}
 
@@ -57,6 +59,6 @@ def _shown(value: float, name: str, infinite: str, undefined: str) -> str:
     if name == "p":
         return probability(value, undefined=undefined)
     decimals = column(name)[1]
-    if name.endswith("_ml") and 0 < abs(value) < 1:
-        decimals = SMALL_VOLUME
+    if name.endswith("_ml") and value != 0:
+        decimals = next((places for below, places in SMALL_VOLUMES if abs(value) < below), decimals)
     return rounded(value, decimals, infinite=infinite, undefined=undefined)

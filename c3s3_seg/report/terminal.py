@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 MARKS = ("empty", "forced", "uncertain", "warning")  # marks of cases that need review, the most serious first
 BRIEFEST = ("dice", "hd95_mm", "asd_mm")  # metrics in the terminal; summary.csv has all
-LONGEST_NAME = 24  # columns of a terminal that a case's name may take before it is folded
+LONGEST_NAME = 60  # columns of a terminal that a name or a path may take before it is folded
 BRIEF = ("dice", "jaccard", "hd95_mm", "hd95_vox", "asd_mm", "asd_vox")
 
 
@@ -53,7 +53,6 @@ def prediction_table(rows: Sequence[PredictionRow]) -> Table:
     measured = any(row.uncertainty_mm for row in rows)
     headers = ["Volume (ml)", "Time (s)", *(["Uncertain (mm)"] if measured else [])]
     table = _table((), with_label, [])
-    table.collapse_padding = True
     for header in [*headers, *(COLUMNS[name][0] for name in columns)]:
         _add_numbers(table, header)
     table.add_column("Check", no_wrap=True)
@@ -137,10 +136,15 @@ def series_table(rows: Sequence[SeriesRow]) -> Table:
     from rich.box import SIMPLE_HEAD
     from rich.table import Table
 
-    table = Table(box=SIMPLE_HEAD, pad_edge=False)
+    table = Table(box=SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
+    fixed = {
+        "Status": [row.verdict for row in rows],
+        "Modality": [row.modality for row in rows],
+        "Path": [row.path for row in rows],
+    }
     for header in ("No.", "Status", "Modality", "Series", "Size", "Spacing (mm)", "Axes", "Path"):
-        width = max(map(len, header.split()))  # so that no word of a header is broken
-        table.add_column(header, overflow="fold", min_width=width)
+        width = name_width([header, *fixed[header]]) if header in fixed else None
+        table.add_column(header, overflow="fold", width=width)
     for row in rows:
         size = f"{row.size} x {row.slices}" if row.slices else row.size
         texts = (row.verdict, row.modality, row.description, size, row.spacing_mm, row.orientation, row.path)
@@ -204,7 +208,7 @@ def text_table(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
     from rich.box import SIMPLE_HEAD
     from rich.table import Table
 
-    table = Table(box=SIMPLE_HEAD, pad_edge=False)
+    table = Table(box=SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
     for header in headers:
         table.add_column(header, overflow="fold")
     for row in rows:
@@ -216,14 +220,24 @@ def _table(names: Sequence[str], with_label: bool, headers: Sequence[str]) -> Ta
     from rich.box import SIMPLE_HEAD
     from rich.table import Table
 
-    table = Table(box=SIMPLE_HEAD, pad_edge=False)
-    width = min(LONGEST_NAME, max(map(len, names), default=0))
-    table.add_column("Case", overflow="fold", min_width=width)
+    table = Table(box=SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
+    width = name_width([f"mean of {len(set(names))}", *names]) if names else None  # None: folded to fit
+    table.add_column("Case", overflow="fold", width=width)
     if with_label:
         table.add_column("Label", overflow="fold")
     for header in headers:
         _add_numbers(table, header)
     return table
+
+
+def name_width(names: Sequence[str], most: int = LONGEST_NAME) -> int:
+    """Return the width of a column whose names are copied, so that none is folded unless it is very long.
+
+    A fixed width, because rich cuts cells off if columns with a `min_width` do not fit.
+    """
+    from rich.cells import cell_len
+
+    return min(most, max(map(cell_len, names), default=1))
 
 
 def _add_numbers(table: Table, header: str) -> None:
@@ -239,14 +253,13 @@ def _add_means(
     table: Table, rows: Sequence[CaseScore], columns: Sequence[str], with_label: bool, *, blank: int
 ) -> None:
     found = cohorts(rows)
+    empty = [f"{cohort.label}: {notes}" for cohort in found if (notes := _counted_as_0(cohort, columns))]
+    table.caption = cell(", ".join(empty)) if empty else None
     if len({row.case for row in rows}) < 2:
-        empty = [f"{cohort.label}: {notes}" for cohort in found if (notes := _counted_as_0(cohort, columns))]
-        table.caption = cell(", ".join(empty)) if empty else None
         return
     table.add_section()
     for cohort in found:
-        notes = _counted_as_0(cohort, columns)
-        name = f"mean of {cohort.cases}" + (f" ({notes})" if notes else "")
+        name = f"mean of {cohort.cases}"
         cells = [_mean(cohort.of(column), column) for column in columns]
         table.add_row(*_head(name, cohort.label, with_label), *[""] * blank, *cells, style="bold")
 

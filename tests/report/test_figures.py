@@ -68,7 +68,7 @@ def test_volumes_of_nodules_are_told_as_in_the_tables() -> None:
     """Volumes below 1 ml have three decimals, so that a difference of 0.04 ml is not shown as 0.0."""
     figure = agreement([Dot(0.06, 0.04, "a", "a"), Dot(12.0, -3.0, "b", "b")], "ml")
     assert "a: +0.040 ml at 0.060 ml" in figure
-    assert "b: -3.0 ml at 12.0 ml" in figure
+    assert "b: -3.00 ml at 12.0 ml" in figure
     assert "mean +0.020<" in agreement([Dot(0.06, 0.04, "a", "a"), Dot(0.06, 0.0, "b", "b")], "ml")
 
 

@@ -36,7 +36,7 @@ def test_the_table_shows_text_as_it_stands() -> None:
 def test_many_of_one_kind_are_one_line() -> None:
     few, many = ([finding("warning", case=f"case-{n}") for n in range(count)] for count in (5, 6))
     assert all(f"case-{n}" in shown(few) for n in range(5))
-    assert "case-0, case-1 and 4 more" in " ".join(shown(many).split())
+    assert all(words in shown(many) for words in ("case-0,", "case-1", "4 more"))
     assert "6 times, first:" in " ".join(shown(many).split())
     assert "case-5" not in shown(many)
 

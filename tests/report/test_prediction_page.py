@@ -22,7 +22,7 @@ def text_of(case: PredictedCase, folder: Path) -> str:
 def test_it_shows_volumes_planes_surfaces_and_provenance(tmp_path: Path) -> None:
     text = text_of(CASE, tmp_path)
     assert "case &lt;1&gt;" in text
-    assert "<b>3.2 ml</b><span>atrium</span>" in text
+    assert "<b>3.21 ml</b><span>atrium</span>" in text
     assert text.count('class="stage"') == 2
     assert "Nothing was found of scar." in text
     assert "<dt>scan, spacing mm</dt><dd>1, 1, 1.5</dd>" in text
@@ -57,7 +57,7 @@ def test_scores_and_uncertainty_with_its_limit_stand_at_the_top(tmp_path: Path) 
     expected = {"Dice": f"{flat['dice']:.4f}", "95HD (mm)": f"{flat['hd95_mm']:.2f}"}
     for words, number in expected.items():
         assert f"<b>{number}</b><span>{words}</span>" in head
-    assert f"truth {flat['truth_ml']:.1f} ml" in head
+    assert f"truth {flat['truth_ml']:.2f} ml" in head
     assert '<div class="tile bad"><b>3.46</b><span>Uncertainty (mm)</span><span>limit 2.76 mm</span>' in head
     assert "Model x, 2026-01-02." in head
     assert "truth</span>" not in head

@@ -11,6 +11,7 @@ import pytest
 from conftest import rotation
 from PIL import Image
 from rich.console import Console
+from rich.measure import Measurement
 from rich.table import Table
 
 from c3s3_seg.errors import GeometryError, InputError
@@ -159,9 +160,8 @@ def test_two_empty_masks_are_no_worst_case_in_the_paper_protocol() -> None:
     assert cohort.worst_cases == ("b", "invented", "a")
     assert (cohort.cases, cohort.optimistic, cohort.both_empty) == (4, 1, 1)
     assert cohorts(ROWS)[0].both_empty == 1
-    assert "mean of 4 (1 empty, counted as 0; 1 empty like the truth, counted as 0)" in shown(
-        evaluation_table([nothing, *PAPER, invented])
-    )
+    words = " ".join(shown(evaluation_table([nothing, *PAPER, invented])).split())
+    assert "atrium: 1 empty, counted as 0; 1 empty like the truth, counted as 0" in words
 
 
 # --- files
@@ -247,8 +247,8 @@ def test_a_folder_that_is_missing_is_an_input_error(tmp_path: Path) -> None:
 # --- terminal
 
 
-def shown(table: Table) -> str:
-    console = Console(width=160, record=True, file=open("/dev/null", "w"))  # noqa: SIM115
+def shown(table: Table, width: int = 160) -> str:
+    console = Console(width=width, record=True, file=open("/dev/null", "w"))  # noqa: SIM115
     console.print(table)
     return console.export_text()
 
@@ -276,6 +276,27 @@ def test_evaluation_table_of_several_labels_and_of_none() -> None:
     assert sum("mean of 4" in line for line in text.splitlines()) == 2
     assert "failed" not in text
     shown(evaluation_table([]))
+
+
+def test_two_labels_fit_into_a_usual_terminal() -> None:
+    names = (f"hippocampus_{n:03d}" for n in range(3))
+    score = next(row for row in ROWS if row.score.dice).score
+    rows = [CaseScore(name, label, score) for name in names for label in ("anterior", "posterior")]
+    lines = shown(evaluation_table(rows), width=80).splitlines()
+    assert max(map(len, lines)) <= 80
+    assert sum("hippocampus_000" in line for line in lines) == 2
+
+
+@pytest.mark.parametrize("length", [30, 60, 70])
+def test_no_column_is_cut_off_beside_long_names(length: int) -> None:
+    """Columns with a smallest width made the last ones be cut off, beside labels of several words."""
+    label = "posterior wall of the left atrium"
+    table = evaluation_table([CaseScore(n * length, label, ROWS[0].score) for n in "xy"])
+    unlimited = Console(width=10_000)
+    text = shown(table, width=Measurement.get(unlimited, unlimited.options, table).minimum)
+    assert ("x" * min(length, 60)) in text
+    assert text.count("x") == length + text.count("voxels")
+    assert all(text.count(f"{number} ") >= 2 for number in ("0.9000", "2.00", "3.00"))
 
 
 def test_prediction_table_with_and_without_truth() -> None:
@@ -438,6 +459,6 @@ def test_overlay_of_a_real_case(tmp_path: Path, shared_data: Path) -> None:
 def test_small_numbers_are_not_0() -> None:
     assert in_terminal(0.0423, "volume_ml") == in_page(0.0423, "volume_ml") == "0.042"
     assert in_page(-0.25, "volume_error_ml") == "-0.250"
-    assert [in_page(value, "truth_ml") for value in (0.0, 1.0, 12.34)] == ["0.0", "1.0", "12.3"]
+    assert [in_page(value, "truth_ml") for value in (0.0, 1.0, 12.34)] == ["0.0", "1.00", "12.3"]
     assert in_terminal(0.0009, "p") == in_page(0.0009, "p") == "<0.001"
     assert (in_terminal(0.001, "p"), in_page(math.nan, "p")) == ("0.001", "\u2013")
