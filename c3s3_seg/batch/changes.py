@@ -50,21 +50,6 @@ NAMES = {
     "asked.uncertainty": "--uncertainty",
     VERSION_KEY: "c3s3-seg",
 }
-# Keys of the provenance that decide a mask. The runtime is not one of them: machines that share a folder may
-# have different ones.
-DECIDING = (
-    "bundle",
-    "weights_sha256",
-    "task_sha256",
-    "networks",
-    "overlap",
-    "stride",
-    "weighting",
-    "mirroring",
-    "keep_largest",
-    "min_volume_ml",
-    "fill_holes",
-)
 WORDS = {True: "yes", False: "no", None: "default"}
 
 
@@ -115,11 +100,6 @@ def setting_of(origin: Mapping[str, Any], request: Mapping[str, Any], maps: Requ
 def setting_sha256(setting: Mapping[str, Any]) -> str:
     """Return one hash for weights, settings and request."""
     return hashlib.sha256(json.dumps(setting, sort_keys=True).encode()).hexdigest()
-
-
-def deciding(made_with: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the weights and settings of a provenance alone: where they are equal, so is the model."""
-    return {key: made_with.get(key) for key in DECIDING}
 
 
 def changes(before: Mapping[str, Any] | None, now: Mapping[str, Any]) -> tuple[Change, ...] | None:

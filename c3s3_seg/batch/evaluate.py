@@ -115,7 +115,8 @@ def evaluate(
     if against is not None:
         sides.append(("against", _side(against)))
         other = measure_set(against, truth, settings, progress, mine)
-        alone = [failure for failure in other.failures if failure not in mine.failures]
+        twice = {failure.case for failure in other.missed} & {failure.case for failure in mine.missed}
+        alone = [f for f in other.failures if not (f in other.missed and f.case in twice)]
         failures += tuple(Failure(f"{failure.case} (against)", failure.reason) for failure in alone)
         remarks += tuple(f"{remark} (against)" for remark in other.remarks)
         others = _named_alike(mine, other)

@@ -95,6 +95,8 @@ class MeasuredSet:
         Files of the cases that have a truth, measured or not.
     remarks
         Remarks on the labels of the whole set, one sentence each.
+    missed
+        The failures of truths without a prediction; `failures` has them too.
     """
 
     rows: tuple[CaseScore, ...]
@@ -102,6 +104,7 @@ class MeasuredSet:
     labels: Labels
     files: tuple[CaseFiles, ...]
     remarks: tuple[str, ...]
+    missed: tuple[Failure, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -149,10 +152,10 @@ def measure_set(
     from c3s3_seg.io.mask_files import pair_masks
 
     pairs = pair_masks(predictions, truth)
-    failures = [Failure(case.name, why) for case, why in pairs.alone]
-    failures += [
+    missed = tuple(
         Failure(case.name, f"no prediction for this truth, {public_path(case.path)}") for case in pairs.missed
-    ]
+    )
+    failures = [*(Failure(case.name, why) for case, why in pairs.alone), *missed]
     files = _files(pairs, settings, first)
     labels = _labels(files, settings, first)
     refuse_mixup(files, labels)
@@ -170,7 +173,7 @@ def measure_set(
     unseen = [case.case for case in files if case.scan is None]
     if settings.images is not None and unseen:
         remarks += (f"no scan among the images has the name of these masks: {few(unseen)}",)
-    return MeasuredSet(rows, tuple(failures), labels, files, remarks)
+    return MeasuredSet(rows, tuple(failures), labels, files, remarks, missed)
 
 
 def _labels(files: Sequence[CaseFiles], settings: EvaluationSettings, first: MeasuredSet | None) -> Labels:

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Iterator, Mapping
-from contextlib import suppress
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
-from c3s3_seg.batch.case_files import FOLDERS
-from c3s3_seg.batch.changes import deciding
-from c3s3_seg.batch.journal import Journal
+from c3s3_seg.batch.journal import Journal, JournalRecord
+from c3s3_seg.io.formats import mask_path
 from c3s3_seg.report.rows import PredictionRow
+from c3s3_seg.system.choices import MaskFormat
+from c3s3_seg.system.made_with import deciding
 
 
 @dataclass(frozen=True)
@@ -22,19 +22,20 @@ class OtherCases:
     Parameters
     ----------
     rows
-        Cases that the same model made with the same settings, sorted by name.
-    otherwise
-        Number of cases that another model made, or this one with other settings.
+        Cases that the same model segmented with the same settings, sorted by name.
+    left_out
+        Number of other ones: of another model, other settings or another region, of a scan that is a case of
+        this run under another name, or without its mask.
     """
 
     rows: tuple[PredictionRow, ...] = ()
-    otherwise: int = 0
+    left_out: int = 0
 
 
 def other_cases(
-    journal: Journal, out: Path, made_with: Mapping[str, Any], cases: Collection[str]
+    journal: Journal, out: Path, settings: Mapping[str, Any], ours: Collection[str], scans: Collection[str]
 ) -> OtherCases:
-    """Return the other cases of a folder; a case of which a file is missing does not count.
+    """Return the other cases of a folder.
 
     Parameters
     ----------
@@ -42,27 +43,44 @@ def other_cases(
         Journal of the folder.
     out
         The output folder.
-    made_with
-        Model and settings of this run, as in its provenance.
-    cases
+    settings
+        Weights, settings and request of this run, as in its record.
+    ours
         Names of the cases of this run.
+    scans
+        sha256 of their scans.
     """
-    rows, otherwise, there = [], 0, set(_names(out))
+    rows, left_out, there = [], 0, set(os.listdir(out))  # one listing, as a file server may be slow
     for record in journal.records():
-        row, outputs = record.outcome.row, record.outcome.outputs
-        if record.state != "done" or row is None or row.case in cases or not there.issuperset(outputs):
+        row, scan = record.outcome.row, record.outcome.inputs.get("scan")
+        if record.state != "done" or row is None or row.case in ours:
             continue
-        before = (journal.details(record.run) or {}).get("made_with")
-        if isinstance(before, dict) and deciding(before) == deciding(made_with):
+        before = journal.details(record.run) or {}
+        alike = scan not in scans and _is_alike(before, settings)
+        if alike and there.issuperset(_files(record, before, out)):
             rows.append(row)
         else:
-            otherwise += 1
-    return OtherCases(tuple(rows), otherwise)
+            left_out += 1
+    return OtherCases(tuple(rows), left_out)
 
 
-def _names(out: Path) -> Iterator[str]:
-    """Yield the names of all files of cases; folders are listed once, as a file server may be slow."""
-    yield from os.listdir(out)
-    for folder in FOLDERS:
-        with suppress(OSError):  # most runs write no maps
-            yield from (f"{folder}/{name}" for name in os.listdir(out / folder))
+def has_others(journal: Journal, ours: Collection[str]) -> bool:
+    """Return whether the folder has finished cases that are not among these."""
+    return any(record.state == "done" and record.outcome.case not in ours for record in journal.records())
+
+
+def _is_alike(before: Mapping[str, Any], now: Mapping[str, Any]) -> bool:
+    """Return whether two runs would make the same mask of a scan, on the same grid."""
+    asked = [(run.get("made_with"), run.get("request")) for run in (before, now)]
+    keys = [
+        (deciding(made), request.get("roi"), request.get("reading"))
+        for made, request in asked
+        if isinstance(made, dict) and isinstance(request, dict)
+    ]
+    return len(keys) == 2 and keys[0] == keys[1]
+
+
+def _files(record: JournalRecord, before: Mapping[str, Any], out: Path) -> set[str]:
+    """Return the names of the mask and of the JSON of a case; pages, pictures and maps can be made again."""
+    case, suffix = record.outcome.case, before["request"].get("suffix")
+    return {f"{case}.json", *([mask_path(out, case, suffix).name] if suffix in get_args(MaskFormat) else [])}

@@ -22,7 +22,7 @@ from c3s3_seg.batch.inputs import Inputs, collect
 from c3s3_seg.batch.job import BatchPlan, CaseTask, Job, Model
 from c3s3_seg.batch.journal import Journal, journal_path, shard_journals
 from c3s3_seg.batch.ledger import Ledger
-from c3s3_seg.batch.other_cases import OtherCases, other_cases
+from c3s3_seg.batch.other_cases import OtherCases, has_others, other_cases
 from c3s3_seg.batch.provenance import LEFT_BEHIND, provenance_names, surroundings, write_provenance
 from c3s3_seg.batch.records import Outcome
 from c3s3_seg.batch.result import BatchProgress, BatchResult, Report, result_of
@@ -117,19 +117,19 @@ class _Run:
 
     def all(self, inputs: Inputs) -> BatchResult:
         """Sort the cases, process and record them, and write the files about all cases."""
-        if self.job.html and len(inputs.tasks) > 1:
-            from c3s3_seg.batch.folder_report import refuse_evaluation
-
-            self.run_files += (self.report_page,)
-            refuse_evaluation(self.report_page)
+        names, several = [task.case.name for task in inputs.tasks], len(inputs.tasks) > 1
         for path in self.run_files:
             check_place(path)
+        if self.job.html and several:
+            self._claim_report_page()
         fresh, empty = not self.path.exists(), _empty_folders(self.job.out)
         journal = Journal(self.path)
         try:
             if self.plan.shard is None:
                 _sweep(self.job.out)
-            take_over(journal, self.job.out, self.plan.shard, [task.case.name for task in inputs.tasks])
+            take_over(journal, self.job.out, self.plan.shard, names)
+            if self.job.html and not several and self.plan.shard is None and has_others(journal, names):
+                self._claim_report_page()
             journal.start(self._run_details(inputs.skipped))
             return self._all(inputs, journal, discard=fresh and inputs.single)
         finally:
@@ -139,6 +139,13 @@ class _Run:
                 for place in _empty_folders(self.job.out) - empty:  # their files went with the cases
                     with suppress(OSError):
                         place.rmdir()
+
+    def _claim_report_page(self) -> None:
+        from c3s3_seg.batch.folder_report import refuse_evaluation
+
+        check_place(self.report_page)
+        refuse_evaluation(self.report_page)
+        self.run_files += (self.report_page,)
 
     def _all(self, inputs: Inputs, journal: Journal, *, discard: bool) -> BatchResult:
         tasks = list(inputs.tasks)
@@ -257,7 +264,7 @@ class _Run:
         times = not self.job.deterministic
         result = result_of(tasks, outcomes)
         try:
-            rows = self._rows(result, journal, tasks)
+            rows = self._rows(result, journal, tasks, outcomes)
             table = summary(rows, result.failures, times=times)
             write_whole(self.table, table)
             tables = {self.table.name: hashlib.sha256(table).hexdigest()}
@@ -271,11 +278,16 @@ class _Run:
             if not full:
                 raise
 
-    def _rows(self, result: BatchResult, journal: Journal, tasks: list[CaseTask]) -> list[PredictionRow]:
+    def _rows(
+        self, result: BatchResult, journal: Journal, tasks: list[CaseTask], outcomes: dict[str, Outcome]
+    ) -> list[PredictionRow]:
         """Return the cases of this run and, unless it is a share, those of earlier runs into the folder."""
         if self.plan.shard is None:
-            made_with, names = self.request.settings["made_with"], {task.case.name for task in tasks}
-            self.others = other_cases(journal, self.job.out, made_with, names)
+            # A case that was refused may have the name of an earlier one, whose mask is still there.
+            refused = {o.case for o in outcomes.values() if o.row is None}
+            names = {task.case.name for task in tasks} - refused
+            scans = {o.inputs["scan"] for o in outcomes.values() if o.row is not None}
+            self.others = other_cases(journal, self.job.out, self.request.settings, names, scans)
         if not self.others.rows:
             return list(result.rows)
         return sorted((*result.rows, *self.others.rows), key=lambda row: row.case)

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 from c3s3_seg.batch.case_files import listed_in_json
-from c3s3_seg.batch.changes import deciding
 from c3s3_seg.batch.journal import STEM, records_of
 from c3s3_seg.batch.provenance import LEFT_BEHIND, NAME, RESERVED
 from c3s3_seg.errors import C3S3Error, InputError
@@ -19,6 +18,7 @@ from c3s3_seg.io.formats import is_own_result
 from c3s3_seg.io.hashes import scan_sha256
 from c3s3_seg.io.studies import series_files
 from c3s3_seg.system.lock import NAME as LOCK
+from c3s3_seg.system.made_with import deciding
 from c3s3_seg.system.ownership import is_ours
 from c3s3_seg.system.reading import read_json, sha256
 

@@ -21,7 +21,7 @@ from c3s3_seg.commands.predict_output import (
     report_new_failures,
     warn_of_empty,
 )
-from c3s3_seg.commands.progress import ProgressReporter
+from c3s3_seg.commands.progress import ProgressReporter, add_others
 from c3s3_seg.system.choices import DEVICES, MaskFormat, ReportFile, TilingPreset
 
 if TYPE_CHECKING:
@@ -292,6 +292,7 @@ def predict(
             return
         with if_stopped(), reporter as progress:
             result = predict_cases(inputs, to_open, job, progress, plan, progress.part)
+        add_others(events, result.others)
         events.exit_code = int(result.new_failures > 0 or result.counts.empty > 0)
     if not (as_json or quiet):
         print_result(result, out, share)

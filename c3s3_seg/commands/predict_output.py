@@ -114,11 +114,11 @@ def _print_places(result: BatchResult, out: Path, shard: Shard | None) -> None:
     if result.others.rows:
         count = quantity(len(result.others.rows), "finished case")
         say(f"{table_name(shard)} also lists {count} of earlier runs into this folder.")
-    if result.others.otherwise:
-        count = quantity(result.others.otherwise, "case")
+    if result.others.left_out:
+        count = quantity(result.others.left_out, "earlier case")
         say(
-            f"{count} in this folder, of another model or other settings, stay as they are and are not in"
-            f" {table_name(shard)}."
+            f"{count} in this folder, not in {table_name(shard)}: of another model or other settings, of a"
+            " scan that has another name now, or without a mask."
         )
     if shard is not None:
         say("When all shares are done, the same command without --shard writes the files for all cases.")

@@ -15,6 +15,7 @@ from c3s3_seg.version import __version__
 
 if TYPE_CHECKING:
     from c3s3_seg.batch import BatchProgress
+    from c3s3_seg.batch.other_cases import OtherCases
     from c3s3_seg.batch.records import Outcome
     from c3s3_seg.report.rows import PredictionRow
 
@@ -227,4 +228,10 @@ def _end(progress: BatchProgress | None) -> dict[str, Any]:
     from c3s3_seg.batch.counts import Counts
 
     counts = Counts() if progress is None else progress.counts
-    return {"run": progress and progress.run, **asdict(counts), "left": counts.left}
+    ending = {"run": progress and progress.run, **asdict(counts), "left": counts.left}
+    return {**ending, "others": None, "others_left_out": None}
+
+
+def add_others(events: Events, others: OtherCases) -> None:
+    """Add the finished cases of earlier runs to the final counts: those in the table, and the rest."""
+    events.ending |= {"others": len(others.rows), "others_left_out": others.left_out}

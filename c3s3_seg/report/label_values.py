@@ -6,6 +6,7 @@ with any truth (0 and 255 against 0 and 1) was numbered in another way, and its 
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ from c3s3_seg.io.image.files import image_stem, image_suffix
 from c3s3_seg.metrics.results import CaseScore
 from c3s3_seg.metrics.scoring import labels_in
 from c3s3_seg.report.rows import CaseFiles
+from c3s3_seg.system.made_with import deciding
 from c3s3_seg.system.ownership import read_case
 from c3s3_seg.system.process_pool import Died, each
 
@@ -203,40 +205,57 @@ def origin_remarks(files: Sequence[CaseFiles], *, references: bool) -> tuple[str
     Means over the masks of several models say little about any of them; and references that a model made
     are often predictions in the wrong place.
     """
-    made = _models([f.prediction for f in files])
+    made, total = _models([f.prediction for f in files]), len(files)
     wanted = _models([f.truth for f in files] if references else [])
-    remarks: tuple[str, ...] = (f"the predictions are those of {_named_models(made)}",) if any(made) else ()
-    if any(wanted):
-        asked = "" if any(made) else "; predictions are given first, references second"
-        whose = _named_models(wanted)
-        remarks += (f"the references are predictions of {whose}, or corrections of them{asked}",)
+    remarks: tuple[str, ...] = (
+        (f"{_share(made, total)} predictions are those of {_named(made)}",) if made else ()
+    )
+    if wanted:
+        asked = "" if made else "; predictions are given first, references second"
+        whose = f"predictions of {_named(wanted)}, or corrections of them"
+        remarks += (f"{_share(wanted, total)} references are {whose}{asked}",)
     return remarks
 
 
-def _models(masks: Sequence[Path]) -> Counter[str]:
-    """Return how many masks each model made; "" stands for masks without a record of `predict`."""
-    found = (case_metadata(mask) or {} for mask in masks)
-    return Counter(str(metadata.get("made_with", {}).get("bundle", "")) for metadata in found)
+def _models(masks: Sequence[Path]) -> list[tuple[str, int]]:
+    """Return name and number of masks of each model; with other weights or settings it is another one."""
+    found = [metadata.get("made_with", {}) for mask in masks if (metadata := case_metadata(mask)) is not None]
+    models = Counter(
+        (str(made.get("bundle", "")), json.dumps(deciding(made), sort_keys=True)) for made in found
+    )
+    return [(name, count) for (name, _), count in models.most_common() if name]
 
 
-def _named_models(models: Counter[str]) -> str:
+def _share(models: Sequence[tuple[str, int]], total: int) -> str:
+    known = sum(count for _, count in models)
+    return "the" if known == total else f"{known} of the {total}"
+
+
+def _named(models: Sequence[tuple[str, int]]) -> str:
     if len(models) == 1:
-        return f"the model {next(iter(models))}"
-    counts = [f"{name or 'unknown'} ({count})" for name, count in sorted(models.items(), key=lambda m: -m[1])]
-    return f"several models: {', '.join(counts)}"
+        return f"the model {models[0][0]}"
+    counts = ", ".join(f"{name} ({count})" for name, count in models)
+    return f"several models, or of one with several settings: {counts}"
 
 
 def case_metadata(mask: Path) -> dict[str, Any] | None:
     """Return the case's JSON beside a mask; None if there is no readable one of this package."""
-    if image_suffix(mask) is None:
+    stem = scan_stem(image_stem(mask)) if image_suffix(mask) else _drawing_stem(mask.name)
+    if not stem:
         return None
-    path = mask.with_name(f"{scan_stem(image_stem(mask))}.json")
+    path = mask.with_name(f"{stem}.json")
     metadata = read_case(path)
     if metadata is None:
         return None
     labels, made_with = metadata.get("labels", {}), metadata.get("made_with", {})
     whole = isinstance(labels, dict) and isinstance(made_with, dict)
     return metadata if whole and all(isinstance(value, int) for value in labels.values()) else None
+
+
+def _drawing_stem(name: str) -> str:
+    """Return the case of a DICOM object as `predict` names it; "" for other names."""
+    ending = next((end for end in (".seg.dcm", ".rtstruct.dcm") if name.lower().endswith(end)), "")
+    return name[: len(name) - len(ending)] if ending else ""
 
 
 def _labels_in_file(work: tuple[Path, dict[str, int]]) -> tuple[int, ...]:

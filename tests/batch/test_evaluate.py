@@ -646,9 +646,11 @@ def test_a_scan_beside_its_truth_is_passed_over(folders: tuple[Path, Path, Path]
     assert [failure.case for failure in result.failures] == ["b"]
 
 
-def beside(folder: Path, case: str, labels: dict[str, int], model: str = "hippocampus") -> None:
+def beside(
+    folder: Path, case: str, labels: dict[str, int], model: str = "hippocampus", **made_with: Any
+) -> None:
     """Write the JSON that `predict` writes beside a mask."""
-    facts = {"c3s3_seg": "0", "case": case, "labels": labels, "made_with": {"bundle": model}}
+    facts = {"c3s3_seg": "0", "case": case, "labels": labels, "made_with": {"bundle": model, **made_with}}
     (folder / f"{case}.json").write_text(json.dumps(facts))
 
 
@@ -668,9 +670,12 @@ def test_labels_and_model_are_named_as_the_json_beside_the_masks(folders: tuple[
     beside(predictions, "b", {"head": 1, "posterior": 2}, "another")  # two models in one folder
     result = evaluate(predictions, truth, out)
     assert result.labels == (("label_1", 1), ("posterior", 2))
-    assert result.remarks == ("the predictions are those of several models: hippocampus (1), another (1)",)
+    several = "the predictions are those of several models, or of one with several settings"
+    assert result.remarks == (f"{several}: hippocampus (1), another (1)",)
+    beside(predictions, "b", {"anterior": 1, "posterior": 2}, weights_sha256={"model.safetensors": "other"})
+    assert evaluate(predictions, truth, out).remarks == (f"{several}: hippocampus (1), hippocampus (1)",)
     (predictions / "b.json").unlink()
-    remark = "the predictions are those of several models: hippocampus (1), unknown (1)"
+    remark = "1 of the 2 predictions are those of the model hippocampus"
     assert evaluate(predictions, truth, out).remarks == (remark,)
 
 
@@ -699,8 +704,10 @@ def test_a_reference_that_neither_set_predicts_is_told_once(folders: tuple[Path,
     for name in "ab":
         save(cube(2, 7), predictions / f"{name}.nii.gz")
     save(cube(2, 7), other / "a.nii.gz")
+    for folder in (predictions, other):  # two files, each without a reference
+        save(cube(2, 7), folder / "z.nii.gz")
     result = evaluate(predictions, truth, out, against=other)
-    assert [failure.case for failure in result.failures] == ["c", "d", "b (against)"]
+    assert [f.case for f in result.failures] == ["z", "c", "d", "z (against)", "b (against)"]
 
 
 @pytest.mark.parametrize(

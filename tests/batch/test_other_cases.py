@@ -1,8 +1,11 @@
 """Tests of an output folder that several commands fill: its tables list all cases of one model."""
 
 import csv
+import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from helpers.batches import MODEL
@@ -27,8 +30,10 @@ def out(tmp_path: Path) -> Path:
     return tmp_path / "out"
 
 
-def predict(out: Path, *scans: Path, model: Model = MODEL, **more: BatchPlan) -> OtherCases:
-    return predict_cases(scans, model, Job(out, allow_out_of_domain=True), **more).others
+def predict(
+    out: Path, *scans: Path, model: Model = MODEL, plan: BatchPlan | None = None, **more: Any
+) -> OtherCases:
+    return predict_cases(scans, model, Job(out, allow_out_of_domain=True, **more), plan=plan).others
 
 
 def test_scans_that_are_given_one_by_one_are_all_in_the_table(small_scans: Path, out: Path) -> None:
@@ -47,8 +52,40 @@ def test_the_table_lists_what_is_there(small_scans: Path, out: Path) -> None:
     predict(out, *scans[:2], bad)
     assert [case for case, _ in listed(out)] == ["case-0", "case-1", "bad"]
     (out / "case-1.nii.gz").unlink()
-    predict(out, scans[2])
+    assert predict(out, scans[2]).left_out == 1
     assert [case for case, _ in listed(out)] == ["case-0", "case-2"]
+
+
+def test_maps_and_pictures_may_be_removed(small_scans: Path, out: Path) -> None:
+    model = replace(MODEL, settings=Settings(probabilities=True))
+    predict(out, small_scans / "case-0.nii.gz", model=model, preview=True)
+    shutil.rmtree(out / "probabilities")
+    (out / "case-0.png").unlink()
+    assert [row.case for row in predict(out, small_scans / "case-1.nii.gz").rows] == ["case-0"]
+
+
+def test_a_scan_that_has_another_name_now_counts_once(small_scans: Path, out: Path) -> None:
+    predict(out, small_scans)
+    (small_scans / "case-0.nii.gz").rename(small_scans / "patient.nii.gz")
+    assert predict(out, small_scans) == OtherCases((), 1)
+    assert [case for case, _ in listed(out)] == ["case-1", "case-2", "case-3", "case-4", "patient"]
+
+
+def test_a_case_whose_name_another_scan_has_stays_in_the_table(small_scans: Path, out: Path) -> None:
+    """The other scan is refused, and the mask of the first one is still there."""
+    predict(out, small_scans / "case-0.nii.gz")
+    (small_scans / "new").mkdir()
+    shutil.copy(small_scans / "case-1.nii.gz", small_scans / "new" / "case-0.nii.gz")
+    predict(out, small_scans / "new" / "case-0.nii.gz", small_scans / "case-2.nii.gz")
+    cases = listed(out)
+    assert [case for case, _ in cases] == ["case-0", "case-2", "case-0"]
+    assert cases[0][1] == ""
+    assert cases[2][1] != ""
+
+
+def test_masks_of_a_part_of_the_scan_are_no_masks_of_the_whole(small_scans: Path, out: Path) -> None:
+    predict(out, small_scans / "case-0.nii.gz", roi="4:20,4:16,2:14")
+    assert predict(out, small_scans / "case-1.nii.gz") == OtherCases((), 1)
 
 
 def test_masks_of_another_model_are_counted_not_listed(small_scans: Path, out: Path) -> None:
@@ -62,10 +99,28 @@ def test_masks_of_another_model_are_counted_not_listed(small_scans: Path, out: P
     answer = run(*command, scans[2])
     assert "summary.csv also lists 2 finished cases of earlier runs into this folder." in answer.stdout
     answer = run(*command, scans[0], "--set", "tiling.overlap=0.25")
-    assert "2 cases in this folder, of another model or other settings, stay as they are" in answer.stdout
+    assert "2 earlier cases in this folder, not in summary.csv: of another model" in answer.stdout
+    ending = json.loads(run(*command, scans[1], "--json").stdout.splitlines()[-1])
+    assert (ending["others"], ending["others_left_out"]) == (1, 1)
+
+
+def test_the_page_of_all_cases_grows_with_scans_given_one_by_one(small_scans: Path, out: Path) -> None:
+    for n, cases in ((0, 0), (1, 2), (2, 3)):
+        predict(out, small_scans / f"case-{n}.nii.gz", html=True)
+        page = out / "report.html"
+        assert page.exists() == bool(cases)
+        assert not cases or f"{cases} predicted cases" in page.read_text()
 
 
 def test_a_share_lists_its_own_cases(small_scans: Path, out: Path) -> None:
-    plan = BatchPlan(shard=Shard(1, 2))
-    assert predict(out, small_scans) == OtherCases()
-    assert predict(out, small_scans, plan=plan) == OtherCases()
+    first, all_of_it = BatchPlan(shard=Shard(1, 2)), small_scans.with_name("one")
+    predict(out, small_scans, plan=first)
+    before = (out / "summary.1-of-2.csv").read_text()
+    assert len(before.splitlines()) > 2
+    all_of_it.mkdir()
+    for n in range(20):  # other scans, some of which are cases of the same share
+        shutil.copy(small_scans / "case-4.nii.gz", all_of_it / f"more-{n}.nii.gz")
+    assert predict(out, all_of_it, plan=first) == OtherCases()
+    after = (out / "summary.1-of-2.csv").read_text()
+    assert "more-" in after
+    assert "case-" not in after

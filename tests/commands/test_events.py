@@ -28,8 +28,8 @@ KEYS = {
         "case": "event time run case state kept segmented scan verdict warnings forced empty needs_review"
         " volume_ml uncertainty_mm uncertainty_limit_mm uncertain model version reason seconds"
         " outputs_sha256 done total left_s",
-        "end": "event time run cases done kept failed empty needs_review skipped left seconds exit_code"
-        " error",
+        "end": "event time run cases done kept failed empty needs_review skipped left others others_left_out"
+        " seconds exit_code error",
     }.items()
 }
 

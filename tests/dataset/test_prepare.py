@@ -185,15 +185,63 @@ def test_another_source_does_not_replace_the_cases_of_a_data_set(archive: Path, 
     before = (out / "dataset.json").read_bytes()
     study(other / "NEW/1", 9, "none", patient="NEW")
     for dry in (True, False):
-        with pytest.raises(
-            InputError, match=r"holds a data set of 7 cases, none of which was found"
-        ) as caught:
+        with pytest.raises(InputError, match="holds a data set of 7 cases, and none of its scans") as caught:
             prepare(other, out, PrepareSettings(), dry=dry)
         assert "below one folder" in str(caught.value)
     assert (out / "dataset.json").read_bytes() == before
     shutil.move(archive, other / "earlier")
     added = prepare(other, out, PrepareSettings())
     assert (added.kept, len(added.patients), added.gone) == (7, 8, ())
+
+
+def test_a_name_that_two_sources_have_does_not_make_them_one(tmp_path: Path) -> None:
+    first, second, out = tmp_path / "a", tmp_path / "b", tmp_path / "data"
+    for seed, name in enumerate(("001", "002", "003")):
+        image_case(first, seed, name, f"{name}_seg")
+    for seed, name in enumerate(("001", "901"), 7):
+        image_case(second, seed, name, f"{name}_seg")
+    prepare(first, out, PrepareSettings())
+    with pytest.raises(InputError, match="holds a data set of 3 cases"):
+        prepare(second, out, PrepareSettings())
+    for seed, name in enumerate(("001", "002", "003"), 20):  # all exported again, with other voxels
+        image_case(first, seed, name, f"{name}_seg")
+    assert prepare(first, out, PrepareSettings()).again == ("001", "002", "003")
+
+
+def test_a_killed_run_does_not_make_another_source_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, second, out = tmp_path / "all/a", tmp_path / "all/b", tmp_path / "data"
+    for seed, name in enumerate(("001", "002")):
+        image_case(first, seed, name, f"{name}_seg")
+    image_case(second, 7, "901", "901_seg")
+    prepare(first, out, PrepareSettings())
+
+    def stopped(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(DataSet, "save", stopped)
+        with pytest.raises(KeyboardInterrupt):
+            prepare(tmp_path / "all", out, PrepareSettings())
+    assert (out / ".prepare").is_dir()
+    with pytest.raises(InputError, match="holds a data set of 2 cases"):
+        prepare(second, out, PrepareSettings())
+
+
+def test_options_may_take_other_scans_of_the_same_source(archive: Path, tmp_path: Path) -> None:
+    out = tmp_path / "data"
+    miller, others = (
+        PrepareSettings(Search(leave_out=left))
+        for left in (("SMITH", "YOUNG", "ADAMS", "BAKER"), ("MILLER",))
+    )
+    assert len(prepare(archive, out, miller).patients) == 2
+    found = prepare(archive, out, others)
+    assert (len(found.patients), len(found.gone)) == (5, 2)
+    study(tmp_path / "new/1", 9, "seg", patient="NEW")
+    study(tmp_path / "new/MILLER", 10, "seg", patient="MILLER")
+    with pytest.raises(InputError, match="holds a data set of 5 cases"):
+        prepare(tmp_path / "new", out, others)
 
 
 def test_an_index_stays_if_copies_leave_too_few_patients_for_the_validation(tmp_path: Path) -> None:

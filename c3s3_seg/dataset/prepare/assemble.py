@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -62,6 +64,13 @@ class PrepareSettings:
     name: str = ""
     modality: str = ""
     empty_masks: bool | None = None
+
+    @property
+    def choice(self) -> str:
+        """A hash of the options that choose among the scans; not the options, as a pattern may be a name."""
+        rule = self.search.rule.text if self.search.rule else ""
+        chosen = [rule, sorted(self.search.leave_out), self.modality, self.patient]
+        return hashlib.sha256(json.dumps(chosen).encode()).hexdigest()[:16]
 
 
 OWN_SPLITS = (
@@ -290,7 +299,7 @@ def arrange(
     # In a first run, the worker that reads a scan computes its hash.
     hashes = _hash_all(pairs, settings, progress) if earlier.records else ()
     cases = name_cases(pairs, hashes, earlier)
-    _refuse_other_source(cases, earlier, out)
+    _refuse_other_source(cases, hashes, earlier, settings, out)
     patients = name_patients([pair.scan for pair in pairs], cases, earlier)
     members = [
         SplitCase(case, patient, pair.mask is not None, pair.scan.split, pair.origin == "prediction")
@@ -301,12 +310,26 @@ def arrange(
     return PreparePlan(pairs, tuple(cases), tuple(patients), hashes, splits, labels, earlier, drawn)
 
 
-def _refuse_other_source(cases: Sequence[str], earlier: Earlier, out: Path) -> None:
-    """Raise if no scan is one of the data set in `out`: its index would lose all of its cases."""
-    listed = {*earlier.records} - earlier.unlisted
-    if earlier.draw is None or not listed or listed & {*cases}:
+def _refuse_other_source(
+    cases: Sequence[str],
+    hashes: Sequence[Mapping[str, str]],
+    earlier: Earlier,
+    settings: PrepareSettings,
+    out: Path,
+) -> None:
+    """Raise if no scan is one of the data set in `out`, whose index would lose its cases.
+
+    Names and places prove little, as every hospital has a `001`. Two cases are no other source: options that
+    take other scans, and an export of the same files with other content.
+    """
+    known = {earlier.records[case].source_sha256["image"] for case in earlier.listed & earlier.records.keys()}
+    same = known & {found["image"] for found in hashes}
+    lost = earlier.listed - {*cases}
+    if same or not lost or earlier.choice not in ("", settings.choice):
         return
-    what = f"holds a data set of {quantity(len(listed), 'case')}, none of which was found in the source"
+    what = (
+        f"holds a data set of {quantity(len(earlier.listed), 'case')}, and none of its scans is in the source"
+    )
     todo = "Give another folder with -o; or put the scans of both sources below one folder, and give that"
     raise InputError(what, where=out, todo=todo)
 

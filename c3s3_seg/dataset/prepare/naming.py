@@ -44,6 +44,10 @@ class Earlier:
         Name and modality of the data set in the index; empty without one.
     empty_masks
         Whether the index allows masks that hold nothing but background.
+    listed
+        Cases that the index lists; empty without one.
+    choice
+        `PrepareSettings.choice` of the run that wrote the index; "" if unknown.
     """
 
     records: Mapping[str, CaseRecord] = field(default_factory=dict)
@@ -55,6 +59,8 @@ class Earlier:
     name: str = ""
     modality: str = ""
     empty_masks: bool = False
+    listed: frozenset[str] = frozenset()
+    choice: str = ""
 
 
 def read_earlier(out: Path) -> Earlier:
@@ -71,7 +77,7 @@ def read_earlier(out: Path) -> Earlier:
     data = DataSet(out)
     drawn = EarlierSplits()
     unlisted: Mapping[str, CaseRecord] = {}
-    draw = None
+    draw, choice = None, ""
     if folder is not None:
         index = read_json(folder / INDEX)
         made = index.get("prepared") if isinstance(index, dict) else None
@@ -84,14 +90,16 @@ def read_earlier(out: Path) -> Earlier:
         known = {case: record.patient for case, record in records.items()} | dict(data.patient_of)
         splits = data.splits.validation, data.splits.labelled
         drawn = EarlierSplits(*(frozenset(known[c] for c in cases if c in known) for cases in splits))
-        draw = (made.get("validation"), made.get("seed", 0))
+        draw, choice = (made.get("validation"), made.get("seed", 0)), str(made.get("choice", ""))
     for path in sorted((state / RECORDS).glob("*.json")):
         record = _record(path)
         if record is not None:
             records[path.stem] = record
     whole = {case: r for case, r in records.items() if "image" in r.source and "image" in r.source_sha256}
     stated = data.patient_of, data.name, data.modality, data.empty_masks
-    return Earlier(whole, frozenset(unlisted), drawn, frozenset(data.splits.labelled), draw, *stated)
+    listed = frozenset((*data.splits.cases, *data.splits.test))
+    labelled = frozenset(data.splits.labelled)
+    return Earlier(whole, frozenset(unlisted), drawn, labelled, draw, *stated, listed, choice)
 
 
 def _unlisted(made: Mapping[str, Any], where: Path) -> dict[str, CaseRecord]:
