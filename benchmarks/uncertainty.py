@@ -66,7 +66,7 @@ def show(limit: Limit) -> None:
     print(f"\nbad: true 95HD above {facts.bad_mm:.2f} mm")
     originals = [row for row in limit.rows if row.degradation == UNTOUCHED]
     print(f"Spearman over the {len(originals)} original scans {rank_correlation(originals):.2f}")
-    print(f"Spearman {facts.spearman:.2f}, AUROC {facts.auroc:.2f}, limit {facts.threshold_mm:.2f} mm")
+    print(f"Spearman {facts.spearman:.3f}, AUROC {facts.auroc:.2f}, limit {facts.threshold_mm:.2f} mm")
     print(
         f"cases left out in turn: {limit.caught:.0%} of the bad flagged, {limit.false_alarms:.0%} of others"
     )

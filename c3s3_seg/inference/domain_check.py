@@ -255,9 +255,11 @@ def _together(sizes: CheckResult) -> CheckResult:
     """Return a refusal if sizes that each cause a warning are together too far from training."""
     if sizes.refusals or sizes.factor <= TOGETHER_REFUSE:
         return CheckResult()
+    several = len(sizes.warnings) > 1
+    what, by = ("several of its sizes are", "together by") if several else ("one of its sizes is", "by")
     reason = (
-        f"several of its sizes are out of range, together by a factor of {sizes.factor:.1f}, where"
-        f" {TOGETHER_REFUSE:g} is the limit ({'; '.join(sizes.warnings)})"
+        f"{what} out of range, {by} a factor of {sizes.factor:.1f}, where {TOGETHER_REFUSE:g} is the limit"
+        f" ({'; '.join(sizes.warnings)})"
     )
     return CheckResult((reason,))
 

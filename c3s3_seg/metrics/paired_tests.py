@@ -14,6 +14,7 @@ from c3s3_seg.metrics.statistics import statistics
 
 ROUNDING = 1e-6  # relative to the larger value
 TIE = 1e-9  # relative to the largest difference
+ABSOLUTE_ERROR = "absolute_error_ml"  # a metric of comparisons alone
 EXACT = 50  # pairs; beyond, the normal approximation is used
 
 
@@ -38,9 +39,9 @@ class Paired:
         Cases that do not differ are left out. Exact, ties included, for up to 50 cases that differ, then the
         normal approximation with continuity correction. nan below two cases; 1 if no case differs.
     missed, against_missed
-        Empty predictions of the first and of the second set that the protocol `paper` counts as 0 (over all
-        paired cases): they improve a mean distance. In a study, whose records do not have the truth, the
-        predictions of `both_empty` are among them.
+        Empty predictions of the first and of the second set whose truth is not empty (over all paired cases).
+        They improve a mean distance: the protocol `paper` counts them as 0, `clinical` leaves them out. In a
+        study, whose records do not have the truth, the predictions of `both_empty` are among them.
     both_empty, against_both_empty
         Predictions of the first and of the second set that are empty like the truth (over all paired cases).
         The protocol `paper` counts them as 0 too: they improve a mean distance and lower a mean Dice.
@@ -77,9 +78,12 @@ def compare(rows: Sequence[CaseScore], against: Sequence[CaseScore]) -> tuple[Pa
         scores = [(row.score, other) for row, other in pairs if row.label == label]
         mine = [(first.flat(), second.flat()) for first, second in scores]
         for metric in mine[0][0]:
-            if metric not in ("optimistic", "truth_ml"):
-                found = paired(label, metric, [(a[metric], b[metric]) for a, b in mine])
-                results.append(_counted(found, scores))
+            if metric in ("optimistic", "truth_ml"):
+                continue
+            values = [(a[metric], b[metric]) for a, b in mine]
+            if metric == "volume_error_ml":  # its difference is that of the volumes; of interest is its size
+                metric, values = ABSOLUTE_ERROR, [(abs(a), abs(b)) for a, b in values]
+            results.append(_counted(paired(label, metric, values), scores))
     return tuple(results)
 
 
@@ -96,7 +100,10 @@ def _counted(found: Paired, scores: Sequence[tuple[Score | PaperScore, Score | P
 
 
 def _missed(scores: Sequence[Score | PaperScore]) -> int:
-    return sum(isinstance(score, PaperScore) and score.optimistic for score in scores)
+    return sum(
+        score.optimistic if isinstance(score, PaperScore) else score.volume_ml == 0 < score.truth_ml
+        for score in scores
+    )
 
 
 def paired(label: str, metric: str, pairs: Sequence[tuple[float, float]]) -> Paired:

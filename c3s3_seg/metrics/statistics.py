@@ -32,8 +32,9 @@ class Statistics:
         percentile bootstrap over cases with 2,000 resamples and a fixed seed. Its ends are not beyond the
         values that the metric can have.
     mean_penalised
-        Mean with each infinite value replaced by the image diagonal: the value of `mean` if a miss cost
-        the largest possible distance. nan if a diagonal that is needed is unknown.
+        Mean with the image diagonal in place of each infinite value, and of the 0 that the protocol `paper`
+        gives a miss: the value of `mean` if a miss cost the largest possible distance. nan if a diagonal that
+        is needed is unknown.
 
     All are nan if there is nothing to compute them from (`sd`: fewer than two values).
     """
@@ -108,6 +109,7 @@ def statistics(
     values: Sequence[float],
     worst: Sequence[float | None] | None = None,
     *,
+    missed: Sequence[bool] | None = None,
     within: tuple[float, float] = (-math.inf, math.inf),
     seed: int = 0,
 ) -> Statistics:
@@ -119,6 +121,8 @@ def statistics(
         One value for each case; inf and nan are counted separately.
     worst
         For each case the replacement of an infinite value in `mean_penalised`, in the metric's unit.
+    missed
+        Whether each case is a miss with a distance of 0, which is replaced there too; None: none is.
     within
         Lowest and highest possible value, as from `value_range`: the interval ends there.
     seed
@@ -140,25 +144,27 @@ def statistics(
         q3=float(q3),
         low=float(low),
         high=float(high),
-        mean_penalised=_penalised(all_values, worst),
+        mean_penalised=_penalised(np.where(missed, np.inf, all_values) if missed else all_values, worst),
     )
 
 
 def _cohort(label: str, rows: Sequence[CaseScore]) -> Cohort:
     columns = [name for name in rows[0].score.flat() if name != "optimistic"]
+    optimistic = [isinstance(row.score, PaperScore) and row.score.optimistic for row in rows]
     flat = [row.score.flat() for row in rows]
     metrics = []
     for name in columns:
         # A diagonal is in mm or in voxels: it can only replace values in the same unit.
         unit = name.rpartition("_")[2]
         worst = [{"mm": row.diagonal_mm, "vox": row.diagonal_vox}.get(unit) for row in rows]
-        found = statistics([values[name] for values in flat], worst, within=value_range(name))
+        missed = optimistic if unit == "vox" else None
+        values = [scores[name] for scores in flat]
+        found = statistics(values, worst, missed=missed, within=value_range(name))
         metrics.append((name, found))
-    optimistic = sum(isinstance(row.score, PaperScore) and row.score.optimistic for row in rows)
     there = [row for row in rows if not row.score.nothing]
     ordered = sorted(there, key=lambda row: (row.score.dice, row.case))
     both_empty, worst_cases = len(rows) - len(there), tuple(row.case for row in ordered[:WORST_CASES])
-    return Cohort(label, len(rows), optimistic, both_empty, tuple(metrics), worst_cases)
+    return Cohort(label, len(rows), sum(optimistic), both_empty, tuple(metrics), worst_cases)
 
 
 def _penalised(values: NDArray[np.float64], worst: Sequence[float | None] | None) -> float:

@@ -15,6 +15,7 @@ COLUMNS = {
     "assd_mm": ("ASSD (mm)", 2),
     "volume_ml": ("Volume (ml)", 1),
     "volume_error_ml": ("Error (ml)", 1),
+    "absolute_error_ml": ("Absolute error (ml)", 1),  # in comparisons
 }
 # Decimals of a volume below so many ml: a nodule of 0.04 ml is not shown as 0.0, nor 1.34 and 1.38 ml as 1.3
 # and 1.4 beside their difference of 0.04.
@@ -61,4 +62,6 @@ def _shown(value: float, name: str, infinite: str, undefined: str) -> str:
     decimals = column(name)[1]
     if name.endswith("_ml") and value != 0:
         decimals = next((places for below, places in SMALL_VOLUMES if abs(value) < below), decimals)
+    if name.endswith("_ml") and 0 < abs(value) < 10.0**-decimals:
+        return f"{value:.1g}"
     return rounded(value, decimals, infinite=infinite, undefined=undefined)

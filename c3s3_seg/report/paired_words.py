@@ -13,11 +13,17 @@ def counted(pair: Paired) -> str:
 
 
 def empty_of_both(pairs: Sequence[Paired]) -> str | None:
-    """Return sentences on the empty predictions of each label that count as 0; None if there are none.
+    """Return sentences on the empty predictions of each label; None if there are none.
 
-    Only the protocol `paper`, which alone has distances in voxels, counts them as 0.
+    The protocol `paper`, which alone has distances in voxels, counts them as 0; `clinical` leaves them out.
     """
-    lines = []
+    lines = [
+        f"{pair.label}: {pair.missed} of these predictions and {pair.against_missed} of the others were empty"
+        " where the truth is not. They have no distance, so these cases are left out of all distances of both"
+        " sets, which makes those of the set that missed more look better."
+        for pair in {pair.label: pair for pair in pairs if pair.metric == "hd95_mm"}.values()
+        if pair.missed or pair.against_missed
+    ]
     for pair in {pair.label: pair for pair in pairs if pair.metric == "hd95_vox"}.values():
         if pair.missed or pair.against_missed:
             lines.append(

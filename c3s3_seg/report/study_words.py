@@ -59,10 +59,16 @@ def _difference_cells(row: StudyRow) -> list[str]:
     return [difference_words(row, "dice", 3), difference_words(row, "hd95_vox", 2)]
 
 
+OVER_CASES = (
+    "Differences pair the cases, each averaged over the seeds. Intervals and p are over cases: they say"
+    " nothing of other seeds or other labelled cases. No p is corrected for the number of tests."
+)
+
+
 def study_remarks(rows: Sequence[StudyRow]) -> list[str]:
-    """Return a sentence each on predictions that are in the means as 0, and in no mean."""
+    """Return a sentence each on the unit of the tests, and on predictions in the means as 0 and in none."""
     missed, infinite = (sum(getattr(row, key) for row in rows) for key in ("missed", "infinite"))
-    lines = []
+    lines = [OVER_CASES] if any(row.against for row in rows) else []
     if missed:
         lines.append(
             f"{missed} predictions were empty; this protocol counts them as (0, 0, 0, 0): they make the Dice"

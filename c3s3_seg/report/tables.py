@@ -43,6 +43,7 @@ DEFINITIONS = {
     "volume_ml": "Volume of the prediction in ml.",
     "truth_ml": "Volume of the truth in ml.",
     "volume_error_ml": "Volume of the prediction minus that of the truth, in ml.",
+    "absolute_error_ml": "In comparisons: the size of volume_error_ml, without its sign, in ml.",
     "hd95_vox": "95th percentile of the surface distances of both directions pooled, in voxels.",
     "asd_vox": "Mean distance from the prediction's surface to the truth's, one direction, in voxels.",
     "optimistic": "1 where the prediction was empty, the truth was not, and the distances count as 0.",
@@ -62,12 +63,14 @@ CONVENTIONS = {
     "inf": 'An infinite number (one of two masks is empty) is the string "inf".',
     "nan": "A number that is not defined (both masks empty, too few cases) is null; in cases.csv it is nan.",
     "statistics": "mean, sd, median, q1 and q3 are of the finite values; n counts all cases, infinite and "
-    "undefined those left out; mean_penalised counts the image diagonal for each infinite distance.",
+    "undefined those left out; mean_penalised counts the image diagonal for each infinite distance, and for "
+    "each miss that the protocol paper counts as 0.",
     "both_empty": "cases in which both masks are empty: in the protocol paper they are in every mean as 0, "
     "in clinical as a Dice and Jaccard of 1, without distances.",
     "comparison": "paired by case: difference is this set minus the other, with its interval; p is of the "
-    "Wilcoxon signed-rank test, two-sided; cases without a finite value in both are left out; missed and "
-    "against_missed count empty predictions of either set whose distances are 0 in the protocol paper; "
+    "Wilcoxon signed-rank test, two-sided; n counts the pairs of finite values, and cases without one in "
+    "both are left out; missed and against_missed count empty predictions of either set where the truth is "
+    "not: their distances are 0 in the protocol paper, and left out in clinical; "
     "both_empty and against_both_empty count those that are empty like the truth.",
     "p": "differences below a millionth of the value are 0 and left out; differences equal to a billionth of "
     "the largest share their mean rank; exact distribution up to 50 differing cases, ties included, then the "

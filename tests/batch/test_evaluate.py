@@ -517,6 +517,8 @@ def test_aggregates_by_hand(tmp_path: Path) -> None:
     assert (far.infinite, far.mean) == (1, 0)
     voxels = math.dist((0, 0, 0), [n - 1 for n in load_mask(tmp_path / "t" / "half.nii.gz").geometry.shape])
     assert far.mean_penalised == pytest.approx((0 + voxels + 0 + 0) / 4)
+    assert one.of("hd95_vox").mean_penalised == pytest.approx((0 + 2 + voxels + voxels) / 4)  # misses
+    assert one.of("dice").mean_penalised == one.of("dice").mean
 
     written = report_of(tmp_path / "out")["cohorts"]
     assert [(c["optimistic"], c["both_empty"]) for c in written] == [(2, 0), (0, 1)]

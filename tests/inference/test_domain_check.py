@@ -138,6 +138,8 @@ def test_several_sizes_out_of_range_are_refused_together(domain: Domain) -> None
     assert verdict.factor == pytest.approx(1.6 * 1.7 * 1.5)
     assert "several of its sizes are out of range, together by a factor of 4.1" in verdict.refusals[0]
     assert "its field of view is 96 mm left-right" in verdict.refusals[0]
+    one = check_frame(scan(2, shape=(200, 50, 40)), domain, "MR", GRID)
+    assert "one of its sizes is out of range, by a factor of 3.3, where 3 is the limit" in one.refusals[0]
     with pytest.raises(DomainError, match="give the region of the organ with roi="):
         verdict.settle(three, allowed=False)
     # 1.6 times the field of view along one axis, and 2 mm where the model was made for up to 1.5.

@@ -13,7 +13,8 @@ from helpers.command import run
 from c3s3_seg.geometry.volume import Geometry
 from c3s3_seg.io import save
 from c3s3_seg.metrics.paired_tests import compare, paired
-from c3s3_seg.metrics.results import CaseScore, PaperScore
+from c3s3_seg.metrics.results import CaseScore, PaperScore, Score
+from c3s3_seg.report.paired_words import empty_of_both
 
 
 def rows(dice: list[float], asd: list[float]) -> list[CaseScore]:
@@ -103,6 +104,36 @@ def test_predictions_that_are_empty_like_the_truth_are_counted_apart() -> None:
     pairs = compare(mine, theirs)
     assert {(pair.both_empty, pair.against_both_empty) for pair in pairs} == {(2, 1)}
     assert {(pair.missed, pair.against_missed) for pair in pairs} == {(0, 0)}
+
+
+def test_misses_of_the_clinical_protocol_are_counted_and_told() -> None:
+    """The set that misses the difficult cases has the better distances."""
+    hit = Score(0.9, 0.8, *[2.0] * 6, ((1.0, 0.9),), 3.0, 3.2, -0.2)
+    miss = Score(0.0, 0.0, *[math.inf] * 6, ((1.0, 0.0),), 0.0, 3.2, -3.2)
+    mine = [CaseScore(str(n), "organ", miss if n < 2 else hit) for n in range(6)]
+    theirs = [CaseScore(str(n), "organ", hit) for n in range(6)]
+    pairs = compare(mine, theirs)
+    assert {(pair.missed, pair.against_missed) for pair in pairs} == {(2, 0)}
+    said = empty_of_both(pairs)
+    assert said is not None
+    assert said.startswith(
+        "organ: 2 of these predictions and 0 of the others were empty where the truth is not"
+    )
+    assert empty_of_both(compare(theirs, theirs)) is None
+
+
+def test_volume_errors_are_compared_by_their_size() -> None:
+    low, high = (Score(0.9, 0.8, *[2.0] * 6, ((1.0, 0.9),), 3.2 + e, 3.2, e) for e in (-0.5, 0.3))
+    pairs = {
+        p.metric: p
+        for p in compare(
+            [CaseScore(str(n), "organ", low) for n in range(6)],
+            [CaseScore(str(n), "organ", high) for n in range(6)],
+        )
+    }
+    assert "volume_error_ml" not in pairs
+    assert pairs["volume_ml"].difference == pytest.approx(-0.8)
+    assert pairs["absolute_error_ml"].difference == pytest.approx(0.2)
 
 
 def test_a_miss_is_left_out_and_counted() -> None:

@@ -459,6 +459,7 @@ def test_overlay_of_a_real_case(tmp_path: Path, shared_data: Path) -> None:
 def test_small_numbers_are_not_0() -> None:
     assert in_terminal(0.0423, "volume_ml") == in_page(0.0423, "volume_ml") == "0.042"
     assert in_page(-0.25, "volume_error_ml") == "-0.250"
+    assert in_page(0.0001365, "volume_ml") == "0.0001"
     assert [in_page(value, "truth_ml") for value in (0.0, 1.0, 12.34)] == ["0.0", "1.00", "12.3"]
     assert in_terminal(0.0009, "p") == in_page(0.0009, "p") == "<0.001"
     assert (in_terminal(0.001, "p"), in_page(math.nan, "p")) == ("0.001", "\u2013")
