@@ -20,7 +20,7 @@ from c3s3_seg.errors import ConfigError, InputError, MissingError
 from c3s3_seg.metrics.statistics import statistics
 from c3s3_seg.report.study_page import write_study_page
 from c3s3_seg.report.study_table import METRICS, Conditions, StudyRow, Trained, mixture, study_rows
-from c3s3_seg.report.study_words import study_markdown
+from c3s3_seg.report.study_words import OVER_CASES, study_markdown
 from c3s3_seg.report.terminal import study_table
 from c3s3_seg.system.schema import dump
 from c3s3_seg.training import checkpoint
@@ -84,8 +84,10 @@ def test_shares_stop_and_resume(study: Path) -> None:
     assert rest.returncode == 0, rest.stderr
     assert "supervised-vnet-1" not in rest.stderr  # finished: not trained again
     assert {name: (records / name).read_bytes() for name in before} == before
-    table = (study.parent / "out" / "study.md").read_text().splitlines()
-    assert sum(line.startswith("|") for line in table) == 2 + 3  # one net, and both nets of C3S3
+    text = (study.parent / "out" / "study.md").read_text()
+    assert OVER_CASES in text
+    table = [line for line in text.splitlines() if line.startswith("|")]
+    assert len(table) == 2 + 3  # one net, and both nets of C3S3
     assert {line.split(" | ")[1] for line in table[2:]} == {"vnet", "resvnet"}
     page = (study.parent / "out" / "study.html").read_text()
     assert page.count("<svg") == 6  # three metrics: scores, and differences from C3S3
