@@ -68,9 +68,14 @@ def _loaded(predictor: Predictor, job: Job, plan: BatchPlan, progress: Progress)
     if plan.case_timeout_s is not None:
         what = "a case can only be ended in a worker process, which opens the model itself"
         raise InputError(what, todo="Leave the time limit of a case out")
-    origin = job.origin or {}
-    run = in_this_process(predictor, replace(job, origin=origin), progress)
-    return Engine(run, origin, maps=RequestedMaps.of(predictor.task, predictor.settings))
+    if plan.workers > 0 or plan.cluster:
+        what = "worker processes open the model themselves, and a loaded one was given"
+        raise InputError(what, todo="Give a Model in its place, or leave the workers out")
+    if not job.origin:  # a mask of another model in the folder would count as a mask of this one
+        what = "the job does not say which weights the loaded model has"
+        raise InputError(what, todo="Give a Model in its place, or Job(origin=origin(bundle, predictor))")
+    run = in_this_process(predictor, job, progress)
+    return Engine(run, job.origin, maps=RequestedMaps.of(predictor.task, predictor.settings))
 
 
 def _opened(model: Model, job: Job, progress: Progress, first: CaseTask | None) -> Engine:

@@ -163,7 +163,7 @@ def measure_set(
     for case, outcome in zip(files, _outcomes(files, labels, settings, progress), strict=True):
         if isinstance(outcome, _Evaluated):
             measured.append(outcome)
-        elif len(files) == 1 and first is None and isinstance(outcome, C3S3Error):
+        elif len(files) == 1 and not failures and first is None and isinstance(outcome, C3S3Error):
             raise outcome
         else:
             failures.append(Failure(case.case, _without(_reason(outcome), (case.prediction, case.truth))))

@@ -15,6 +15,7 @@ from c3s3_seg.geometry.arguments import instances_of
 from c3s3_seg.geometry.volume import Array, Geometry, Volume
 
 FORM = "x0:x1,y0:y1,z0:z1 in voxels, or the same with mm behind"
+TOUCH = 1e-6  # share of a voxel that a region may reach into it by rounding
 REGION = instances_of(str, f"a text: {FORM}")
 
 
@@ -100,9 +101,10 @@ def parse_box(text: str, scan: Geometry) -> Box:
     if match.group(7):
         corners = scan.to_index(list(product(*values)))
         first, last = corners.min(axis=0), corners.max(axis=0)
-        # A voxel reaches half a step to either side of its centre.
+        # A voxel reaches half a step to either side of its centre. Decimals of a region that ends at the
+        # border of two voxels must not add one.
         outside = (last < -0.5) | (first > np.array(scan.shape) - 0.5)
-        values = np.stack([first, last + 1], axis=1)
+        values = np.stack([first + 0.5 + TOUCH, last + 0.5 - TOUCH], axis=1)
         values[outside] = 0
     low = np.clip(np.floor(values[:, 0]), 0, scan.shape).astype(int)
     high = np.clip(np.ceil(values[:, 1]), 0, scan.shape).astype(int)

@@ -79,8 +79,9 @@ def mask_path(folder: Path, case: str, wanted: MaskFormat) -> Path:
 
 
 def image_suffix_of(wanted: MaskFormat) -> str:
-    """Return the image suffix for probabilities, which DICOM SEG and RTSTRUCT cannot hold."""
-    return "nii.gz" if WRITERS[wanted].refers_to_source else WRITERS[wanted].ending
+    """Return the suffix of probabilities and maps, of which not every format of masks is one of images."""
+    ending = WRITERS[wanted].ending
+    return ending if f".{ending}" in SAVE_SUFFIXES else "nii.gz"
 
 
 def refers_to_source(wanted: MaskFormat, *, secondary_capture: bool = False) -> bool:

@@ -212,7 +212,8 @@ def _check_teacher(config: TrainConfig, where: str) -> None:
     if teacher.bundle and teacher.masks:
         wrong = "teacher.bundle and teacher.masks: wanted one of them"
     elif config.method not in TAUGHT:
-        wrong = f"teacher: method '{config.method}' has none, wanted one of {', '.join(TAUGHT)}"
+        wrong = f"teacher: method '{config.method}' learns from no bundle or masks, wanted one of"
+        wrong += f" {', '.join(TAUGHT)}"
     elif teacher.masks and teacher.temperature != 1:
         wrong = f"teacher.temperature = {teacher.temperature:g}: masks have no probabilities, wanted 1"
     elif teacher.masks and config.data.unlabelled_stream == "all":

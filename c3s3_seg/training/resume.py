@@ -7,7 +7,7 @@ from typing import Any
 
 from c3s3_seg.errors import InputError
 from c3s3_seg.system.schema import dump
-from c3s3_seg.training.config import TrainConfig
+from c3s3_seg.training.config import TrainConfig, warm_up
 from c3s3_seg.training.history import differences
 from c3s3_seg.training.method_settings import without_unread
 from c3s3_seg.training.precision import Precision
@@ -54,6 +54,25 @@ def refuse_shorter(iteration: int, before: TrainConfig, config: TrainConfig, fol
         what = f"the checkpoint is at iteration {iteration}, and run.iterations = {wanted}: its weights are"
         what += " of a learning rate that has not fallen to the end of its schedule"
         todo = f"Set run.iterations above {iteration}, as {planned} before, or start another run"
+        raise InputError(what, where=folder, todo=todo)
+
+
+def refuse_earlier_phase(iteration: int, before: TrainConfig, config: TrainConfig, folder: Path) -> None:
+    """Refuse to go back to the warm-up or pre-training, which ended: it would undo what followed.
+
+    The pre-training of BCP and SDCL is a share of the run, so more iterations make it longer.
+
+    Raises
+    ------
+    InputError
+        If the run has left that phase, and the configuration would begin it again.
+    """
+    ended, now = warm_up(before), warm_up(config)
+    if ended <= iteration < now:
+        what = f"the checkpoint is at iteration {iteration}, after a warm-up or pre-training of {ended}; of"
+        what += f" {config.run.iterations} iterations it would be {now}, and begin again"
+        todo = f"Set run.iterations to at most {before.run.iterations} and such keys as before"
+        todo += ", or start another run"
         raise InputError(what, where=folder, todo=todo)
 
 

@@ -32,7 +32,7 @@ from c3s3_seg.training.methods import Method, Stepper, build_method
 from c3s3_seg.training.optimiser import adam, schedule, sgd
 from c3s3_seg.training.precision import Precision, choose
 from c3s3_seg.training.records import Cases
-from c3s3_seg.training.resume import changed_settings, refuse_shorter
+from c3s3_seg.training.resume import changed_settings, refuse_earlier_phase, refuse_shorter
 from c3s3_seg.training.validation import Validation, validate
 
 
@@ -231,6 +231,7 @@ class Run:
         if state.iteration > before.run.iterations:
             raise ValueError(f"it is at iteration {state.iteration} of {before.run.iterations}")
         refuse_shorter(state.iteration, before, self.config, self.folder)
+        refuse_earlier_phase(state.iteration, before, self.config, self.folder)
         history = History(state.history)
         began = history.precision(before)
         changed = changed_settings(before, self.config, began, self.folder)

@@ -16,7 +16,7 @@ from helpers.command import run
 
 from c3s3_seg.batch import measure as measure_module
 from c3s3_seg.batch.evaluate import EvaluationSettings, evaluate
-from c3s3_seg.errors import MORE_MEMORY, NO_MEMORY, InputError
+from c3s3_seg.errors import MORE_MEMORY, NO_MEMORY, GeometryError, InputError
 from c3s3_seg.geometry.volume import Geometry, Volume
 from c3s3_seg.io import load_mask, save
 from c3s3_seg.metrics.results import PaperScore, Score
@@ -695,6 +695,17 @@ def test_predictions_given_as_references_are_named(folders: tuple[Path, Path, Pa
         beside(truth, name, {"heart": 1}, "another")
     remarks = evaluate(truth, predictions, out).remarks
     assert remarks == ("the predictions are those of the model another", swapped)
+
+
+def test_the_only_pair_that_fails_does_not_hide_missing_predictions(folders: tuple[Path, Path, Path]) -> None:
+    predictions, truth, out = folders
+    (predictions / "b.nii.gz").unlink()
+    save(Geometry.build((5, 5, 5), (1, 1, 1)).volume(np.ones((5, 5, 5), np.uint8)), predictions / "a.nii.gz")
+    result = evaluate(predictions, truth, out)
+    assert sorted(failure.case for failure in result.failures) == ["a", "b"]
+    (truth / "b.nii.gz").unlink()
+    with pytest.raises(GeometryError):
+        evaluate(predictions, truth, out)
 
 
 def test_a_reference_that_neither_set_predicts_is_told_once(folders: tuple[Path, Path, Path]) -> None:

@@ -48,7 +48,9 @@ def test_a_run_without_it_takes_the_old_one_away_and_leaves_that_of_an_evaluatio
     assert report.exists()
     predict_cases(scans, MODEL, replace(with_pages, html=False))
     assert not report.exists()
-    predict_cases(scans[:1], MODEL, with_pages)  # a single case has its own page
+    predict_cases(scans[:1], MODEL, with_pages)  # with the other case of the folder
+    assert "2 predicted cases" in report.read_text(encoding="utf-8")
+    predict_cases(scans[:1], MODEL, replace(with_pages, html=False))
     assert not report.exists()
     mask = out / f"{scans[0].name.split('.')[0]}.nii.gz"
     truth = tmp_path / mask.name

@@ -324,3 +324,14 @@ def test_a_limit_that_cannot_be_is_refused(small_scans: Path, tmp_path: Path) ->
     predictor, _ = MODEL.open()
     with pytest.raises(InputError, match="can only be ended in a worker process"):
         predict_cases([small_scans], predictor, Job(tmp_path / "out"), None, BatchPlan(case_timeout_s=5))
+
+
+def test_a_loaded_model_says_which_one_it_is_and_starts_no_workers(small_scans: Path, tmp_path: Path) -> None:
+    """Without its origin a mask of another model in the folder counted as finished."""
+    predictor, made_with = MODEL.open()
+    job = Job(tmp_path / "out", allow_out_of_domain=True)
+    with pytest.raises(InputError, match="does not say which weights the loaded model has"):
+        predict_cases([small_scans], predictor, job)
+    with pytest.raises(InputError, match="worker processes open the model themselves"):
+        predict_cases([small_scans], predictor, replace(job, origin=made_with), None, BatchPlan(workers=2))
+    assert len(predict_cases([small_scans], predictor, replace(job, origin=made_with)).rows) == 5

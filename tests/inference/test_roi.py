@@ -130,13 +130,16 @@ def test_boxes() -> None:
     assert parse_box("1:4, 0:20,3:9", grid) == Box((1, 0, 3), (4, 20, 9))
     assert parse_box("-5:99,0:99,0:99", grid) == Box((0, 0, 0), (10, 20, 30))
     assert parse_box("6:8,5:9,5:11mm", grid) == Box((1, 0, 0), (4, 3, 3))
+    thick = Geometry.build((10, 10, 8), (1, 1, 10), (0, 0, 0))
+    for region, low, high in (("16:34", 2, 4), ("15:35", 2, 4), ("14.9:35.1", 1, 5), ("20:20", 2, 3)):
+        assert parse_box(f"0:9,0:9,{region}mm", thick) == Box((0, 0, low), (10, 10, high))
     for text in ("1:2", "1:2,3:4", "a:b,c:d,e:f", "1:2,3:4,5:6cm"):
         with pytest.raises(InputError, match="wanted x0:x1"):
             parse_box(text, grid)
     for wrong in ((0, 10, 0, 10, 0, 10), 5, np.ones((10, 20, 30), bool)):
         with pytest.raises(InputError, match=r"found roi.*, wanted a text: x0:x1,y0:y1,z0:z1 in voxels"):
             parse_box(wrong, grid)  # type: ignore[arg-type]
-    assert parse_box("5.6:6.4,5:9,-20:4mm", grid) == Box((0, 0, 0), (3, 3, 1))  # to the first voxel's edge
+    assert parse_box("5.6:6.4,5:9,-20:4mm", grid) == Box((1, 0, 0), (2, 3, 1))  # to the first voxel's edge
     outside = ("5:6,5:9,-20:3.4mm", "5:6,5:9,93.6:99mm", "0:4.4,5:9,5:11mm")
     for text in ("5:5,0:9,0:9", "20:30,0:9,0:9", *outside):
         with pytest.raises(InputError, match="holds no voxel"):

@@ -345,7 +345,10 @@ def test_a_teacher_of_another_task_is_refused(small_crops: Path, bundle: ModelBu
     ("changes", "message"),
     [
         (["teacher.bundle=a", "teacher.masks=b"], "wanted one of them"),
-        (["teacher.bundle=a", "method=uamt"], "method 'uamt' has none, wanted one of supervised, c3s3, mcf"),
+        (
+            ["teacher.bundle=a", "method=uamt"],
+            "'uamt' learns from no bundle or masks, wanted one of supervised, c3s3, mcf",
+        ),
         (["teacher.masks=a", "teacher.temperature=2"], "masks have no probabilities, wanted 1"),
         (["teacher.masks=a", "data.unlabelled_stream=all"], "labelled cases have labels"),
         (["teacher.weight=-1"], r"teacher\.weight = -1"),

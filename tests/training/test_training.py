@@ -287,6 +287,24 @@ def test_every_net_and_head_gets_a_finite_gradient(toy_config: Path) -> None:
         assert torch.isfinite(parameter.grad).all(), name
 
 
+@pytest.mark.parametrize(
+    ("method", "longer"), [("bcp", ["run.iterations=60"]), ("c3s3", ["run.iterations=60", "c3s3.warm_up=20"])]
+)
+def test_a_phase_that_is_over_does_not_begin_again(
+    toy_config: Path, tmp_path: Path, method: str, longer: list[str]
+) -> None:
+    """Of a longer run, the pre-training of BCP was longer too: the resumed run forgot its teacher."""
+    begun = [f"method={method}", "run.iterations=20", "c3s3.warm_up=2", "run.warm_batch=2"]
+    run = Run(load_config(toy_config, begun), tmp_path)
+    run.iteration = 5  # the warm-up ended at 2
+    run.save()
+    with pytest.raises(InputError, match=r"is at iteration 5, after a warm-up or pre-training of 2; of 60"):
+        Run(load_config(toy_config, [*begun, *longer]), tmp_path).restore()
+    run.iteration = 1
+    run.save()
+    Run(load_config(toy_config, [*begun, *longer]), tmp_path).restore()
+
+
 def test_a_checkpoint_of_another_run_is_refused(toy_config: Path, tmp_path: Path) -> None:
     Run(load_config(toy_config), tmp_path).save()
     other = Run(load_config(toy_config, ["optimiser.lr=0.02"]), tmp_path)

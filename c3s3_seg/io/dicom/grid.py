@@ -10,13 +10,11 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from c3s3_seg.errors import GeometryError, InputError, listed, shown
-from c3s3_seg.io.dicom.header import Slice
+from c3s3_seg.io.dicom.header import PLACE_MM, Slice
 from c3s3_seg.io.limits import SPACING_RANGE_MM
 
 Floats = NDArray[np.float64]
 
-# Positions come as decimal strings, often with 2 digits after the point.
-SAME_MM = 0.005
 EVEN_MM, EVEN_PART = 0.011, 0.02
 DRIFT_PART = 0.5  # of a step: a slice that is further off lies nearer to the place of another slice
 # Largest in-plane offset of slices that is no tilt: rounding, or a tenth of a pixel.
@@ -117,7 +115,7 @@ def stack(slices: tuple[Slice, ...], root: Path, repair: Collection[str] = ()) -
     slices = tuple(slices[n] for n in order)
     points, heights = points[order], heights[order]
     upright = _is_untilted(slices, points, turn, UPRIGHT_PART * spacing.min(), "tilt" in repair, root)
-    starts = np.flatnonzero(np.diff(heights, prepend=-np.inf) > SAME_MM)
+    starts = np.flatnonzero(np.diff(heights, prepend=-np.inf) > PLACE_MM)
     places = tuple(slices[a:b] for a, b in zip(starts, [*starts[1:].tolist(), len(slices)], strict=True))
     if len(places) < 2:
         raise InputError(f"found slices at {len(places)} position; a volume needs two or more", where=root)
@@ -258,7 +256,7 @@ def _is_untilted(
     across = np.linalg.norm(offsets[:, :2], axis=1)
     if across.max() <= max(UPRIGHT_MM, limit):
         return True
-    above = offsets[:, 2] > SAME_MM  # a copy of the lowest slice has no direction from it
+    above = offsets[:, 2] > PLACE_MM  # a copy of the lowest slice has no direction from it
     tilts = offsets[above, :2] / offsets[above, 2:]
     straight = above.any() and np.linalg.norm(tilts - np.median(tilts, axis=0), axis=1).max() < 0.01
     if straight and across[~above].max() <= max(UPRIGHT_MM, limit):

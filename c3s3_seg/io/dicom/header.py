@@ -23,6 +23,7 @@ from c3s3_seg.errors import cause_of
 from c3s3_seg.io.deflated import header_of, parsed, whole_of
 from c3s3_seg.io.detect import DICOM_SUFFIXES, MEDIA_DIRECTORY, PREFIX_END, begins_as_dicom
 
+PLACE_MM = 0.005  # two positions this near are one place: decimal strings often have two decimals
 _STORAGE = "1.2.840.10008.5.1.4.1.1."
 SLICE_CLASSES = {_STORAGE + end for end in ("2", "4", "128")}  # CT, MR, PET: one slice a file
 FRAME_CLASSES = {

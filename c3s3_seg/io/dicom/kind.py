@@ -13,11 +13,11 @@ import numpy as np
 from numpy.typing import NDArray
 from pydicom.uid import UID
 
-from c3s3_seg.io.dicom.header import FRAME_CLASSES, SLICE_CLASSES, Slice
+from c3s3_seg.io.dicom.header import FRAME_CLASSES, PLACE_MM, SLICE_CLASSES, Slice
 
 MODALITIES = ("CT", "MR", "PT")
 PLACE = {"ImagePositionPatient": 3, "ImageOrientationPatient": 6, "PixelSpacing": 2}
-PLACE_MM, SAME_COSINE = 0.005, 0.01
+SAME_COSINE = 0.01
 # Slices that are alone in their series: fewer than this are views that were planned one by one.
 FEWEST_ALONE = 5
 

@@ -11,7 +11,7 @@ from itertools import combinations, compress
 import numpy as np
 from numpy.typing import NDArray
 
-from c3s3_seg.io.dicom.header import Slice
+from c3s3_seg.io.dicom.header import PLACE_MM, Slice
 
 # Attributes that distinguish slices at one place, the likeliest first. Times are compared, never shown.
 PHASES: dict[str | int, str] = {
@@ -23,7 +23,6 @@ PHASES: dict[str | int, str] = {
 # If each place holds all phases, but the times differ from place to place, their order separates them.
 RANKED: dict[str | int, str] = {"TriggerTime": "trigger", "AcquisitionTime": "time"}
 HALF_DAY, DAY = 120000, 240000  # as the number HHMMSS
-PLACE_MM = 0.005
 # Cosine between normals. Planes below this are views of different directions, not a faulty slice.
 OTHER_PLANE = 0.7
 

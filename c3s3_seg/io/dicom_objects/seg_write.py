@@ -38,7 +38,7 @@ from c3s3_seg.io.dicom_objects.seg_source import set_aside, source_images
 from c3s3_seg.system.files import write_whole
 from c3s3_seg.version import __version__
 
-PLACE_MM = 1e-3  # how far a frame that was read back may lie off its slice: decimals are rounded
+READ_BACK_MM = 1e-3  # how far a frame that was read back may lie off its slice: decimals are rounded
 
 
 def write_seg(
@@ -208,7 +208,7 @@ def _prove(content: bytes, source: Origin, planes: Array, path: Path) -> None:
     seen = np.zeros_like(planes)
     for frame, item in zip(pixels, back.PerFrameFunctionalGroupsSequence, strict=True):
         n, off_mm = _number_of(item, source)
-        if off_mm > PLACE_MM:
+        if off_mm > READ_BACK_MM:
             raise InputError("the DICOM SEG that was read back lies elsewhere", where=path)
         identified = item.get("SegmentIdentificationSequence")
         number = int(identified[0].ReferencedSegmentNumber) if identified else 1
