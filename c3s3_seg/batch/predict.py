@@ -6,7 +6,7 @@ import hashlib
 import secrets
 import time
 from collections import Counter
-from collections.abc import Generator, Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
@@ -108,6 +108,7 @@ class _Run:
         self.request = Request(job, engine.maps, plan, setting_of(engine.origin, job.request(), engine.maps))
         self.name = secrets.token_hex(8)  # unique among all folders and shards: log files are shared
         self.counts, self.studies, self.others = Counts(), Studies(()), OtherCases()
+        self.reported: set[str] = set()  # cases of this run that `report` was called with
         self.path = journal_path(job.out, plan.shard)
         tag = "" if plan.shard is None else f".{plan.shard}"
         self.table = job.out / table_name(plan.shard)
@@ -169,6 +170,8 @@ class _Run:
                 journal.end()
             ended = True
         finally:
+            if not ended:
+                outcomes |= self._recorded(found.todo, outcomes, journal)
             for outcome in (*outcomes.values(), *studies.merged):
                 ledger.decide(outcome)
             # A case without an outcome, as after Ctrl-C, may have files that only the journal knows.
@@ -198,7 +201,23 @@ class _Run:
         start = replace(start, run=self.name, counts=self._merged_counts(), left=found.left)
         self.report(replace(start, kept=kept, refused=refused))
 
+    def _recorded(
+        self, todo: Sequence[CaseTask], outcomes: Mapping[str, Outcome], journal: Journal
+    ) -> dict[str, Outcome]:
+        """Return, and report, cases that this run finished while a signal kept it from saying so."""
+        found = {}
+        for name in (task.case.name for task in todo if task.case.name not in outcomes):
+            record = journal.get(name)
+            if record is None or record.run != journal.run or record.state != "done":
+                continue
+            found[name] = record.outcome
+            if name not in self.reported:
+                done = len(self.reported) + 1
+                self._report_outcome(done, len(todo), None, record.outcome)
+        return found
+
     def _report_outcome(self, done: int, total: int, left_s: float | None, outcome: Outcome) -> None:
+        self.reported.add(outcome.case)
         self.counts = self.counts.plus([outcome])
         counts = self._merged_counts()
         self.report(BatchProgress(done, total, left_s, outcome, run=self.name, counts=counts))

@@ -64,6 +64,8 @@ def serve(
     with opened(settings) as service:
         if retry_dead:
             say(f"Tried again: {quantity(service.queue.revive(), 'dead study')}.", err=True)
+            if lacking := service.queue.incomplete():
+                say(f"Send again: {quantity(lacking, 'dead study')} that had no room for a file.", err=True)
         _end_on_signals(service.stopping.set)
         service.run()
 

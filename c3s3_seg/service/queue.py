@@ -224,7 +224,10 @@ class StudyQueue:
             )
 
     def recover(self) -> int:
-        """Requeue or give up, at the start, studies in work when the service died; return their number."""
+        """Requeue or give up, at the start, studies in work when the service died; return their number.
+
+        Those that are given up are then among `dead`.
+        """
         with self.database.transaction():
             rows = self.database.rows("SELECT key, interrupted FROM studies WHERE state = 'working'")
             for key, interrupted in rows:
@@ -239,6 +242,17 @@ class StudyQueue:
             for (key,) in self.database.rows("SELECT key FROM studies WHERE state = 'received'"):
                 self._touched[key] = now
         return len(rows)
+
+    def dead(self) -> list[QueuedStudy]:
+        """Return the studies that were given up and whose files are still there."""
+        keys = self.database.rows("SELECT key FROM studies WHERE state = 'dead' AND removed = 0 ORDER BY key")
+        return [study for (key,) in keys if (study := self.get(key)) is not None]
+
+    def incomplete(self) -> int:
+        """Return the number of dead studies that lack files, which have to be sent again."""
+        question = "SELECT count(*) FROM studies WHERE state = 'dead' AND key IN (SELECT study FROM refused)"
+        (count,) = self.database.row(question) or (0,)
+        return int(count)
 
     def revive(self) -> int:
         """Requeue all dead studies of which no file is missing; return their number."""

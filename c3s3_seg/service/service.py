@@ -6,7 +6,7 @@ import logging
 import shutil
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 
@@ -69,7 +69,9 @@ class Service:
         self.intake = Intake(
             self.queue, self.deliveries, SourceMemory(self.database), self.spool, self.metrics
         )
+        dead = {study.key for study in self.queue.dead()}
         recovered = self.queue.recover()
+        self._tell_dead(study.key for study in self.queue.dead() if study.key not in dead)
         known = self._take_up_spool()
         if recovered:
             LOGGER.info("studies that were in work when the service ended: %d", recovered)
@@ -120,13 +122,19 @@ class Service:
             self._stranded.pop()
         self.queue.follow_clock()
         self.intake.record_refused()
-        self.queue.close_quiet(self.settings.quiet_s, self.intake.being_sent)
+        self._tell_dead(self.queue.close_quiet(self.settings.quiet_s, self.intake.being_sent))
         try:
             if abs(self.clock() - self._cleaned) >= CLEAN_S:  # the clock may be set back
                 self._cleaned = self.clock()
                 self.clean()
         finally:  # neither keeps the other from being done
             self._write_lines()
+
+    def _tell_dead(self, keys: Iterable[str]) -> None:
+        """Write a line for each of these studies that was given up before it was in work."""
+        for study in filter(None, map(self.queue.get, keys)):
+            if study.state == "dead":
+                LOGGER.warning("study %s is dead: %s: %s", study.key, study.kind, study.reason)
 
     def clean(self) -> None:
         """Remove the files of studies that ended long ago, and their results if so configured."""

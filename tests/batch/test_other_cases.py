@@ -12,7 +12,9 @@ from helpers.batches import MODEL
 from helpers.command import run
 
 from c3s3_seg.batch import BatchPlan, Job, Model, predict_cases, verify
+from c3s3_seg.batch.ledger import Ledger
 from c3s3_seg.batch.other_cases import OtherCases
+from c3s3_seg.batch.records import Outcome
 from c3s3_seg.inference import Settings
 from c3s3_seg.system.shard import Shard
 
@@ -110,6 +112,26 @@ def test_the_page_of_all_cases_grows_with_scans_given_one_by_one(small_scans: Pa
         page = out / "report.html"
         assert page.exists() == bool(cases)
         assert not cases or f"{cases} predicted cases" in page.read_text()
+
+
+def test_a_case_that_a_signal_catches_after_its_record_is_told(
+    small_scans: Path, out: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It was in the journal alone: the log of events never got it, as the next run tells kept cases apart."""
+    record, told = Ledger.record, []
+
+    def stopped(ledger: Ledger, outcome: Outcome) -> Outcome:
+        found = record(ledger, outcome)
+        if outcome.case == "case-1":
+            raise KeyboardInterrupt
+        return found
+
+    monkeypatch.setattr(Ledger, "record", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        predict_cases([small_scans], MODEL, Job(out, allow_out_of_domain=True), told.append)
+    assert [p.outcome.case for p in told if p.outcome is not None] == ["case-0", "case-1"]
+    assert told[-1].counts.done == 2
+    assert [case for case, _ in listed(out)] == ["case-0", "case-1"]
 
 
 def test_a_share_lists_its_own_cases(small_scans: Path, out: Path) -> None:

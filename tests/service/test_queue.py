@@ -106,6 +106,8 @@ def test_what_was_in_work_is_done_again_but_not_for_ever(
     queue.claim()
     queue.recover()
     assert (queue.counts()["dead"], queue.counts()["complete"]) == (1, 1)
+    assert [(study.state, study.kind) for study in queue.dead()] == [("dead", "interrupted")]
+    assert queue.incomplete() == 0
 
 
 def test_lines_are_written_once(tmp_path: Path, database: ServiceDatabase) -> None:

@@ -192,7 +192,9 @@ def test_a_scan_that_cannot_be_read_is_dead_at_once(tmp_path: Path) -> None:
     ['free = "900000GB"', 'spool = "20KB"', 'study = "20KB"', "files = 3"],
     ids=lambda s: s.split()[0],
 )
-def test_where_there_is_no_room_nothing_is_taken(tmp_path: Path, limit: str) -> None:
+def test_where_there_is_no_room_nothing_is_taken(
+    tmp_path: Path, limit: str, caplog: pytest.LogCaptureFixture
+) -> None:
     bench = Bench(tmp_path, base=BASE_IN_DOMAIN.replace('free = "1MB"', limit))
     taken = bench.take(study(tmp_path / "sent", 1))
     assert not all(taken)
@@ -203,6 +205,9 @@ def test_where_there_is_no_room_nothing_is_taken(tmp_path: Path, limit: str) -> 
     assert (set(bench.counts()), bench.segmented) == ({"dead"}, 0)  # a part of a study is not segmented
     dead = bench.service.queue.ended_before("dead", bench.clock(), removed=False)
     assert {found.kind for found in dead} == {"no room"}
+    for found in dead:  # in no other place is it said which study has to be sent again
+        assert f"study {found.key} is dead: no room: " in caplog.text
+    assert (bench.service.queue.revive(), bench.service.queue.incomplete()) == (0, len(dead))
 
 
 def test_a_study_that_had_no_room_is_done_once_all_of_it_came(tmp_path: Path) -> None:

@@ -316,8 +316,10 @@ def _unreached(node: Node, caller: Caller, reasons: Sequence[str]) -> InputError
             f"{node} refuses us ('{caller.title}'): {reasons[0]}",
             todo="Check both titles, ours (--title) and the server's",
         )
-    how = "with TLS" if caller.tls else "without TLS (--tls)"
-    return InputError(f"{node} cannot be reached {how}", todo="Check host and port")
+    # The reason of a connection that fails is not known: in the log of a service this line stands alone.
+    check = "check that it runs, its host and port, and its TLS"
+    how = "with TLS" if caller.tls else "without TLS"
+    return InputError(f"{node} cannot be reached {how}: {check}", todo="Options: HOST:PORT and --tls")
 
 
 def _unoffered(node: Node, contexts: Sequence[Context]) -> InputError:
