@@ -243,10 +243,12 @@ class StudyQueue:
                 self._touched[key] = now
         return len(rows)
 
-    def dead(self) -> list[QueuedStudy]:
-        """Return the studies that were given up and whose files are still there."""
-        keys = self.database.rows("SELECT key FROM studies WHERE state = 'dead' AND removed = 0 ORDER BY key")
-        return [study for (key,) in keys if (study := self.get(key)) is not None]
+    def dead(self) -> dict[str, str]:
+        """Return key -> kind and reason of the studies that were given up and whose files are still there."""
+        found = self.database.rows(
+            "SELECT key, kind, reason FROM studies WHERE state = 'dead' AND removed = 0 ORDER BY key"
+        )
+        return {key: f"{kind}: {reason}" for key, kind, reason in found}
 
     def incomplete(self) -> int:
         """Return the number of dead studies that lack files, which have to be sent again."""

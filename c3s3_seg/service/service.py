@@ -69,9 +69,9 @@ class Service:
         self.intake = Intake(
             self.queue, self.deliveries, SourceMemory(self.database), self.spool, self.metrics
         )
-        dead = {study.key for study in self.queue.dead()}
+        before = self.queue.dead().keys()
         recovered = self.queue.recover()
-        self._tell_dead(study.key for study in self.queue.dead() if study.key not in dead)
+        self._tell_dead(self.queue.dead().keys() - before)
         known = self._take_up_spool()
         if recovered:
             LOGGER.info("studies that were in work when the service ended: %d", recovered)
@@ -132,9 +132,11 @@ class Service:
 
     def _tell_dead(self, keys: Iterable[str]) -> None:
         """Write a line for each of these studies that was given up before it was in work."""
-        for study in filter(None, map(self.queue.get, keys)):
-            if study.state == "dead":
-                LOGGER.warning("study %s is dead: %s: %s", study.key, study.kind, study.reason)
+        keys = set(keys)
+        if keys:
+            for key, why in self.queue.dead().items():
+                if key in keys:
+                    LOGGER.warning("study %s is dead: %s", key, why)
 
     def clean(self) -> None:
         """Remove the files of studies that ended long ago, and their results if so configured."""
