@@ -57,9 +57,9 @@ def find_masks(path: Path) -> list[Case]:
     if not os.path.exists(path):
         raise InputError("there is no such file or folder", where=path)
     if not path.is_dir():
-        return [Case(_stem(_mask(path)), path)]
+        return [Case(mask_stem(_mask(path)), path)]
     files = _visible(path)
-    found = [Case(_stem(file), file) for file in files if _is_mask(file)]
+    found = [Case(mask_stem(file), file) for file in files if _is_mask(file)]
     if not found:
         found = [case for folder in files if os.path.isdir(folder) for case in _in_folder(folder)]
     if not found:
@@ -225,7 +225,7 @@ def _visible(folder: Path) -> list[Path]:
         raise InputError(f"the folder cannot be read: {error.strerror or error}", where=folder) from error
 
 
-def _stem(path: Path) -> str:
+def mask_stem(path: Path) -> str:
     """Return the case that a mask is named after: `x` for x.nii.gz, x.seg.nrrd (3D Slicer), x.seg.dcm."""
     if image_suffix(path):
         return image_stem(path).removesuffix(".seg") or path.name

@@ -240,9 +240,9 @@ def _named(models: Sequence[tuple[str, int]]) -> str:
 
 def case_metadata(mask: Path) -> dict[str, Any] | None:
     """Return the case's JSON beside a mask; None if there is no readable one of this package."""
-    stem = scan_stem(image_stem(mask)) if image_suffix(mask) else _drawing_stem(mask.name)
-    if not stem:
-        return None
+    from c3s3_seg.io.mask_files import mask_stem
+
+    stem = scan_stem(image_stem(mask)) if image_suffix(mask) else mask_stem(mask)
     path = mask.with_name(f"{stem}.json")
     metadata = read_case(path)
     if metadata is None:
@@ -250,12 +250,6 @@ def case_metadata(mask: Path) -> dict[str, Any] | None:
     labels, made_with = metadata.get("labels", {}), metadata.get("made_with", {})
     whole = isinstance(labels, dict) and isinstance(made_with, dict)
     return metadata if whole and all(isinstance(value, int) for value in labels.values()) else None
-
-
-def _drawing_stem(name: str) -> str:
-    """Return the case of a DICOM object as `predict` names it; "" for other names."""
-    ending = next((end for end in (".seg.dcm", ".rtstruct.dcm") if name.lower().endswith(end)), "")
-    return name[: len(name) - len(ending)] if ending else ""
 
 
 def _labels_in_file(work: tuple[Path, dict[str, int]]) -> tuple[int, ...]:

@@ -71,7 +71,7 @@ class Service:
         )
         before = self.queue.dead().keys()
         recovered = self.queue.recover()
-        self._tell_dead(self.queue.dead().keys() - before)
+        self._log_dead(self.queue.dead().keys() - before)
         known = self._take_up_spool()
         if recovered:
             LOGGER.info("studies that were in work when the service ended: %d", recovered)
@@ -122,7 +122,7 @@ class Service:
             self._stranded.pop()
         self.queue.follow_clock()
         self.intake.record_refused()
-        self._tell_dead(self.queue.close_quiet(self.settings.quiet_s, self.intake.being_sent))
+        self._log_dead(self.queue.close_quiet(self.settings.quiet_s, self.intake.being_sent))
         try:
             if abs(self.clock() - self._cleaned) >= CLEAN_S:  # the clock may be set back
                 self._cleaned = self.clock()
@@ -130,13 +130,12 @@ class Service:
         finally:  # neither keeps the other from being done
             self._write_lines()
 
-    def _tell_dead(self, keys: Iterable[str]) -> None:
+    def _log_dead(self, keys: Iterable[str]) -> None:
         """Write a line for each of these studies that was given up before it was in work."""
-        keys = set(keys)
-        if keys:
-            for key, why in self.queue.dead().items():
-                if key in keys:
-                    LOGGER.warning("study %s is dead: %s", key, why)
+        if closed := set(keys):  # most calls have none, and need no query
+            dead = self.queue.dead()
+            for key in sorted(closed & dead.keys()):
+                LOGGER.warning("study %s is dead: %s", key, dead[key])
 
     def clean(self) -> None:
         """Remove the files of studies that ended long ago, and their results if so configured."""
