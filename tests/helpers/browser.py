@@ -3,6 +3,7 @@
 import json
 import shutil
 import time
+import uuid
 from pathlib import Path
 from typing import Any
 
@@ -37,8 +38,8 @@ def open_page(browser: Any, path: Path) -> float:
     best = float("inf")
     for _ in range(3):
         browser.get("about:blank")
-        browser.get_log("performance")
-        browser.get_log("browser")
+        requests(browser)
+        complaints(browser)
         started = time.perf_counter()
         browser.get(path.as_uri())
         best = min(best, time.perf_counter() - started)
@@ -56,13 +57,42 @@ def wait_for(browser: Any, condition: str) -> None:
 
 
 def complaints(browser: Any) -> list[str]:
-    """Return the console's errors; warnings, such as the software renderer's on its speed, are left out."""
-    return [
-        e["message"] for e in browser.get_log("browser") if e["level"] not in ("WARNING", "INFO", "DEBUG")
-    ]
+    """Return the console's errors; warnings, such as the software renderer's on its speed, are left out.
+
+    The console's messages reach the driver some time after the page is loaded. Two messages of our own
+    follow the page's, one logged and one thrown, since the two kinds overtake each other.
+    """
+    ends = {f"end of log {uuid.uuid4()} {kind}" for kind in ("logged", "thrown")}
+    logged, thrown = sorted(ends)
+    browser.execute_script(
+        "console.error(arguments[0]); const end = arguments[1]; setTimeout(() => { throw new Error(end) })",
+        logged,
+        thrown,
+    )
+    found: list[str] = []
+    for _ in range(300):
+        entries = browser.get_log("browser")
+        found += [e["message"] for e in entries if e["level"] not in ("WARNING", "INFO", "DEBUG")]
+        if all(any(end in message for message in found) for end in ends):
+            return [message for message in found if not any(end in message for end in ends)]
+        time.sleep(0.1)
+    raise AssertionError(f"the console's log did not end: {found}")
 
 
 def requests(browser: Any) -> list[str]:
-    events = [json.loads(entry["message"])["message"] for entry in browser.get_log("performance")]
-    asked = [e["params"]["request"]["url"] for e in events if e["method"] == "Network.requestWillBeSent"]
-    return [url for url in asked if not url.startswith(("data:", "blob:"))]
+    """Return the addresses that the page asked for, in order; what it holds itself is left out."""
+    end = f"end-of-log-{uuid.uuid4()}"
+    browser.execute_script(
+        "const here = location.href; history.replaceState(history.state, '', '#' + arguments[0]);"
+        "history.replaceState(history.state, '', here)",
+        end,
+    )
+    asked: list[str] = []
+    for _ in range(300):
+        events = [json.loads(entry["message"])["message"] for entry in browser.get_log("performance")]
+        asked += [e["params"]["request"]["url"] for e in events if e["method"] == "Network.requestWillBeSent"]
+        within = [e["params"]["url"] for e in events if e["method"] == "Page.navigatedWithinDocument"]
+        if any(url.endswith(end) for url in within):
+            return [url for url in asked if not url.startswith(("data:", "blob:"))]
+        time.sleep(0.1)
+    raise AssertionError(f"the log of requests did not end: {asked}")
