@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import hashlib
 import secrets
 import time
 from collections import Counter
 from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from c3s3_seg.batch.case_files import FOLDERS
 from c3s3_seg.batch.changes import REMARKS, setting_of
 from c3s3_seg.batch.counts import Counts
 from c3s3_seg.batch.engines import open_engine
@@ -22,22 +20,21 @@ from c3s3_seg.batch.inputs import Inputs, collect
 from c3s3_seg.batch.job import BatchPlan, CaseTask, Job, Model
 from c3s3_seg.batch.journal import Journal, journal_path, shard_journals
 from c3s3_seg.batch.ledger import Ledger
-from c3s3_seg.batch.other_cases import OtherCases, has_others, other_cases
-from c3s3_seg.batch.provenance import LEFT_BEHIND, provenance_names, surroundings, write_provenance
+from c3s3_seg.batch.leftovers import swept
+from c3s3_seg.batch.other_cases import has_others
+from c3s3_seg.batch.provenance import surroundings
 from c3s3_seg.batch.records import Outcome
 from c3s3_seg.batch.result import BatchProgress, BatchResult, Report, result_of
-from c3s3_seg.batch.resume import REPORT, Request, Sorted, sort_out
+from c3s3_seg.batch.resume import Request, Sorted, sort_out
+from c3s3_seg.batch.run_files import RunFiles
 from c3s3_seg.batch.studies import Studies
-from c3s3_seg.batch.summary import summary, table_name
 from c3s3_seg.batch.truths import check_truths
 from c3s3_seg.errors import StorageError
 from c3s3_seg.inference.predictor import Predictor
 from c3s3_seg.io import Skipped
 from c3s3_seg.io.archive import sweep_unpacked
-from c3s3_seg.report.rows import Failure, PredictionRow
-from c3s3_seg.system.files import check_folder, make_folder, write_whole
+from c3s3_seg.system.files import check_folder, make_folder
 from c3s3_seg.system.lock import hold
-from c3s3_seg.system.ownership import check_place
 from c3s3_seg.system.progress import Progress, silent
 
 
@@ -86,8 +83,9 @@ def predict_cases(
         engine = open_engine(model, job, plan, held, progress, _first(found, job))
         stack.callback(sweep_unpacked)  # files of workers that were ended in the middle of a case
         stack.callback(engine.close)
-        run = _Run(engine, replace(job, origin=engine.origin), plan, report or _silent)
-        return run.all(found)
+        job = replace(job, origin=engine.origin)
+        files = RunFiles(job, plan.shard, [task.case.name for task in found.tasks])
+        return _Run(engine, job, plan, report or _silent, files).all(found)
 
 
 def _silent(progress: BatchProgress) -> None:
@@ -103,50 +101,31 @@ def _first(found: Inputs, job: Job) -> CaseTask | None:
 class _Run:
     """One run over one output folder whose lock is held."""
 
-    def __init__(self, engine: Engine, job: Job, plan: BatchPlan, report: Report) -> None:
-        self.engine, self.job, self.plan, self.report = engine, job, plan, report
+    def __init__(self, engine: Engine, job: Job, plan: BatchPlan, report: Report, files: RunFiles) -> None:
+        self.engine, self.job, self.plan, self.report, self.files = engine, job, plan, report, files
         self.request = Request(job, engine.maps, plan, setting_of(engine.origin, job.request(), engine.maps))
         self.name = secrets.token_hex(8)  # unique among all folders and shards: log files are shared
-        self.counts, self.studies, self.others = Counts(), Studies(()), OtherCases()
+        self.counts, self.studies = Counts(), Studies(())
         self.reported: set[str] = set()  # cases of this run that `report` was called with
         self.path = journal_path(job.out, plan.shard)
-        tag = "" if plan.shard is None else f".{plan.shard}"
-        self.table = job.out / table_name(plan.shard)
-        self.report_page = job.out / f"{REPORT}{tag}.html"
-        names = (self.table.name, *provenance_names(plan.shard))
-        self.run_files = tuple(job.out / name for name in names)  # files about all cases
 
     def all(self, inputs: Inputs) -> BatchResult:
         """Sort the cases, process and record them, and write the files about all cases."""
         names, several = [task.case.name for task in inputs.tasks], len(inputs.tasks) > 1
-        for path in self.run_files:
-            check_place(path)
+        whole = self.plan.shard is None
         if self.job.html and several:
-            self._claim_report_page()
-        fresh, empty = not self.path.exists(), _empty_folders(self.job.out)
-        journal = Journal(self.path)
-        try:
-            if self.plan.shard is None:
-                _sweep(self.job.out)
+            self.files.claim_page()
+        fresh = not self.path.exists()
+        with ExitStack() as stack:
+            if whole:
+                stack.enter_context(swept(self.job.out))
+            journal = Journal(self.path)
+            stack.callback(journal.close)
             take_over(journal, self.job.out, self.plan.shard, names)
-            if self.job.html and not several and self.plan.shard is None and has_others(journal, names):
-                self._claim_report_page()
+            if self.job.html and not several and whole and has_others(journal, names):
+                self.files.claim_page()
             journal.start(self._run_details(inputs.skipped))
             return self._all(inputs, journal, discard=fresh and inputs.single)
-        finally:
-            journal.close()
-            if self.plan.shard is None:
-                _sweep(self.job.out)
-                for place in _empty_folders(self.job.out) - empty:  # their files went with the cases
-                    with suppress(OSError):
-                        place.rmdir()
-
-    def _claim_report_page(self) -> None:
-        from c3s3_seg.batch.folder_report import refuse_evaluation
-
-        check_place(self.report_page)
-        refuse_evaluation(self.report_page)
-        self.run_files += (self.report_page,)
 
     def _all(self, inputs: Inputs, journal: Journal, *, discard: bool) -> BatchResult:
         tasks = list(inputs.tasks)
@@ -177,7 +156,11 @@ class _Run:
             # A case without an outcome, as after Ctrl-C, may have files that only the journal knows.
             whole = len(outcomes) + len(studies.merged) >= len(tasks)
             discard = discard and whole and not any(o.passed_over for o in outcomes.values())
-            self._sum_up(tasks, outcomes, journal, discard=discard, full=bool(stopped), ended=ended)
+            if discard and not any(o.row for o in outcomes.values()):
+                self._forget(journal)
+            else:
+                with suppress(StorageError) if stopped else nullcontext():
+                    self.files.write(result_of(tasks, outcomes), outcomes, journal, ended=ended)
         result = result_of(tasks, outcomes, len(found.kept), found.left)
         refusals = [o.refusal for o in outcomes.values() if o.refusal is not None and not o.passed_over]
         if inputs.single and refusals and not result.rows:
@@ -189,7 +172,7 @@ class _Run:
             skipped=(*inputs.skipped, *result.skipped),
             counts=self._merged_counts(),
             known=_known_failures(outcomes.values(), studies, failed_before),
-            others=self.others,
+            others=self.files.others,
         )
 
     def _begin(self, inputs: Inputs, found: Sorted, studies: Studies) -> None:
@@ -264,67 +247,11 @@ class _Run:
             **surroundings(),
         }
 
-    def _sum_up(
-        self,
-        tasks: list[CaseTask],
-        outcomes: dict[str, Outcome],
-        journal: Journal,
-        *,
-        discard: bool,
-        full: bool,
-        ended: bool,
-    ) -> None:
-        """Write the files about all cases; one scan or study that failed in a new folder leaves none."""
-        if discard and not any(o.row for o in outcomes.values()):
-            journal.close()
-            with suppress(OSError):
-                self.path.unlink(missing_ok=True)
-            return
-        times = not self.job.deterministic
-        result = result_of(tasks, outcomes)
-        try:
-            rows = self._rows(result, journal, tasks, outcomes)
-            table = summary(rows, result.failures, times=times)
-            write_whole(self.table, table)
-            tables = {self.table.name: hashlib.sha256(table).hexdigest()}
-            write_provenance(journal, self.job.out, self.plan.shard, times=times, tables=tables)
-            self._write_report(rows, result.failures, ended=ended)
-        except StorageError:
-            # Files of an earlier run would describe other masks; the journal has the outcome of each case.
-            for path in self.run_files:
-                with suppress(OSError):  # the folder may be read-only by now
-                    path.unlink(missing_ok=True)
-            if not full:
-                raise
-
-    def _rows(
-        self, result: BatchResult, journal: Journal, tasks: list[CaseTask], outcomes: dict[str, Outcome]
-    ) -> list[PredictionRow]:
-        """Return the cases of this run and, unless it is a share, those of earlier runs into the folder."""
-        if self.plan.shard is None:
-            # A case that was refused may have the name of an earlier one, whose mask is still there.
-            refused = {o.case for o in outcomes.values() if o.row is None}
-            names = {task.case.name for task in tasks} - refused
-            scans = {o.inputs["scan"] for o in outcomes.values() if o.row is not None}
-            self.others = other_cases(journal, self.job.out, self.request.settings, names, scans)
-        if not self.others.rows:
-            return list(result.rows)
-        return sorted((*result.rows, *self.others.rows), key=lambda row: row.case)
-
-    def _write_report(
-        self, rows: Sequence[PredictionRow], failures: Sequence[Failure], *, ended: bool
-    ) -> None:
-        """Replace the page of all cases if requested; else, and if the run was interrupted, remove it."""
-        if self.report_page.exists():
-            from c3s3_seg.report.page import is_folder_page
-
-            # First, since the pictures take a while: after Ctrl-C it would show masks of an earlier run.
-            if is_folder_page(self.report_page):
-                self.report_page.unlink(missing_ok=True)
-        if ended and self.report_page in self.run_files:
-            from c3s3_seg.batch.folder_report import write_folder_report
-
-            write_folder_report(self.report_page, self.job, rows, failures)
+    def _forget(self, journal: Journal) -> None:
+        """Remove the journal of a new folder in which one scan or study failed."""
+        journal.close()
+        with suppress(OSError):
+            self.path.unlink(missing_ok=True)
 
 
 def _known_failures(outcomes: Iterable[Outcome], studies: Studies, failed_before: set[str]) -> int:
@@ -343,24 +270,3 @@ def _closed(run: Iterator[Outcome]) -> Iterator[Iterator[Outcome]]:
     finally:
         if isinstance(run, Generator):
             run.close()
-
-
-def _sweep(folder: Path) -> None:
-    """Remove unfinished files of a killed run; only the process that holds the folder may call this."""
-    for place in (folder, *(folder / name for name in FOLDERS)):
-        with suppress(OSError):  # the next run tries again
-            if not place.is_dir() or (place != folder and place.is_symlink()):
-                continue
-            for path in place.iterdir():
-                if LEFT_BEHIND.fullmatch(path.name) and not path.is_symlink() and path.is_file():
-                    path.unlink(missing_ok=True)
-
-
-def _empty_folders(out: Path) -> set[Path]:
-    """Return the empty folders with names that this package uses; links are not followed."""
-    empty = set()
-    for place in (out / name for name in FOLDERS):
-        with suppress(OSError):
-            if place.is_dir() and not place.is_symlink() and not any(place.iterdir()):
-                empty.add(place)
-    return empty
