@@ -22,7 +22,7 @@ FROM python:3.12-slim-bookworm${BASE_DIGEST} AS build
 # Extras of pyproject.toml, with commas: `train` (then torch is installed too), `onnx`, ...; empty for none.
 ARG EXTRAS=report,pacs
 WORKDIR /src
-COPY pyproject.toml constraints.txt README.md ./
+COPY pyproject.toml constraints.txt README.md LICENSE ./
 COPY c3s3_seg ./c3s3_seg
 RUN python -m venv /opt/c3s3-seg \
     && /opt/c3s3-seg/bin/pip install --no-cache-dir -c constraints.txt ".${EXTRAS:+[${EXTRAS}]}" \

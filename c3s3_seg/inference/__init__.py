@@ -43,7 +43,8 @@ def open_predictor(
     settings
         Tiling and the results to keep; None: the defaults.
     ensemble
-        Whether to average the probabilities of all networks: both of a run, or all members of an ensemble.
+        Whether to average the probabilities of all networks: both of a run, all members of an ensemble, and
+        those of a linked bundle.
 
     Raises
     ------

@@ -34,7 +34,9 @@ def current_conditions(device: str, start: ModelBundle | None) -> Conditions:
     import torch
 
     gpu = is_cuda(device) and torch.cuda.is_available()
-    machine = torch.cuda.get_device_name() if gpu else processor_name()
+    # The instruction set too: it decides how sums round, and processors of one name differ in it.
+    processor = f"{processor_name()}, {torch.backends.cpu.get_cpu_capability()}"
+    machine = torch.cuda.get_device_name() if gpu else processor
     code = f"c3s3-seg {__version__} ({_code_hash()}), torch {torch.__version__}"
     return Conditions(machine, "", code, "" if start is None else _origin(start))
 
