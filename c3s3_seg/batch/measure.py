@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from c3s3_seg.errors import C3S3Error, InputError, Told, as_c3s3_error
 from c3s3_seg.metrics.results import CaseScore, PaperScore, Score
 from c3s3_seg.metrics.scoring import diagonal_mm, diagonal_vox, labels_in, paper_scores, scores
+from c3s3_seg.report.beside_masks import named_beside, origin_remarks, stated_values
 from c3s3_seg.report.label_values import (
     CaseLabels,
     Labels,
@@ -18,8 +19,6 @@ from c3s3_seg.report.label_values import (
     first_names,
     label_remarks,
     labels_of,
-    named_beside,
-    origin_remarks,
     refuse_mixup,
 )
 from c3s3_seg.report.rows import CaseFiles, Failure
@@ -215,7 +214,9 @@ def _files(
     truths = [path for _, path in pairs.pairs]
     refuse_scans(truths)
     refuse_scans(predictions)
-    names = settings.labels or name_values(truths, predictions)
+    others = [case.prediction for case in first.files] if first else []
+    stated = {} if settings.labels else stated_values([*others, *predictions, *truths])
+    names = settings.labels or name_values(truths, predictions, stated)
     known = {case.truth: case.scan for case in first.files} if first else {}
     scans = {} if settings.images is None else _scans([case.name for case, _ in pairs.pairs], settings.images)
     if settings.images is not None and not (scans or any(known.values())):

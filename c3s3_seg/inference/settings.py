@@ -52,8 +52,8 @@ class Settings:
         Axes (0, 1, 2: the patient's left, back, head) of test-time augmentation: the network also runs on
         the scan mirrored along all combinations of these axes, and the results are averaged.
     memory_bytes
-        Bytes that all processes together may take. Without an overlap the tiles are the largest that fit; with
-        one they keep the size of the training crops.
+        Bytes that all processes together may take. Without an overlap the tiles are the largest that fit;
+        with one they keep the size of the training crops.
     processes
         Number of processes that work at a time, this one included: each may take its share of the memory.
     uncertainty

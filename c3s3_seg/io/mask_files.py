@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -39,13 +40,14 @@ class MaskPairs:
 
 
 def find_masks(path: Path) -> list[Case]:
-    """Return the masks found at a path as cases, in the order of their file names.
+    """Return the masks found at a path as cases, by file name, those in sub-folders last.
 
     Parameters
     ----------
     path
-        An image file, a DICOM SEG or an RTSTRUCT; a folder of these; or a folder with a sub-folder for each
-        case that holds one SEG or RTSTRUCT. Hidden files, and files that are none of these, are passed over.
+        An image file, a DICOM SEG or an RTSTRUCT; or a folder of these and of sub-folders, of which each is
+        named after a case and holds its SEG or RTSTRUCT. Hidden files, and files that are none of these, are
+        passed over; beside masks also sub-folders that hold several, or one of a case that has a file.
 
     Raises
     ------
@@ -60,8 +62,8 @@ def find_masks(path: Path) -> list[Case]:
         return [Case(mask_stem(_mask(path)), path)]
     files = _visible(path)
     found = [Case(mask_stem(file), file) for file in files if _is_mask(file)]
-    if not found:
-        found = [case for folder in files if os.path.isdir(folder) for case in _in_folder(folder)]
+    folders = [file for file in files if os.path.isdir(file)]
+    found = [*found, *_beside(found, folders)] if found else [c for f in folders for c in _in_folder(f)]
     if not found:
         _refuse_folder(path)
     return _without_doubles(found, path)
@@ -216,6 +218,15 @@ def _in_folder(folder: Path) -> Iterator[Case]:
     drawn = [path for path in walk_files(folder) if not image_suffix(path) and _is_mask(path)]
     for path in drawn:
         yield Case(folder.name, path)
+
+
+def _beside(found: Sequence[Case], folders: Sequence[Path]) -> Iterator[Case]:
+    """Yield the cases in sub-folders beside masks, where other folders may lie, as an archive of masks."""
+    names = {case.name for case in found}
+    for folder in folders:
+        with suppress(InputError):  # it cannot be read, and need not be a case
+            cases = [] if folder.name in names else list(_in_folder(folder))
+            yield from cases if len(cases) == 1 else ()
 
 
 def _visible(folder: Path) -> list[Path]:

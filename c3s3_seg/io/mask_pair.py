@@ -108,22 +108,34 @@ def _refuse_sheared(masks: Sequence[Volume]) -> None:
     if any(repaired) and (all(repaired) or not alike):
         wrong = masks[repaired.index(True)]
         repair = next(note for note in wrong.source.notes if note.startswith(REPAIRED)).partition(": ")[2]
+        other = "neither are those of the other one"
+        if not all(repaired):
+            other = "the other mask is not on the grid of that rotation"
         raise GeometryError(
-            f"the axes of the mask are not perpendicular ({repair}), and the other mask is not on the grid of"
-            " that rotation",
+            f"the axes of the mask are not perpendicular ({repair}), and {other}",
             where=wrong.source.path,
-            todo="Resample it, or compare it with a prediction of `predict --repair orthonormal`",
+            todo="Resample it to perpendicular axes in another program, or compare it with a prediction of"
+            " `predict --repair orthonormal`",
         )
 
 
-def name_values(truths: Sequence[Path], predictions: Sequence[Path]) -> dict[str, int]:
+def name_values(
+    truths: Sequence[Path], predictions: Sequence[Path], stated: Mapping[str, int] | None = None
+) -> dict[str, int]:
     """Return the mask values of the names in DICOM SEG and RTSTRUCT files.
+
+    Parameters
+    ----------
+    truths, predictions
+        Files of both sides.
+    stated
+        Name -> value in the image files among them, if known; upper and lower case are alike.
 
     Returns
     -------
     dict
         Name -> value. If every file has names, they are numbered in order, those of the truths first.
-        Beside image files, which only have values, the number of the segment or region is the value.
+        Beside image files a name has the stated value, and another name the number of its segment or region.
         Empty if there is no SEG or RTSTRUCT.
 
     Raises
@@ -134,7 +146,7 @@ def name_values(truths: Sequence[Path], predictions: Sequence[Path]) -> dict[str
     files = (*truths, *predictions)
     drawings = [look for path in files if (look := _header(path)) is not None]
     if any(image_suffix(path) for path in files):
-        return _by_number(drawings)
+        return _by_number(drawings, stated or {})
     values: dict[str, int] = {}
     known: dict[str, int] = {}
     for name in (name for drawing in drawings for name in drawing.names):
@@ -176,11 +188,16 @@ def _header(path: Path) -> Drawing | None:
         return None
 
 
-def _by_number(drawings: Sequence[Drawing]) -> dict[str, int]:
+def _by_number(drawings: Sequence[Drawing], stated: Mapping[str, int]) -> dict[str, int]:
     values: dict[str, int] = {}
-    owners: dict[int, str] = {}
-    for drawing in drawings:
-        for name, number in _numbers(drawing):
+    known = {name.casefold(): value for name, value in stated.items()}
+    numbered = [(drawing, _numbers(drawing)) for drawing in drawings]
+    shared = any(name.casefold() in known for _, numbers in numbered for name, _ in numbers)
+    # Without a common name the sides have names of their own for the same numbers.
+    owners = {value: name for name, value in stated.items()} if shared else {}
+    for drawing, numbers in numbered:
+        for name, own in numbers:
+            number = known.get(name.casefold(), own)
             other = owners.setdefault(number, name)
             if values.setdefault(name, number) != number or other.casefold() != name.casefold():
                 what = f"'{name}' has the number {number} here, and in another file '{other}' has"

@@ -166,7 +166,8 @@ def _tile(name: str, found: Statistics) -> str:
     of = f" of {finite} finite" if finite < found.n else ""
     mean = f"<b>{in_page(found.mean, name)}</b><span>{title}, mean{of}</span>"
     if found.infinite and math.isfinite(found.mean_penalised):
-        interval += f"<span>{in_page(found.mean_penalised, name)} with the image diagonal for a miss</span>"
+        words = "with the image diagonal where one mask is empty"
+        interval += f"<span>{in_page(found.mean_penalised, name)} {words}</span>"
     return f'<div class="tile">{mean}{interval}</div>'
 
 
@@ -261,7 +262,7 @@ def _key(rows: Sequence[CaseScore]) -> str:
 
 
 def _definitions(report: Report) -> str:
-    terms = {**definitions_of(report.rows), **CONVENTIONS}
+    terms = {**definitions_of(report.rows, report.comparison), **CONVENTIONS}
     listed = "".join(f"<dt>{escape(name)}</dt><dd>{escape(text)}</dd>" for name, text in terms.items())
     return f"<h2>What the numbers mean</h2>{folded('Definitions', f'<dl>{listed}</dl>', 'definitions')}"
 

@@ -141,7 +141,7 @@ def write_report_json(
     report = {
         "software": {"name": "c3s3-seg", "version": software_version()},
         "protocol": {"name": protocol, "meaning": PROTOCOLS[protocol]},
-        "definitions": definitions_of(rows),
+        "definitions": definitions_of(rows, comparison),
         "conventions": CONVENTIONS,
         "cohorts": [_cohort_entry(cohort) for cohort in cohorts(rows)],
         "cases": [{"case": row.case, "label": row.label, **row.score.flat()} for row in rows],
@@ -154,9 +154,10 @@ def write_report_json(
     write_whole(path, (text + "\n").encode("utf-8", "backslashreplace"))  # file names need not be Unicode
 
 
-def definitions_of(rows: Sequence[CaseScore]) -> dict[str, str]:
-    """Return the definitions of these rows' columns, by column, and the definition of a surface."""
-    used = dict.fromkeys(_definition(name) for row in rows for name in row.score.flat())
+def definitions_of(rows: Sequence[CaseScore], comparison: Sequence[Paired] = ()) -> dict[str, str]:
+    """Return the definitions of the columns of rows and of a comparison, and the definition of a surface."""
+    columns = [name for row in rows for name in row.score.flat()]
+    used = dict.fromkeys(_definition(name) for name in (*columns, *(pair.metric for pair in comparison)))
     paper = any(isinstance(row.score, PaperScore) for row in rows)
     defined = DEFINITIONS | (PAPER_DEFINITIONS if paper else {})
     return {name: defined[name] for name in ("surface", *used)}

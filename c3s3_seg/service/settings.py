@@ -59,8 +59,8 @@ class LimitSettings:
     object, study, files
         Size of one object, size and number of files of a study.
     memory
-        Memory of a worker: without an overlap the tiles of the network are the largest that fit; with one they
-        keep the size of the training crops.
+        Memory of a worker: without an overlap the tiles of the network are the largest that fit; with
+        one they keep the size of the training crops.
     study_s
         Seconds that a study may take in a worker, and that fetching a series may take.
     keep_spool_s, keep_dead_days

@@ -764,3 +764,24 @@ def test_json_lines_and_quiet(folders: tuple[Path, Path, Path]) -> None:
 def test_a_protocol_that_is_none_is_refused_before_anything_is_measured() -> None:
     with pytest.raises(InputError, match="there is no protocol 'x'; wanted clinical, paper"):
         EvaluationSettings(protocol="x")  # type: ignore[arg-type]
+
+
+def test_masks_whose_json_numbers_the_labels_differently_are_refused(
+    folders: tuple[Path, Path, Path],
+) -> None:
+    predictions, truth, out = folders
+    other = predictions.with_name("other")
+    other.mkdir()
+    for folder in (predictions, truth, other):
+        for name in "ab":
+            save(two_organs(1, 2), folder / f"{name}.nii.gz")
+            beside(folder, name, {"anterior": 1, "posterior": 2})
+    assert evaluate(predictions, truth, out, against=other).failures == ()
+    for wrong, against in ((predictions, None), (truth, None), (other, other)):
+        beside(wrong, "b", {"Anterior": 2, "posterior": 1})
+        with pytest.raises(InputError, match=r"has the value 2 here and 1 in .*Give both the same values"):
+            evaluate(predictions, truth, out, against=against)
+        assert evaluate(
+            predictions, truth, out, EvaluationSettings(labels={"x": 1}), against=against
+        ).labels == (("x", 1),)
+        beside(wrong, "b", {"anterior": 1, "posterior": 2})

@@ -1,5 +1,6 @@
 """Tests of DICOM SEG and RTSTRUCT as predictions and as truths: their grid, label names and refusals."""
 
+import json
 import shutil
 from pathlib import Path
 
@@ -355,3 +356,40 @@ def test_a_damaged_header_fails_its_case_and_changes_nothing_for_the_others(
         ("b", "left_atrium", 1), ("b", "wall", 1),
     ]  # fmt: skip
     assert [failure.case for failure in result.failures] == ["a"]
+
+
+def test_names_beside_an_image_file_decide_over_numbers_of_segments(truth: Volume, tmp_path: Path) -> None:
+    """A program may number the segments of a mask in another order."""
+    segments = (Segment("wall", 1), Segment("left_atrium", 3))
+    swapped = truth.geometry.volume(np.choose(truth.array, [0, 3, 0, 1]).astype(np.uint8), truth.source)
+    (tmp_path / "t").mkdir()
+    seg = tmp_path / "t" / "a.seg.dcm"
+    write_seg(swapped, seg, segments, MAKER)
+    image = write(truth, tmp_path / "p", "nii.gz")
+    assert dice_of(evaluate(image, seg, tmp_path / "out")) == {"wall": 0, "left_atrium": 0}
+    facts = {"c3s3_seg": "0", "case": "a", "labels": {"Left_atrium": 1, "wall": 2}, "made_with": {}}
+    (tmp_path / "p" / "a.json").write_text(json.dumps(facts))
+    for pair in ((image, seg), (seg, image)):
+        assert set(dice_of(evaluate(*pair, tmp_path / "out")).values()) == {1}
+    facts["labels"] = {"left_atrium": 2, "scar": 1}  # `wall` has number 1, which is another label here
+    (tmp_path / "p" / "a.json").write_text(json.dumps(facts))
+    with pytest.raises(InputError, match="'wall' has the number 1 here, and in another file 'scar' has"):
+        evaluate(image, seg, tmp_path / "out")
+    facts["labels"] = {"cavity": 1, "shell": 2}  # no name in common: the numbers decide
+    (tmp_path / "p" / "a.json").write_text(json.dumps(facts))
+    assert set(dice_of(evaluate(image, seg, tmp_path / "out")).values()) == {0}
+
+
+def test_masks_in_folders_of_cases_beside_files(truth: Volume, tmp_path: Path) -> None:
+    for side in "pt":
+        write(truth, tmp_path / side, "nii.gz", "a")
+        for case in "bc":
+            (tmp_path / side / case).mkdir()
+            write(truth, tmp_path / side / case, "seg.dcm", "x")
+        (tmp_path / side / "a").mkdir()  # the scan of the case, with a mask of somebody else
+        write(truth, tmp_path / side / "a", "seg.dcm", "x")
+    write(truth, tmp_path / "t" / "c", "seg.dcm", "y")  # an archive of masks is no case
+    write(truth, tmp_path / "p" / "c", "seg.dcm", "y")
+    result = evaluate(tmp_path / "p", tmp_path / "t", tmp_path / "out")
+    assert [case.name for case in find_masks(tmp_path / "t")] == ["a", "b"]
+    assert (sorted({row.case for row in result.rows}), result.failures) == (["a", "b"], ())

@@ -61,7 +61,7 @@ def test_misses_are_said_and_come_first(report: Path) -> None:
     assert "<b>2</b><span>one mask empty: infinite</span>" in text
     assert "mean of 3 finite" in text
     assert "<b>1</b><span>both masks empty: Dice 1, no distance</span>" in text
-    assert "with the image diagonal for a miss" in text
+    assert "with the image diagonal where one mask is empty" in text
 
 
 def test_a_scan_on_another_grid_is_not_shown_and_said(report: Path) -> None:
