@@ -34,7 +34,8 @@ def export(job: Job) -> None:
     started = time.perf_counter()
     subprocess.run(command, check=True)
     taken = f"{time.perf_counter() - started:.1f} s"
-    job.tell(replace(job.row, what="export", how=job.runtime, result=taken, remark="within the parity limits"))
+    remark = "within the parity limits"
+    job.tell(replace(job.row, what="export", how=job.runtime, result=taken, remark=remark))
 
 
 def patches(job: Job) -> None:
