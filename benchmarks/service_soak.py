@@ -29,8 +29,9 @@ import pydicom
 from pydicom.uid import generate_uid
 
 from c3s3_seg.errors import C3S3Error
-from c3s3_seg.io.pacs.association import Caller, Node
+from c3s3_seg.io.pacs.association import Caller
 from c3s3_seg.io.pacs.client import send
+from c3s3_seg.io.pacs.nodes import Node
 from c3s3_seg.phantom import Simulator, save, simulate
 
 COARSE = Simulator(shape=(72, 66, 36), spacing_mm=(1.95, 1.95, 2.8))

@@ -15,7 +15,8 @@ from c3s3_seg.commands.option_defaults import server_names
 from c3s3_seg.errors import listed, quantity
 
 if TYPE_CHECKING:
-    from c3s3_seg.io.pacs.association import AssociationListener, Caller
+    from c3s3_seg.io.pacs.association import Caller
+    from c3s3_seg.io.pacs.nodes import AssociationListener
     from c3s3_seg.io.pacs.server import Server
 
 LINK, LISTENER, LIMITS = options.CONNECTION, "C-MOVE", "Limits"
@@ -222,7 +223,7 @@ def send(
 
 def _listener(move: str | None, listen: str | None, senders: Sequence[str]) -> AssociationListener | None:
     from c3s3_seg.errors import InputError
-    from c3s3_seg.io.pacs.association import AssociationListener
+    from c3s3_seg.io.pacs.nodes import AssociationListener
 
     if move is not None:
         return AssociationListener.parse(move, listen, senders)
@@ -248,7 +249,8 @@ def _warn(pacs: Server, listener: AssociationListener | None, caller: Caller) ->
 def _caller(
     title: str, timeout: float, tls: bool | None, trust: Path | None, certificate: Path | None
 ) -> Caller:
-    from c3s3_seg.io.pacs.association import Caller, Tls
+    from c3s3_seg.io.pacs.association import Caller
+    from c3s3_seg.io.pacs.tls import Tls
 
     encrypted = (trust is not None or certificate is not None) if tls is None else tls
     return Caller(title, timeout, Tls(trust, certificate) if encrypted else None)

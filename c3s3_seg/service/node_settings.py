@@ -7,8 +7,10 @@ from pathlib import Path
 from typing import Annotated
 
 from c3s3_seg.errors import InputError
-from c3s3_seg.io.pacs.association import AssociationListener, Caller, Node, Tls
+from c3s3_seg.io.pacs.association import Caller
+from c3s3_seg.io.pacs.nodes import AssociationListener, Node
 from c3s3_seg.io.pacs.receiver import Gate
+from c3s3_seg.io.pacs.tls import Tls
 from c3s3_seg.service.value_types import Count, Modality, Port, Positive
 from c3s3_seg.system.schema import Rule, closed
 

@@ -14,15 +14,16 @@ from c3s3_seg.errors import C3S3Error, InputError, public
 from c3s3_seg.io.pacs.receiver import receiving
 from c3s3_seg.service.database import Clock, ServiceDatabase
 from c3s3_seg.service.deliveries import Deliveries
+from c3s3_seg.service.folder_source import FolderSource
 from c3s3_seg.service.intake import Intake
 from c3s3_seg.service.metrics import SERVICE, Metrics
 from c3s3_seg.service.monitor import Collector, monitoring
+from c3s3_seg.service.pacs_source import PacsSource
 from c3s3_seg.service.queue import QueueState, StudyQueue
 from c3s3_seg.service.results_log import write_lines
 from c3s3_seg.service.segment import job_of, model_of
 from c3s3_seg.service.settings import ServeSettings
 from c3s3_seg.service.source_memory import SourceMemory
-from c3s3_seg.service.sources import FolderSource, PacsSource
 from c3s3_seg.service.spool import Room, Spool, is_key, key_of
 from c3s3_seg.service.work import Segmenter, Work, silent_step
 from c3s3_seg.service.worker_process import BrokenOffError, WorkerProcess

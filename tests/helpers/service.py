@@ -18,8 +18,8 @@ from conftest import small_scan
 from c3s3_seg.geometry.volume import Volume
 from c3s3_seg.inference import Predictor
 from c3s3_seg.io.dicom.write_series import save_series
-from c3s3_seg.io.pacs.association import AssociationListener, Node
 from c3s3_seg.io.pacs.identity import Identity, identity
+from c3s3_seg.io.pacs.nodes import AssociationListener, Node
 from c3s3_seg.io.pacs.receiver import Gate, receiving
 from c3s3_seg.service.metrics import Metrics
 from c3s3_seg.service.segment import SegmentedStudy, SegmentTask, job_of, model_of, segment

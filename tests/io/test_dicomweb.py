@@ -14,12 +14,13 @@ from helpers.service import counting_pacs
 
 from c3s3_seg.errors import C3S3Error, InputError, RefusedError
 from c3s3_seg.io.pacs import connection_limits
-from c3s3_seg.io.pacs.association import Caller, Tls
+from c3s3_seg.io.pacs.association import Caller
 from c3s3_seg.io.pacs.client import DimseServer
 from c3s3_seg.io.pacs.connect import server_of, warning
 from c3s3_seg.io.pacs.outbox import collect
 from c3s3_seg.io.pacs.query import FetchLimits, Wanted
 from c3s3_seg.io.pacs.server import fetch_study
+from c3s3_seg.io.pacs.tls import Tls
 from c3s3_seg.io.pacs.web_address import PASSWORD, TOKEN, USER, Credentials, WebAddress
 
 pytest.importorskip("dicomweb_client")

@@ -44,21 +44,15 @@ from c3s3_seg.io.dicom_objects.rtstruct_write import write_rtstruct
 from c3s3_seg.io.dicom_objects.secondary_capture import write_capture
 from c3s3_seg.io.dicom_objects.seg_write import write_seg
 from c3s3_seg.io.pacs import connection_limits
-from c3s3_seg.io.pacs.association import (
-    PLAIN,
-    STORED,
-    AssociationListener,
-    Caller,
-    Node,
-    Tls,
-    association,
-)
+from c3s3_seg.io.pacs.association import PLAIN, STORED, Caller, association
 from c3s3_seg.io.pacs.client import DimseServer, send
 from c3s3_seg.io.pacs.inbox import Inbox
 from c3s3_seg.io.pacs.listener import listening
+from c3s3_seg.io.pacs.nodes import AssociationListener, Node
 from c3s3_seg.io.pacs.query import FetchLimits, Wanted
 from c3s3_seg.io.pacs.search import FIND, GET, MOVE, answers, query
 from c3s3_seg.io.pacs.server import fetch_study
+from c3s3_seg.io.pacs.tls import Tls
 
 pytestmark = pytest.mark.slow
 

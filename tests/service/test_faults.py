@@ -17,11 +17,12 @@ from helpers.ports import free_port
 from helpers.service import Bench, results, study
 
 from c3s3_seg.errors import InputError
-from c3s3_seg.io.pacs.association import AssociationListener, Caller, Node
+from c3s3_seg.io.pacs.association import Caller
 from c3s3_seg.io.pacs.client import send
 from c3s3_seg.io.pacs.identity import Identity, identity
+from c3s3_seg.io.pacs.nodes import AssociationListener, Node
 from c3s3_seg.io.pacs.receiver import Gate, receiving
-from c3s3_seg.service import sources
+from c3s3_seg.service import folder_source
 from c3s3_seg.service.segment import SegmentTask
 from c3s3_seg.service.spool import key_of
 from c3s3_seg.system.lock import hold
@@ -334,7 +335,7 @@ def test_a_file_of_an_entry_that_cannot_be_read_holds_up_its_study(
         return read_regular(path, limit)
 
     with monkeypatch.context() as patch:
-        patch.setattr(sources, "read_regular", read)
+        patch.setattr(folder_source, "read_regular", read)
         assert bench.wait(100, 5) == []
         assert bench.counts() == {"received": 1}
     assert "cannot be read: none of it is taken" in caplog.text
@@ -475,7 +476,7 @@ def test_a_part_is_not_segmented_after_the_disk_of_spool_and_queue_was_full(
                 full.enter_context(full_disk())
             return content
 
-        patch.setattr(sources, "read_regular", read)
+        patch.setattr(folder_source, "read_regular", read)
         let_time_pass(bench, 10)
         patch.undo()
         assert bench.service.metrics.totals["files"] == 9
@@ -534,7 +535,7 @@ def test_half_of_an_entry_waits_while_its_share_is_not_mounted(
         return read_regular(path, limit)
 
     with monkeypatch.context() as patch:
-        patch.setattr(sources, "read_regular", read)
+        patch.setattr(folder_source, "read_regular", read)
         assert bench.wait(20) == []
     watch.rename(tmp_path / "share")
     watch.mkdir()

@@ -12,7 +12,7 @@ from helpers.ports import free_port
 from helpers.service import Bench, study
 
 from c3s3_seg.errors import InputError
-from c3s3_seg.service import monitor, sources
+from c3s3_seg.service import folder_source, monitor
 from c3s3_seg.service.monitor import Collector, monitoring
 from c3s3_seg.service.settings import MonitorSettings
 
@@ -117,7 +117,7 @@ def test_a_source_that_never_answers_is_not_ready(tmp_path: Path, monkeypatch: p
         seen.append(bench.service.health().get(source.name, ""))
         return "signature"
 
-    monkeypatch.setattr(sources, "signature_of", slow)
+    monkeypatch.setattr(folder_source, "signature_of", slow)
     with bench.service._guarded(source.name):
         source.look()
     assert seen == ["", ""]  # slow, but it goes on
@@ -130,7 +130,7 @@ def test_a_source_that_never_answers_is_not_ready(tmp_path: Path, monkeypatch: p
         seen.append(bench.service.health()[source.name])
         return "signature"
 
-    monkeypatch.setattr(sources, "signature_of", dead)
+    monkeypatch.setattr(folder_source, "signature_of", dead)
     source.look()
     assert seen[-1] == "it has not answered for minutes"
 
@@ -164,6 +164,6 @@ def test_a_clock_that_is_set_back_hides_no_fault(tmp_path: Path, monkeypatch: py
         seen.append(bench.service.health()[source.name])
         return []
 
-    monkeypatch.setattr(sources, "entries_of", hangs)
+    monkeypatch.setattr(folder_source, "entries_of", hangs)
     source.look()
     assert seen == ["it has not answered for minutes"]

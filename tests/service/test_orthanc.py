@@ -20,8 +20,9 @@ from helpers.ports import free_port
 from helpers.service import Bench, settings, study, until
 
 from c3s3_seg.errors import InputError
-from c3s3_seg.io.pacs.association import Caller, Node
+from c3s3_seg.io.pacs.association import Caller
 from c3s3_seg.io.pacs.client import send
+from c3s3_seg.io.pacs.nodes import Node
 from c3s3_seg.phantom import Simulator, save, simulate
 
 pytestmark = pytest.mark.slow

@@ -15,7 +15,7 @@ from pynetdicom import evt
 from c3s3_seg.errors import InputError
 from c3s3_seg.io.pacs.association import STORED
 from c3s3_seg.io.pacs.search import FIND, GET, FoundInDays
-from c3s3_seg.service import sources
+from c3s3_seg.service import pacs_source
 
 DAY_S = 86_400
 TODAY = datetime.fromtimestamp(1_800_000_000, UTC)  # the day of the clock of a Bench
@@ -126,7 +126,7 @@ def test_a_series_that_could_not_be_fetched_for_days_is_fetched_at_last(tmp_path
 def test_a_series_that_can_never_be_fetched_does_not_make_each_search_longer(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sources, "MOST_FAILURES", 2)
+    monkeypatch.setattr(pacs_source, "MOST_FAILURES", 2)
     files = study(tmp_path / "pacs", 30, StudyDate=f"{TODAY:%Y%m%d}")
     with silent_pacs(files, finds_images=True, faults=["no files"]) as server:
         bench = Bench(tmp_path, poll(server))
@@ -182,7 +182,7 @@ def test_a_poll_that_never_ends_is_not_ready(tmp_path: Path, monkeypatch: pytest
             seen.append(bench.service.health().get(source.name, ""))
         return FoundInDays(())
 
-    monkeypatch.setattr(sources, "series_of_days", silent)
+    monkeypatch.setattr(pacs_source, "series_of_days", silent)
     with bench.service._guarded(source.name):
         source.look()
     assert seen == ["", "it has not answered for minutes"]

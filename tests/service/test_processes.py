@@ -13,8 +13,9 @@ import pytest
 from helpers.ports import free_port
 from helpers.service import Bench, counting_pacs, results, settings, study, until
 
-from c3s3_seg.io.pacs.association import Caller, Node
+from c3s3_seg.io.pacs.association import Caller
 from c3s3_seg.io.pacs.client import send
+from c3s3_seg.io.pacs.nodes import Node
 from c3s3_seg.service.segment import SegmentTask, job_of, model_of
 from c3s3_seg.service.worker_process import WorkerProcess
 

@@ -18,20 +18,13 @@ from helpers.ports import free_port
 from helpers.service import study
 
 from c3s3_seg.errors import InputError
-from c3s3_seg.io.pacs.association import (
-    ECHO,
-    HANDSHAKE_S,
-    PLAIN,
-    AssociationListener,
-    Caller,
-    Node,
-    Tls,
-    association,
-)
+from c3s3_seg.io.pacs.association import ECHO, PLAIN, Caller, association
 from c3s3_seg.io.pacs.client import send
 from c3s3_seg.io.pacs.connection_limits import FURTHER
 from c3s3_seg.io.pacs.identity import Identity
+from c3s3_seg.io.pacs.nodes import AssociationListener, Node
 from c3s3_seg.io.pacs.receiver import Gate, receiving
+from c3s3_seg.io.pacs.tls import HANDSHAKE_S, Tls
 
 US = Caller("SCANNER", 10.0)
 

@@ -1,25 +1,21 @@
-"""The connection to a PACS: the server, this client, TLS, and the reason if there is no connection."""
+"""The connection to a PACS: the kinds of object, this client, and the reason if there is no connection."""
 
 from __future__ import annotations
 
-import ipaddress
 import math
-import re
 import socket
-import ssl
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from c3s3_seg.errors import InputError, MissingError, listed, to_install
 from c3s3_seg.io.pacs.connection_limits import largest_file, limiting
+from c3s3_seg.io.pacs.nodes import Node, is_title
+from c3s3_seg.io.pacs.tls import Tls
 
 AE_TITLE = "C3S3SEG"
-SERVER_FORMS = "TITLE@host:port, or https://host/path"
 LIMIT_S = 30.0
-HANDSHAKE_S = 5.0
 SUCCESS, PENDING = 0x0000, 0xFF00
 # Stored, but with values changed, left out, or unlike its class (PS3.4, B.2.3). In a transfer, counts decide.
 WARNINGS = (0xB000, 0xB006, 0xB007)
@@ -52,153 +48,6 @@ ECHO = "1.2.840.10008.1.1"
 Context = tuple[str, list[str]]
 
 
-def _parse(text: str) -> tuple[str, str, int]:
-    match = re.fullmatch(r"([^@]{1,16})@([^@\s]+):([0-9]{1,5})", text)
-    if match is None or not 0 < int(match[3]) < 65536 or not _is_title(match[1]):
-        # A colon before the @ belongs to a login, which is not repeated.
-        shown = "" if ":" in text.partition("@")[0] else f" '{text}'"
-        raise InputError(f"found the server{shown}, wanted {SERVER_FORMS}")
-    return match[1], match[2], int(match[3])
-
-
-def _is_title(text: str) -> bool:
-    """Return whether a text is an AE title (PS3.5, 6.2, AE): printable ASCII without `\\`, not blank."""
-    plain = text.isascii() and text.isprintable() and "\\" not in text
-    return plain and 1 <= len(text) <= 16 and bool(text.strip())
-
-
-def is_loopback(host: str) -> bool:
-    """Return whether a host is this machine, by its address or by the name `localhost`."""
-    try:
-        return ipaddress.ip_address(host.strip("[]")).is_loopback
-    except ValueError:
-        return host == "localhost"
-
-
-@dataclass(frozen=True)
-class Node:
-    """A server: `TITLE@host:port`."""
-
-    title: str
-    host: str
-    port: int
-
-    @classmethod
-    def parse(cls, text: str) -> Node:
-        """Parse the text of a server.
-
-        Raises
-        ------
-        InputError
-            If the text has another form.
-        """
-        return cls(*_parse(text))
-
-    def __str__(self) -> str:
-        return f"{self.title}@{self.host}:{self.port}"
-
-
-@dataclass(frozen=True)
-class AssociationListener:
-    """The receiver of the files of a C-MOVE: its title, as the server knows it, an address and a port.
-
-    Parameters
-    ----------
-    title, host, port
-        Title, address and port; loopback, unless another address is given.
-    senders
-        Hosts that may send files, besides the host of the requested server.
-    """
-
-    title: str
-    host: str = "127.0.0.1"
-    port: int = 11112
-    senders: tuple[str, ...] = ()
-
-    @classmethod
-    def parse(cls, title: str, address: str | None, senders: Sequence[str] = ()) -> AssociationListener:
-        """Return a listener from a title, `host:port` and the hosts of other senders.
-
-        Raises
-        ------
-        InputError
-            If the title or the address is not valid.
-        """
-        if address is None:
-            address = "127.0.0.1:11112"
-        return cls(*_parse(f"{title}@{address}"), tuple(senders))
-
-    @property
-    def is_local(self) -> bool:
-        """Whether only this machine can reach the listener."""
-        return is_loopback(self.host)
-
-
-class _Hasty(ssl.SSLSocket):
-    """A socket whose handshake is limited: a silent connection must not keep its thread."""
-
-    def do_handshake(self, block: bool = False) -> None:
-        self.settimeout(HANDSHAKE_S)
-        super().do_handshake(block)
-        self.settimeout(None)
-
-
-@dataclass(frozen=True)
-class Tls:
-    """Encryption with TLS: the server must show a certificate that is trusted.
-
-    Parameters
-    ----------
-    trusted
-        PEM file of the authorities, or of the server's own certificate. None: authorities of the system.
-    certificate
-        PEM file with the certificate and the key of this client, for a server that requests them.
-    """
-
-    trusted: Path | None = None
-    certificate: Path | None = None
-
-    def context(self) -> ssl.SSLContext:
-        """Return the TLS context of a client.
-
-        Raises
-        ------
-        InputError
-            If a file cannot be read, or is no certificate.
-        """
-        return self._made(ssl.Purpose.SERVER_AUTH)
-
-    def listening(self) -> ssl.SSLContext:
-        """Return the TLS context of a listener: a sender must show a certificate that `trusted` vouches for.
-
-        Raises
-        ------
-        InputError
-            If `certificate` or `trusted` is missing, or cannot be read.
-        """
-        if self.certificate is None or self.trusted is None:
-            raise InputError(
-                "a listener with TLS (--move with --tls or --trust) needs a certificate of its own, and one"
-                " to check the server's by",
-                todo="Give both --certificate and --trust, or fetch without --move",
-            )
-        made = self._made(ssl.Purpose.CLIENT_AUTH)
-        made.verify_mode = ssl.CERT_REQUIRED
-        made.sslsocket_class = _Hasty
-        return made
-
-    def _made(self, purpose: ssl.Purpose) -> ssl.SSLContext:
-        try:
-            made = ssl.create_default_context(purpose, cafile=self.trusted)
-            if self.certificate is not None:
-                # Without this password OpenSSL would ask for one on the terminal, and wait.
-                made.load_cert_chain(self.certificate, password="")
-        except OSError as error:  # ssl.SSLError is one
-            what = f"the certificates cannot be used: {error.strerror or error}"
-            raise InputError(what, where=self.trusted or self.certificate) from error
-        return made
-
-
 @dataclass(frozen=True)
 class Caller:
     """This client: its AE title, the time limit for an answer, and TLS."""
@@ -209,7 +58,7 @@ class Caller:
 
     def __post_init__(self) -> None:
         """Raise InputError unless the title and the time limit are valid."""
-        if not _is_title(self.title):
+        if not is_title(self.title):
             raise InputError(
                 "found an AE title that is none, wanted 1 to 16 ASCII characters, not only blanks"
             )

@@ -20,16 +20,15 @@ from c3s3_seg.io.pacs.association import (
     REPORTS,
     STORED,
     UNPACKED,
-    AssociationListener,
     Caller,
     Context,
-    Node,
     association,
     check_status,
     cut,
 )
 from c3s3_seg.io.pacs.inbox import AGAIN, Inbox
 from c3s3_seg.io.pacs.listener import listening
+from c3s3_seg.io.pacs.nodes import AssociationListener, Node
 from c3s3_seg.io.pacs.outbox import ALREADY_THERE, Outgoing, Sent, collect
 from c3s3_seg.io.pacs.query import MOST_STUDIES, PATIENCE, study_keys, study_uids
 from c3s3_seg.io.pacs.search import FIND, GET, MOVE, answers, check_end, query, responses

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from c3s3_seg.errors import InputError
-from c3s3_seg.io.pacs.association import AssociationListener, Caller, Node
+from c3s3_seg.io.pacs.association import Caller
 from c3s3_seg.io.pacs.client import DimseServer
 from c3s3_seg.io.pacs.dicomweb import WebServer
+from c3s3_seg.io.pacs.nodes import AssociationListener, Node
 from c3s3_seg.io.pacs.server import Server
 from c3s3_seg.io.pacs.web_address import Credentials, WebAddress, is_web
 

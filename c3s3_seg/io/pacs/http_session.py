@@ -13,8 +13,9 @@ from http import HTTPStatus
 from typing import Any
 
 from c3s3_seg.errors import InputError, MissingError, RefusedError, to_install
-from c3s3_seg.io.pacs.association import Caller, Tls
+from c3s3_seg.io.pacs.association import Caller
 from c3s3_seg.io.pacs.outbox import OneFileError
+from c3s3_seg.io.pacs.tls import Tls
 from c3s3_seg.io.pacs.web_address import PASSWORD, TOKEN, USER, Credentials, WebAddress
 
 # Loggers of the libraries, which quote addresses with search keys, tracebacks, and the server's answers.

@@ -9,18 +9,11 @@ from functools import partial
 from typing import Any
 
 from c3s3_seg.errors import InputError
-from c3s3_seg.io.pacs.association import (
-    REPORTS,
-    STORED,
-    AssociationListener,
-    Caller,
-    Node,
-    Tls,
-    addresses,
-    cut,
-)
+from c3s3_seg.io.pacs.association import REPORTS, STORED, Caller, addresses, cut
 from c3s3_seg.io.pacs.connection_limits import largest_file, limiting, server_class
 from c3s3_seg.io.pacs.inbox import NOT_ALLOWED, Inbox
+from c3s3_seg.io.pacs.nodes import AssociationListener, Node
+from c3s3_seg.io.pacs.tls import Tls
 
 
 @contextmanager

@@ -9,21 +9,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from c3s3_seg.errors import C3S3Error, InputError
-from c3s3_seg.io.pacs.association import (
-    ECHO,
-    PLAIN,
-    REPORTS,
-    STORED,
-    SUCCESS,
-    AssociationListener,
-    Caller,
-    Tls,
-    addresses,
-)
+from c3s3_seg.io.pacs.association import ECHO, PLAIN, REPORTS, STORED, SUCCESS, Caller, addresses
 from c3s3_seg.io.pacs.connection_limits import limiting
 from c3s3_seg.io.pacs.identity import Identity, identity
 from c3s3_seg.io.pacs.inbox import NO_ROOM, NOT_UNDERSTOOD
 from c3s3_seg.io.pacs.listener import reject_host, serving
+from c3s3_seg.io.pacs.nodes import AssociationListener
+from c3s3_seg.io.pacs.tls import Tls
 
 SPARE = 1 << 20  # bytes of a message besides its object
 PARTING_S = 5.0  # time that a sender gets at the end to finish an open association

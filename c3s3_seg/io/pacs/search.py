@@ -15,11 +15,11 @@ from c3s3_seg.io.pacs.association import (
     PENDING,
     PLAIN,
     Caller,
-    Node,
     RefusedRequestError,
     association,
     check_status,
 )
+from c3s3_seg.io.pacs.nodes import Node
 from c3s3_seg.io.pacs.query import PATIENCE, count_of, text_of
 
 FIND, GET, MOVE = (f"1.2.840.10008.5.1.4.1.2.2.{n}" for n in (1, 3, 2))

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from urllib.parse import urlsplit
 
 from c3s3_seg.errors import InputError
-from c3s3_seg.io.pacs.association import is_loopback
+from c3s3_seg.io.pacs.nodes import is_loopback
 
 TOKEN, USER, PASSWORD = "C3S3_SEG_TOKEN", "C3S3_SEG_USER", "C3S3_SEG_PASSWORD"
 FORM = "https://host/path"
