@@ -47,14 +47,14 @@ def serve(
     need("pynetdicom", "prometheus_client", extra="service")
     import logging
 
-    from c3s3_seg.service.segment import model_of
+    from c3s3_seg.service.preflight import check_start
     from c3s3_seg.service.service import opened
     from c3s3_seg.service.settings import read_settings
 
     file = _found(ctx, config)
     settings = read_settings(file)
     if check:
-        model_of(settings)
+        check_start(settings)
         say(f"{file.path}: the table [serve] is good.")
         return
     logging.getLogger("c3s3_seg").setLevel(logging.WARNING if quiet else logging.INFO)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import filecmp
 import hashlib
 import os
 import stat
@@ -12,13 +13,18 @@ from typing import BinaryIO
 from c3s3_seg.errors import C3S3Error, InputError
 from c3s3_seg.io.cases import is_passed_over, walk_files
 from c3s3_seg.io.detect import DICOM_SUFFIXES, PREFIX_END, begins_as_dicom, is_dicomdir
-from c3s3_seg.io.pacs.identity import identity
+from c3s3_seg.io.pacs.identity import Identity, identity
 
 UNREADABLE = "an entry has files or folders that cannot be read: none of it is taken until they can be"
 TOO_LARGE = "an entry has a file larger than serve.limits.object: none of it is taken"
 DAMAGED = (
     "an entry has a DICOM file that is empty, damaged or without valid UIDs: none of it is taken until that"
     " file is replaced or removed"
+)
+
+
+REPEATED = (
+    "an entry has two different DICOM files with one SOPInstanceUID: none of it is taken until one is removed"
 )
 
 
@@ -71,8 +77,8 @@ def checked_files(entry: Path, object_bytes: int) -> list[Path]:
     Raises
     ------
     HeldUpError
-        If a file cannot be read, or a DICOM file is larger than `object_bytes`, empty, damaged or without
-        valid UIDs.
+        If a file cannot be read, a DICOM file is larger than `object_bytes`, empty, damaged or without
+        valid UIDs, or two different ones have the same UIDs.
     """
     try:
         paths = list(files_of(entry))
@@ -86,6 +92,7 @@ def checked_files(entry: Path, object_bytes: int) -> list[Path]:
 
 def _check_files(paths: list[Path], object_bytes: int) -> None:
     suffixes, stubs = set(DICOM_SUFFIXES), set()
+    known: dict[Identity, Path] = {}
     for path in paths:
         suffix = path.suffix.lower()
         with os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
@@ -99,16 +106,16 @@ def _check_files(paths: list[Path], object_bytes: int) -> None:
             if os.fstat(file.fileno()).st_size > object_bytes:
                 raise HeldUpError(TOO_LARGE)
             suffixes.add(suffix)
-            if not _has_uids(file):
-                raise HeldUpError(DAMAGED)
+            other = known.setdefault(_identity(file), path)
+            if other != path and not filecmp.cmp(other, path, shallow=False):
+                raise HeldUpError(REPEATED)
     if stubs & suffixes:  # the suffix decides, as when a folder is read: the content shows no kind
         raise HeldUpError(DAMAGED)
 
 
-def _has_uids(file: BinaryIO) -> bool:
+def _identity(file: BinaryIO) -> Identity:
     file.seek(0)
     try:
-        identity(file)
-    except InputError:
-        return False
-    return True
+        return identity(file)
+    except InputError as error:
+        raise HeldUpError(DAMAGED) from error

@@ -104,6 +104,9 @@ class NodeSettings:
     @property
     def node(self) -> Node:
         """The parsed address of the server."""
+        if self.server.lower().startswith(("http://", "https://")):  # may hold a password
+            what = "a server is given by its DICOMweb address; the service stores and polls by DIMSE only"
+            raise InputError(what, todo="Give TITLE@host:port")
         return Node.parse(self.server)
 
     @property
@@ -130,7 +133,7 @@ class PollSettings(NodeSettings):
         For C-MOVE: own AE title, as the server knows it, and `host:port` to which the server sends.
     """
 
-    modalities: tuple[Modality, ...] = ("MR", "CT")
+    modalities: Annotated[tuple[Modality, ...], Rule(bool, "at least one")] = ("MR", "CT")
     days: Annotated[int, Rule(lambda value: 0 <= value <= 3650, "a number of days")] = 1
     every_s: Positive = 60.0
     move_title: str | None = None

@@ -49,6 +49,21 @@ def write_lines(path: Path, deliveries: Deliveries, *, first: bool = False) -> i
     return len(waiting)
 
 
+def check_results_log(path: Path) -> None:
+    """Check that lines can be appended to a log that exists; change nothing.
+
+    Raises
+    ------
+    InputError
+        If it cannot be written, or is another program's.
+    """
+    try:
+        with _opened(path):
+            pass
+    except OSError as error:
+        raise InputError(f"cannot be written ({error.strerror or error})", where=path) from error
+
+
 @contextmanager
 def _opened(path: Path, flags: int = 0) -> Iterator[int]:
     """Open a log of this package, or an empty file; any other file is refused and stays unchanged."""

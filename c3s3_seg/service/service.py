@@ -19,6 +19,7 @@ from c3s3_seg.service.intake import Intake
 from c3s3_seg.service.metrics import SERVICE, Metrics
 from c3s3_seg.service.monitor import Collector, monitoring
 from c3s3_seg.service.pacs_source import PacsSource
+from c3s3_seg.service.preflight import check_start
 from c3s3_seg.service.queue import QueueState, StudyQueue
 from c3s3_seg.service.results_log import write_lines
 from c3s3_seg.service.segment import job_of, model_of
@@ -27,7 +28,7 @@ from c3s3_seg.service.source_memory import SourceMemory
 from c3s3_seg.service.spool import Room, Spool, is_key, key_of
 from c3s3_seg.service.work import Segmenter, Work, silent_step
 from c3s3_seg.service.worker_process import BrokenOffError, WorkerProcess
-from c3s3_seg.system.files import check_folder, make_folder
+from c3s3_seg.system.files import make_folder
 from c3s3_seg.system.lock import hold
 from c3s3_seg.system.memory import parse_memory
 
@@ -304,11 +305,9 @@ def opened(
     Raises
     ------
     C3S3Error
-        If a folder cannot be used, another service holds the lock, or the model is missing.
+        If another service holds the lock, or for the reasons of `check_start`.
     """
-    for folder in (settings.state, settings.results):
-        check_folder(folder)
-    model_of(settings)
+    check_start(settings)
     if not settings.state.exists():
         make_folder(settings.state)
         settings.state.chmod(0o700)  # the folder will hold scans of patients

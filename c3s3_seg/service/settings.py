@@ -147,7 +147,7 @@ class ServeSettings:
         Subtables, see their classes.
     """
 
-    state: Path
+    state: Annotated[Path, Rule(lambda path: path != Path(), "a folder of its own")]
     model: str = "left-atrium"
     quiet_s: Positive = 30.0
     workers: Annotated[int, Rule(lambda value: 0 < value <= 64, "a number from 1 to 64")] = 1

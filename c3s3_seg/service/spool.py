@@ -90,7 +90,9 @@ class Spool:
         self._turn = threading.Lock()
         self._sizes: dict[str, tuple[int, int]] = {}  # study -> files, bytes
         make_folder(self.folder)
-        shutil.rmtree(self.work, ignore_errors=True)
+        check_work(folder)
+        for left in _entries(self.work):
+            shutil.rmtree(left, ignore_errors=True)
         make_folder(self.work)
         for study in self.studies():
             self._sizes[study] = _sweep(self.folder / study)
@@ -189,6 +191,33 @@ class Spool:
     def _place(self, found: Identity) -> Path:
         names = (key_of(found.study), key_of(found.series), f"{key_of(found.instance)}.dcm")
         return self.folder.joinpath(*names)
+
+
+def check_work(state: Path) -> None:
+    """Refuse a state folder whose `work` is not of the service, which empties it.
+
+    Raises
+    ------
+    InputError
+        If `work` is no folder, cannot be read, or holds anything but folders of studies.
+    """
+    work = state / "work"
+    foreign = [path for path in _entries(work) if not is_key(path.name) or path.is_symlink()]
+    if foreign:
+        raise InputError(
+            f"it holds {len(foreign)} files or folders that are not of the service, which empties it",
+            where=work,
+            todo="Give serve.state a folder of its own",
+        )
+
+
+def _entries(work: Path) -> list[Path]:
+    try:
+        return sorted(work.iterdir())
+    except FileNotFoundError:
+        return []
+    except OSError as error:
+        raise InputError(f"the folder cannot be read ({error.strerror or error})", where=work) from error
 
 
 def _files(study: Path) -> Iterator[Path]:

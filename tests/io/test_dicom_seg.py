@@ -5,6 +5,7 @@ import shutil
 from dataclasses import replace
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pydicom
@@ -291,11 +292,14 @@ def test_the_same_mask_is_the_same_instance_and_another_is_not(files: list[Path]
 
 
 def test_an_object_of_another_patient_or_study_is_another_instance(files: list[Path], tmp_path: Path) -> None:
-    """Objects with corrected patient data had the UIDs of the wrong ones, which a PACS keeps."""
-    changes: list[dict[str, str]] = [
+    """Objects with corrected data or places had the UIDs of the wrong ones, which a PACS keeps."""
+    changes: list[dict[str, Any]] = [
         {}, {"PatientName": "RIGHT^NAME"}, {"PatientID": "7"}, {"PatientBirthDate": "19500102"},
         {"IssuerOfPatientID": "HERE"}, {"PatientSex": "F"}, {"StudyInstanceUID": "1.2.3.4"},
+        {"AccessionNumber": "A-2"}, {"StudyDate": "20200102"}, {"FrameOfReferenceUID": "1.2.3.5"},
+        {"PixelSpacing": [1.5, 1.5]},
     ]  # fmt: skip
+    last = str(pydicom.dcmread(files[-1]).SOPInstanceUID)
     for write in (write_seg, write_rtstruct):
         uids = []
         for number, change in enumerate((*changes, {})):
@@ -306,8 +310,53 @@ def test_an_object_of_another_patient_or_study_is_another_instance(files: list[P
             write(drawn(load(folder)), tmp_path / "a.dcm", SEGMENTS, MAKER)
             made = pydicom.dcmread(tmp_path / "a.dcm")
             uids += [made.SOPInstanceUID, made.SeriesInstanceUID]
+        edit(files[-1], values(SOPInstanceUID="1.2.3.6"))  # of one slice, which is not the first
+        write(drawn(load(files[0].parent)), tmp_path / "a.dcm", SEGMENTS, MAKER)
+        assert pydicom.dcmread(tmp_path / "a.dcm").SOPInstanceUID not in uids
+        edit(files[-1], values(SOPInstanceUID=last))
         assert uids[:2] == uids[-2:]
         assert len(set(uids)) == 2 * len(changes)
+
+
+def test_a_moved_scan_gives_another_instance(files: list[Path], tmp_path: Path) -> None:
+    uids = set()
+    for write in (write_seg, write_rtstruct):
+        for _ in range(2):
+            write(drawn(load(files[0].parent)), tmp_path / "a.dcm", SEGMENTS, MAKER)
+            uids.add(pydicom.dcmread(tmp_path / "a.dcm").SOPInstanceUID)
+            for path in files:
+                edit(path, moved_by_50_mm)
+    assert len(uids) == 4
+
+
+def moved_by_50_mm(data: pydicom.Dataset) -> None:
+    x, *rest = data.ImagePositionPatient
+    data.ImagePositionPatient = [f"{float(x) + 50:.6f}", *rest]
+
+
+def test_remarks_on_the_patient_are_not_repeated(files: list[Path], tmp_path: Path) -> None:
+    """highdicom repeats the whole modules of patient and study."""
+    told = {"PatientComments": "secret", "Allergies": "nuts", "PatientAge": "040Y"}
+    for path in files:
+        edit(path, values(**told, PatientIdentityRemoved="YES", DeidentificationMethod="by hand"))
+    for write in (write_seg, write_rtstruct):
+        write(drawn(load(files[0].parent)), tmp_path / "a.dcm", SEGMENTS, MAKER)
+        made = pydicom.dcmread(tmp_path / "a.dcm")
+        assert not [keyword for keyword in told if keyword in made]
+        assert (made.PatientIdentityRemoved, made.DeidentificationMethod) == ("YES", "by hand")
+        assert errors(tmp_path / "a.dcm") == []
+
+
+@pytest.mark.parametrize(("stated", "wanted"), [({"NO"}, "NO"), ({"NO", "YES"}, "YES"), ({"NO", None}, None)])
+def test_a_capture_has_the_text_that_is_burned_into_the_slices(
+    files: list[Path], tmp_path: Path, stated: set[str | None], wanted: str | None
+) -> None:
+    for path in files:
+        edit(path, values(BurnedInAnnotation="NO"))
+    for word in stated - {"NO"}:
+        edit(files[3], values(BurnedInAnnotation=word or ""))
+    write_capture(np.zeros((9, 8, 3), np.uint8), load(files[0].parent).source, tmp_path / "a.dcm")
+    assert pydicom.dcmread(tmp_path / "a.dcm").get("BurnedInAnnotation") == wanted
 
 
 def test_labels_of_other_names_or_codes_are_another_instance(files: list[Path], tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ import errno
 import json
 import os
 import resource
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -13,8 +14,9 @@ from typing import Any
 
 import pydicom
 import pytest
+from helpers.dicom_files import edit, values
 from helpers.ports import free_port
-from helpers.service import Bench, results, study
+from helpers.service import Bench, results, settings, study
 
 from c3s3_seg.errors import InputError
 from c3s3_seg.io.pacs.association import Caller
@@ -23,7 +25,9 @@ from c3s3_seg.io.pacs.identity import Identity, identity
 from c3s3_seg.io.pacs.nodes import AssociationListener, Node
 from c3s3_seg.io.pacs.receiver import Gate, receiving
 from c3s3_seg.service import folder_source
+from c3s3_seg.service.preflight import check_start
 from c3s3_seg.service.segment import SegmentTask
+from c3s3_seg.service.service import opened
 from c3s3_seg.service.spool import key_of
 from c3s3_seg.system.lock import hold
 from c3s3_seg.system.reading import read_regular
@@ -360,6 +364,37 @@ def test_an_entry_with_a_damaged_slice_waits_as_a_whole(
     assert bench.service.metrics.failures["unreadable"] >= 1
     files[-1].write_bytes(whole)
     assert len(bench.wait(60)) == 2
+
+
+def test_an_entry_in_which_slices_share_a_uid_waits_as_a_whole(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The last one replaced the others, and the scan without them was segmented."""
+    bench = Bench(tmp_path)
+    files = study(tmp_path / "watch" / "one", 1)
+    whole, uid = files[-1].read_bytes(), str(pydicom.dcmread(files[0]).SOPInstanceUID)
+    edit(files[-1], values(SOPInstanceUID=uid))
+    shutil.copy(files[0], files[0].with_name("copy.dcm"))  # the same file twice is no fault
+    bench.wait(60)
+    assert bench.counts() == {}
+    assert "two different DICOM files with one SOPInstanceUID" in caplog.text
+    files[-1].write_bytes(whole)
+    assert len(bench.wait(60)) == 1
+
+
+def test_a_state_folder_whose_work_is_somebody_elses_is_refused(tmp_path: Path) -> None:
+    settings_ = settings(tmp_path)
+    own = settings_.state / "work" / ("0" * 32)
+    own.mkdir(parents=True)
+    (own / "left.dcm").touch()
+    with opened(settings_):
+        assert not own.exists()
+    theirs = settings_.state / "work" / "thesis"
+    theirs.mkdir()
+    for check in (lambda: check_start(settings_), lambda: opened(settings_).__enter__()):
+        with pytest.raises(InputError, match=r"1 files or folders that are not of the service.*of its own"):
+            check()
+    assert theirs.is_dir()
 
 
 def test_files_beside_the_slices_hold_up_no_entry(tmp_path: Path) -> None:

@@ -10,6 +10,8 @@ from helpers.service import BASE, settings
 
 from c3s3_seg.errors import C3S3Error
 from c3s3_seg.service.node_settings import ListenSettings, PollSettings, WatchSettings
+from c3s3_seg.service.preflight import check_start
+from c3s3_seg.service.service import opened
 from c3s3_seg.service.settings import (
     LimitSettings,
     MonitorSettings,
@@ -49,6 +51,9 @@ def test_defaults_and_places(tmp_path: Path) -> None:
         (SOURCE + "workers = true\n", "serve.workers = True: wanted a whole number"),
         (SOURCE + '[serve.limits]\nfree = "much"\n', "serve.limits.free = 'much': wanted a size"),
         (SOURCE + '[[serve.store]]\nserver = "PACS"\n', "wanted TITLE@host:port"),
+        (SOURCE + '[[serve.store]]\nserver = "https://p.example/web"\n', "DIMSE only.*Give TITLE@host:port"),
+        (SOURCE + '[[serve.poll]]\nserver = "P@h:1"\nmodalities = []\n', "wanted at least one"),
+        (SOURCE.replace('"s"', '""'), "wanted a folder of its own"),
         (SOURCE + '[[serve.store]]\nserver = "P@h:1"\n[[serve.store]]\nserver = "P@h:1"\n', "twice"),
         (SOURCE + "[serve.listen]\ncallers = []\n", "no calling title"),
         (SOURCE + '[serve.listen]\ncallers = ["A\\\\B"]\n', "an AE title that is none"),
@@ -134,6 +139,29 @@ def test_the_command_checks_a_file(tmp_path: Path) -> None:
     assert answer.returncode == 2
     assert "no-such-model" in answer.stderr
     assert not (tmp_path / "state").exists()
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        ('[serve.listen]\ncallers = ["A"]\ncertificate = "n.pem"\ntrust = "n.pem"\n', "certificates cannot"),
+        ('[[serve.store]]\nserver = "P@h:1"\ntrust = "n.pem"\n', "certificates cannot be used"),
+        ('[serve.listen]\ncallers = ["A"]\nhost = "no.such.host.invalid"\n', "is not known"),
+        ('[serve.listen]\ncallers = ["A"]\nhosts = ["no.such.host.invalid"]\n', "is not known"),
+        ('[serve.listen]\ncallers = ["A"]\nport = 9110\n[serve.monitor]\nport = 9110\n', "one address"),
+        ('[serve.output]\nlog = "watch"\n', "cannot be written"),
+        ('[serve.output]\nlog = "c3s3-seg.toml"\n', "no log of c3s3-seg"),
+        ("[serve.output]\nuncertainty = true\n", "needs two networks, but this bundle holds one"),
+    ],
+)
+def test_what_would_end_the_start_is_found_by_the_check(tmp_path: Path, more: str, message: str) -> None:
+    base = BASE.partition("[serve.monitor]")[0] if "[serve.monitor]" in more else BASE
+    found = settings(tmp_path, more, base.replace("phantom", "left-atrium-resvnet"))
+    before = sorted(tmp_path.rglob("*"))
+    for start in (lambda: check_start(found), lambda: opened(found).__enter__()):
+        with pytest.raises(C3S3Error, match=message):
+            start()
+    assert sorted(tmp_path.rglob("*")) == before
 
 
 def test_the_file_is_found_as_by_every_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

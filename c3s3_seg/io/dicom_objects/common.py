@@ -1,7 +1,8 @@
-"""Attributes that RTSTRUCT and secondary captures share: patient and study of the slices, maker and dates."""
+"""Attributes that the objects made from slices share: patient and study of the slices, maker and dates."""
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Mapping, Sequence
 from datetime import datetime
@@ -23,13 +24,12 @@ from c3s3_seg.version import __version__
 REPEATED = (
     "PatientName", "PatientID", "IssuerOfPatientID", "PatientBirthDate", "PatientSex", "StudyInstanceUID",
     "StudyDate", "StudyTime", "StudyID", "StudyDescription", "AccessionNumber", "ReferringPhysicianName",
-    "SpecificCharacterSet",
+    "SpecificCharacterSet", "PatientIdentityRemoved", "DeidentificationMethod",
+    "DeidentificationMethodCodeSequence",
 )  # fmt: skip
-# An object of another patient, study or series is another object, even if it is made from the same slices.
-OWNERS = (
-    "PatientID", "IssuerOfPatientID", "PatientName", "PatientBirthDate", "PatientSex", "StudyInstanceUID",
-    "SeriesInstanceUID",
-)  # fmt: skip
+# An object of another patient, study, series or place is another object, even with the same slices.
+OWNERS = (*REPEATED, "SeriesInstanceUID", "FrameOfReferenceUID")
+PLACES = ("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing")
 # When the object was made; and when its content was made, which is required.
 WHEN_MADE = ("InstanceCreationDate", "InstanceCreationTime", "SeriesDate", "SeriesTime")
 WHEN_CONTENT = ("ContentDate", "ContentTime")
@@ -72,8 +72,7 @@ def derived(
     """
     first = source.header(source.slices[0])
     texts = stored_texts(first)
-    slices = [str(first.SOPInstanceUID), owner_of(first), *source.part]
-    seed = [*slices, maker.name, maker.serial, content, identity(segments)]
+    seed = [owner_of(source), maker.name, maker.serial, content, identity(segments)]
     meta = FileMetaDataset()
     meta.MediaStorageSOPClassUID = sop_class
     meta.MediaStorageSOPInstanceUID = generate_uid(entropy_srcs=[*seed, "instance"])
@@ -97,13 +96,19 @@ def derived(
     return data
 
 
-def owner_of(header: Any) -> str:
-    """Return a text of patient, study and series in a header, for the UIDs of an object made from it.
+def owner_of(source: Origin) -> str:
+    """Return a hash of what an object takes from its slices, for its UIDs: patient, study, and each place.
 
-    A PACS keeps the first object of a UID: under the UIDs of the wrong patient, a corrected object would not
-    get into it.
+    A PACS keeps the first object of a UID: under the UIDs of the wrong patient, or of slices at the wrong
+    place, a corrected object would not get into it.
     """
-    return repr([str(header.get(keyword) or "").strip() for keyword in OWNERS])
+    first = source.header(source.slices[0])
+    owner = [str(first.get(keyword) or "").strip() for keyword in OWNERS]
+    places = [
+        [str(source.header(item).SOPInstanceUID), item.frame, *(item.text(keyword) for keyword in PLACES)]
+        for item in source.slices
+    ]
+    return hashlib.sha256(repr([owner, places]).encode("utf-8", "backslashreplace")).hexdigest()
 
 
 def date(data: Any, offset: object, maker: Maker) -> None:

@@ -52,13 +52,6 @@ class Origin:
         """Columns and rows."""
         return self.slices[0].number("Columns", 0), self.slices[0].number("Rows", 0)
 
-    @property
-    def part(self) -> list[str]:
-        """The frames of the slices, as a text for UIDs, if their files hold others too; else empty."""
-        frames = [item.frame for item in self.slices if item.frame is not None]
-        held = sum(int(header.get("NumberOfFrames") or 1) for header in self.headers.values())
-        return [repr(frames)] if len(frames) not in (0, held) else []
-
     def plane(self, mask: Volume, number: int) -> Array:
         """Return the labels of a mask at the pixels of a slice: (row, column).
 

@@ -45,6 +45,7 @@ def write_capture(picture: Array, source: Source, path: Path, maker: Maker | Non
         # One for each file: a reference without a frame number is to all frames of the file.
         first_of_file = {item.path: item for item in reversed(found.slices)}
         state_source_loss(data, found)
+        burned = {str(header.get("BurnedInAnnotation") or "") for header in found.headers.values()}
         data.SourceImageSequence = [reference(found, item) for item in first_of_file.values()]
     for item in data.SourceImageSequence:
         item.pop("ReferencedFrameNumber", None)
@@ -52,7 +53,9 @@ def write_capture(picture: Array, source: Source, path: Path, maker: Maker | Non
     data.DateOfSecondaryCapture, data.TimeOfSecondaryCapture = data.ContentDate, data.ContentTime
     data.ImageType = ["DERIVED", "SECONDARY", "OTHER"]
     data.ImageComments = "Research use only"
-    data.PatientOrientation, data.BurnedInAnnotation = "", "NO"
+    data.PatientOrientation = ""
+    if burned <= {"YES", "NO"}:  # the pixels of the slices are in the picture
+        data.BurnedInAnnotation = max(burned)
     data.SamplesPerPixel, data.PhotometricInterpretation, data.PlanarConfiguration = 3, "RGB", 0
     data.Rows, data.Columns = picture.shape[:2]
     data.BitsAllocated, data.BitsStored, data.HighBit, data.PixelRepresentation = 8, 8, 7, 0

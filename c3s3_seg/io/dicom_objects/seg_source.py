@@ -13,7 +13,7 @@ from pydicom.valuerep import format_number_as_ds
 
 from c3s3_seg.errors import InputError
 from c3s3_seg.geometry.volume import Array
-from c3s3_seg.io.dicom_objects.common import SEXES, TYPE_2
+from c3s3_seg.io.dicom_objects.common import REPEATED, SEXES, TYPE_2
 from c3s3_seg.io.dicom_objects.references import Origin
 
 # The functional groups that all frames must share, and the attribute that the slices of a stack share.
@@ -76,7 +76,7 @@ def set_aside(images: list[Any]) -> list[Any]:
     character sets (ISO 2022 IR 87 beside the default one), and refuses dates that old files have.
     """
     first = images[0]
-    patient = [deepcopy(first[keyword]) for keyword in (*TYPE_2, "SpecificCharacterSet") if keyword in first]
+    patient = [deepcopy(first[keyword]) for keyword in REPEATED if keyword in first]
     for header in images:
         for keyword in TYPE_2:
             setattr(header, keyword, "")

@@ -101,16 +101,15 @@ def _encode(
 ) -> Any:
     import highdicom
 
-    part = source.part  # before the other frames are left out of the header
+    texts = stored_texts(source.header(source.slices[0]))
+    owner = owner_of(source)  # before the headers are changed
     images, planes = source_images(source, planes)
-    texts = stored_texts(images[0])
-    owner = owner_of(images[0])  # before it is set aside
     kind = LABEL_MAP if labelmap else SEGMENTATION
     kinds = highdicom.seg.SegmentationTypeValues
     patient = set_aside(images)
     # The same mask of the same slices of a patient by the same model and labels is the same instance.
     content = [str(labelmap), hash_of(planes), identity(segments)]
-    seed = [images[0].SOPInstanceUID, owner, *part, maker.name, maker.serial, *content]
+    seed = [owner, maker.name, maker.serial, *content]
     made = highdicom.seg.Segmentation(
         source_images=images,
         pixel_array=planes,
@@ -130,12 +129,13 @@ def _encode(
         transfer_syntax_uid=ExplicitVRLittleEndian,
         omit_empty_frames=bool(planes.any()),
     )
-    # An attribute that highdicom copies is the same element in both data sets.
-    copied = {tag for tag in texts if tag in made and made.get_item(tag) is images[0].get_item(tag)}
+    # highdicom copies all of patient and study, also remarks: the same elements in both data sets.
+    for tag in [tag for tag in made.keys() if made.get_item(tag) is images[0].get_item(tag)]:  # noqa: SIM118
+        del made[tag]
     for element in patient:
         made[element.tag] = element
-        copied.add(element.tag)
-    set_character_set(made, {tag: texts[tag] for tag in copied & set(texts)}, maker, segments)
+    repeated = {element.tag for element in patient}
+    set_character_set(made, {tag: texts[tag] for tag in repeated & set(texts)}, maker, segments)
     state_source_loss(made, source)
     _name_frames(made, source)
     _name_dimensions(made, generate_uid(entropy_srcs=[*seed, "dimensions"]))
