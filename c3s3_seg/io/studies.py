@@ -16,6 +16,7 @@ from c3s3_seg.io.detect import is_dicom, is_zip
 from c3s3_seg.io.image.files import image_suffix
 from c3s3_seg.io.places import find_places, folder_of
 from c3s3_seg.io.reading import Reading, SeriesRule
+from c3s3_seg.io.split_series import FoundScan, joined
 from c3s3_seg.system.names import absolute, folded
 from c3s3_seg.system.progress import Progress, silent
 
@@ -35,17 +36,6 @@ class Scans:
 
     cases: tuple[Case, ...]
     skipped: tuple[Skipped, ...] = ()
-
-
-@dataclass(frozen=True)
-class FoundScan:
-    """A scan without a name; `number` distinguishes it from the other volumes of its study."""
-
-    path: Path
-    number: str = ""
-    series: str = ""
-    files: tuple[str, ...] = ()
-    study: str = ""
 
 
 def find_scans(
@@ -87,7 +77,7 @@ def find_scans(
                 skipped.append(Skipped(str(scan.path), f"the same scan as {same.path}"))
     if not found:
         _refuse(paths, skipped)
-    return Scans(_named(list(found.values()), real, known), tuple(skipped))
+    return Scans(_named(joined(found.values()), real, known), tuple(skipped))
 
 
 def series_files(path: Path, series: str) -> tuple[Path, ...]:

@@ -37,6 +37,12 @@ def phases(volume: Volume, folder: Path, changes: list[Change]) -> list[Volume]:
         ({"EchoNumbers": 1, "EchoTime": "2.5"}, {"EchoNumbers": 2, "EchoTime": "5"}, "EchoNumbers, EchoTime"),
         ({"DiffusionBValue": 0.0}, {"DiffusionBValue": 1000.0}, "DiffusionBValue"),
         ({"ComplexImageComponent": "MAGNITUDE"}, {"ComplexImageComponent": "PHASE"}, "ComplexImageComponent"),
+        ({"FlipAngle": "5"}, {"FlipAngle": "26"}, "FlipAngle"),
+        (
+            {"ImageType": ["ORIGINAL", "PRIMARY", "M"]},
+            {"ImageType": ["ORIGINAL", "PRIMARY", "P"]},
+            "ImageType",
+        ),
         ({"EchoTime": "2.46"}, {"EchoTime": "2.460001", "TriggerTime": "8", "AcquisitionNumber": "2"}, ""),
     ],
 )
@@ -48,6 +54,13 @@ def test_slices_of_two_echoes_between_each_other_are_noted(
         edit(path, values(**(first, second)[k % 2]))
     wanted = (f"the slices differ in {noted}: they may be of two volumes, one between the other",)
     assert load(tmp_path / "s").source.notes == (wanted if noted else ())
+
+
+def test_the_b_values_of_siemens_between_each_other_are_noted(oblique: Volume, tmp_path: Path) -> None:
+    for k, path in enumerate(save_series(oblique, tmp_path / "s", description="", seed_uid="a")):
+        edit(path, lambda data, k=k: data.add_new(0x0019100C, "IS", str(k % 2 * 800)))
+    (note,) = load(tmp_path / "s").source.notes
+    assert note.startswith("the slices differ in the b-value: ")
 
 
 CASES: list[tuple[list[Change], list[str]]] = [

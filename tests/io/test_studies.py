@@ -56,6 +56,35 @@ def test_every_volume_of_every_study_is_a_case_and_the_rest_is_told(archive: Pat
     ]
 
 
+@pytest.mark.parametrize("above", [".", "p4"])
+def test_a_series_in_several_folders_is_one_scan(archive: Path, above: str) -> None:
+    """Each part was a scan of its own, and got a mask that ended in the middle of the organ."""
+    folder = archive / above / "DIR000"
+    paths = series(small(6), folder, "p4", 7)
+    whole = found(folder).cases[0]
+    wanted = read_case(whole, Reading())
+    (archive / above / "DIR001").mkdir()
+    for path in paths[::2]:
+        path.rename(archive / above / "DIR001" / path.name)
+    scans = found(archive)
+    (case,) = [case for case in scans.cases if case.series == whole.series]
+    assert len(scans.cases) == 6
+    assert case.path == folder.parent
+    read = read_case(case, Reading())
+    np.testing.assert_array_equal(read.array, wanted.array)
+    assert read.geometry.matches(wanted.geometry)
+
+
+def test_copies_and_phases_of_a_series_in_several_folders_stay_scans(archive: Path) -> None:
+    paths = series(small(6), archive / "p4", "p4", 7)
+    shutil.copytree(archive / "p4", archive / "copy")
+    (archive / "copy" / paths[0].name).unlink()
+    assert names(found(archive)) == ["copy", "p1_s2", "p1_s3", "p2_s2", "p2_s3", "p3", "p4"]
+    for number, path in enumerate(sorted((archive / "copy").iterdir())):  # the same places, other instances
+        edit(path, values(SOPInstanceUID=uid("p4", "copy", number)))
+    assert names(found(archive)) == ["copy", "p1_s2", "p1_s3", "p2_s2", "p2_s3", "p3", "p4"]
+
+
 def test_slices_that_are_each_a_series_are_a_case_that_fails(archive: Path) -> None:
     """A study is not passed over because a program gave each file a SeriesInstanceUID of its own."""
     for n, path in enumerate(series(small(6), archive / "p4", "p4", 7)):

@@ -7,6 +7,7 @@ takes one series out of several, all without a warning.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 from math import isfinite
@@ -30,10 +31,13 @@ PHASES = (
 )  # fmt: skip
 
 # Attributes that all slices of one volume share. Numbers may differ by rounding (ROUNDED_PART).
-CONTRAST = (
-    "EchoNumbers", "EchoTime", "InversionTime", "DiffusionBValue", "TemporalPositionIdentifier",
-    "ComplexImageComponent",
-)  # fmt: skip
+CONTRAST: dict[str | int, str] = {
+    **{name: name for name in (
+        "EchoNumbers", "EchoTime", "InversionTime", "DiffusionBValue", "TemporalPositionIdentifier",
+        "ComplexImageComponent", "FlipAngle",
+    )},
+    **dict.fromkeys((0x0019100C, 0x20011003, 0x00431039), "the b-value"),  # of Siemens, Philips and GE
+}  # fmt: skip
 ROUNDED_PART = 0.01
 
 
@@ -259,7 +263,13 @@ def _check_one(slices: tuple[Slice, ...], root: Path) -> tuple[str, ...]:
 
 def _contrast_note(slices: tuple[Slice, ...]) -> tuple[str, ...]:
     """Return a note if slices of two echoes or phases, each at places of its own, may form one stack."""
-    differ = [keyword for keyword in CONTRAST if _differs({item.text(keyword) for item in slices})]
+    keys = [key for key in CONTRAST if _differs({item.text(key) for item in slices})]
+    differ = list(dict.fromkeys(CONTRAST[key] for key in keys))
+    kinds = Counter(item.text("ImageType") for item in slices)
+    if (
+        len(kinds) > 1 and max(kinds.values()) - min(kinds.values()) <= 1
+    ):  # else of single slices, as the first
+        differ.append("ImageType")
     if not differ:
         return ()
     return (f"the slices differ in {listed(differ)}: they may be of two volumes, one between the other",)
