@@ -236,6 +236,14 @@ def walk_files(folder: Path) -> Iterator[Path]:
         yield from (path for path in paths if not is_passed_over(path) and may_be_file(path))
 
 
+def hidden_files(folder: Path) -> Iterator[Path]:
+    """Yield the hidden files below a folder, which `walk_files` leaves out, but none of hidden folders."""
+    for root, folders, files in os.walk(folder):
+        folders[:] = sorted(name for name in folders if not is_passed_over(Path(root, name)))
+        hidden = (Path(root, name) for name in files if name.startswith("."))
+        yield from (path for path in hidden if may_be_file(path))
+
+
 def folder_links(folder: Path) -> Iterator[Path]:
     """Yield the links below a folder that lead to folders elsewhere: `walk_files` does not follow them."""
     top = os.path.realpath(folder)

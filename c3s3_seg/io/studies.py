@@ -169,11 +169,14 @@ def _rest(place: Path, found: Found, taken: Sequence[Series], reading: Reading) 
     for number, series in enumerate(found.series, 1):
         if series not in taken:
             yield Skipped(str(place), _reason(series, reading), number)
+    from c3s3_seg.io.dicom.series import HIDDEN
+
     objects = sum(is_dicom(found.root / str(name)) for name in found.ignored)
     counts = {
         "DICOM objects without an image": objects,
         "files that are no DICOM": len(found.ignored) - objects,
         "damaged files of series that are not read": sum(not _is_of(item, taken) for item in found.broken),
+        HIDDEN: found.hidden,
     }
     yield from (Skipped(str(place), f"{what} ({count})") for what, count in counts.items() if count)
 

@@ -17,7 +17,7 @@ from c3s3_seg.io.pacs import connection_limits
 from c3s3_seg.io.pacs.association import Caller
 from c3s3_seg.io.pacs.client import DimseServer
 from c3s3_seg.io.pacs.connect import server_of, warning
-from c3s3_seg.io.pacs.outbox import collect
+from c3s3_seg.io.pacs.outbox import DAMAGED, collect
 from c3s3_seg.io.pacs.query import FetchLimits, Wanted
 from c3s3_seg.io.pacs.server import fetch_study
 from c3s3_seg.io.pacs.tls import Tls
@@ -441,7 +441,7 @@ def test_a_folder_is_looked_through(folder: Path) -> None:
         "hidden": 1,
         "a link that leads out of the folder": 2,
         "an instance that is sent already": 1,
-        "a DICOM file that cannot be sent: its header is damaged or contradicts itself": 1,
+        DAMAGED: 1,
         "no DICOM file": 2,
         "a DICOM object that c3s3-seg did not make (--all sends it too)": 1,
     }

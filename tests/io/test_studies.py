@@ -15,7 +15,7 @@ from helpers.studies import report, series, small, uid, whole_study
 
 from c3s3_seg.batch.records import Refusal
 from c3s3_seg.errors import InputError
-from c3s3_seg.io import match_truth, read_case, save
+from c3s3_seg.io import load, match_truth, read_case, save
 from c3s3_seg.io.cases import walk_files
 from c3s3_seg.io.hashes import scan_sha256
 from c3s3_seg.io.reading import Reading, SeriesRule, parse_series
@@ -54,6 +54,17 @@ def test_every_volume_of_every_study_is_a_case_and_the_rest_is_told(archive: Pat
         "p2, series 1: a localizer",
         "p2: DICOM objects without an image (1)",
     ]
+
+
+def test_hidden_dicom_files_are_told(archive: Path) -> None:
+    """An unfinished copy leaves slices under hidden names; the others were segmented in silence."""
+    paths = series(small(6), archive / "p4", "p4", 7)
+    for path in paths[-2:]:
+        path.rename(path.with_name(f".{path.name}.Ab12"))
+    (archive / "p4" / ".DS_Store").write_bytes(b"no DICOM")
+    assert "p4: hidden DICOM files, as an unfinished copy leaves (2)" in reasons(found(archive), archive)
+    notes = load(archive / "p4").source.notes
+    assert "hidden DICOM files, as an unfinished copy leaves: 2" in notes
 
 
 @pytest.mark.parametrize("above", [".", "p4"])

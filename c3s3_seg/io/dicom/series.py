@@ -9,14 +9,15 @@ from pathlib import Path
 from pydicom.multival import MultiValue
 
 from c3s3_seg.errors import FileName, InputError, listed, quantity
-from c3s3_seg.io.cases import NoScanError, walk_files
-from c3s3_seg.io.detect import DICOM_SUFFIXES
+from c3s3_seg.io.cases import NoScanError, hidden_files, walk_files
+from c3s3_seg.io.detect import DICOM_SUFFIXES, begins_as_dicom, first_bytes
 from c3s3_seg.io.dicom.frames import frames, is_enhanced
 from c3s3_seg.io.dicom.header import Broken, Slice, look_at
 from c3s3_seg.io.dicom.kind import alone_in_series, class_name, has_slice_class, is_slice, of_one_kind
 from c3s3_seg.io.dicom.volumes import split
 from c3s3_seg.io.reading import Reading, SeriesAttributes, SeriesRule, Wanted
 
+HIDDEN = "hidden DICOM files, as an unfinished copy leaves"
 MOST_LISTED = 30  # series in one line
 SEQUENCE = ("SequenceName", "ProtocolName", "ScanningSequence", "PulseSequenceName")
 
@@ -119,12 +120,13 @@ def _decoded(item: Slice, keyword: str) -> list[str]:
 
 @dataclass(frozen=True)
 class Found:
-    """All series and files found in a folder."""
+    """All series and files found in a folder, and the number of hidden DICOM files, which are not read."""
 
     root: Path
     series: tuple[Series, ...]
     broken: tuple[Broken, ...]
     ignored: tuple[str, ...]
+    hidden: int = 0
 
     @property
     def table(self) -> str:
@@ -187,7 +189,8 @@ def look_through(
             ignored.append(name)
     series = [part for slices in groups.values() for part in _parts(slices)]
     # The sort is stable: the parts of a series keep their order.
-    return Found(root, tuple(sorted(series, key=_rank)), tuple(broken), tuple(sorted(ignored)))
+    hidden = sum(begins_as_dicom(first_bytes(path)) for path in hidden_files(root)) if files is None else 0
+    return Found(root, tuple(sorted(series, key=_rank)), tuple(broken), tuple(sorted(ignored)), hidden)
 
 
 def _names(root: Path, files: Sequence[Path]) -> dict[Path, FileName]:
@@ -325,6 +328,8 @@ def _notes(found: Found, chosen: Series) -> tuple[str, ...]:
     notes += [*chosen.notes, *_kind_notes(chosen)]
     if found.ignored:
         notes.append(f"ignored, not DICOM images: {listed(found.ignored)}")
+    if found.hidden:
+        notes.append(f"{HIDDEN}: {found.hidden}")
     if found.broken:
         notes.append(f"damaged files of other series: {listed([b.name for b in found.broken])}")
     return tuple(notes)

@@ -101,6 +101,7 @@ def _shared(geometry: Geometry, description: str, seed_uid: str) -> Dataset:
     data.StudyDate, data.StudyTime, data.StudyID, data.AccessionNumber = "", "", "", ""
     data.ReferringPhysicianName = ""
     data.Modality, data.SeriesNumber, data.SeriesDescription = "MR", "1", description
+    data.Laterality = ""  # type 2C: unknown, as is the body part
     data.PatientPosition = "HFS"
     data.FrameOfReferenceUID = geometry.frame_uid or _uid(seed_uid, "frame")
     data.PositionReferenceIndicator = ""

@@ -10,7 +10,7 @@ from pathlib import Path
 from c3s3_seg.errors import C3S3Error, FileName, InputError
 from c3s3_seg.io.cases import is_passed_over, refuse_depth
 from c3s3_seg.io.deflated import header_of
-from c3s3_seg.io.detect import MEDIA_DIRECTORY, PREFIX_END, first_bytes
+from c3s3_seg.io.detect import MEDIA_DIRECTORY, begins_as_dicom, first_bytes
 from c3s3_seg.io.dicom_objects.codes import Uid
 from c3s3_seg.io.pacs.query import text_of
 from c3s3_seg.system.ownership import PROGRAM
@@ -19,7 +19,9 @@ NO_DICOM, DIRECTORY = "no DICOM file", "the index of a DICOM medium"
 OUTWARD, HIDDEN, TWICE = "a link that leads out of the folder", "hidden", "an instance that is sent already"
 FOREIGN = f"a DICOM object that {PROGRAM} did not make (--all sends it too)"
 ALREADY_THERE = "the server has an instance with this UID already and kept it"
-DAMAGED = "a DICOM file that cannot be sent: its header is damaged or contradicts itself"
+DAMAGED = (
+    "a DICOM file that cannot be sent: it has no preamble, or its header is damaged or contradicts itself"
+)
 
 
 @dataclass(frozen=True)
@@ -139,7 +141,7 @@ def _every(paths: Sequence[Path]) -> Iterator[tuple[Path, FileName, str, bool]]:
 
 def _reason_against(path: Path, file: Outgoing | None, every: bool) -> str:
     if file is None:
-        damaged = path.is_file() and first_bytes(path)[128:PREFIX_END] == b"DICM"
+        damaged = path.is_file() and begins_as_dicom(first_bytes(path))
         return DAMAGED if damaged else NO_DICOM
     if file.kind == MEDIA_DIRECTORY:
         return DIRECTORY
