@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections import defaultdict
 from collections.abc import Iterable
 from contextlib import suppress
@@ -10,8 +11,9 @@ from pathlib import Path
 
 from c3s3_seg.batch.job import BatchPlan, CaseTask, Job
 from c3s3_seg.batch.journal import JournalRecord, journal_path, records_of, shard_journals
-from c3s3_seg.errors import C3S3Error
+from c3s3_seg.errors import C3S3Error, InputError
 from c3s3_seg.io import Case, Skipped, match_truth
+from c3s3_seg.io.image.files import image_suffix
 from c3s3_seg.io.studies import Known, find_scans
 from c3s3_seg.system.progress import Progress, silent
 
@@ -41,9 +43,11 @@ def collect(inputs: Iterable[Path], job: Job, plan: BatchPlan, progress: Progres
     Raises
     ------
     InputError
-        If there is no case, or no truth although truths were requested.
+        If there is no case, or no truth although truths were requested; or if image files would be written
+        among the DICOM slices of a case.
     """
     scans = find_scans(list(inputs), job.reading, lambda: _known(job.out), progress)
+    _refuse_among_slices(scans.cases, job)
     truths = match_truth(scans.cases, job.truth) if job.truth is not None else {}
     studies: dict[str, list[CaseTask]] = defaultdict(list)
     for case in scans.cases:  # the series of a study stay in one shard: the outcome of one depends on all
@@ -55,6 +59,19 @@ def collect(inputs: Iterable[Path], job: Job, plan: BatchPlan, progress: Progres
     order = {case.name: n for n, case in enumerate(scans.cases)}
     tasks = sorted((task for group in mine for task in group), key=lambda task: order[task.case.name])
     return Inputs(tuple(tasks), scans.skipped, len(groups) == 1)
+
+
+def _refuse_among_slices(cases: Iterable[Case], job: Job) -> None:
+    """Refuse an output folder with slices in it: the next run could not tell which file is the scan."""
+    out = os.path.realpath(job.out)
+    for case in cases if image_suffix(Path(f"mask.{job.suffix}")) else ():
+        if any(os.path.realpath(path.parent) == out for path in case.paths):
+            raise InputError(
+                "the output folder holds the DICOM slices of a scan; the next run would not know whether they"
+                " or the masks are the scan",
+                where=job.out,
+                todo="Give another folder with -o, or --format dicom-seg",
+            )
 
 
 def _known(out: Path) -> Known:

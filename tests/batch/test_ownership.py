@@ -4,6 +4,7 @@ import os
 import sqlite3
 from pathlib import Path
 
+import numpy as np
 import pytest
 from helpers.batches import MODEL
 
@@ -11,6 +12,8 @@ from c3s3_seg.batch import Job, predict_cases
 from c3s3_seg.batch.evaluate import EvaluationSettings, evaluate
 from c3s3_seg.batch.journal import Journal, journal_path
 from c3s3_seg.errors import InputError
+from c3s3_seg.geometry.volume import Geometry
+from c3s3_seg.io.dicom.write_series import save_series
 from c3s3_seg.system.files import check_folder, make_own_folder, write_whole
 from c3s3_seg.system.lock import NAME, hold
 from c3s3_seg.system.ownership import check_place, check_set, is_ours, replacing
@@ -81,6 +84,21 @@ def test_predict_replaces_no_file_of_others(small_scans: Path, tmp_path: Path, n
         predict_cases([tmp_path / "x.nii.gz"], MODEL, job)
     assert place.read_bytes() == FOREIGN[name]
     assert not list(small_scans.glob("x.mha"))
+
+
+def test_masks_are_not_written_among_slices(tmp_path: Path) -> None:
+    """The next run refused the folder, because either the slices or the mask might be the scan."""
+    scan = Geometry.build((12, 12, 12), (1.25, 1.25, 1.25)).volume(np.arange(1728).reshape(12, 12, 12) % 97)
+    save_series(scan, tmp_path / "in" / "s", description="", seed_uid="a")
+    for out in (tmp_path / "in" / "s", tmp_path / "link"):
+        if out.name == "link":
+            out.symlink_to(tmp_path / "in" / "s")
+        with pytest.raises(InputError, match=r"holds the DICOM slices of a scan.*Give another folder"):
+            predict_cases([tmp_path / "in"], MODEL, Job(out))
+    assert len(list((tmp_path / "in" / "s").iterdir())) == 12
+    job = Job(tmp_path / "in", allow_out_of_domain=True)  # beside the folder of slices is no hindrance
+    for _ in range(2):
+        assert len(predict_cases([tmp_path / "in" / "s"], MODEL, job).rows) == 1
 
 
 def test_the_other_cases_go_on(small_scans: Path) -> None:
