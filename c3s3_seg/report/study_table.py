@@ -61,6 +61,8 @@ class Trained:
         Machine, precision and code.
     earlier
         Other conditions of a run that was stopped under these and resumed.
+    cases
+        Hash of the names of the training and validation cases; "" in older records.
     """
 
     entry: str
@@ -70,6 +72,7 @@ class Trained:
     nets: Mapping[str, Cases]
     conditions: Conditions = Conditions()
     earlier: tuple[Conditions, ...] = ()
+    cases: str = ""
 
 
 @dataclass(frozen=True)

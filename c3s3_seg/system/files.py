@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import secrets
 from contextlib import suppress
 from pathlib import Path
@@ -15,6 +16,7 @@ from c3s3_seg.system.names import NAME_BYTES, absolute
 OF_THE_STORAGE = frozenset(
     (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO, errno.EACCES, errno.EPERM, errno.ESTALE)
 )
+PARTIAL = re.compile(r"\.[0-9a-f]{12}\.part")  # names that `write_whole` gives
 
 
 def write_whole(path: Path, content: bytes) -> None:
@@ -40,6 +42,19 @@ def write_whole(path: Path, content: bytes) -> None:
     finally:
         with suppress(OSError):
             aside.unlink(missing_ok=True)
+
+
+def remove_partial(folder: Path) -> None:
+    """Remove files that a killed process left half written; only the process that holds the folder may.
+
+    A folder that does not exist, or a link, is left alone.
+    """
+    with suppress(OSError):  # the next run tries again
+        if folder.is_symlink():
+            return
+        for path in folder.iterdir():
+            if PARTIAL.fullmatch(path.name) and path.is_file() and not path.is_symlink():
+                path.unlink(missing_ok=True)
 
 
 def sync(path: Path) -> None:

@@ -25,7 +25,7 @@ Tensors = dict[str, Tensor]
 FILE = "checkpoint.safetensors"
 DIVERGED = "diverged.safetensors"  # the last checkpoint of a run that diverged: no run resumes from it
 STORED = ("iteration", "config", "history", "seconds", "best_cases")  # fields of a state beside its tensors
-ANEW = "Start the run again without --resume"
+ANEW = "Remove this file and start the run again without --resume, or give another folder"
 
 
 @dataclass(frozen=True)

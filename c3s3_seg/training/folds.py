@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import random
 from collections.abc import Mapping
 from dataclasses import replace
@@ -104,3 +106,9 @@ def divide(
     for name in sorted(order, key=lambda name: -len(people[name])):
         min(parts, key=len).extend(people[name])
     return parts
+
+
+def cases_sha256(splits: Splits) -> str:
+    """Return the SHA-256 of the lists of training and validation cases, in their order."""
+    lists = (splits.labelled, splits.unlabelled, splits.validation)
+    return hashlib.sha256(json.dumps(lists).encode()).hexdigest()

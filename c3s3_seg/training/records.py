@@ -115,6 +115,15 @@ class CasesRecord:
 
 @closed
 @dataclass(frozen=True)
+class InheritedRecord:
+    """The hashes of the names of the cases that the bundles of a run were trained on."""
+
+    iteration: Number
+    inherited: tuple[str, ...]
+
+
+@closed
+@dataclass(frozen=True)
 class ChangedRecord:
     """The settings that a resumed run changed."""
 
@@ -129,6 +138,7 @@ KINDS: dict[str, type] = {
     "initialized_from": InitializedRecord,
     "teacher": TaughtRecord,
     "cases": CasesRecord,
+    "inherited": InheritedRecord,
     "changed": ChangedRecord,
 }
 

@@ -50,6 +50,11 @@ def refuse_shorter(iteration: int, before: TrainConfig, config: TrainConfig, fol
         If the run has that many iterations already, and was to have more.
     """
     wanted, planned = config.run.iterations, before.run.iterations
+    if wanted < iteration == planned:
+        what = f"the run has ended at iteration {iteration}, and run.iterations = {wanted}"
+        raise InputError(
+            what, where=folder, todo=f"Set run.iterations to {iteration} or more, or start another run"
+        )
     if iteration > wanted or (iteration == wanted < planned):
         what = f"the checkpoint is at iteration {iteration}, and run.iterations = {wanted}: its weights are"
         what += " of a learning rate that has not fallen to the end of its schedule"

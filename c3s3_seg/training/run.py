@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import copy
-import hashlib
-import json
 import math
 import time
 from pathlib import Path
@@ -26,7 +24,8 @@ from c3s3_seg.training.data import ALONE, Batch
 from c3s3_seg.training.device import autocast, choose_device, move
 from c3s3_seg.training.distributed import ProcessGroup, led, mean, synchronise
 from c3s3_seg.training.ema import Ema
-from c3s3_seg.training.history import LAG, History
+from c3s3_seg.training.folds import cases_sha256
+from c3s3_seg.training.history import LAG, History, scored
 from c3s3_seg.training.method_settings import without_unread
 from c3s3_seg.training.methods import Method, Stepper, build_method
 from c3s3_seg.training.optimiser import adam, schedule, sgd
@@ -183,11 +182,11 @@ class Run:
         InputError
             If the run began with other cases: every crop is drawn by a case's position in these lists.
         """
-        lists = (splits.labelled, splits.unlabelled, splits.validation)
         names = ("labelled", "unlabelled", "validation")
-        counts = {name: len(cases) for name, cases in zip(names, lists, strict=True)}
-        digest = hashlib.sha256(json.dumps(lists).encode()).hexdigest()
-        self.history.note_once(self.iteration, "cases", {**counts, "sha256": digest}, self.folder)
+        counts = {name: len(getattr(splits, name)) for name in names}
+        self.history.note_once(
+            self.iteration, "cases", {**counts, "sha256": cases_sha256(splits)}, self.folder
+        )
 
     def save(self) -> None:
         """Write the checkpoint.
@@ -282,6 +281,15 @@ class Run:
                 self.best[name] = {k: v.clone() for k, v in self.evaluated(name).state_dict().items()}
                 self.best_cases[name] = result.per_case
         return results
+
+    def kept(self, results: list[Validation]) -> list[dict[str, Any]]:
+        """Return the validation record of the weights that ship, net by net, rounded as in the history.
+
+        `results` are those of the last validation.
+        """
+        if self.config.run.keep == "best":
+            return [record for name in self.emas if (record := self.history.best(name)) is not None]
+        return [scored(result, self.iteration) for result in results]
 
     def evaluated(self, name: str) -> nn.Module:
         """Return a net as it would ship now: its average, blended with the weights it began from."""

@@ -16,12 +16,13 @@ import torch
 from c3s3_seg.bundle import CARD, MANIFEST, ModelBundle
 from c3s3_seg.dataset import DataSet, Splits
 from c3s3_seg.errors import InputError, StorageError
-from c3s3_seg.system.files import check_folder, check_own_folder, make_folder
+from c3s3_seg.system.files import check_folder, check_own_folder, make_folder, remove_partial
 from c3s3_seg.system.hardware import available_processors
 from c3s3_seg.system.lock import hold
 from c3s3_seg.system.ownership import check_set
 from c3s3_seg.system.process import keep_pages
 from c3s3_seg.training import checkpoint
+from c3s3_seg.training.bundles.inherited import note_inherited, seen_before
 from c3s3_seg.training.bundles.initialize import check_origin, initialize_from
 from c3s3_seg.training.bundles.write import write_bundle
 from c3s3_seg.training.cases import ValidationCase, read_validation
@@ -103,9 +104,12 @@ def train(
             todo = "Go on with --resume, or give another folder"
             raise InputError("this folder already holds a run", where=folder, todo=todo)
         with join(config) as group:
+            for place in (folder, folder / "bundle", folder / FOLDER) if group.leads else ():
+                remove_partial(place)
             run = Run(config, folder, group)
             _begin(run, start, resume=resume)
             run.note_cases(splits)
+            note_inherited(run, start)
             results = _learn(run, data, splits, logger)
             if group.leads:
                 write_bundle(run, data, splits, results, logger.warned)
@@ -141,13 +145,14 @@ def _learn(run: Run, data: DataSet, splits: Splits, logger: RunLogger) -> list[V
         sampler = Sampler.of(config, data, splits, run.group, _teacher(run, data, splits))
     logger.began(run.iteration, config.run.iterations)
     if sampler is not None and leads:
-        _warn(run, logger, check_cases(config, data, sampler.labelled, cases))
+        _warn(run, logger, [*check_cases(config, data, sampler.labelled, cases), *seen_before(run, splits)])
     if cases and run.iteration == 0 and run.begun:  # the scores to improve
         logger.validated(0, run.validate(cases))
     results = [] if sampler is None else _train(run, sampler, cases, logger)
     if not results and cases:  # resumed after the last iteration
         results = run.validate(cases)
-    _warn(run, logger, _not_learnt(run, results))
+    if leads:
+        _warn(run, logger, [*_ended_early(run), *_not_learnt(run, results)])
     return results
 
 
@@ -200,12 +205,22 @@ def _teacher(run: Run, data: DataSet, splits: Splits) -> Teacher | None:
 def _not_learnt(run: Run, results: list[Validation]) -> list[str]:
     """Return the card's warnings of labels that no shipped network has learnt; none if no truth has one."""
     shipped = run.config.networks.shipped(run.config.method)
-    results = [result for result in results if result.candidate in shipped]
-    validated = any(result.by_label for result in results)
-    if validated and not any(result.dice > 0 for result in results):
+    kept = [record for record in run.kept(results) if record["candidate"] in shipped]
+    validated = any(result.by_label for result in results if result.candidate in shipped)
+    if validated and not any(record["dice"] > 0 for record in kept):
         return [NOTHING]
-    names = run.history.unlearnt(run.iteration, shipped) if results else ()
+    weak = [set(record.get("unlearnt", ())) for record in kept]
+    names = sorted(set.intersection(*weak)) if weak else []
     return [f"{name} is not learnt: its Dice is below {UNLEARNT}" for name in names]
+
+
+def _ended_early(run: Run) -> list[str]:
+    """Return the card's warning of a run that the patience ended before its last iteration."""
+    settings = run.config.run
+    if run.iteration == settings.iterations or not run.stalled():
+        return []
+    ended = f"the run ended after {run.iteration} of {settings.iterations} iterations"
+    return [f"{ended}: no network became better in {settings.patience} validations (run.patience)"]
 
 
 def _judge(run: Run, cases: list[ValidationCase], logger: RunLogger) -> list[Validation]:

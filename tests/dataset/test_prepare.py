@@ -361,6 +361,30 @@ def test_the_same_scan_twice_is_one_case(tmp_path: Path) -> None:
     assert len(result.patients) == 3
 
 
+@pytest.mark.parametrize("held_out", ["validation", "test"])
+def test_of_two_copies_the_one_that_is_held_out_stays(tmp_path: Path, held_out: str) -> None:
+    """A model would have learnt from a scan that it is scored on, and the test set lost a case."""
+    source = tmp_path / "source"
+    end = "Ts" if held_out == "test" else "Tr"
+    for n, name in enumerate("abcd"):
+        at = end if name == "d" else "Tr"
+        image_case(source, n, f"images{at}/{name}", f"labels{at}/{name}")
+    for kind in ("images", "labels"):
+        shutil.copy(source / f"{kind}Tr/a.nii.gz", source / f"{kind}{end}/z.nii.gz")
+    splits = {"labelled": ["a", "b", "c"], held_out: ["d", "z"]}
+    index = {**splits, "labels": {"liver": 1, "lump": 2}, "modality": "CT"}
+    (source / "dataset.json").write_text(json.dumps(index))
+    result = prepare(source, tmp_path / "data", PrepareSettings())
+    assert [(r.place, r.reason) for r in result.refused] == [
+        (
+            "imagesTr/a.nii.gz",
+            f"it is a copy of images{end}/z.nii.gz, whose mask is taken in place of its own",
+        )
+    ]
+    found = DataSet.load(tmp_path / "data").splits
+    assert (found.labelled, getattr(found, held_out)) == (("b", "c"), ("d", "z"))
+
+
 def test_a_series_and_its_converted_file_are_one_scan_of_one_patient(tmp_path: Path) -> None:
     """DICOM states MILLER, the NIfTI file's name x1: other scans of MILLER must count as the same patient."""
     source = tmp_path / "source"

@@ -215,6 +215,10 @@ def test_what_is_no_ensemble(folds: list[ModelBundle], two_nets: ModelBundle, tm
         other = copy(folds[1], tmp_path / f"copy-{number}", fold=fold)
         with pytest.raises(InputError, match="not different folds of one division"):
             make_ensemble([folds[0], other], tmp_path / "d")
+    assert folds[0].manifest.training["divided_sha256"] == folds[1].manifest.training["divided_sha256"]
+    other = copy(folds[1], tmp_path / "copy-of-others", divided_sha256="0" * 64)
+    with pytest.raises(InputError, match="not different folds of one division"):
+        make_ensemble([folds[0], other], tmp_path / "g")
 
 
 def test_runs_that_are_no_folds_have_no_cross_validated_mean(

@@ -82,6 +82,25 @@ def test_the_card_says_where_it_came_from(toy_config: Path, bundle: ModelBundle,
     assert "**Begun from** the" in (second.folder / "README.md").read_text()
 
 
+def test_validation_cases_that_the_bundle_was_trained_on_are_told(toy_config: Path, tmp_path: Path) -> None:
+    """A fold's bundle has learnt from the validation cases of the other fold, and so has its teacher."""
+    other, one = [*SHORT, "data.fold=2/2"], [*SHORT, "data.fold=1/2"]
+    first = train(load_config(toy_config, one), tmp_path / "first", Silent())
+    learnt = set(first.manifest.training["training_case_hashes"])
+    text = "of cases that the teacher, or the bundle that the run began from, was trained on"
+    taught = [*other, "data.unlabelled_stream=all", f"teacher.bundle={first.folder}"]
+    for name, changes, start in (("from", other, first), ("taught", taught, None)):
+        second = train(load_config(toy_config, changes), tmp_path / name, Silent(), start=start)
+        warned = [line for line in second.manifest.training["warnings"] if text in line]
+        seen = len(second.manifest.training["validation_cases"]["vnet"])
+        assert [line.split(" ha")[0] for line in warned] == [
+            f"{seen} of {seen} validation case{'s' * (seen > 1)}"
+        ]
+        assert learnt <= set(second.manifest.training["training_case_hashes"])
+    same = train(load_config(toy_config, one), tmp_path / "same", Silent(), start=first)
+    assert not any(text in line for line in same.manifest.training["warnings"])
+
+
 @pytest.mark.parametrize(
     ("override", "message"),
     [

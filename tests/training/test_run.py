@@ -23,7 +23,7 @@ from c3s3_seg.training.folds import read_splits
 from c3s3_seg.training.history import History, since_gain
 from c3s3_seg.training.loggers import Silent, open_logger
 from c3s3_seg.training.run import Run
-from c3s3_seg.training.train import RunLogger, train
+from c3s3_seg.training.train import NOTHING, RunLogger, train
 from c3s3_seg.training.validation import Validation
 
 pytestmark = pytest.mark.slow
@@ -135,9 +135,34 @@ def test_a_run_ends_when_its_patience_does(
     # Iterations 1 to 3 are the warm-up, which is not counted; 4 and 5 bring no gain.
     assert bundle.manifest.training["iterations"] == 5
     assert checkpoint.read(tmp_path).iteration == 5
+    ended = "the run ended after 5 of 8 iterations: no network became better in 2 validations (run.patience)"
+    assert bundle.manifest.training["warnings"] == [ended]
+    assert f"- **Warning**: {ended}." in bundle.card()
     scripted(monkeypatch, {"vnet": [0.4], "resvnet": [0.1]})
     again = train(load_config(toy_config, changes), tmp_path, Silent(), resume=True)
     assert again.manifest.training["iterations"] == 5
+
+
+@pytest.mark.parametrize(("keep", "warnings"), [("best", []), ("last", [NOTHING])])
+def test_the_weights_that_ship_are_said_to_have_learnt_or_not(
+    toy_config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, keep: str, warnings: list[str]
+) -> None:
+    """A network that collapsed after its best validation ships as it was then."""
+    scripted(monkeypatch, {"vnet": [0.5, 0.0], "resvnet": [0.4, 0.0]})
+    changes = [*CHANGES, "run.iterations=2", f"run.keep={keep}"]
+    bundle = train(load_config(toy_config, changes), tmp_path, Silent())
+    assert bundle.manifest.training["warnings"] == warnings
+
+
+def test_what_a_killed_run_left_half_written_is_removed(toy_config: Path, tmp_path: Path) -> None:
+    changes = ["method=supervised", "run.iterations=1"]
+    train(load_config(toy_config, changes), tmp_path, Silent())
+    left = [folder / ".0123456789ab.part" for folder in (tmp_path, tmp_path / "bundle")]
+    for path in (*left, tmp_path / ".mine.part"):
+        path.touch()
+    train(load_config(toy_config, changes), tmp_path, Silent(), resume=True)
+    assert not any(path.exists() for path in left)
+    assert (tmp_path / ".mine.part").exists()
 
 
 def test_a_resumed_run_knows_what_was_best(toy_config: Path, tmp_path: Path) -> None:
@@ -247,6 +272,14 @@ def test_a_run_is_not_ended_before_its_learning_rate_is(
     with pytest.raises(InputError, match=words):
         again.restore()
     Run(load_config(toy_config, ["method=supervised", "run.iterations=5"]), tmp_path).restore()
+
+
+def test_a_run_that_has_ended_is_not_made_shorter(toy_config: Path, tmp_path: Path) -> None:
+    run = Run(load_config(toy_config, ["method=supervised", "run.iterations=4"]), tmp_path)
+    run.iteration = 4
+    run.save()
+    with pytest.raises(InputError, match=r"has ended at iteration 4.*Set run.iterations to 4 or more"):
+        Run(load_config(toy_config, ["method=supervised", "run.iterations=3"]), tmp_path).restore()
 
 
 class Full:

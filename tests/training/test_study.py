@@ -241,6 +241,21 @@ def test_runs_begin_from_a_bundle(study: Path) -> None:
     assert "nowhere" in missing.stderr
 
 
+def test_records_of_other_cases_are_refused_before_training(study: Path, toy_data: Path) -> None:
+    """The data set may change while a study is stopped."""
+    _, plans = load_study(study)
+    out = study.parent / "out"
+    run_study(plans[:1], out, lambda line: None)
+    record = out / "records" / f"{plans[0].name}.json"
+    content = json.loads(record.read_text())
+    assert len(content["cases"]) == 64
+    record.write_text(json.dumps({**content, "cases": "0" * 64}))
+    assert len(finished(plans, out)) == 1  # the table needs no data set
+    with pytest.raises(InputError, match="made with other cases"):
+        run_study(plans[:2], out, lambda line: None)
+    assert not (out / "records" / f"{plans[1].name}.json").exists()
+
+
 def test_without_validation_cases_nothing_is_trained(study: Path, toy_data: Path, tmp_path: Path) -> None:
     index = json.loads((toy_data / "dataset.json").read_text())
     data = tmp_path / "data"
@@ -281,6 +296,9 @@ def test_all_entries_come_before_the_next_seed(study: Path) -> None:
         ("seeds = [1, 2]", "seeds = [1, 1]", "a seed appears twice"),
         ("method=supervised", "method=nothing", "method = 'nothing'"),
         ("run.iterations=2", "run.iteration=2", "no key 'run.iteration'"),
+        ("method=supervised", "method=nothing", "entry 'supervised VNet': method"),
+        ("run.iterations=2", "run.seed=2", "run.seed has no effect in a study.*List the seeds in `seeds`"),
+        ("run.iterations=2", "networks.ship = ['a']", "networks.ship has no effect in a study"),
         ("seeds =", "seed =", "no key 'seed'|'seeds' is missing"),
     ],
 )
@@ -334,7 +352,7 @@ def test_a_record_has_the_name_and_the_seed_of_its_run(study: Path) -> None:
     record.write_text(json.dumps(content))
     assert (plans[1].entry, read_record(record, plans[1]).entry) == ("C3S3", "C3S3")
     record.write_text(json.dumps({**content, "seed": 2}))
-    with pytest.raises(InputError, match="made with other settings"):
+    with pytest.raises(InputError, match="made with another seed, 2"):
         read_record(record, plans[1])
 
 

@@ -117,7 +117,7 @@ def test_without_time_all_is_assumed_and_no_process_started(
     # Two crops of 32 x 32 x 32 voxels and 2 filters in both nets.
     assert found.warm_s == pytest.approx(6e-7 * 2 * 32**3 * 2)
     assert len(found.assumed) == 5
-    assert found.needs_bytes(2) == 0
+    assert found.needs_bytes(2) == found.peak_bytes > 0  # of this process: a run takes no less
 
 
 def pieces(config: TrainConfig, *said: tuple[str, object]) -> Timing:

@@ -5,14 +5,23 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from c3s3_seg.dataset.prepare.convert import Made
+from c3s3_seg.dataset.prepare.inventory import Split
 
 
-def find_copies(made: Mapping[str, Made]) -> dict[str, str]:
-    """Return case -> the case it copies: the first with these voxels, a case with a mask before others."""
+def find_copies(made: Mapping[str, Made], splits: Mapping[str, Split]) -> dict[str, str]:
+    """Return case -> the case it copies: the first with these voxels.
+
+    Test and validation cases with a mask, by the splits of the source, come before other cases with a mask,
+    and these before cases without: a model must not learn from the copy of a scan that it is scored on.
+    """
     first: dict[str, str] = {}
     copies = {}
-    with_masks_first = sorted(made, key=lambda case: "label" not in made[case].record.sha256)
-    for case in with_masks_first:
+
+    def rank(case: str) -> tuple[bool, bool]:
+        masked = "label" in made[case].record.sha256
+        return not (masked and splits.get(case) in ("test", "validation")), not masked
+
+    for case in sorted(made, key=rank):
         content = made[case].record.voxels_sha256
         if first.setdefault(content, case) != case:
             copies[case] = first[content]

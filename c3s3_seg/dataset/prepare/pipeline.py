@@ -174,7 +174,9 @@ def _carry_out(
         outcomes[number] = outcome
         progress(work[number].case, len(outcomes), len(work))
     made = {work[n].case: outcome for n in range(len(work)) if isinstance(outcome := outcomes[n], Made)}
-    copies = find_copies(made)
+    copies = find_copies(
+        made, {case: pair.scan.split for case, pair in zip(plan.cases, plan.pairs, strict=True)}
+    )
     refused = [r for n, item in enumerate(work) if (r := _refusal(item, outcomes[n])) is not None]
     places = {item.case: item.scan.place for item in work}
     refused += [RefusedFile(places[c], copy_reason(made[c], places[first])) for c, first in copies.items()]

@@ -181,9 +181,10 @@ def _one_division(members: Sequence[EnsembleMember]) -> None:
     if not any(folds):
         return
     divisions = {_division(member) for member in members}
-    if None in folds or len(divisions) > 1 or len(set(folds)) < len(folds):
+    divided = {member.bundle.manifest.training.get("divided_sha256") for member in members} - {None}
+    if None in folds or len(divisions) > 1 or len(divided) > 1 or len(set(folds)) < len(folds):
         found = ", ".join(f"{m.bundle.folder}: {m.fold or 'no fold'}" for m in members)
-        todo = "Give the bundles of --fold 1/K, 2/K, ... of one configuration, each once"
+        todo = "Give the bundles of --fold 1/K, 2/K, ... of one configuration and one data set, each once"
         raise InputError(f"these are not different folds of one division: {found}", todo=todo)
 
 

@@ -18,7 +18,9 @@ from c3s3_seg.models.weights_format import to_bytes
 from c3s3_seg.system.schema import dump, plain
 from c3s3_seg.training.bundles.card import model_card
 from c3s3_seg.training.bundles.domain import measure_domain, name_hash
+from c3s3_seg.training.bundles.inherited import inherited_hashes
 from c3s3_seg.training.data import uses_unlabelled
+from c3s3_seg.training.folds import cases_sha256
 from c3s3_seg.training.history import scored
 from c3s3_seg.training.run import Run
 from c3s3_seg.training.validation import Validation
@@ -34,7 +36,7 @@ def write_bundle(
     its best validation. `warned` is called with a text if the domain cannot be measured.
     """
     domain = _domain(run, data, splits, warned)
-    kept = _kept(run, results)
+    kept = run.kept(results)
     scores = {record["candidate"]: record["dice"] for record in kept if isfinite(record["dice"])}
     candidates, shipped = run.method.candidates(), run.config.networks.shipped(run.config.method)
     order = sorted(shipped, key=lambda name: -scores.get(name, 0.0))
@@ -47,7 +49,7 @@ def write_bundle(
         if name in run.best:
             net.load_state_dict(run.best[name])
         files[network.weights] = to_bytes(net, run.config.networks.storage)
-    training_record = _training_record(run, splits, results) | {
+    training_record = _training_record(run, data, splits, results) | {
         "kept": run.config.run.keep,
         "validation_kept": kept,
         "validation_kept_cases": run.best_cases,
@@ -78,14 +80,7 @@ def _domain(run: Run, data: DataSet, splits: Splits, warned: Callable[[str], Non
     return None
 
 
-def _kept(run: Run, results: list[Validation]) -> list[dict[str, Any]]:
-    """Return the validation record of the shipped weights, net by net, rounded as in the history."""
-    if run.config.run.keep == "best":
-        return [r for name in run.emas if (r := run.history.best(name)) is not None]
-    return [scored(result, run.iteration) for result in results]
-
-
-def _training_record(run: Run, splits: Splits, results: list[Validation]) -> dict[str, Any]:
+def _training_record(run: Run, data: DataSet, splits: Splits, results: list[Validation]) -> dict[str, Any]:
     return {
         "method": run.config.method,
         "precision": run.precision.name,
@@ -97,7 +92,11 @@ def _training_record(run: Run, splits: Splits, results: list[Validation]) -> dic
             "unlabelled": _used(run, splits),
             "validation": len(splits.validation),
         },
-        "training_case_hashes": [name_hash(case) for case in _names(run, splits)],
+        "divided_sha256": cases_sha256(data.splits) if run.config.data.fold else None,
+        "cases_sha256": (run.history.first("cases") or {}).get("sha256", ""),
+        "training_case_hashes": list(
+            dict.fromkeys([*(name_hash(case) for case in _names(run, splits)), *inherited_hashes(run)])
+        ),
         "fold": run.config.data.fold,
         "iterations": run.iteration,
         "seconds": round(run.seconds),

@@ -8,6 +8,7 @@ from math import inf, prod
 from statistics import fmean, median
 from typing import Any
 
+from c3s3_seg.system.memory import peak_memory
 from c3s3_seg.training.config import TrainConfig, warm_up
 from c3s3_seg.training.planning.trial import READ, STEPS
 
@@ -130,7 +131,8 @@ class Pieces:
             validate_s=self._validate_s(warm_s, assumed),
             load_s=self._last("load_s", LOAD_S, assumed, "reading a case takes {load_s:g} s"),
             case_bytes=self._last("case_bytes", 0),
-            peak_bytes=self._last("peak_bytes", 0.0, assumed, "the memory suffices"),
+            # Without a step: the memory of this process, which a run takes in any case.
+            peak_bytes=self._last("peak_bytes", float(peak_memory()), assumed, "the memory suffices"),
             waited=fmean(self._found.get("waited", [0.0])),
             precision=self._found["precision"][0].name if "precision" in self._found else "",
             precision_why=self._found["precision"][0].why if "precision" in self._found else "",

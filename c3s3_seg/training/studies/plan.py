@@ -11,10 +11,15 @@ from typing import Annotated
 from annotated_types import MinLen
 
 from c3s3_seg.bundle import ModelBundle
-from c3s3_seg.errors import ConfigError
+from c3s3_seg.errors import ConfigError, Told
 from c3s3_seg.system.reading import parse_toml, read_regular
 from c3s3_seg.system.schema import closed, parse
 from c3s3_seg.training.config import TrainConfig, load_config
+
+OWN_KEYS = {
+    "run.seed": "List the seeds in `seeds`",
+    "networks.ship": "Leave it out: the tables have a row for each network",
+}
 
 
 @closed
@@ -93,9 +98,18 @@ def load_study(path: Path, overrides: Sequence[str] = ()) -> tuple[Study, list[S
         if reference not in names:
             what = f"reference = {reference!r}: wanted one of {', '.join(names)}"
             raise ConfigError(what, where=path)
+    _refuse_own_keys(study, overrides, path)
     plans = list(_plans(study, overrides))
     _refuse_shared_names(plans, path)
     return study, plans
+
+
+def _refuse_own_keys(study: Study, overrides: Sequence[str], where: Path) -> None:
+    """Raise an error for keys that a study sets itself: an override of them would have no effect."""
+    every = [*study.set, *overrides, *(text for entry in study.entries for text in entry.set)]
+    for key, todo in OWN_KEYS.items():
+        if any(text.partition("=")[0].strip() == key for text in every):
+            raise ConfigError(f"{key} has no effect in a study", where=where, todo=todo)
 
 
 def _refuse_shared_names(plans: Sequence[StudyPlan], where: Path) -> None:
@@ -117,4 +131,10 @@ def _plans(study: Study, overrides: Sequence[str]) -> Iterator[StudyPlan]:
     for seed in study.seeds:
         for entry in study.entries:
             changes = [*study.set, *entry.set, *overrides, f"run.seed={seed}", "networks.ship=[]"]
-            yield StudyPlan(entry.name, seed, load_config(Path(study.base), changes), start)
+            try:
+                config = load_config(Path(study.base), changes)
+            except ConfigError as error:
+                of = f"entry {entry.name!r}: "
+                error.what = Told.of(of + error.what.named, of + error.what.public)
+                raise
+            yield StudyPlan(entry.name, seed, config, start)

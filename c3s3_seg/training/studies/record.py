@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from c3s3_seg.errors import InputError
+from c3s3_seg.errors import InputError, listed
 from c3s3_seg.report.study_table import METRICS, Conditions, Trained
 from c3s3_seg.system.files import write_whole
 from c3s3_seg.system.reading import read_json
@@ -17,6 +17,8 @@ from c3s3_seg.training.config import TrainConfig
 from c3s3_seg.training.history import differences
 from c3s3_seg.training.method_settings import without_unread
 from c3s3_seg.training.studies.plan import StudyPlan
+
+TODO = "Give another folder with -o, or remove this record to train again"
 
 
 def write_record(
@@ -48,6 +50,7 @@ def write_record(
         "seconds": training["seconds"],
         "conditions": known[-1],
         "earlier": known[:-1],
+        "cases": training.get("cases_sha256", ""),
         "nets": training["validation_cases"],
         "config": _settings(plan.config),
     }
@@ -67,6 +70,7 @@ def read_record(path: Path, plan: StudyPlan) -> Trained:
         found = {k: data[k] for k in ("entry", "seed", "iterations", "seconds")}
         found["nets"] = _numbers(data["nets"])
         found |= {"conditions": data.get("conditions", {}), "earlier": data.get("earlier", [])}
+        found["cases"] = data.get("cases", "")
         trained, changed = parse(Trained, found, path), changes(data["config"], plan)
         _check_scores(trained)
     except (KeyError, TypeError, ValueError, RecursionError) as error:
@@ -74,9 +78,27 @@ def read_record(path: Path, plan: StudyPlan) -> Trained:
     except InputError as error:
         raise InputError(f"not a record of a study ({error.what})", where=path) from error
     if trained.seed != plan.seed or changed:
-        todo = "Give another folder with -o, or remove this record to train again"
-        raise InputError("this record was made with other settings", where=path, todo=todo)
+        raise InputError(f"this record was made with {_others(trained, changed)}", where=path, todo=TODO)
     return replace(trained, entry=plan.entry)
+
+
+def refuse_other_cases(path: Path, plan: StudyPlan, cases: str) -> None:
+    """Refuse the record of a run that was trained or validated on other cases than the next runs would be.
+
+    Raises
+    ------
+    InputError
+        If the record states other cases; or for the reasons of `read_record`.
+    """
+    known = read_record(path, plan).cases
+    if known and known != cases:
+        what = "this record was made with other cases, or in another order, than the data set has now"
+        raise InputError(what, where=path, todo=TODO)
+
+
+def _others(trained: Trained, changed: dict[str, list[Any]]) -> str:
+    shown = [f"{key}: {then!r}, now {now!r}" for key, (then, now) in changed.items()]
+    return f"other settings ({listed(shown)})" if shown else f"another seed, {trained.seed}"
 
 
 def changes(settings: dict[str, Any], plan: StudyPlan) -> dict[str, list[Any]]:

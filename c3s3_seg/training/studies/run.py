@@ -7,19 +7,21 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from c3s3_seg.dataset import DataSet, Splits
 from c3s3_seg.errors import C3S3Error, InputError, Told
 from c3s3_seg.report.study_table import Conditions, Trained, mixture
 from c3s3_seg.system.files import make_folder, make_own_folder
 from c3s3_seg.system.progress import Progress
 from c3s3_seg.training import checkpoint
-from c3s3_seg.training.folds import read_splits
+from c3s3_seg.training.folds import cases_sha256, read_splits
 from c3s3_seg.training.history import History
 from c3s3_seg.training.loggers import open_logger
 from c3s3_seg.training.run import DivergedError
+from c3s3_seg.training.settings import DataConfig
 from c3s3_seg.training.start_checks import check_start
 from c3s3_seg.training.studies.conditions import current_conditions, note_conditions, read_conditions
 from c3s3_seg.training.studies.plan import StudyPlan
-from c3s3_seg.training.studies.record import changes, read_record, write_record
+from c3s3_seg.training.studies.record import changes, read_record, refuse_other_cases, write_record
 from c3s3_seg.training.train import train
 
 
@@ -42,12 +44,15 @@ def run_study(plans: list[StudyPlan], out: Path, report: Progress) -> list[str]:
     Raises
     ------
     InputError
-        If a record was made with other settings, the data has no validation cases, a run would end at its
-        start, or a run that was stopped has other settings or began from a bundle that the study no longer
-        names.
+        If a record was made with other settings or cases, the data has no validation cases, a run would end
+        at its start, or a run that was stopped has other settings or began from a bundle that the study no
+        longer names.
     """
     waiting = [plan for plan in plans if not _record(plan, out).exists()]
-    _check_plans(waiting, out)
+    sets = _check_plans(waiting, out)
+    for plan in plans:
+        if plan not in waiting and plan.config.data in sets:
+            refuse_other_cases(_record(plan, out), plan, cases_sha256(sets[plan.config.data][1]))
     _check_starts(waiting, out)
     make_folder(out)
     make_own_folder(out / "records")
@@ -77,8 +82,11 @@ def _folder(plan: StudyPlan, out: Path) -> Path:
     return out / "runs" / plan.name
 
 
-def _check_plans(plans: Sequence[StudyPlan], out: Path) -> None:
-    """Check, before hours of training, that no run would end at its start, and all have validation cases."""
+def _check_plans(plans: Sequence[StudyPlan], out: Path) -> dict[DataConfig, tuple[DataSet, Splits]]:
+    """Check, before hours of training, that no run would end at its start, and all have validation cases.
+
+    Return the data sets of the runs, and their cases.
+    """
     sets = {plan.config.data: read_splits(plan.config.data) for plan in plans}
     for folder in (data.folder for data, splits in sets.values() if not splits.validation):
         raise InputError("a study needs validation cases, and there are none", where=folder)
@@ -89,6 +97,7 @@ def _check_plans(plans: Sequence[StudyPlan], out: Path) -> None:
         except C3S3Error as error:
             error.what = Told.of(f"{plan.name}: {error.what.named}", f"{plan.name}: {error.what.public}")
             raise
+    return sets
 
 
 def _check_starts(plans: Sequence[StudyPlan], out: Path) -> None:
