@@ -345,6 +345,11 @@ def test_remarks_on_the_patient_are_not_repeated(files: list[Path], tmp_path: Pa
         assert not [keyword for keyword in told if keyword in made]
         assert (made.PatientIdentityRemoved, made.DeidentificationMethod) == ("YES", "by hand")
         assert errors(tmp_path / "a.dcm") == []
+    for path in files:
+        edit(path, values(PatientIdentityRemoved="DOE^JANE"))
+    for write in (write_seg, write_rtstruct):
+        write(drawn(load(files[0].parent)), tmp_path / "a.dcm", SEGMENTS, MAKER)
+        assert "PatientIdentityRemoved" not in pydicom.dcmread(tmp_path / "a.dcm")
 
 
 @pytest.mark.parametrize(("stated", "wanted"), [({"NO"}, "NO"), ({"NO", "YES"}, "YES"), ({"NO", None}, None)])

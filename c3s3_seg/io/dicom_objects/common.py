@@ -36,6 +36,7 @@ WHEN_CONTENT = ("ContentDate", "ContentTime")
 UNDATED = "19700101"
 UTF_8 = "ISO_IR 192"  # PS3.3, C.12.1.1.2
 SEXES = ("M", "F", "O")  # PS3.3, C.7.1.1; type 2: blank (unknown) is allowed, any other word is not
+YES_OR_NO = ("YES", "NO")
 LOSS = ("LossyImageCompression", "LossyImageCompressionRatio", "LossyImageCompressionMethod")
 OFFSET = re.compile(r"[+-](0[0-9]|1[0-4])[0-5][0-9]")
 TYPE_2 = (
@@ -83,6 +84,8 @@ def derived(
             setattr(data, keyword, first.get(keyword, ""))
     if data.PatientSex not in SEXES:
         data.PatientSex = ""
+    if data.get("PatientIdentityRemoved", "NO") not in YES_OR_NO:
+        del data.PatientIdentityRemoved
     data.SOPClassUID, data.SOPInstanceUID = meta.MediaStorageSOPClassUID, meta.MediaStorageSOPInstanceUID
     date(data, first.get("TimezoneOffsetFromUTC"), maker)
     data.SeriesInstanceUID = generate_uid(entropy_srcs=[*seed, "series"])

@@ -11,7 +11,7 @@ from pydicom.uid import SecondaryCaptureImageStorage
 from c3s3_seg.errors import InputError
 from c3s3_seg.geometry.volume import Array, Source
 from c3s3_seg.io.dicom_objects.codes import PICTURE, Maker
-from c3s3_seg.io.dicom_objects.common import derived, reference, state_source_loss
+from c3s3_seg.io.dicom_objects.common import YES_OR_NO, derived, reference, state_source_loss
 from c3s3_seg.io.dicom_objects.references import origin
 from c3s3_seg.io.dicom_objects.seg_write import hash_of
 from c3s3_seg.system.files import write_whole
@@ -54,7 +54,7 @@ def write_capture(picture: Array, source: Source, path: Path, maker: Maker | Non
     data.ImageType = ["DERIVED", "SECONDARY", "OTHER"]
     data.ImageComments = "Research use only"
     data.PatientOrientation = ""
-    if burned <= {"YES", "NO"}:  # the pixels of the slices are in the picture
+    if burned <= {*YES_OR_NO}:  # the pixels of the slices are in the picture
         data.BurnedInAnnotation = max(burned)
     data.SamplesPerPixel, data.PhotometricInterpretation, data.PlanarConfiguration = 3, "RGB", 0
     data.Rows, data.Columns = picture.shape[:2]

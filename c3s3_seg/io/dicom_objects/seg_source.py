@@ -13,7 +13,7 @@ from pydicom.valuerep import format_number_as_ds
 
 from c3s3_seg.errors import InputError
 from c3s3_seg.geometry.volume import Array
-from c3s3_seg.io.dicom_objects.common import REPEATED, SEXES, TYPE_2
+from c3s3_seg.io.dicom_objects.common import REPEATED, SEXES, TYPE_2, YES_OR_NO
 from c3s3_seg.io.dicom_objects.references import Origin
 
 # The functional groups that all frames must share, and the attribute that the slices of a stack share.
@@ -41,6 +41,8 @@ def source_images(source: Origin, planes: Array) -> tuple[list[Any], Array]:
                 setattr(header, keyword, "")
         if header.get("PatientSex") not in SEXES:
             header.PatientSex = ""
+        if header.get("PatientIdentityRemoved", "NO") not in YES_OR_NO:
+            del header.PatientIdentityRemoved
     if source.slices[0].frame is None:
         _share_geometry(source)
         for header in source.headers.values():

@@ -141,6 +141,8 @@ def _store(node: Node, link: Any, file: Outgoing) -> str:
     except ValueError as error:  # pynetdicom: no context was accepted for this class and syntax
         raise InputError(f"{node} does not take files of this kind", where=file.name) from error
     except Exception as error:  # pydicom reads and encodes the whole file only now
+        if not link.is_established:  # since it was looked at above
+            raise InputError(f"{node} broke the connection before this file", where=file.name) from error
         raise InputError(f"cannot be sent ({type(error).__name__})", where=file.name) from error
     if getattr(status, "Status", None) == DUPLICATE:
         return ALREADY_THERE
