@@ -1,6 +1,7 @@
 """Statistics of data sets with known content."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -120,5 +121,11 @@ def test_labels_are_those_of_all_masks(tmp_path: Path) -> None:
 def test_masks_without_a_label_are_refused(tmp_path: Path) -> None:
     data = box_data(tmp_path)
     other = DataSet(data.folder, labels={"x": 7}, splits=data.splits)
-    with pytest.raises(InputError, match="no mask that was read holds a label"):
+    with pytest.raises(InputError, match=r"the mask holds the value 1; wanted 0 and 7 \(x\)"):
         measure(other, data.splits)
+    mask = load_mask(data.mask("a"))
+    save(mask.geometry.volume(np.zeros_like(mask.array)), data.mask("a"))
+    with pytest.raises(InputError, match="wanted"):  # `train` refuses it too, and a plan left it out
+        measure(data, data.splits)
+    with pytest.raises(InputError, match="no mask that was read holds a label"):
+        measure(replace(data, empty_masks=True), data.splits)

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from c3s3_seg.dataset import INDEX, DataSet, Splits
-from c3s3_seg.dataset.check.case_faults import values_in
+from c3s3_seg.dataset.check.case_faults import refuse_defects, values_in
 from c3s3_seg.errors import InputError
 from c3s3_seg.geometry.resample import orient, oriented
 from c3s3_seg.geometry.volume import Volume
@@ -93,7 +93,7 @@ def measure(
     Raises
     ------
     InputError
-        If a case cannot be read, or no mask holds a label.
+        If a case cannot be read or has a defect for which `train` refuses it, or no mask holds a label.
     """
     names, until = _spread(splits.labelled), time.monotonic() + limit_s
     values: set[int] = set()
@@ -105,6 +105,7 @@ def measure(
             report(f"measuring {name} ({read + 1} of {len(names)})")
         scan = load(data.scan(name))
         mask = load_mask(data.mask(name), grid=scan.geometry)
+        refuse_defects(scan, mask, data.labels, required=not data.empty_masks)  # as `train` does
         modality, read = modality or scan.source.modality or "", read + 1
         there = set(data.labels.values()) or set(values_in(mask.array))
         if np.isin(mask.array, list(there)).any():
