@@ -65,7 +65,8 @@ def _refuse_among_slices(cases: Iterable[Case], job: Job) -> None:
     """Refuse an output folder with slices in it: the next run could not tell which file is the scan."""
     out = os.path.realpath(job.out)
     for case in cases if image_suffix(Path(f"mask.{job.suffix}")) else ():
-        if any(os.path.realpath(path.parent) == out for path in case.paths):
+        folders = {path.parent for path in case.paths} if os.path.isdir(case.path) else set()
+        if any(os.path.realpath(folder) == out for folder in folders):
             raise InputError(
                 "the output folder holds the DICOM slices of a scan; the next run would not know whether they"
                 " or the masks are the scan",

@@ -250,7 +250,9 @@ def _series_scans(images: Path) -> dict[str, Path]:
     from c3s3_seg.io.studies import find_scans
 
     with suppress(InputError):  # only image files, whose names are known
-        return {case.name: case.paths[0] for case in find_scans([images], Reading()).cases if case.files}
+        cases = [case for case in find_scans([images], Reading()).cases if case.files]
+        # A file stands for its series in its folder; a series in several folders is read from all.
+        return {c.name: c.paths[0] if len({p.parent for p in c.paths}) == 1 else c.path for c in cases}
     return {}
 
 

@@ -117,9 +117,9 @@ class _Run:
             self.files.claim_page()
         fresh = not self.path.exists()
         with ExitStack() as stack:
+            journal = Journal(self.path)  # first: nothing is swept beside a journal that is refused
             if whole:
                 stack.enter_context(swept(self.job.out))
-            journal = Journal(self.path)
             stack.callback(journal.close)
             take_over(journal, self.job.out, self.plan.shard, names)
             if self.job.html and not several and whole and has_others(journal, names):

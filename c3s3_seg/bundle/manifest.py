@@ -269,7 +269,7 @@ RECORDED: dict[str, tuple[type, ...]] = {
     "validation_cases": (dict,), "validation_kept_cases": (dict,), "validation_last": (list,),
     "validation_kept": (list,), "validation_default": (list,), "candidate": (str,), "kept": (str,),
     "fold": (str, type(None)), "iterations": (int,), "seconds": (int, float), "folder": (str,),
-    "training_case_hashes": (list,),
+    "training_case_hashes": (list,), "inherited_case_hashes": (list,),
     "validation_from_unlabelled": (int,), "validation": (int, dict), "of": (str,),
 }  # fmt: skip
 

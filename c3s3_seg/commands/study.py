@@ -49,14 +49,22 @@ def study(
     from c3s3_seg.system.ownership import check_output
     from c3s3_seg.system.shard import parse_shard
     from c3s3_seg.training.studies.plan import load_study
-    from c3s3_seg.training.studies.run import check_conditions, finished, refuse_mixture, run_study
+    from c3s3_seg.training.studies.run import (
+        check_conditions,
+        finished,
+        refuse_mixture,
+        refuse_several_cases,
+        run_study,
+    )
 
     check_output(out, ["study.md", "study.html"])
     what, plans = load_study(config, set_ or [])
+    refuse_several_cases(plans, out)
     if not allow_mixed:
         check_conditions(plans, out)
     with if_stopped():
         diverged = run_study(parse_shard(shard, os.environ).of(plans), out, _report)
+    refuse_several_cases(plans, out)  # other shares may have written records meanwhile
     done = finished(plans, out)
     if not allow_mixed:
         refuse_mixture(done, out)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -39,7 +39,7 @@ class MaskPairs:
     missed: tuple[Case, ...]
 
 
-def find_masks(path: Path) -> list[Case]:
+def find_masks(path: Path, partners: Collection[str] = ()) -> list[Case]:
     """Return the masks found at a path as cases, by file name, those in sub-folders last.
 
     Parameters
@@ -47,7 +47,10 @@ def find_masks(path: Path) -> list[Case]:
     path
         An image file, a DICOM SEG or an RTSTRUCT; or a folder of these and of sub-folders, of which each is
         named after a case and holds its SEG or RTSTRUCT. Hidden files, and files that are none of these, are
-        passed over; beside masks also sub-folders that hold several, or one of a case that has a file.
+        passed over; beside masks also sub-folders that hold several, are named like a file, or not as one of
+        the partners.
+    partners
+        Names of the cases on the other side, with the endings that a name may have.
 
     Raises
     ------
@@ -63,7 +66,10 @@ def find_masks(path: Path) -> list[Case]:
     files = _visible(path)
     found = [Case(mask_stem(file), file) for file in files if _is_mask(file)]
     folders = [file for file in files if os.path.isdir(file)]
-    found = [*found, *_beside(found, folders)] if found else [c for f in folders for c in _in_folder(f)]
+    if found:
+        found += _beside(found, [folder for folder in folders if folder.name in partners])
+    else:
+        found = [case for folder in folders for case in _in_folder(folder)]
     if not found:
         _refuse_folder(path)
     return _without_doubles(found, path)
@@ -79,7 +85,8 @@ def pair_masks(predictions: Path, truth: Path) -> MaskPairs:
     InputError
         If nothing pairs, a prediction has several truths, both are the same file, or `find_masks` raises.
     """
-    cases, truths = find_masks(predictions), find_masks(truth)
+    cases = find_masks(predictions, {n.removesuffix(e) for n in _names_in(truth) for e in TRUTH_ENDINGS})
+    truths = find_masks(truth, {n + e for n in _names_in(predictions) for e in TRUTH_ENDINGS})
     if not truth.is_dir():
         return _with_one(cases, truth)
     by_name: dict[str, list[Path]] = defaultdict(list)
@@ -227,6 +234,12 @@ def _beside(found: Sequence[Case], folders: Sequence[Path]) -> Iterator[Case]:
         with suppress(InputError):  # it cannot be read, and need not be a case
             cases = [] if folder.name in names else list(_in_folder(folder))
             yield from cases if len(cases) == 1 else ()
+
+
+def _names_in(path: Path) -> set[str]:
+    """Return the names of the files and sub-folders of a folder as those of cases; empty for a file."""
+    entries = _visible(path) if path.is_dir() else []
+    return {entry.name if os.path.isdir(entry) else mask_stem(entry) for entry in entries}
 
 
 def _visible(folder: Path) -> list[Path]:

@@ -77,7 +77,7 @@ def find_scans(
                 skipped.append(Skipped(str(scan.path), f"the same scan as {same.path}"))
     if not found:
         _refuse(paths, skipped)
-    return Scans(_named(joined(found.values()), real, known), tuple(skipped))
+    return Scans(_named(joined(found.values(), reading), real, known), tuple(skipped))
 
 
 def series_files(path: Path, series: str) -> tuple[Path, ...]:
@@ -225,7 +225,9 @@ def _kept(found: Sequence[FoundScan], known: Known) -> dict[int, str]:
     taken: set[str] = set()
     for n, scan in enumerate(found):
         cases = known.get(scan.series or absolute(scan.path), ())
-        names = (case.name for case in cases if _is_near(case.path, scan.path))
+        # The parts of a scan in several folders may have had names and masks of their own.
+        near = [c for c in cases if (_is_same if scan.is_joined else _is_near)(c.path, scan.path)]
+        names = (case.name for case in near)
         name = next((name for name in names if name not in taken), None)
         if name is not None:
             kept[n] = name
@@ -235,6 +237,10 @@ def _kept(found: Sequence[FoundScan], known: Known) -> dict[int, str]:
 
 def _stem(scan: FoundScan) -> str:
     return stem_of(scan.path) + (f"_{scan.number}" if scan.number else "")
+
+
+def _is_same(one: Path, other: Path) -> bool:
+    return absolute(one) == absolute(other)
 
 
 def _is_near(one: Path, other: Path) -> bool:

@@ -44,7 +44,7 @@ def stated_values(masks: Iterable[Path]) -> dict[str, int]:
                 raise InputError(
                     f"'{name}' has the value {value} here and {other} in {where}, by the JSON beside each",
                     where=mask,
-                    todo="Give both the same values; a JSON that is not about its mask can be removed",
+                    todo="Give both the same values, or compare by values alone: --labels NAME=VALUE,...",
                 )
             values[name] = value
     return values

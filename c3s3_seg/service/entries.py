@@ -24,7 +24,8 @@ DAMAGED = (
 
 
 REPEATED = (
-    "an entry has two different DICOM files with one SOPInstanceUID: none of it is taken until one is removed"
+    "an entry has two different DICOM files of a series with one SOPInstanceUID: none of it is taken until"
+    " one is removed"
 )
 
 
@@ -92,7 +93,7 @@ def checked_files(entry: Path, object_bytes: int) -> list[Path]:
 
 def _check_files(paths: list[Path], object_bytes: int) -> None:
     suffixes, stubs = set(DICOM_SUFFIXES), set()
-    known: dict[Identity, Path] = {}
+    known: dict[tuple[str, str, str], Path] = {}  # as the spool places them
     for path in paths:
         suffix = path.suffix.lower()
         with os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
@@ -106,7 +107,8 @@ def _check_files(paths: list[Path], object_bytes: int) -> None:
             if os.fstat(file.fileno()).st_size > object_bytes:
                 raise HeldUpError(TOO_LARGE)
             suffixes.add(suffix)
-            other = known.setdefault(_identity(file), path)
+            found = _identity(file)
+            other = known.setdefault((found.study, found.series, found.instance), path)
             if other != path and not filecmp.cmp(other, path, shallow=False):
                 raise HeldUpError(REPEATED)
     if stubs & suffixes:  # the suffix decides, as when a folder is read: the content shows no kind

@@ -202,7 +202,9 @@ def check_work(state: Path) -> None:
         If `work` is no folder, cannot be read, or holds anything but folders of studies.
     """
     work = state / "work"
-    foreign = [path for path in _entries(work) if not is_key(path.name) or path.is_symlink()]
+    foreign = [
+        path for path in _entries(work) if not is_key(path.name) or path.is_symlink() or not path.is_dir()
+    ]
     if foreign:
         raise InputError(
             f"it holds {len(foreign)} files or folders that are not of the service, which empties it",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Iterable
 from math import isfinite
 from pathlib import Path
 from typing import Any
@@ -79,14 +79,10 @@ class History:
         ]
         return max(records, key=lambda r: float(r["dice"]), default=None)
 
-    def unlearnt(self, iteration: int, candidates: Collection[str] | None = None) -> tuple[str, ...]:
-        """Return the labels that no network had learnt at the last validation by then; () before one.
-
-        `candidates` are the networks that count; None: all.
-        """
+    def unlearnt(self, iteration: int) -> tuple[str, ...]:
+        """Return the labels that no network had learnt at the last validation by then; () before one."""
         scores = [r for r in self.kind("dice") if 0 < r["iteration"] <= iteration]
         last = [r for r in scores if r["iteration"] == scores[-1]["iteration"]]
-        last = [r for r in last if candidates is None or r["candidate"] in candidates]
         weak = [set(r.get("unlearnt", ())) for r in last]
         return tuple(sorted(set.intersection(*weak))) if weak else ()
 

@@ -390,6 +390,8 @@ def test_masks_in_folders_of_cases_beside_files(truth: Volume, tmp_path: Path) -
         write(truth, tmp_path / side / "a", "seg.dcm", "x")
     write(truth, tmp_path / "t" / "c", "seg.dcm", "y")  # an archive of masks is no case
     write(truth, tmp_path / "p" / "c", "seg.dcm", "y")
+    (tmp_path / "t" / "drafts").mkdir()
+    write(truth, tmp_path / "t" / "drafts", "seg.dcm", "x")  # nor is a folder without a partner
     result = evaluate(tmp_path / "p", tmp_path / "t", tmp_path / "out")
-    assert [case.name for case in find_masks(tmp_path / "t")] == ["a", "b"]
+    assert [case.name for case in find_masks(tmp_path / "t")] == ["a"]
     assert (sorted({row.case for row in result.rows}), result.failures) == (["a", "b"], ())

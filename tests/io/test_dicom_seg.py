@@ -339,11 +339,15 @@ def test_remarks_on_the_patient_are_not_repeated(files: list[Path], tmp_path: Pa
     told = {"PatientComments": "secret", "Allergies": "nuts", "PatientAge": "040Y"}
     for path in files:
         edit(path, values(**told, PatientIdentityRemoved="YES", DeidentificationMethod="by hand"))
+        edit(path, values(ClinicalTrialSponsorName="X", ClinicalTrialProtocolID="P-1"))
+        edit(path, values(ClinicalTrialProtocolName="", ClinicalTrialSiteID="", ClinicalTrialSiteName=""))
+        edit(path, values(ClinicalTrialSubjectID="S-1"))
     for write in (write_seg, write_rtstruct):
         write(drawn(load(files[0].parent)), tmp_path / "a.dcm", SEGMENTS, MAKER)
         made = pydicom.dcmread(tmp_path / "a.dcm")
         assert not [keyword for keyword in told if keyword in made]
         assert (made.PatientIdentityRemoved, made.DeidentificationMethod) == ("YES", "by hand")
+        assert made.ClinicalTrialSubjectID == "S-1"
         assert errors(tmp_path / "a.dcm") == []
     for path in files:
         edit(path, values(PatientIdentityRemoved="DOE^JANE"))

@@ -56,6 +56,13 @@ def test_slices_of_two_echoes_between_each_other_are_noted(
     assert load(tmp_path / "s").source.notes == (wanted if noted else ())
 
 
+def test_image_types_of_two_halves_are_no_two_volumes(oblique: Volume, tmp_path: Path) -> None:
+    paths = save_series(oblique, tmp_path / "s", description="", seed_uid="a")
+    for k, path in enumerate(paths):
+        edit(path, values(ImageType=["DERIVED", "PRIMARY", "M" if k < len(paths) // 2 else "P"]))
+    assert load(tmp_path / "s").source.notes == ()
+
+
 def test_the_b_values_of_siemens_between_each_other_are_noted(oblique: Volume, tmp_path: Path) -> None:
     for k, path in enumerate(save_series(oblique, tmp_path / "s", description="", seed_uid="a")):
         edit(path, lambda data, k=k: data.add_new(0x0019100C, "IS", str(k % 2 * 800)))

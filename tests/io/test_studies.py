@@ -16,7 +16,7 @@ from helpers.studies import report, series, small, uid, whole_study
 from c3s3_seg.batch.records import Refusal
 from c3s3_seg.errors import InputError
 from c3s3_seg.io import load, match_truth, read_case, save
-from c3s3_seg.io.cases import walk_files
+from c3s3_seg.io.cases import Case, walk_files
 from c3s3_seg.io.hashes import scan_sha256
 from c3s3_seg.io.reading import Reading, SeriesRule, parse_series
 from c3s3_seg.io.studies import Scans, find_scans, series_files
@@ -84,6 +84,55 @@ def test_a_series_in_several_folders_is_one_scan(archive: Path, above: str) -> N
     read = read_case(case, Reading())
     np.testing.assert_array_equal(read.array, wanted.array)
     assert read.geometry.matches(wanted.geometry)
+
+
+def test_a_slice_in_two_folders_joins_them_once(archive: Path) -> None:
+    """A move was interrupted between the copy of a file and its removal."""
+    paths = series(small(6), archive / "DIR000", "p4", 7)
+    (archive / "DIR001").mkdir()
+    for path in paths[3:]:
+        shutil.copy(path, archive / "DIR001")
+    for path in paths[4:]:
+        path.unlink()
+    (case,) = [case for case in found(archive).cases if case.path == archive]
+    assert len(case.files) == 6
+    edit(archive / "DIR001" / paths[3].name, values(ImageComments="another"))
+    assert {"DIR000", "DIR001"} <= set(names(found(archive)))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"FrameOfReferenceUID": "1.2.3"}, {"ImageOrientationPatient": [1, 0, 0, 0, 0, 1]}, None],
+)
+def test_parts_that_are_no_volume_together_stay_scans(
+    archive: Path, change: dict[str, object] | None
+) -> None:
+    """Two slabs, planes or frames of reference under one UID were segmented each, and still are."""
+    paths = series(small(9), archive / "DIR000", "p4", 7)
+    (archive / "DIR001").mkdir()
+    for path in paths[5:]:
+        target = path.rename(archive / "DIR001" / path.name)
+        if change is not None:
+            edit(target, values(**change))
+    if change is None:
+        paths[4].unlink()
+        paths[3].unlink()
+    assert {"DIR000", "DIR001"} <= set(names(found(archive)))
+
+
+def test_a_joined_series_takes_the_name_of_no_part(archive: Path) -> None:
+    """Each part had a mask of its own, which is of another scan than the whole."""
+    paths = series(small(6), archive / "p4" / "DIR000", "p4", 7)
+    (archive / "p4" / "DIR001").mkdir()
+    for path in paths[3:]:
+        path.rename(archive / "p4" / "DIR001" / path.name)
+    (case,) = found(archive / "p4").cases
+    known = {
+        case.series: [Case("DIR000", archive / "p4" / "DIR000"), Case("DIR001", archive / "p4" / "DIR001")]
+    }
+    assert names(find_scans([archive / "p4"], Reading(), lambda: known)) == ["p4"]
+    known[case.series].append(Case("before", archive / "p4"))
+    assert names(find_scans([archive / "p4"], Reading(), lambda: known)) == ["before"]
 
 
 def test_copies_and_phases_of_a_series_in_several_folders_stay_scans(archive: Path) -> None:

@@ -373,11 +373,11 @@ def test_an_entry_in_which_slices_share_a_uid_waits_as_a_whole(
     bench = Bench(tmp_path)
     files = study(tmp_path / "watch" / "one", 1)
     whole, uid = files[-1].read_bytes(), str(pydicom.dcmread(files[0]).SOPInstanceUID)
-    edit(files[-1], values(SOPInstanceUID=uid))
+    edit(files[-1], values(SOPInstanceUID=uid, SOPClassUID="1.2.840.10008.5.1.4.1.1.4.4"))
     shutil.copy(files[0], files[0].with_name("copy.dcm"))  # the same file twice is no fault
     bench.wait(60)
     assert bench.counts() == {}
-    assert "two different DICOM files with one SOPInstanceUID" in caplog.text
+    assert "two different DICOM files of a series with one SOPInstanceUID" in caplog.text
     files[-1].write_bytes(whole)
     assert len(bench.wait(60)) == 1
 

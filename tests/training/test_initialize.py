@@ -1,13 +1,16 @@
 """A training run that begins from a bundle's networks."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
 from c3s3_seg.bundle import ModelBundle
+from c3s3_seg.commands.calibrate import _without_limit
 from c3s3_seg.errors import ConfigError, InputError
 from c3s3_seg.training import checkpoint
+from c3s3_seg.training.bundles.domain import trained_splits
 from c3s3_seg.training.bundles.initialize import initialize_from
 from c3s3_seg.training.config import load_config
 from c3s3_seg.training.loggers import Silent, open_logger
@@ -96,7 +99,10 @@ def test_validation_cases_that_the_bundle_was_trained_on_are_told(toy_config: Pa
         assert [line.split(" ha")[0] for line in warned] == [
             f"{seen} of {seen} validation case{'s' * (seen > 1)}"
         ]
-        assert learnt <= set(second.manifest.training["training_case_hashes"])
+        assert learnt <= set(second.manifest.training["inherited_case_hashes"])
+        _, splits = trained_splits(second, Path(load_config(toy_config).data.folder))
+        both = replace(splits, validation=splits.validation * 2)  # with one case there is no limit anyway
+        assert "was trained on" in _without_limit(second, both)
     same = train(load_config(toy_config, one), tmp_path / "same", Silent(), start=first)
     assert not any(text in line for line in same.manifest.training["warnings"])
 

@@ -29,7 +29,7 @@ from c3s3_seg.training.loggers import Silent
 from c3s3_seg.training.studies import conditions
 from c3s3_seg.training.studies.plan import load_study
 from c3s3_seg.training.studies.record import read_record, write_record
-from c3s3_seg.training.studies.run import finished, run_study
+from c3s3_seg.training.studies.run import finished, refuse_several_cases, run_study
 from c3s3_seg.training.train import train
 
 pytestmark = pytest.mark.slow
@@ -254,6 +254,12 @@ def test_records_of_other_cases_are_refused_before_training(study: Path, toy_dat
     with pytest.raises(InputError, match="made with other cases"):
         run_study(plans[:2], out, lambda line: None)
     assert not (out / "records" / f"{plans[1].name}.json").exists()
+    record.write_text(json.dumps(content))
+    refuse_several_cases(plans, out)
+    run_study(plans[1:2], out, lambda line: None)  # another share
+    record.write_text(json.dumps({**content, "cases": "0" * 64}))
+    with pytest.raises(InputError, match="made with other cases than that of"):
+        refuse_several_cases(plans, out)
 
 
 def test_without_validation_cases_nothing_is_trained(study: Path, toy_data: Path, tmp_path: Path) -> None:

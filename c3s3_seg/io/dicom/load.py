@@ -7,11 +7,13 @@ takes one series out of several, all without a warning.
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import pairwise
 from math import isfinite
 from pathlib import Path
+
+import numpy as np
 
 from c3s3_seg.errors import InputError, listed
 from c3s3_seg.geometry.volume import Geometry, Source, Volume
@@ -265,14 +267,24 @@ def _contrast_note(slices: tuple[Slice, ...]) -> tuple[str, ...]:
     """Return a note if slices of two echoes or phases, each at places of its own, may form one stack."""
     keys = [key for key in CONTRAST if _differs({item.text(key) for item in slices})]
     differ = list(dict.fromkeys(CONTRAST[key] for key in keys))
-    kinds = Counter(item.text("ImageType") for item in slices)
-    if (
-        len(kinds) > 1 and max(kinds.values()) - min(kinds.values()) <= 1
-    ):  # else of single slices, as the first
+    if _alternates(slices, "ImageType"):  # elsewhere it often differs in the first slices alone
         differ.append("ImageType")
     if not differ:
         return ()
     return (f"the slices differ in {listed(differ)}: they may be of two volumes, one between the other",)
+
+
+def _alternates(slices: Sequence[Slice], keyword: str) -> bool:
+    """Return whether an attribute changes from each slice to the next, by their positions."""
+    try:
+        places = np.array([[float(v) for v in s.text("ImagePositionPatient").split("\\")] for s in slices])
+    except ValueError:
+        return False
+    if places.shape != (len(slices), 3):
+        return False
+    order = places[:, np.ptp(places, axis=0).argmax()].argsort()
+    texts = [slices[n].text(keyword) for n in order]
+    return len(texts) > 1 and all(one != other for one, other in pairwise(texts))
 
 
 def _differs(texts: set[str]) -> bool:

@@ -20,12 +20,14 @@ from c3s3_seg.io.dicom_objects.codes import LONGEST_CODE, CodeTriplet, Kind, Mak
 from c3s3_seg.io.dicom_objects.references import Origin
 from c3s3_seg.version import __version__
 
-# Attributes of patient and study that an object made from images repeats (PS3.3, C.7.1.1 and C.7.2.1).
+# Attributes of patient and study that an object made from images repeats (PS3.3, C.7.1 and C.7.2).
 REPEATED = (
     "PatientName", "PatientID", "IssuerOfPatientID", "PatientBirthDate", "PatientSex", "StudyInstanceUID",
     "StudyDate", "StudyTime", "StudyID", "StudyDescription", "AccessionNumber", "ReferringPhysicianName",
     "SpecificCharacterSet", "PatientIdentityRemoved", "DeidentificationMethod",
-    "DeidentificationMethodCodeSequence",
+    "DeidentificationMethodCodeSequence", "ClinicalTrialSponsorName", "ClinicalTrialProtocolID",
+    "ClinicalTrialProtocolName", "ClinicalTrialSiteID", "ClinicalTrialSiteName", "ClinicalTrialSubjectID",
+    "ClinicalTrialSubjectReadingID", "ClinicalTrialTimePointID", "ClinicalTrialTimePointDescription",
 )  # fmt: skip
 # An object of another patient, study, series or place is another object, even with the same slices.
 OWNERS = (*REPEATED, "SeriesInstanceUID", "FrameOfReferenceUID")

@@ -18,13 +18,20 @@ def note_inherited(run: Run, start: ModelBundle | None) -> None:
         The run; one that is resumed has the note already.
     start
         Bundle that the run begins from; None: random weights.
+
+    Raises
+    ------
+    C3S3Error
+        If the bundle of the teacher, or one that is linked, cannot be loaded.
     """
+    if run.iteration > 0 or run.history.first("inherited") is not None:
+        return
     teacher = ModelBundle.find(run.config.teacher.bundle) if run.config.teacher.bundle else None
     bundles = [bundle for bundle in (start, teacher) if bundle is not None]
     records = [home.manifest.training for bundle in bundles for home, _ in bundle.members()]
-    hashes = sorted({digest for record in records for digest in record.get("training_case_hashes", ())})
-    if hashes and run.iteration == 0 and run.history.first("inherited") is None:
-        run.history.note(0, inherited=hashes)
+    keys = ("training_case_hashes", "inherited_case_hashes")
+    if hashes := {digest for record in records for key in keys for digest in record.get(key, ())}:
+        run.history.note(0, inherited=sorted(hashes))
 
 
 def inherited_hashes(run: Run) -> list[str]:

@@ -94,9 +94,8 @@ def _training_record(run: Run, data: DataSet, splits: Splits, results: list[Vali
         },
         "divided_sha256": cases_sha256(data.splits) if run.config.data.fold else None,
         "cases_sha256": (run.history.first("cases") or {}).get("sha256", ""),
-        "training_case_hashes": list(
-            dict.fromkeys([*(name_hash(case) for case in _names(run, splits)), *inherited_hashes(run)])
-        ),
+        "training_case_hashes": [name_hash(case) for case in _names(run, splits)],
+        "inherited_case_hashes": inherited_hashes(run),
         "fold": run.config.data.fold,
         "iterations": run.iteration,
         "seconds": round(run.seconds),

@@ -21,7 +21,7 @@ from c3s3_seg.training.settings import DataConfig
 from c3s3_seg.training.start_checks import check_start
 from c3s3_seg.training.studies.conditions import current_conditions, note_conditions, read_conditions
 from c3s3_seg.training.studies.plan import StudyPlan
-from c3s3_seg.training.studies.record import changes, read_record, refuse_other_cases, write_record
+from c3s3_seg.training.studies.record import TODO, changes, read_record, refuse_other_cases, write_record
 from c3s3_seg.training.train import train
 
 
@@ -127,6 +127,25 @@ def finished(plans: list[StudyPlan], out: Path) -> list[Trained]:
     """Read the records of the finished runs."""
     records = [(_record(plan, out), plan) for plan in plans]
     return [read_record(path, plan) for path, plan in records if path.exists()]
+
+
+def refuse_several_cases(plans: Sequence[StudyPlan], out: Path) -> None:
+    """Raise an error for records of one data set that were trained or validated on different cases.
+
+    Raises
+    ------
+    InputError
+        If there are such records, for instance of another share; or for the reasons of `read_record`.
+    """
+    first: dict[DataConfig, Trained] = {}
+    for path, plan in ((_record(plan, out), plan) for plan in plans):
+        run = read_record(path, plan) if path.exists() else None
+        if run is None or not run.cases:  # older records do not state them
+            continue
+        known = first.setdefault(plan.config.data, run)
+        if known.cases != run.cases:
+            what = f"this record was made with other cases than that of {known.entry}, seed {known.seed}"
+            raise InputError(what, where=path, todo=TODO)
 
 
 def _conditions(plan: StudyPlan) -> Conditions:
