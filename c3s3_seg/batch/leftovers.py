@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from c3s3_seg.batch.case_files import FOLDERS
 from c3s3_seg.batch.provenance import LEFT_BEHIND
+from c3s3_seg.system.files import remove_partial
 
 
 @contextmanager
@@ -28,15 +30,11 @@ def swept(out: Path) -> Iterator[None]:
                 place.rmdir()
 
 
-def _sweep(folder: Path) -> None:
-    """Remove unfinished files of a killed run."""
-    for place in (folder, *(folder / name for name in FOLDERS)):
-        with suppress(OSError):  # the next run tries again
-            if not place.is_dir() or (place != folder and place.is_symlink()):
-                continue
-            for path in place.iterdir():
-                if LEFT_BEHIND.fullmatch(path.name) and not path.is_symlink() and path.is_file():
-                    path.unlink(missing_ok=True)
+def _sweep(out: Path) -> None:
+    """Remove unfinished files of a killed run; the output folder itself may be a link."""
+    remove_partial(Path(os.path.realpath(out)), LEFT_BEHIND)
+    for name in FOLDERS:
+        remove_partial(out / name, LEFT_BEHIND)
 
 
 def _empty_folders(out: Path) -> set[Path]:

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING
 from c3s3_seg.errors import C3S3Error, InputError, Told, as_c3s3_error
 from c3s3_seg.metrics.results import CaseScore, PaperScore, Score
 from c3s3_seg.metrics.scoring import diagonal_mm, diagonal_vox, labels_in, paper_scores, scores
-from c3s3_seg.report.beside_masks import named_beside, origin_remarks, stated_values
 from c3s3_seg.report.label_values import (
     CaseLabels,
     Labels,
@@ -21,6 +20,7 @@ from c3s3_seg.report.label_values import (
     labels_of,
     refuse_mixup,
 )
+from c3s3_seg.report.mask_metadata import named_beside, origin_remarks, stated_values
 from c3s3_seg.report.rows import CaseFiles, Failure
 from c3s3_seg.system.choices import ScoreProtocol, check_word
 from c3s3_seg.system.process_pool import Died, each

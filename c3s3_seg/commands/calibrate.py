@@ -75,26 +75,18 @@ def calibrate(
 
 def _without_limit(bundle: ModelBundle, splits: Splits) -> str:
     from c3s3_seg.training.bundles.calibrate import LEAST_CASES
+    from c3s3_seg.training.bundles.inherited import count_inherited
 
     if len(bundle.members()) < 2:
         return "the bundle holds one network"
     if len(splits.validation) < LEAST_CASES:
         return f"the data set has {len(splits.validation)} validation cases, wanted {LEAST_CASES} or more"
-    if seen := _seen(bundle, splits):
+    if seen := count_inherited(bundle.manifest.training, splits.validation):
         return (
             f"{seen} validation cases have the names of cases that the bundle which it began from, or its"
             " teacher, was trained on"
         )
     return ""
-
-
-def _seen(bundle: ModelBundle, splits: Splits) -> int:
-    from c3s3_seg.training.bundles.domain import name_hash
-
-    record = bundle.manifest.training
-    records = [record, *(member.get("training", {}) for member in record.get("ensemble", ()))]
-    known = {digest for each in records for digest in each.get("inherited_case_hashes", ())}
-    return sum(name_hash(case) in known for case in splits.validation)
 
 
 def _check_masks(bundle: ModelBundle, index: DataSet, splits: Splits, status: Status) -> None:

@@ -44,16 +44,16 @@ def write_whole(path: Path, content: bytes) -> None:
             aside.unlink(missing_ok=True)
 
 
-def remove_partial(folder: Path) -> None:
+def remove_partial(folder: Path, names: re.Pattern[str] = PARTIAL) -> None:
     """Remove files that a killed process left half written; only the process that holds the folder may.
 
-    A folder that does not exist, or a link, is left alone.
+    `names` are those of such files. A folder that does not exist, or a link, is left alone.
     """
     with suppress(OSError):  # the next run tries again
         if folder.is_symlink():
             return
         for path in folder.iterdir():
-            if PARTIAL.fullmatch(path.name) and path.is_file() and not path.is_symlink():
+            if names.fullmatch(path.name) and path.is_file() and not path.is_symlink():
                 path.unlink(missing_ok=True)
 
 

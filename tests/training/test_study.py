@@ -258,7 +258,7 @@ def test_records_of_other_cases_are_refused_before_training(study: Path, toy_dat
     refuse_several_cases(plans, out)
     run_study(plans[1:2], out, lambda line: None)  # another share
     record.write_text(json.dumps({**content, "cases": "0" * 64}))
-    with pytest.raises(InputError, match="made with other cases than that of"):
+    with pytest.raises(InputError, match="made with other cases"):
         refuse_several_cases(plans, out)
 
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from typing import Any
+
 from c3s3_seg.bundle import ModelBundle
 from c3s3_seg.dataset import Splits
 from c3s3_seg.errors import quantity
@@ -34,6 +37,21 @@ def note_inherited(run: Run, start: ModelBundle | None) -> None:
         run.history.note(0, inherited=sorted(hashes))
 
 
+def count_inherited(record: Mapping[str, Any], cases: Sequence[str]) -> int:
+    """Return how many cases have names of those that the training record of a bundle inherited.
+
+    Parameters
+    ----------
+    record
+        Training record of the bundle's manifest; for an ensemble those of its members count.
+    cases
+        Names of cases.
+    """
+    records = [record, *(member.get("training", {}) for member in record.get("ensemble", ()))]
+    known = {digest for each in records for digest in each.get("inherited_case_hashes", ())}
+    return sum(name_hash(case) in known for case in cases)
+
+
 def inherited_hashes(run: Run) -> list[str]:
     """Return the `name_hash` of these cases; empty without bundles, or if they do not record their cases."""
     return list(run.history.first("inherited") or ())
@@ -41,8 +59,7 @@ def inherited_hashes(run: Run) -> list[str]:
 
 def seen_before(run: Run, splits: Splits) -> list[str]:
     """Return the card's warning of validation cases that these bundles were trained on, by their names."""
-    known = set(inherited_hashes(run))
-    seen = sum(name_hash(case) in known for case in splits.validation)
+    seen = count_inherited({"inherited_case_hashes": inherited_hashes(run)}, splits.validation)
     if not seen:
         return []
     of = quantity(len(splits.validation), "validation case")

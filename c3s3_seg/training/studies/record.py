@@ -82,20 +82,6 @@ def read_record(path: Path, plan: StudyPlan) -> Trained:
     return replace(trained, entry=plan.entry)
 
 
-def refuse_other_cases(path: Path, plan: StudyPlan, cases: str) -> None:
-    """Refuse the record of a run that was trained or validated on other cases than the next runs would be.
-
-    Raises
-    ------
-    InputError
-        If the record states other cases; or for the reasons of `read_record`.
-    """
-    known = read_record(path, plan).cases
-    if known and known != cases:
-        what = "this record was made with other cases, or in another order, than the data set has now"
-        raise InputError(what, where=path, todo=TODO)
-
-
 def _others(trained: Trained, changed: dict[str, list[Any]]) -> str:
     shown = [f"{key}: {then!r}, now {now!r}" for key, (then, now) in changed.items()]
     return f"other settings ({listed(shown)})" if shown else f"another seed, {trained.seed}"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ from c3s3_seg.training.settings import DataConfig
 from c3s3_seg.training.start_checks import check_start
 from c3s3_seg.training.studies.conditions import current_conditions, note_conditions, read_conditions
 from c3s3_seg.training.studies.plan import StudyPlan
-from c3s3_seg.training.studies.record import TODO, changes, read_record, refuse_other_cases, write_record
+from c3s3_seg.training.studies.record import TODO, changes, read_record, write_record
 from c3s3_seg.training.train import train
 
 
@@ -50,9 +50,7 @@ def run_study(plans: list[StudyPlan], out: Path, report: Progress) -> list[str]:
     """
     waiting = [plan for plan in plans if not _record(plan, out).exists()]
     sets = _check_plans(waiting, out)
-    for plan in plans:
-        if plan not in waiting and plan.config.data in sets:
-            refuse_other_cases(_record(plan, out), plan, cases_sha256(sets[plan.config.data][1]))
+    refuse_several_cases(plans, out, {data: cases_sha256(splits) for data, (_, splits) in sets.items()})
     _check_starts(waiting, out)
     make_folder(out)
     make_own_folder(out / "records")
@@ -129,22 +127,28 @@ def finished(plans: list[StudyPlan], out: Path) -> list[Trained]:
     return [read_record(path, plan) for path, plan in records if path.exists()]
 
 
-def refuse_several_cases(plans: Sequence[StudyPlan], out: Path) -> None:
+def refuse_several_cases(
+    plans: Sequence[StudyPlan], out: Path, now: Mapping[DataConfig, str] | None = None
+) -> None:
     """Raise an error for records of one data set that were trained or validated on different cases.
+
+    Parameters
+    ----------
+    plans, out
+        Runs, finished or not, and the folder of their records.
+    now
+        `cases_sha256` of the data sets as they are; those left out are compared among the records alone.
 
     Raises
     ------
     InputError
         If there are such records, for instance of another share; or for the reasons of `read_record`.
     """
-    first: dict[DataConfig, Trained] = {}
+    known = dict(now or {})
     for path, plan in ((_record(plan, out), plan) for plan in plans):
-        run = read_record(path, plan) if path.exists() else None
-        if run is None or not run.cases:  # older records do not state them
-            continue
-        known = first.setdefault(plan.config.data, run)
-        if known.cases != run.cases:
-            what = f"this record was made with other cases than that of {known.entry}, seed {known.seed}"
+        cases = read_record(path, plan).cases if path.exists() else ""
+        if cases and known.setdefault(plan.config.data, cases) != cases:  # older records do not state them
+            what = "this record was made with other cases, or in another order, than the other runs"
             raise InputError(what, where=path, todo=TODO)
 
 
