@@ -75,7 +75,7 @@ def calibrate(
 
 def _without_limit(bundle: ModelBundle, splits: Splits) -> str:
     from c3s3_seg.training.bundles.calibrate import LEAST_CASES
-    from c3s3_seg.training.bundles.inherited import count_inherited
+    from c3s3_seg.training.bundles.domain import count_inherited
 
     if len(bundle.members()) < 2:
         return "the bundle holds one network"

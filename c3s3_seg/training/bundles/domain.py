@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -136,6 +136,21 @@ def _check_division(record: dict[str, Any], data: DataSet, splits: Splits) -> No
 def name_hash(case: str) -> str:
     """Return 16 digits of the SHA-256 of a case's name, by which a bundle knows the cases it learnt from."""
     return hashlib.sha256(case.encode()).hexdigest()[:16]
+
+
+def count_inherited(record: Mapping[str, Any], cases: Sequence[str]) -> int:
+    """Return how many cases have names of those that the training record of a bundle inherited.
+
+    Parameters
+    ----------
+    record
+        Training record of the bundle's manifest; for an ensemble those of its members count.
+    cases
+        Names of cases.
+    """
+    records = [record, *(member.get("training", {}) for member in record.get("ensemble", ()))]
+    known = {digest for each in records for digest in each.get("inherited_case_hashes", ())}
+    return sum(name_hash(case) in known for case in cases)
 
 
 def merge_domains(domains: Sequence[Domain | None]) -> Domain | None:

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
-
 from c3s3_seg.bundle import ModelBundle
 from c3s3_seg.dataset import Splits
 from c3s3_seg.errors import quantity
-from c3s3_seg.training.bundles.domain import name_hash
+from c3s3_seg.training.bundles.domain import count_inherited
 from c3s3_seg.training.run import Run
 
 
@@ -35,21 +32,6 @@ def note_inherited(run: Run, start: ModelBundle | None) -> None:
     keys = ("training_case_hashes", "inherited_case_hashes")
     if hashes := {digest for record in records for key in keys for digest in record.get(key, ())}:
         run.history.note(0, inherited=sorted(hashes))
-
-
-def count_inherited(record: Mapping[str, Any], cases: Sequence[str]) -> int:
-    """Return how many cases have names of those that the training record of a bundle inherited.
-
-    Parameters
-    ----------
-    record
-        Training record of the bundle's manifest; for an ensemble those of its members count.
-    cases
-        Names of cases.
-    """
-    records = [record, *(member.get("training", {}) for member in record.get("ensemble", ()))]
-    known = {digest for each in records for digest in each.get("inherited_case_hashes", ())}
-    return sum(name_hash(case) in known for case in cases)
 
 
 def inherited_hashes(run: Run) -> list[str]:
