@@ -104,7 +104,7 @@ def _scans(place: Path, reading: Reading, skipped: list[Skipped], *, single: boo
         yield FoundScan(place)
         return
     from c3s3_seg.io.dicom.load import find_series
-    from c3s3_seg.io.dicom.series import choose
+    from c3s3_seg.io.dicom.series_choice import choose
 
     try:
         found, reading = find_series(place, reading)
@@ -169,7 +169,7 @@ def _rest(place: Path, found: Found, taken: Sequence[Series], reading: Reading) 
     for number, series in enumerate(found.series, 1):
         if series not in taken:
             yield Skipped(str(place), _reason(series, reading), number)
-    from c3s3_seg.io.dicom.series import HIDDEN
+    from c3s3_seg.io.dicom.series_choice import HIDDEN
 
     objects = sum(is_dicom(found.root / str(name)) for name in found.ignored)
     counts = {

@@ -2,6 +2,7 @@ import os
 import subprocess
 import sys
 from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -170,6 +171,7 @@ def test_a_model_without_a_domain_says_that_nothing_was_compared(bundle, phantom
 LARGE = """
 import re, sys
 from dataclasses import replace
+from importlib.util import find_spec
 import numpy as np
 sys.path.insert(0, "tests")
 from helpers.threshold import Threshold, ball
@@ -288,7 +290,7 @@ UNUSED = {
     "torch", "onnx", "onnxruntime", "onnxscript", "pydicom", "safetensors", "tensorboard", "PIL", "contourpy",
     "matplotlib", "pandas", "monai", "c3s3_seg.training", "c3s3_seg.export", "c3s3_seg.models.blocks",
     "c3s3_seg.phantom", "scipy", "highdicom", "plotly", "h5py", "c3s3_seg.report.page",
-    "c3s3_seg.report.label_values", "c3s3_seg.io.dicom.load", "c3s3_seg.io.dicom.series",
+    "c3s3_seg.report.mask_metadata", "c3s3_seg.io.dicom.load", "c3s3_seg.io.dicom.series",
     "c3s3_seg.io.dicom_objects.seg_write", "c3s3_seg.io.dicom_objects.rtstruct_write",
     "c3s3_seg.batch.verification", "c3s3_seg.batch.worker_pool", "c3s3_seg.system.process_pool",
     "absl",  # part of OpenVINO's conversion tools
@@ -303,6 +305,11 @@ def test_predict_imports_nothing_that_it_does_not_use(phantom, tmp_path: Path) -
     loaded = modules_of(PREDICT.format(scan=tmp_path / "scan.nii.gz", out=tmp_path / "out"))
     assert loaded & UNUSED == set()
     assert {"openvino", "numpy"} <= loaded
+
+
+def test_the_unused_modules_exist() -> None:
+    # A module that was renamed could never be found among those that were imported.
+    assert [name for name in sorted(UNUSED) if name.startswith("c3s3_seg") and not find_spec(name)] == []
 
 
 def test_help_imports_next_to_nothing() -> None:

@@ -88,7 +88,7 @@ def inspect(path: str | Path, reading: Reading | None = None, *, pixels: bool = 
 
 def _series_rows(path: Path, reading: Reading, pixels: bool) -> list[SeriesRow]:
     from c3s3_seg.io.dicom.load import build, check, find_series
-    from c3s3_seg.io.dicom.series import choose, objection
+    from c3s3_seg.io.dicom.series_choice import choose, objection
 
     found, _ = find_series(path, reading)
     if not found.series or not isinstance(reading.series, SeriesRule | None):

@@ -23,7 +23,8 @@ from c3s3_seg.io.dicom.grid import Stack, stack
 from c3s3_seg.io.dicom.header import FRAME_CLASSES, Slice
 from c3s3_seg.io.dicom.pixels import Pixels, same_pixels, stack_planes
 from c3s3_seg.io.dicom.repair import repair
-from c3s3_seg.io.dicom.series import Found, Series, choose, look_through
+from c3s3_seg.io.dicom.series import Found, Series, look_through
+from c3s3_seg.io.dicom.series_choice import choose
 from c3s3_seg.io.reading import Reading
 
 # Attributes that may differ between two slices at one place, for the message. Never dates.

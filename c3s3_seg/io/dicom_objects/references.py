@@ -16,7 +16,7 @@ from c3s3_seg.io.detect import is_dicom, is_zip
 from c3s3_seg.io.dicom.grid import Stack
 from c3s3_seg.io.dicom.header import Slice, state_loss
 from c3s3_seg.io.dicom.load import check, find_series
-from c3s3_seg.io.dicom.series import choose
+from c3s3_seg.io.dicom.series_choice import choose
 from c3s3_seg.io.dicom_objects.codes import Uid
 from c3s3_seg.io.reading import Reading
 from c3s3_seg.system.choices import Repair
