@@ -150,7 +150,8 @@ class Task:
     strides: ReadStrides | None = None
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "modality", modality_code(self.modality))
+        if isinstance(self.modality, str):  # another kind is refused when the task is written
+            object.__setattr__(self, "modality", modality_code(self.modality))
 
     @property
     def series_rule(self) -> SeriesRule:
@@ -269,9 +270,14 @@ RECORDED: dict[str, tuple[type, ...]] = {
     "validation_cases": (dict,), "validation_kept_cases": (dict,), "validation_last": (list,),
     "validation_kept": (list,), "validation_default": (list,), "candidate": (str,), "kept": (str,),
     "fold": (str, type(None)), "iterations": (int,), "seconds": (int, float), "folder": (str,),
-    "training_case_hashes": (list,), "inherited_case_hashes": (list,),
+    "training_case_hashes": (list,), "inherited_case_hashes": (list,), "ensemble": (list,),
+    "training": (dict,),
     "validation_from_unlabelled": (int,), "validation": (int, dict), "of": (str,),
 }  # fmt: skip
+
+
+# Those of them that hold entries of their own.
+TABLES = ("config", "data", "cases", "initialized_from", "training")
 
 
 def _is_record(training_record: Any) -> bool:
@@ -279,16 +285,22 @@ def _is_record(training_record: Any) -> bool:
     kinds = ((training_record[key], kinds) for key, kinds in RECORDED.items() if key in training_record)
     if not all(isinstance(value, kind) for value, kind in kinds):
         return False
-    records = [
-        record for of in ("last", "kept", "default") for record in training_record.get(f"validation_{of}", [])
-    ]
-    if not all(isinstance(record, dict) and "candidate" in record for record in records):
+    records = _items(training_record, "validation_last", "validation_kept", "validation_default")
+    hashes = _items(training_record, "training_case_hashes", "inherited_case_hashes")
+    members = _items(training_record, "ensemble")
+    if not all(isinstance(item, dict) for item in (*records, *members)):
+        return False
+    if not all("candidate" in record for record in records) or not all(isinstance(h, str) for h in hashes):
         return False
     keys = ("validation_cases", "validation_kept_cases")
     cases = [case for key in keys for case in training_record.get(key, {}).values()]
-    tables = (training_record.get(key) or {} for key in ("config", "data", "cases", "initialized_from"))
-    inner = [*records, *tables]
+    tables = (training_record.get(key) or {} for key in TABLES)
+    inner = [*records, *members, *tables]
     return all(isinstance(case, dict) for case in cases) and all(_is_record(part) for part in inner if part)
+
+
+def _items(training_record: dict[str, Any], *keys: str) -> list[Any]:
+    return [item for key in keys for item in training_record.get(key, [])]
 
 
 @closed

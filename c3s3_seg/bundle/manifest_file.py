@@ -48,8 +48,20 @@ def parse_manifest(text: bytes, where: Path) -> Manifest:
 
 
 def manifest_text(manifest: Manifest) -> bytes:
-    """Return the content of the manifest's file."""
-    return json.dumps(dump(manifest), indent=1).encode()
+    """Return the content of the manifest's file.
+
+    Raises
+    ------
+    ConfigError
+        If the manifest holds a value that JSON cannot.
+    """
+    from pydantic_core import PydanticSerializationError
+
+    try:
+        return json.dumps(dump(manifest), indent=1).encode()
+    except (PydanticSerializationError, TypeError, ValueError) as error:
+        what = f"the manifest would hold a value that JSON cannot: {error}"
+        raise ConfigError(what, where=MANIFEST) from None
 
 
 def check_loads(folder: Path, manifest: Manifest) -> None:

@@ -35,13 +35,15 @@ from c3s3_seg.bundle.manifest_file import (
 )
 from c3s3_seg.errors import InputError, shown
 from c3s3_seg.system.files import make_folder, write_whole
+from c3s3_seg.system.lock import NAME as LOCK
 from c3s3_seg.system.lock import hold, is_held
-from c3s3_seg.system.names import plain_name
-from c3s3_seg.system.ownership import amending, check_set, replacing
+from c3s3_seg.system.names import folded, plain_name
+from c3s3_seg.system.ownership import UNFINISHED, amending, check_set, replacing
 from c3s3_seg.system.reading import given_path, read_known, read_regular, sha256
 
 CARD = "README.md"
 CARD_BYTES = 16 << 20
+RESERVED = {MANIFEST, LOCK, UNFINISHED}  # names of files that this module writes itself
 PAUSES_S = (0.1, 0.2, 0.4, 0.8)  # writing the files of a bundle takes less, as a rule
 WEIGHTS = Path(__file__).parents[1] / "weights"
 
@@ -158,7 +160,7 @@ class ModelBundle:
     @classmethod
     def create(
         cls,
-        folder: Path,
+        folder: str | Path,
         task: Task,
         files: Mapping[str, bytes],
         networks: tuple[Network, ...],
@@ -169,9 +171,10 @@ class ModelBundle:
         Raises
         ------
         InputError
-            If `load` would refuse this bundle, or the folder cannot be written to or holds files of other
-            origin. An earlier bundle there is then as before.
+            If `load` would refuse this bundle, a file's name or content is not allowed, or the folder cannot
+            be written to or holds files of other origin. An earlier bundle there is then as before.
         """
+        folder = given_path(folder)
         empty = cls(folder, Manifest(task=task, networks=networks, files={}, training=training))
         manifest = empty._naming(files, {})
         check_loads(folder, manifest)
@@ -198,6 +201,12 @@ class ModelBundle:
 
     def _naming(self, files: Mapping[str, bytes], parity: Mapping[str, Any]) -> Manifest:
         """Return the manifest with the hashes of more files, and their parity."""
+        for name, content in files.items():
+            if not (isinstance(name, str) and isinstance(content, bytes)):
+                what = f"found {type(content).__name__} under {shown(name)}, wanted a file name and bytes"
+                raise InputError(what, where=self.folder)
+            if folded(name) in RESERVED:
+                raise InputError(f"a file of a bundle cannot be named {name}", where=self.folder)
         hashes = dict(self.manifest.files)
         hashes |= {
             plain_name(name, "the file", self.folder): hashlib.sha256(content).hexdigest()

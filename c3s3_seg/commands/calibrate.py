@@ -56,7 +56,7 @@ def calibrate(
     found = found.calibrated(domain)  # first: the search for a limit may fail, and the domain is good without
     say(f"{found.folder}: domain of {domain.scans} training scans.")
     if why:
-        say(f"No uncertainty limit: {why}.")
+        say(f"No uncertainty limit: {why}.{_earlier_limit(found)}")
         return
     with Status() as status:
         limit = _limit(found, index, splits, bad_mm, status)
@@ -75,18 +75,26 @@ def calibrate(
 
 def _without_limit(bundle: ModelBundle, splits: Splits) -> str:
     from c3s3_seg.training.bundles.calibrate import LEAST_CASES
-    from c3s3_seg.training.bundles.domain import count_inherited
+    from c3s3_seg.training.bundles.learnt_cases import INHERITED, among, learnt_hashes
 
     if len(bundle.members()) < 2:
         return "the bundle holds one network"
     if len(splits.validation) < LEAST_CASES:
         return f"the data set has {len(splits.validation)} validation cases, wanted {LEAST_CASES} or more"
-    if seen := count_inherited(bundle.manifest.training, splits.validation):
+    if seen := among(splits.validation, learnt_hashes(bundle, [INHERITED])):
         return (
-            f"{seen} validation cases have the names of cases that the bundle which it began from, or its"
-            " teacher, was trained on"
+            f"{len(seen)} validation cases have the names of cases that the bundle which it began from, or"
+            " its teacher, was trained on"
         )
     return ""
+
+
+def _earlier_limit(bundle: ModelBundle) -> str:
+    """Return a sentence on the limit that the bundle has already, which stays; else ""."""
+    earlier = bundle.manifest.uncertainty
+    if earlier is None:
+        return ""
+    return f" The limit of {earlier.threshold_mm:.2f} mm that it has ({earlier.found_on}) stays."
 
 
 def _check_masks(bundle: ModelBundle, index: DataSet, splits: Splits, status: Status) -> None:

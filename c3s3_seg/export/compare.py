@@ -201,8 +201,7 @@ def check_scans(bundle: ModelBundle, given: Sequence[Path]) -> tuple[list[Volume
     folder is available; else a phantom of the bundle's modality: MR for any other than CT.
     """
     if given:
-        rule = bundle.task.series_rule
-        return [load(path, rule=rule) for path in given], f"{len(given)} given scan(s)"
+        return [_given(path, bundle) for path in given], f"{len(given)} given scan(s)"
     training_record = bundle.manifest.training
     cases: dict[str, object] = next(iter(training_record.get("validation_cases", {}).values()), {})
     folder = Path(training_record.get("config", {}).get("data", {}).get("folder", ""))
@@ -214,3 +213,13 @@ def check_scans(bundle: ModelBundle, given: Sequence[Path]) -> tuple[list[Volume
     # An MR phantom has other intensities than a CT, and may be flat in the window of a CT model.
     modality: PhantomModality = "CT" if bundle.task.modality.upper() == "CT" else "MR"
     return [simulate(0, modality=modality).scan], f"a simulated {modality} scan"
+
+
+def _given(path: Path, bundle: ModelBundle) -> Volume:
+    try:
+        return load(path, rule=bundle.task.series_rule)
+    except InputError as error:
+        if not error.todo or "--" not in error.todo:
+            raise
+        # `export` has none of the options by which `predict` chooses a series or repairs a scan.
+        raise type(error)(error.what, where=error.where, todo="Give another scan to compare on") from error

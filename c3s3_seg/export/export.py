@@ -71,6 +71,9 @@ def check_output(bundle: ModelBundle, target: ExportTarget, spec: GraphSpec, out
         return
     stem = spec.stem(bundle)
     check_folder(out)
+    if out.resolve() == bundle.folder.resolve():
+        todo = "Give another folder, or leave -o out: then the graphs are written into the bundle"
+        raise InputError("is the bundle's own folder", where=out, todo=todo)
     check_set(out, [stem + name if name.startswith(".") else name for name in NAMES[target]], FACTS)
 
 

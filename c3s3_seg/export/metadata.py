@@ -7,6 +7,7 @@ import json
 from c3s3_seg.bundle import Task
 from c3s3_seg.bundle.preprocessing import Intensity
 from c3s3_seg.export.spec import Members
+from c3s3_seg.inference.tiled_network import WHOLE_LIMIT
 from c3s3_seg.system.schema import dump
 
 
@@ -63,7 +64,10 @@ def _intensity(rule: Intensity) -> str:
 def _tiles(task: Task) -> str:
     patch = " x ".join(map(str, task.patch))
     if task.overlap is None:
-        return f"The whole volume at once while memory allows, else tiles of {patch} that overlap by half."
+        return (
+            f"A volume of up to {WHOLE_LIMIT:,} voxels at once, a larger one in tiles of {patch} that"
+            " overlap by half and are averaged."
+        )
     average = "average weighted by a Gaussian" if task.weighting == "gaussian" else "average"
     return f"Tiles of {patch} that overlap by {task.overlap:g} of a side; {average} where they overlap."
 

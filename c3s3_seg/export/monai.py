@@ -2,8 +2,9 @@
 
 MONAI bundle specification: `configs/metadata.json`, `configs/inference.json`, `models/`, `docs/`. The
 network is TorchScript, so this package is not needed to load it. Pre- and post-processing are MONAI's
-transforms, so that MONAI Label and Slicer understand them. They equal this package's except for one step:
-MONAI samples linearly where this package averages, which is equal only if voxels double and no side is odd.
+transforms, so that MONAI Label and Slicer understand them. They equal this package's except for two steps:
+MONAI samples linearly where this package averages, which is equal only if voxels double and no side is odd;
+and a model without an overlap gets a volume of any size at once, where this package tiles a large one.
 """
 
 from __future__ import annotations

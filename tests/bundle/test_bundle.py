@@ -497,6 +497,47 @@ def test_nothing_is_written_out_of_a_bundle(bundle: ModelBundle) -> None:
     assert not (bundle.folder.parent / "x").exists()
 
 
+@pytest.mark.parametrize("name", [MANIFEST, MANIFEST.upper(), NAME, UNFINISHED])
+def test_a_file_cannot_have_the_name_of_one_that_the_bundle_needs(bundle: ModelBundle, name: str) -> None:
+    """`add` wrote the manifest over such a file, and `load` refused the bundle from then on."""
+    for write in (bundle.add, lambda files: ModelBundle.create(bundle.folder, TASK, files, (NETWORK,), {})):
+        with pytest.raises(InputError, match="a file of a bundle cannot be named"):
+            write({NETWORK.weights: b"weights", name: b"{}"})
+    assert ModelBundle.load(bundle.folder).manifest == bundle.manifest
+
+
+@pytest.mark.filterwarnings("ignore:Pydantic serializer warnings")
+def test_arguments_of_another_kind_are_refused(bundle: ModelBundle, tmp_path: Path) -> None:
+    files = {NETWORK.weights: b"weights"}
+    assert ModelBundle.create(str(tmp_path / "text"), TASK, files, (NETWORK,), {}).folder == tmp_path / "text"
+    with pytest.raises(InputError, match=r"found str under README\.md, wanted a file name and bytes"):
+        bundle.add({"README.md": "card"})  # type: ignore[dict-item]
+    with pytest.raises(ConfigError, match="would hold a value that JSON cannot"):
+        bundle.add({}, {"model.onnx": object()})
+    with pytest.raises(ConfigError, match="modality = 5: wanted text"):
+        ModelBundle.create(tmp_path / "c", replace(TASK, modality=5), files, (NETWORK,), {})  # type: ignore[arg-type]
+    assert ModelBundle.load(bundle.folder).manifest == bundle.manifest
+
+
+@pytest.mark.parametrize(
+    "training",
+    [
+        {"ensemble": [1]},
+        {"ensemble": {"a": 1}},
+        {"ensemble": [{"training": 5}]},
+        {"ensemble": [{"training": {"config": 5}}]},
+        {"training_case_hashes": [{}]},
+        {"ensemble": [{"training": {"inherited_case_hashes": [[1]]}}]},
+    ],
+)
+def test_a_training_record_of_another_form_is_refused(bundle: ModelBundle, training: dict[str, Any]) -> None:
+    """`calibrate` ended in a defect of the program on them."""
+    facts = json.loads((bundle.folder / MANIFEST).read_text())
+    (bundle.folder / MANIFEST).write_text(json.dumps({**facts, "training": training}))
+    with pytest.raises(ConfigError, match=r"training = .*: wanted a record as training writes it"):
+        ModelBundle.load(bundle.folder)
+
+
 def test_a_bundle_is_not_its_own_companion(bundle: ModelBundle) -> None:
     with pytest.raises(InputError, match="not a folder beside"):
         with_companion(bundle, bundle.folder.name).members()

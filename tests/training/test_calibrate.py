@@ -15,8 +15,10 @@ from helpers.organ import organ
 from typer.testing import CliRunner
 
 from c3s3_seg import Geometry, ModelBundle, load, open_predictor, save
-from c3s3_seg.bundle import WEIGHTS
+from c3s3_seg.bundle import WEIGHTS, Calibration
+from c3s3_seg.bundle.manifest_file import manifest_text
 from c3s3_seg.cli import app
+from c3s3_seg.commands.calibrate import _without_limit
 from c3s3_seg.errors import InputError
 from c3s3_seg.inference.domain_check import DomainError
 from c3s3_seg.io import load_mask
@@ -32,6 +34,7 @@ from c3s3_seg.training.bundles.calibrate import (
     worst,
 )
 from c3s3_seg.training.bundles.domain import trained_splits
+from c3s3_seg.training.bundles.learnt_cases import learnt_hashes, name_hash
 from c3s3_seg.training.config import load_config
 from c3s3_seg.training.folds import read_splits
 from c3s3_seg.training.loggers import Silent
@@ -213,6 +216,21 @@ def test_one_network_gets_a_domain_and_no_limit(phantoms: Path, tmp_path: Path) 
     assert ModelBundle.load(tmp_path / "bundle").manifest.uncertainty is None
 
 
+def test_a_limit_that_stays_is_told(phantoms: Path, tmp_path: Path) -> None:
+    """A later calibration with too few validation cases said that there is no limit, and kept the earlier."""
+    shutil.copytree(WEIGHTS / "phantom", tmp_path / "bundle")
+    limit = Calibration(1.25, 5.0, 0.5, 0.9, 18, "2 validation cases of phantoms")
+    ModelBundle.load(tmp_path / "bundle").calibrated(uncertainty=limit)
+    shutil.copytree(phantoms, tmp_path / "data")
+    splits = {"labelled": ["p0", "p1"], "validation": ["p2"]}
+    (tmp_path / "data" / "dataset.json").write_text(json.dumps(splits))
+    found = CliRunner().invoke(app, ["calibrate", str(tmp_path / "bundle"), str(tmp_path / "data")])
+    text = " ".join(found.output.split())
+    assert "No uncertainty limit: the data set has 1 validation cases, wanted 2 or more." in text
+    assert "The limit of 1.25 mm that it has (2 validation cases of phantoms) stays." in text
+    assert ModelBundle.load(tmp_path / "bundle").manifest.uncertainty == limit
+
+
 def corners(phantoms: Path, folder: Path) -> Path:
     """Copy the data set, cut to the first 24 x 24 x 24 voxels of each file: one patch."""
     shutil.copytree(phantoms, folder)
@@ -358,6 +376,48 @@ def test_a_mask_of_0_and_255_is_refused_before_scans_are_read(phantoms: Path, tm
     with pytest.raises(InputError, match=r"p3.nii.gz: the mask holds the value 255 alone"):
         raise CliRunner().invoke(app, words).exception  # type: ignore[misc]
     assert (tmp_path / "bundle" / "manifest.json").read_bytes() == before
+
+
+def test_a_training_mask_of_0_and_255_is_no_empty_one(phantoms: Path, tmp_path: Path) -> None:
+    """Its volume counted as 0 ml, so that the range of the volumes began there."""
+    shutil.copytree(WEIGHTS / "phantom", tmp_path / "bundle")
+    before = (tmp_path / "bundle" / "manifest.json").read_bytes()
+    shutil.copytree(phantoms, tmp_path / "data")
+    path = tmp_path / "data" / "labelsTr" / "p1.nii.gz"
+    mask = load_mask(path)
+    save(mask.geometry.volume(mask.array * np.uint8(255)), path)
+    (tmp_path / "data" / "dataset.json").write_text(json.dumps({"labelled": ["p0", "p1"]}))
+    words = ["calibrate", str(tmp_path / "bundle"), str(tmp_path / "data")]
+    with pytest.raises(InputError, match=r"p1.nii.gz: the mask holds the value 255 alone"):
+        raise CliRunner().invoke(app, words).exception  # type: ignore[misc]
+    assert (tmp_path / "bundle" / "manifest.json").read_bytes() == before
+
+
+def test_cases_of_a_linked_bundle_decide_on_no_limit(phantoms: Path, tmp_path: Path) -> None:
+    """The limit compares networks of both bundles, so it needs cases that neither was trained on."""
+    for name in ("first", "linked"):
+        shutil.copytree(WEIGHTS / "phantom", tmp_path / name)
+    first = ModelBundle.load(tmp_path / "first")
+
+    def with_record(**training: object) -> None:
+        linked = replace(first.manifest, training={**first.manifest.training, **training})
+        (tmp_path / "linked" / "manifest.json").write_bytes(manifest_text(linked))
+
+    (tmp_path / "first" / "manifest.json").write_bytes(
+        manifest_text(replace(first.manifest, networks=first.networks[:1], linked_bundle="linked"))
+    )
+    first = ModelBundle.load(tmp_path / "first")
+    with_record()
+    _, splits = trained_splits(first, phantoms)
+    assert _without_limit(first, splits) == ""
+    with_record(inherited_case_hashes=[name_hash("p3")])
+    assert _without_limit(first, splits).startswith("1 validation cases have the names of cases")
+    with_record(training_case_hashes=[name_hash("p3")])
+    with pytest.raises(InputError, match="'p3' among the validation cases, and the model was trained on it"):
+        trained_splits(first, phantoms)
+    member = {"training": {"training_case_hashes": [name_hash("p3")]}}
+    with_record(ensemble=[member, {}])
+    assert learnt_hashes(first) == {name_hash("p3")}  # which `train --from` and a teacher hand on
 
 
 def test_a_case_that_was_trained_on_decides_on_no_limit(small_crops: Path, tmp_path: Path) -> None:

@@ -211,6 +211,15 @@ def test_what_is_no_ensemble(folds: list[ModelBundle], two_nets: ModelBundle, tm
     other = ModelBundle(folds[1].folder, replace(folds[1].manifest, task=renamed))
     with pytest.raises(InputError, match=r"task\.labels is core = 1, and core = 1, middle = 2, shell = 5 in"):
         make_ensemble([folds[0], other], tmp_path / "e")
+    for key, value in (("keep_largest", False), ("overlap", 0.25), ("weighting", "gaussian")):
+        changed = replace(folds[1].task, **{key: value})
+        other = ModelBundle(folds[1].folder, replace(folds[1].manifest, task=changed))
+        assert getattr(changed, key) != getattr(folds[0].task, key)
+        with pytest.raises(InputError, match=rf"task\.{key} is .*, and .* in"):
+            make_ensemble([folds[0], other], tmp_path / "h")
+    odd = [{"candidate": folds[1].networks[0].candidate, "dice": "none", "empty": "few"}]
+    other = copy(folds[1], tmp_path / "odd", validation_kept=odd, validation_last=odd)
+    assert not any(math.isfinite(score) for score in (_member(other).scores or {}).values())
     for number, fold in enumerate(("1/4", None, "2/5")):
         other = copy(folds[1], tmp_path / f"copy-{number}", fold=fold)
         with pytest.raises(InputError, match="not different folds of one division"):

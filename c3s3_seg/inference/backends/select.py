@@ -24,6 +24,7 @@ PACKAGES: dict[str, tuple[str, str]] = {
     "torch": ("torch", to_install("train")),
 }
 # Fields of `BackendRequest` and their kinds; the other fields are compared with their lists of words.
+MOST_THREADS = 4096  # runtimes fail on larger numbers, with messages about the graph
 KINDS = {"threads": WHOLE_NUMBER.or_none(), "channels_last": FLAG, "cuda_graphs": FLAG}
 
 
@@ -65,8 +66,8 @@ class BackendRequest:
         check_word("runtime", self.runtime, BackendName)
         check_word("precision", self.precision, Precision)
         take_fields(self, KINDS)
-        if self.threads is not None and self.threads < 1:
-            raise InputError(f"found {self.threads} threads, wanted 1 or more")
+        if self.threads is not None and not 1 <= self.threads <= MOST_THREADS:
+            raise InputError(f"found {self.threads} threads, wanted 1 to {MOST_THREADS}")
 
 
 def open_backend(

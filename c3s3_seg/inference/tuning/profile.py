@@ -18,7 +18,7 @@ from typing import Any, Literal
 
 from c3s3_seg.bundle import Network
 from c3s3_seg.errors import ConfigError, InputError
-from c3s3_seg.inference.backends.select import PACKAGES, BackendRequest
+from c3s3_seg.inference.backends.select import MOST_THREADS, PACKAGES, BackendRequest
 from c3s3_seg.inference.memory import Costs
 from c3s3_seg.system.choices import CpuRuntime
 from c3s3_seg.system.files import make_folder, write_whole
@@ -71,8 +71,8 @@ class Best:
     bytes_per_voxel: float
 
     def __post_init__(self) -> None:
-        if self.threads < 1 or self.base_bytes < 0 or not self.bytes_per_voxel >= 0:
-            raise ValueError("positive numbers of threads and bytes")
+        if not 1 <= self.threads <= MOST_THREADS or self.base_bytes < 0 or not self.bytes_per_voxel >= 0:
+            raise ValueError(f"1 to {MOST_THREADS} threads, and positive numbers of bytes")
 
     @property
     def costs(self) -> Costs:

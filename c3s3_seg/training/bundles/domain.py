@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -13,11 +12,13 @@ import numpy as np
 from c3s3_seg.bundle import ModelBundle, Task
 from c3s3_seg.bundle.domain import Domain, measure
 from c3s3_seg.dataset import INDEX, DataSet, Splits
+from c3s3_seg.dataset.check.case_faults import refuse_scaled
 from c3s3_seg.errors import InputError
 from c3s3_seg.geometry.volume import Volume
 from c3s3_seg.io import load, load_mask
 from c3s3_seg.system.progress import Progress
 from c3s3_seg.system.schema import parse
+from c3s3_seg.training.bundles.learnt_cases import TRAINED, among, learnt_hashes
 from c3s3_seg.training.folds import read_splits
 from c3s3_seg.training.settings import DataConfig
 
@@ -41,7 +42,8 @@ def measure_domain(task: Task, data: DataSet, splits: Splits, report: Progress |
     Raises
     ------
     InputError
-        If no case is labelled, there are fewer than two cases, or one cannot be read.
+        If no case is labelled, there are fewer than two cases, one cannot be read, or a mask holds 255 in
+        place of a label.
     """
     if not splits.labelled:
         raise InputError("names no labelled case", where=data.folder / INDEX)
@@ -55,6 +57,7 @@ def measure_domain(task: Task, data: DataSet, splits: Splits, report: Progress |
             yield scan
             if name in splits.labelled:
                 mask = load_mask(data.mask(name), grid=scan.geometry)
+                refuse_scaled(mask, task, data)  # its volume would be 0
                 counts = np.bincount(mask.array.ravel(), minlength=256)
                 for label, value in task.label_values.items():
                     volumes[label].append(float(counts[value]) * scan.geometry.voxel_ml)
@@ -80,18 +83,26 @@ def trained_splits(bundle: ModelBundle, folder: Path) -> tuple[DataSet, Splits]:
     Raises
     ------
     InputError, ConfigError
-        Same as in `read_splits`; also if a validation case was trained on, or the data set has the cases that
-        the bundle was validated on, but is no longer divided as it was.
+        Same as in `read_splits`; also if a validation case was trained on, also by a network of a linked
+        bundle, or the data set has the cases that the bundle was validated on, but is no longer divided as it
+        was.
     """
     record = bundle.manifest.training
-    if "ensemble" not in record:
-        return _splits_of_run(record, folder, bundle.folder)
+    if "ensemble" in record:
+        data, splits = _splits_of_ensemble(record, folder, bundle.folder)
+    else:
+        data, splits = _splits_of_run(record, folder, bundle.folder)
+    _refuse_learnt(learnt_hashes(bundle, [TRAINED]), data, splits)
+    return data, splits
+
+
+def _splits_of_ensemble(record: dict[str, Any], folder: Path, where: Path) -> tuple[DataSet, Splits]:
     recorded = {**record.get("config", {}).get("data", {}), "fold": None}
     members = [member.get("training", {}) for member in record["ensemble"]]
-    learnt = [digest for member in members for digest in member.get("training_case_hashes", ())]
-    together = {"config": {"data": recorded}, "training_case_hashes": learnt}
-    data, whole = _splits_of_run(together, folder, bundle.folder)
-    runs = [_splits_of_run(member, folder, bundle.folder)[1] for member in members] or [whole]
+    learnt = [digest for member in members for digest in member.get(TRAINED, ())]
+    together = {"config": {"data": recorded}, TRAINED: learnt}
+    data, whole = _splits_of_run(together, folder, where)
+    runs = [_splits_of_run(member, folder, where)[1] for member in members] or [whole]
     labelled = dict.fromkeys(case for run in runs for case in run.labelled)
     others = dict.fromkeys(case for run in runs for case in run.unlabelled if case not in labelled)
     return data, replace(whole, labelled=tuple(labelled), unlabelled=tuple(others))
@@ -115,10 +126,8 @@ def _check_division(record: dict[str, Any], data: DataSet, splits: Splits) -> No
     A limit would be measured on cases that were trained on. Another data set is accepted. Bundles without the
     names' hashes are older; without validation cases, only the number of their labelled cases is compared.
     """
-    hashes = set(record.get("training_case_hashes", ()))
-    for case in (case for case in splits.validation if name_hash(case) in hashes):
-        what = f"has {case!r} among the validation cases, and the model was trained on it"
-        raise InputError(what, where=data.folder / INDEX, todo=AS_THEN)
+    hashes = set(record.get(TRAINED, ()))
+    _refuse_learnt(hashes, data, splits)
     validated = {case for cases in record.get("validation_cases", {}).values() for case in cases}
     if (validated or hashes) and validated.isdisjoint(data.splits.cases):
         return
@@ -133,24 +142,10 @@ def _check_division(record: dict[str, Any], data: DataSet, splits: Splits) -> No
     )
 
 
-def name_hash(case: str) -> str:
-    """Return 16 digits of the SHA-256 of a case's name, by which a bundle knows the cases it learnt from."""
-    return hashlib.sha256(case.encode()).hexdigest()[:16]
-
-
-def count_inherited(record: Mapping[str, Any], cases: Sequence[str]) -> int:
-    """Return how many cases have names of those that the training record of a bundle inherited.
-
-    Parameters
-    ----------
-    record
-        Training record of the bundle's manifest; for an ensemble those of its members count.
-    cases
-        Names of cases.
-    """
-    records = [record, *(member.get("training", {}) for member in record.get("ensemble", ()))]
-    known = {digest for each in records for digest in each.get("inherited_case_hashes", ())}
-    return sum(name_hash(case) in known for case in cases)
+def _refuse_learnt(hashes: Collection[str], data: DataSet, splits: Splits) -> None:
+    for case in among(splits.validation, hashes):
+        what = f"has {case!r} among the validation cases, and the model was trained on it"
+        raise InputError(what, where=data.folder / INDEX, todo=AS_THEN)
 
 
 def merge_domains(domains: Sequence[Domain | None]) -> Domain | None:

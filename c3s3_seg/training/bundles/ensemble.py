@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from math import isfinite
+from math import isfinite, nan
 from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
@@ -22,6 +22,10 @@ from c3s3_seg.training.bundles.card import (
 )
 from c3s3_seg.training.bundles.domain import merge_domains
 
+# The parts of a task that all members must share: they decide the input, the labels and the mask.
+SAME = (
+    "modality", "labels", "recipe", "patch", "strides", "keep_largest", "overlap", "weighting", "series",
+)  # fmt: skip
 SCORES = {"dice": "Dice", "jaccard": "Jaccard", "hd95_vox": "95HD (voxel)", "asd_vox": "ASD (voxel)"}
 
 
@@ -122,8 +126,9 @@ def _member(bundle: ModelBundle) -> EnsembleMember:
     # Older bundles, written before weights could be chosen, ship the last ones.
     records = training_record.get("validation_kept") or training_record.get("validation_last") or []
     record = next((r for r in records if r["candidate"] == network.candidate), None)
-    scores = None if record is None else {key: _number(record[key]) for key in SCORES}
-    counts = [int((record or {}).get(key, 0)) for key in ("empty", "infinite", "masks", "both_empty")]
+    scores = None if record is None else {key: _number(record.get(key)) for key in SCORES}
+    found = ((record or {}).get(key) for key in ("empty", "infinite", "masks", "both_empty"))
+    counts = [count if isinstance(count, int) else 0 for count in found]
     return EnsembleMember(bundle, network, training_record.get("fold"), scores, *counts)
 
 
@@ -134,8 +139,14 @@ def _dice(member: EnsembleMember) -> float:
 
 
 def _number(found: Any) -> float:
-    """Return a recorded mean as a float; a bundle writes an infinite mean as "inf", a missing one as null."""
-    return float("nan" if found is None else found)
+    """Return a recorded mean as a float; nan if it is none.
+
+    A bundle writes an infinite mean as "inf", and a missing one as null.
+    """
+    try:
+        return float(found)
+    except (TypeError, ValueError):
+        return nan
 
 
 def _named(members: Sequence[EnsembleMember]) -> list[EnsembleMember]:
@@ -150,7 +161,7 @@ def _named(members: Sequence[EnsembleMember]) -> list[EnsembleMember]:
 
 def _same_task(first: ModelBundle, other: ModelBundle) -> None:
     ours, theirs = dump(first.task), dump(other.task)
-    for key in ("modality", "labels", "recipe", "patch", "strides"):
+    for key in SAME:
         if ours[key] == theirs[key]:
             continue
         values = theirs[key], ours[key]

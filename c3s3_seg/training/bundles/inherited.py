@@ -5,7 +5,7 @@ from __future__ import annotations
 from c3s3_seg.bundle import ModelBundle
 from c3s3_seg.dataset import Splits
 from c3s3_seg.errors import quantity
-from c3s3_seg.training.bundles.domain import count_inherited
+from c3s3_seg.training.bundles.learnt_cases import among, learnt_hashes
 from c3s3_seg.training.run import Run
 
 
@@ -28,9 +28,7 @@ def note_inherited(run: Run, start: ModelBundle | None) -> None:
         return
     teacher = ModelBundle.find(run.config.teacher.bundle) if run.config.teacher.bundle else None
     bundles = [bundle for bundle in (start, teacher) if bundle is not None]
-    records = [home.manifest.training for bundle in bundles for home, _ in bundle.members()]
-    keys = ("training_case_hashes", "inherited_case_hashes")
-    if hashes := {digest for record in records for key in keys for digest in record.get(key, ())}:
+    if hashes := {digest for bundle in bundles for digest in learnt_hashes(bundle)}:
         run.history.note(0, inherited=sorted(hashes))
 
 
@@ -41,7 +39,7 @@ def inherited_hashes(run: Run) -> list[str]:
 
 def seen_before(run: Run, splits: Splits) -> list[str]:
     """Return the card's warning of validation cases that these bundles were trained on, by their names."""
-    seen = count_inherited({"inherited_case_hashes": inherited_hashes(run)}, splits.validation)
+    seen = len(among(splits.validation, inherited_hashes(run)))
     if not seen:
         return []
     of = quantity(len(splits.validation), "validation case")

@@ -17,8 +17,9 @@ from c3s3_seg.errors import C3S3Error
 from c3s3_seg.models.weights_format import to_bytes
 from c3s3_seg.system.schema import dump, plain
 from c3s3_seg.training.bundles.card import model_card
-from c3s3_seg.training.bundles.domain import measure_domain, name_hash
+from c3s3_seg.training.bundles.domain import measure_domain
 from c3s3_seg.training.bundles.inherited import inherited_hashes
+from c3s3_seg.training.bundles.learnt_cases import INHERITED, TRAINED, name_hash
 from c3s3_seg.training.data import uses_unlabelled
 from c3s3_seg.training.folds import cases_sha256
 from c3s3_seg.training.history import scored
@@ -94,8 +95,8 @@ def _training_record(run: Run, data: DataSet, splits: Splits, results: list[Vali
         },
         "divided_sha256": cases_sha256(data.splits) if run.config.data.fold else None,
         "cases_sha256": (run.history.first("cases") or {}).get("sha256", ""),
-        "training_case_hashes": [name_hash(case) for case in _names(run, splits)],
-        "inherited_case_hashes": inherited_hashes(run),
+        TRAINED: [name_hash(case) for case in _names(run, splits)],
+        INHERITED: inherited_hashes(run),
         "fold": run.config.data.fold,
         "iterations": run.iteration,
         "seconds": round(run.seconds),
