@@ -7,7 +7,7 @@ The code that runs the batch writes the record in the journal after these steps.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -166,20 +166,22 @@ def _load(task: CaseTask, job: Job, model: ModelTask) -> Loaded:
     started = time.perf_counter()
     scan = read_case(task.case, job.reading, hashed=True)
     check_format(scan, job.suffix, secondary_capture=job.secondary_capture)
-    truth = _truth(task.truth, scan) if task.truth is not None else None
+    truth = _truth(task.truth, scan, job.reading.repair) if task.truth is not None else None
     found = {"scan": scan.source.sha256, "truth": truth.source.sha256 if truth else None}
     inputs = {key: value for key, value in found.items() if value is not None}
     mask = kept_mask(task, job, scan, model.label_values)
     return Loaded(task, scan, truth, inputs, {"load": time.perf_counter() - started}, mask=mask)
 
 
-def _truth(path: Path, scan: Volume) -> Volume:
+def _truth(path: Path, scan: Volume, repair: Collection[str]) -> Volume:
     if not image_suffix(path) and is_interpolated(scan.source.notes):
         what = "the truth was drawn on the acquired slices; on the interpolated ones it would be background"
         todo = "Leave --truth out; evaluate compares masks of the acquired slices (--format dicom-seg)"
         raise GeometryError(what, where=path, todo=todo)
     # A drawing in DICOM may leave out empty slices, or have no voxels: it is read on the grid of its scan.
-    truth = load_mask(path, grid=None if image_suffix(path) else scan.geometry, hashed=True)
+    # An image that was drawn on the scan has its fault, and gets its repair.
+    grid, orthonormal = None if image_suffix(path) else scan.geometry, "orthonormal" in repair
+    truth = load_mask(path, grid=grid, hashed=True, orthonormal=orthonormal)
     if not truth.geometry.matches(scan.geometry):
         what = f"the truth is on another grid: found {truth.geometry}; the scan has {scan.geometry}"
         what += truth.geometry.distance_note(scan.geometry)

@@ -54,7 +54,7 @@ def file_names(job: Job, case: str, maps: RequestedMaps) -> list[str]:
     """Return all files that a case may write, relative to the output folder: mask first, JSON last."""
     image = image_suffix_of(job.suffix)
     names = [job.mask_of(case).name]
-    names += [str(repaired_path(Path(), case))] if job.reading.repair else []
+    names += [str(repaired_path(Path(), case, job.suffix))] if job.reading.repair else []
     names += [f"{PROBABILITIES}/{case}.{label}.{image}" for label in maps.labels if maps.probabilities]
     names += [f"{UNCERTAINTY}/{case}.{image}"] if maps.uncertainty else []
     names += [f"{case}.png"] if job.preview else []
@@ -101,11 +101,10 @@ def check_places(
             raise InputError(what, where=path, todo="Give another folder with -o")
         known = (recorded or {}).get(name)
         check_unchanged(path, known)
-        # A JSON of an older version does not list its files: such a mask is recognised by its JSON alone.
-        by_json = _is_named(path, name, metadata) or (metadata and FILES not in metadata and name == names[0])
+        by_json = _is_named(path, name, metadata)
         unsure = known is not None and (known != "" or path.suffix not in MARKED)
         try:
-            check_place(path, ours=bool(by_json) or unsure)
+            check_place(path, ours=by_json or unsure)
         except InputError as error:
             if "did not write" not in error.what:
                 raise
@@ -141,7 +140,8 @@ def _refuse_other_scan(task: CaseTask, metadata: Mapping[str, Any]) -> None:
     scan = metadata.get("scan")
     scan = scan if isinstance(scan, dict) else {}
     place = scan.get("path")
-    if not isinstance(place, str) or (os.path.isabs(place) and absolute(place) == task.place):
+    place = place if isinstance(place, str) else ""
+    if os.path.isabs(place) and absolute(place) == task.place:
         return
     # A relative path does not say which scan it was: the command may have run in another folder.
     moved = scan_sha256(task.case.path, task.case.paths) == scan.get("sha256")
@@ -151,7 +151,7 @@ def _refuse_other_scan(task: CaseTask, metadata: Mapping[str, Any]) -> None:
 
 def taken_by(scan: str, task: CaseTask) -> InputError:
     """Return the error for a case whose place another scan has."""
-    what = f"its place is taken by the mask of another scan of this name, {scan}"
+    what = f"its place is taken by the mask of another scan of this name, {scan or 'of an unknown place'}"
     return InputError(what, where=task.case.path, todo="Give another folder with -o")
 
 

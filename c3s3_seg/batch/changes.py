@@ -19,12 +19,14 @@ REPORTS = ("request.truth", "request.preview", "request.html", "request.secondar
 FORMAT_KEY = "request.suffix"
 REMARKS = ("profile",)  # keys of the provenance that decide no mask
 VERSION_KEY = "version"
-PROBABILITIES_KEY = "asked.probabilities"
+PROBABILITIES_KEY, UNCERTAINTY_KEY = "asked.probabilities", "asked.uncertainty"
+COMPARED_KEY = "made_with.compared_sha256"
 # Names of keys on the command line; any other key is reported by its own name.
 NAMES = {
     "made_with.bundle": "model",
     "made_with.task_sha256": "labels, grid, domain or networks of the model",
     "made_with.weights_sha256": "weights",
+    "made_with.compared_sha256": "networks that are compared",
     "made_with.mirroring": "--tta",
     "made_with.backend": "--backend",
     "made_with.device": "--device",
@@ -109,6 +111,8 @@ def changes(before: Mapping[str, Any] | None, now: Mapping[str, Any]) -> tuple[C
     old, new = (dict(_flat({part: setting[part] for part in now})) for setting in (before, now))
     keys = sorted({*old, *new})
     found = [Change(k, old.get(k), new.get(k)) for k in keys if old.get(k) != new.get(k)]
+    if any(change.key == UNCERTAINTY_KEY for change in found):  # which opens these networks, or does not
+        found = [change for change in found if change.key != COMPARED_KEY]
     versions = before.get("versions") if before else None
     made_by = versions.get("c3s3_seg") if isinstance(versions, dict) else None
     if found and made_by not in (None, __version__):  # a new version alone is no reason
@@ -135,7 +139,7 @@ def _flat(setting: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, A
     """Yield nested tables as dotted keys. Hashes of weights stay one value: their files have like names."""
     for key, value in setting.items():
         name = f"{prefix}{key}"
-        if isinstance(value, dict) and key != "weights_sha256":
+        if isinstance(value, dict) and key not in ("weights_sha256", "compared_sha256"):
             yield from _flat(value, f"{name}.")
         else:
             yield name, value

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from c3s3_seg.batch.job import BatchPlan, CaseTask, Job
 from c3s3_seg.batch.journal import JournalRecord, journal_path, records_of, shard_journals
-from c3s3_seg.errors import C3S3Error, InputError
+from c3s3_seg.errors import C3S3Error, InputError, listed, quantity
 from c3s3_seg.io import Case, Skipped, match_truth
 from c3s3_seg.io.image.files import image_suffix
 from c3s3_seg.io.studies import Known, find_scans
@@ -35,6 +35,14 @@ class Inputs:
     tasks: tuple[CaseTask, ...]
     skipped: tuple[Skipped, ...]
     single: bool
+
+    @property
+    def without_truth(self) -> str:
+        """The note on cases without a truth, if others of the run have one; else ""."""
+        lacking = [task.case.name for task in self.tasks if task.truth is None]
+        if len(lacking) in (0, len(self.tasks)):
+            return ""
+        return f"no truth for {len(lacking)} of {quantity(len(self.tasks), 'case')}: {listed(lacking)}"
 
 
 def collect(inputs: Iterable[Path], job: Job, plan: BatchPlan, progress: Progress = silent) -> Inputs:

@@ -309,7 +309,8 @@ def refuse_other_model(wanted: Mapping[str, Any], found: Mapping[str, Any], wher
     InputError
         If weights or labels differ: the folder of the bundle was written anew, or is another one there.
     """
-    if any(wanted.get(key) != found.get(key) for key in ("bundle", "weights_sha256", "task_sha256")):
+    keys = ("bundle", "weights_sha256", "compared_sha256", "task_sha256")
+    if any(wanted.get(key) != found.get(key) for key in keys):
         what = "the model that a worker has opened is not the one that this run began with"
         todo = "Leave the folder of the bundle as it is while a run uses it, and the same on all machines"
         raise InputError(what, where=where, todo=todo)
@@ -318,9 +319,14 @@ def refuse_other_model(wanted: Mapping[str, Any], found: Mapping[str, Any], wher
 def origin(bundle: ModelBundle, predictor: Predictor) -> dict[str, Any]:
     """Return the provenance of the masks, for the JSON of each case."""
     members = bundle.members() if len(predictor.backends) > 1 else [(bundle, bundle.networks[0])]
+    # The other networks are only compared with these (--uncertainty), and change no mask.
+    leading = members[: predictor.comparison.leading]
+    weights = _hashes(bundle, leading)
+    compared = {name: known for name, known in _hashes(bundle, members).items() if name not in weights}
     return {
         "bundle": bundle.task.name,
-        "weights_sha256": _hashes(bundle, members),
-        "task_sha256": _task_sha256(bundle, members),
+        "weights_sha256": weights,
+        "task_sha256": _task_sha256(bundle, leading),
+        **({"compared_sha256": compared} if compared else {}),
         **predictor.record(),
     }

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from c3s3_seg.batch.gather import take_over
 from c3s3_seg.batch.inputs import collect
-from c3s3_seg.batch.job import BatchPlan, CaseTask, Job
+from c3s3_seg.batch.job import BatchPlan, CaseTask, Job, primary_weights
 from c3s3_seg.batch.journal import JournalRecord, copied, journal_path
 from c3s3_seg.batch.resume import is_retried, within_limit
 from c3s3_seg.io import Skipped
@@ -31,8 +32,9 @@ class ListedCase:
         `new`, `unfinished`, `failed before`, `passed over before` or `done`, as the journal of the output
         folder states.
     to_do
-        Whether the case would be segmented, as far as the journal tells: whether files and settings are
-        still the same is checked only when the batch runs.
+        Whether the case would be segmented, as far as the journal tells: it was not finished, a file of it
+        is missing, or its mask is of other weights. Whether a file or a setting has changed is checked only
+        when the batch runs.
     """
 
     name: str
@@ -44,7 +46,7 @@ class ListedCase:
 
 
 def list_cases(
-    inputs: Iterable[Path], job: Job, plan: BatchPlan
+    inputs: Iterable[Path], job: Job, plan: BatchPlan, weights: Mapping[str, str] | None = None
 ) -> tuple[list[ListedCase], tuple[Skipped, ...]]:
     """Return the cases of a batch in order and the inputs passed over; write nothing and read no scan.
 
@@ -52,6 +54,8 @@ def list_cases(
     ----------
     inputs, job, plan
         Same as in `predict_cases`.
+    weights
+        File -> sha256 of the bundle that the run would use; None: unknown.
 
     Raises
     ------
@@ -60,8 +64,8 @@ def list_cases(
     """
     check_folder(job.out)
     found = collect(inputs, job, plan)
-    known = _records(job.out, plan, [task.case.name for task in found.tasks])
-    todo = _todo(found.tasks, known, plan)
+    known, outdated = _records(job, plan, [task.case.name for task in found.tasks], weights)
+    todo = _todo(found.tasks, known, outdated, plan)
     listed = []
     for task in found.tasks:
         record = known.get(task.case.name)
@@ -73,18 +77,44 @@ def list_cases(
     return listed, found.skipped
 
 
-def _todo(tasks: Sequence[CaseTask], known: Mapping[str, JournalRecord], plan: BatchPlan) -> set[str]:
+def _todo(
+    tasks: Sequence[CaseTask], known: Mapping[str, JournalRecord], outdated: Collection[str], plan: BatchPlan
+) -> set[str]:
     """Return the names of the cases that the run would process."""
     records = [(task, known.get(task.case.name)) for task in tasks]
-    todo = [t for t, r in records if r is None or r.state == "begun" or is_retried(r, plan)]
+    todo = [
+        task
+        for task, record in records
+        if record is None or record.state == "begun" or is_retried(record, plan) or task.case.name in outdated
+    ]
     if plan.limit is not None:
         revisions = {name: record.revision for name, record in known.items()}
         todo = within_limit(todo, plan.limit, lambda task: revisions.get(task.case.name, 0))
     return {task.case.name for task in todo}
 
 
-def _records(out: Path, plan: BatchPlan, cases: list[str]) -> dict[str, JournalRecord]:
-    """Return the records as the run would find them, with later records of shards or the whole folder."""
-    with copied(journal_path(out, plan.shard)) as journal:
-        take_over(journal, out, plan.shard, cases)
-        return {record.outcome.case: record for record in journal.records()}
+def _records(
+    job: Job, plan: BatchPlan, cases: list[str], weights: Mapping[str, str] | None
+) -> tuple[dict[str, JournalRecord], set[str]]:
+    """Return the records as the run would find them, and the finished cases that it would segment again.
+
+    Later records of shards or of the whole folder are among them.
+    """
+    with copied(journal_path(job.out, plan.shard)) as journal:
+        take_over(journal, job.out, plan.shard, cases)
+        known = {record.outcome.case: record for record in journal.records()}
+        done = {name: record for name, record in known.items() if record.state == "done"}
+        outdated = {name for name, record in done.items() if _lacks_files(record, job.out)}
+        if weights is not None:
+            outdated |= {name for name, r in done.items() if _is_of_others(journal.details(r.run), weights)}
+    return known, outdated
+
+
+def _lacks_files(record: JournalRecord, out: Path) -> bool:
+    return not all((out / name).is_file() for name in record.outcome.outputs)
+
+
+def _is_of_others(run: Mapping[str, Any] | None, weights: Mapping[str, str]) -> bool:
+    """Return whether the primary network of a run is known, and is not among these files."""
+    primary = primary_weights((run or {}).get("made_with") or {})
+    return bool(primary) and not any(known.startswith(primary) for known in weights.values())

@@ -33,7 +33,7 @@ class OtherCases:
 
 
 def other_cases(
-    journal: Journal, out: Path, settings: Mapping[str, Any], ours: Collection[str], scans: Collection[str]
+    journal: Journal, out: Path, settings: Mapping[str, Any], ours: Mapping[str, str], scans: Collection[str]
 ) -> OtherCases:
     """Return the other cases of a folder.
 
@@ -46,14 +46,15 @@ def other_cases(
     settings
         Weights, settings and request of this run, as in its record.
     ours
-        Names of the cases of this run.
+        Name of each case of this run -> place of its scan; "" if the mask of its name is not that of another
+        scan, whatever the journal has.
     scans
         sha256 of their scans.
     """
     rows, left_out, there = [], 0, set(os.listdir(out))  # one listing, as a file server may be slow
     for record in journal.records():
         row, scan = record.outcome.row, record.outcome.inputs.get("scan")
-        if record.state != "done" or row is None or row.case in ours:
+        if record.state != "done" or row is None or ours.get(row.case) in ("", record.outcome.scan):
             continue
         before = journal.details(record.run) or {}
         alike = scan not in scans and _is_alike(before, settings)

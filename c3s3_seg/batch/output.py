@@ -57,9 +57,8 @@ def _write(predicted: Predicted, job: Job, model: ModelTask, written: list[Path]
         # The scan's headers are read once more: they must be those of the slices that were segmented.
         refuse_changed(case.path, loaded.inputs["scan"], case.paths)
     scores = score_case(case.name, prediction.mask, loaded.truth, model.label_values)
-    written.append(job.mask_of(case.name))
-    write_mask(prediction.mask, written[0], job.suffix, segments(model), job.maker)
-    repaired = save_repaired(scan, job.out, case.name)
+    record = _save_mask(predicted, job, model, written)
+    repaired = save_repaired(scan, job.out, case.name, job.suffix)
     written += [repaired] if repaired is not None else []
     _save_probabilities(case, prediction, job, written)
     _save_uncertainty(case, prediction, job, written)
@@ -71,12 +70,28 @@ def _write(predicted: Predicted, job: Job, model: ModelTask, written: list[Path]
     metadata = _metadata(predicted, row, spent, job, model)
     write_page(result, row, metadata, job, written)
     hashing = time.perf_counter()
-    content, outputs = case_json(metadata, job.out, written)
-    written.append(job.out / f"{case.name}.json")
-    write_whole(written[-1], content)
-    outputs[written[-1].name] = sha256(written[-1])
+    content, outputs = case_json(metadata, job.out, [path for path in written if path != record])
+    write_whole(record, content)
+    outputs[record.name] = sha256(record)
     spent["hash"] = spent.get("hash", 0.0) + time.perf_counter() - hashing
     return Outcome(case.name, loaded.task.place, row, None, loaded.inputs, outputs, spent)
+
+
+def _save_mask(predicted: Predicted, job: Job, model: ModelTask, written: list[Path]) -> Path:
+    """Write the mask and, just before it has its name, the case's JSON with its hash; return the JSON's path.
+
+    After a kill nobody could tell whether a person has edited a mask whose hash is unknown.
+    """
+    case = predicted.loaded.task.case.name
+    mask, record = job.mask_of(case), job.out / f"{case}.json"
+    metadata = {**_scan_record(predicted), "labels": model.label_values}
+
+    def record_mask(aside: Path) -> None:
+        write_whole(record, case_json(metadata, job.out, (), {mask.name: sha256(aside)})[0])
+
+    written += [mask, record]
+    write_mask(predicted.prediction.mask, mask, job.suffix, segments(model), job.maker, record_mask)
+    return record
 
 
 @dataclass(frozen=True, eq=False)
@@ -247,20 +262,9 @@ def _shown_uncertainty(uncertainty: Volume | None, row: PredictionRow) -> ShownU
 def _metadata(
     predicted: Predicted, row: PredictionRow, spent: dict[str, float], job: Job, model: ModelTask
 ) -> dict[str, Any]:
-    loaded, prediction = predicted.loaded, predicted.prediction
-    scan, grid = loaded.scan, loaded.scan.geometry
+    prediction = predicted.prediction
     return {
-        MARK: __version__,
-        "case": row.case,
-        "scan": {
-            "path": str(loaded.task.case.path),
-            "sha256": loaded.inputs["scan"],
-            "modality": scan.source.modality,
-            "series_uid": scan.source.series_uid,
-            "shape": list(grid.shape),
-            "spacing_mm": grid.spacing_mm.tolist(),
-            "notes": [public(note) for note in scan.source.notes],
-        },
+        **_scan_record(predicted),
         "labels": model.label_values,
         "volume_ml": prediction.volume_ml,
         "scores": {s.label: plain(s.score.flat()) for s in row.scores},
@@ -274,6 +278,25 @@ def _metadata(
         "uncertainty": _uncertainty(prediction),
         "domain_check": prediction.check.record(),
         "made_with": job.origin or {},
+    }
+
+
+def _scan_record(predicted: Predicted) -> dict[str, Any]:
+    """Return the entries of a case's JSON that are known before its mask."""
+    loaded = predicted.loaded
+    scan, grid = loaded.scan, loaded.scan.geometry
+    return {
+        MARK: __version__,
+        "case": loaded.task.case.name,
+        "scan": {
+            "path": str(loaded.task.case.path),
+            "sha256": loaded.inputs["scan"],
+            "modality": scan.source.modality,
+            "series_uid": scan.source.series_uid,
+            "shape": list(grid.shape),
+            "spacing_mm": grid.spacing_mm.tolist(),
+            "notes": [public(note) for note in scan.source.notes],
+        },
     }
 
 

@@ -180,7 +180,8 @@ class _Run:
         kept, refused = tuple(found.kept), tuple(found.refused)
         counts = Counts(len(inputs.tasks), skipped=len(inputs.skipped))
         self.counts, self.studies = counts.plus(kept, kept=True).plus(refused), studies
-        start = BatchProgress(0, len(found.todo), None, None, found.note, self.engine.origin, inputs.skipped)
+        note = "; ".join(filter(None, (found.note, inputs.without_truth)))
+        start = BatchProgress(0, len(found.todo), None, None, note, self.engine.origin, inputs.skipped)
         start = replace(start, run=self.name, counts=self._merged_counts(), left=found.left)
         self.report(replace(start, kept=kept, refused=refused))
 

@@ -102,6 +102,7 @@ def verify(out: Path) -> Verification:
         for name, expected in weights.items():
             _compare(Path(folder) / name, expected, result, reach=True)
     newest = deciding(ordered[-1]["made_with"]) if ordered else None
+    result.stale += _stale_tables(out, dict(zip(paths, runs, strict=True)), newest)
     for case in cases.values():  # a mask of another model, whose scan was not given to the present run
         if case["model"] not in (None, newest):
             result.stale += case["outputs_sha256"]
@@ -123,6 +124,17 @@ def _verify_tables(document: dict[str, Any], out: Path, result: Verification) ->
     for name, expected in document.get("tables_sha256", {}).items():
         _compare(out / name, expected, result, counted=False)
         yield name
+
+
+def _stale_tables(
+    out: Path, runs: dict[Path, list[dict[str, Any]]], newest: dict[str, Any] | None
+) -> Iterator[str]:
+    """Yield tables and pages about all cases, of the folder or a share, that another model made."""
+    for path, of_document in runs.items():
+        if not of_document or deciding(of_document[-1]["made_with"]) == newest:
+            continue
+        tag = path.stem.removeprefix(NAME)
+        yield from (name for name in (f"summary{tag}.csv", f"report{tag}.html") if is_ours(out / name))
 
 
 def _verify_journal(provenance: Path, cases: list[dict[str, Any]], result: Verification) -> None:
@@ -166,7 +178,13 @@ def _in_order(documents: list[list[dict[str, Any]]]) -> list[dict[str, Any]]:
 
 def _bundles(runs: list[dict[str, Any]]) -> dict[str, dict[str, str]]:
     """Return folder -> the weights that the newest run found there."""
-    return {run["bundle"]: run["made_with"].get("weights_sha256", {}) for run in runs if run["bundle"]}
+    return {run["bundle"]: _weights(run) for run in runs if run["bundle"]}
+
+
+def _weights(run: dict[str, Any]) -> dict[str, str]:
+    """Return file -> sha256 of all networks of a run, those included that were only compared."""
+    made_with = run["made_with"]
+    return {**made_with.get("weights_sha256", {}), **made_with.get("compared_sha256", {})}
 
 
 def _sort_rest(out: Path, cases: dict[str, dict[str, Any]], known: set[str], result: Verification) -> None:
@@ -274,7 +292,7 @@ def _read(path: Path) -> dict[str, Any]:
             os.fsencode(name)  # raises ValueError for half of a surrogate pair, which JSON can write
         for run in document["runs"]:
             _check_number(run)
-            weights = run["made_with"].get("weights_sha256", {})
+            weights = _weights(run)
             if not all(isinstance(text, str) for text in (run["bundle"], *weights, *weights.values())):
                 raise TypeError("a run whose bundle or weights_sha256 are no texts")
     except InputError as error:

@@ -288,7 +288,7 @@ def predict(
             case_timeout_s=case_timeout,
         )
         if dry_run:
-            print_cases(inputs, job, plan, as_json=as_json)
+            print_cases(inputs, job, plan, bundle.manifest.files, as_json=as_json)
             return
         with if_stopped(), reporter as progress:
             result = predict_cases(inputs, to_open, job, progress, plan, progress.part)

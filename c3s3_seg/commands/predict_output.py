@@ -13,7 +13,7 @@ from c3s3_seg.errors import InputError, quantity
 from c3s3_seg.system.choices import ReportFile
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
     from c3s3_seg.batch import BatchPlan, BatchResult, Job
     from c3s3_seg.io import Skipped
@@ -47,12 +47,14 @@ def report_files(given: list[str]) -> set[str]:
     return wanted
 
 
-def print_cases(inputs: list[Path], job: Job, plan: BatchPlan, *, as_json: bool) -> None:
+def print_cases(
+    inputs: list[Path], job: Job, plan: BatchPlan, weights: Mapping[str, str], *, as_json: bool
+) -> None:
     """Print the cases and their states, for `--dry-run`."""
     from c3s3_seg.batch.listing import list_cases
     from c3s3_seg.report.terminal import cases_table
 
-    cases, skipped = list_cases(inputs, job, plan)
+    cases, skipped = list_cases(inputs, job, plan, weights)
     if as_json:
         for case in cases:
             say(json.dumps(asdict(case)))
@@ -64,6 +66,8 @@ def print_cases(inputs: list[Path], job: Job, plan: BatchPlan, *, as_json: bool)
         say(f"Passed over: {item}.")
     todo = sum(case.to_do for case in cases)
     say(f"Would segment {todo} of {quantity(len(cases), 'case')}. Nothing was written.")
+    if any(case.state == "done" for case in cases):
+        say("Whether finished cases have changed, or settings, is checked when the run begins.")
 
 
 def shown_rows(rows: Sequence[PredictionRow]) -> Sequence[PredictionRow]:

@@ -13,6 +13,7 @@ from c3s3_seg.bundle.domain import Domain, sampled
 from c3s3_seg.errors import C3S3Error, GeometryError, quantity
 from c3s3_seg.geometry.box import Box
 from c3s3_seg.geometry.volume import Volume
+from c3s3_seg.io.image.nifti_forms import DIRECTIONS
 
 AXES = ("left-right", "front-back", "foot-head")
 # Factors by which a scan may lie outside of the training range before a warning, and before a refusal.
@@ -174,6 +175,9 @@ def check_frame(
     result += _together(result)
     if any("not known" in note for note in scan.source.notes):
         result += CheckResult((), ("left and right may be swapped: the file does not say which is which",))
+    if any(DIRECTIONS in note for note in scan.source.notes):
+        what = "left and right may be swapped: sform and qform of the file give its axes other directions"
+        result += CheckResult((), (what,))
     return result
 
 

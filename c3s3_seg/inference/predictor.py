@@ -55,6 +55,7 @@ from c3s3_seg.system.progress import Progress
 
 __all__ = ["CheckedScan", "Prediction", "Predictor", "PreparedScan", "Settings"]
 
+OTHER_ROI = "Give another region (--roi), choose another model"
 CHECKED = instances_of(CheckedScan, "what Predictor.check or Predictor.locate has returned")
 PREPARED = instances_of(PreparedScan, "what Predictor.prepare has returned")
 PROBABILITIES = instances_of(Probabilities, "what Predictor.network has returned")
@@ -199,6 +200,7 @@ class Predictor:
             refuse_not_finite(frame)  # here, because the search for the organ takes quantiles of the scan
             result = check_is_scan(scan) if task.domain is not None else CheckResult()
             result += check_frame(frame, task.domain, task.modality, task.recipe.spacing_mm)
+            result += CheckResult(advice=OTHER_ROI) if box else CheckResult()
             result.settle(scan, allowed=allowed)
             checked = CheckedScan(scan, DomainCheck(result, box, notes), False, allowed)
             if box is None and result.larger:

@@ -18,29 +18,30 @@ from c3s3_seg.system.files import make_own_folder
 from c3s3_seg.system.ownership import PROGRAM
 
 Segments = tuple[Segment, ...]
+Ready = Callable[[Path], None] | None
 REPAIRED_FOLDER = "repaired"  # sub-folder of an output folder
 
 
-def _write_image(mask: Volume, path: Path, segments: Segments, maker: Maker | None) -> None:
-    save(mask, path, note=PROGRAM)
+def _write_image(mask: Volume, path: Path, segments: Segments, maker: Maker | None, ready: Ready) -> None:
+    save(mask, path, note=PROGRAM, ready=ready)
 
 
-def _write_seg(mask: Volume, path: Path, segments: Segments, maker: Maker | None) -> None:
+def _write_seg(mask: Volume, path: Path, segments: Segments, maker: Maker | None, ready: Ready) -> None:
     from c3s3_seg.io.dicom_objects.seg_write import write_seg
 
-    write_seg(mask, path, segments, maker)
+    write_seg(mask, path, segments, maker, ready=ready)
 
 
-def _write_labelmap(mask: Volume, path: Path, segments: Segments, maker: Maker | None) -> None:
+def _write_labelmap(mask: Volume, path: Path, segments: Segments, maker: Maker | None, ready: Ready) -> None:
     from c3s3_seg.io.dicom_objects.seg_write import write_seg
 
-    write_seg(mask, path, segments, maker, labelmap=True)
+    write_seg(mask, path, segments, maker, labelmap=True, ready=ready)
 
 
-def _write_rtstruct(mask: Volume, path: Path, segments: Segments, maker: Maker | None) -> None:
+def _write_rtstruct(mask: Volume, path: Path, segments: Segments, maker: Maker | None, ready: Ready) -> None:
     from c3s3_seg.io.dicom_objects.rtstruct_write import write_rtstruct
 
-    write_rtstruct(mask, path, segments, maker)
+    write_rtstruct(mask, path, segments, maker, ready=ready)
 
 
 @dataclass(frozen=True)
@@ -52,13 +53,13 @@ class MaskWriter:
     ending
         Ending of the file name after the name of the case.
     write
-        Function that writes a mask: (mask, path, segments, maker).
+        Function that writes a mask: (mask, path, segments, maker, ready), see `write_mask`.
     refers_to_source
         Whether the file refers to the DICOM slices of the scan. Such a format holds no probabilities.
     """
 
     ending: str
-    write: Callable[[Volume, Path, Segments, Maker | None], None]
+    write: Callable[[Volume, Path, Segments, Maker | None, Ready], None]
     refers_to_source: bool = False
 
 
@@ -100,7 +101,7 @@ def check_format(scan: Volume, wanted: MaskFormat, *, secondary_capture: bool = 
     GeometryError
         If an image file of this format cannot hold the grid of the scan: see `image.save.check_grid`.
     """
-    if not WRITERS[wanted].refers_to_source:
+    if not WRITERS[wanted].refers_to_source or _is_repaired(scan):  # which is written as an image too
         check_grid(scan.geometry, f".{image_suffix_of(wanted)}", scan.source.path)
     if refers_to_source(wanted, secondary_capture=secondary_capture):
         from c3s3_seg.io.dicom_objects.references import origin
@@ -112,24 +113,33 @@ def check_format(scan: Volume, wanted: MaskFormat, *, secondary_capture: bool = 
 
 
 def write_mask(
-    mask: Volume, path: Path, wanted: MaskFormat, segments: Segments, maker: Maker | None = None
+    mask: Volume,
+    path: Path,
+    wanted: MaskFormat,
+    segments: Segments,
+    maker: Maker | None = None,
+    ready: Ready = None,
 ) -> None:
-    """Write a mask in one of the formats.
+    """Write a mask in one of the formats; `ready` is called with the complete file before it has its name.
 
     Raises
     ------
     InputError
         For the reasons of `save`, `write_seg` and `write_rtstruct`.
     """
-    WRITERS[wanted].write(mask, path, segments, maker)
+    WRITERS[wanted].write(mask, path, segments, maker, ready)
 
 
-def repaired_path(out: Path, case: str) -> Path:
-    """Return the path of the repaired scan of a case."""
-    return out / REPAIRED_FOLDER / f"{case}.nii.gz"
+def repaired_path(out: Path, case: str, wanted: MaskFormat) -> Path:
+    """Return the path of the repaired scan of a case, whose mask has this format."""
+    return out / REPAIRED_FOLDER / f"{case}.{image_suffix_of(wanted)}"
 
 
-def save_repaired(scan: Volume, out: Path, case: str) -> Path | None:
+def _is_repaired(scan: Volume) -> bool:
+    return any(note.startswith(REPAIRED) for note in scan.source.notes)
+
+
+def save_repaired(scan: Volume, out: Path, case: str, wanted: MaskFormat) -> Path | None:
     """Write a repaired scan, whose grid its mask has, and return the path; None if it was not repaired.
 
     Raises
@@ -137,9 +147,9 @@ def save_repaired(scan: Volume, out: Path, case: str) -> Path | None:
     InputError
         If the scan cannot be written.
     """
-    if not any(note.startswith(REPAIRED) for note in scan.source.notes):
+    if not _is_repaired(scan):
         return None
-    path = repaired_path(out, case)
+    path = repaired_path(out, case, wanted)
     make_own_folder(path.parent)
     save(scan, path, note=PROGRAM)
     return path

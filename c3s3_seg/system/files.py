@@ -6,6 +6,7 @@ import errno
 import os
 import re
 import secrets
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
@@ -19,8 +20,10 @@ OF_THE_STORAGE = frozenset(
 PARTIAL = re.compile(r"\.[0-9a-f]{12}\.part")  # names that `write_whole` gives
 
 
-def write_whole(path: Path, content: bytes) -> None:
+def write_whole(path: Path, content: bytes, ready: Callable[[Path], None] | None = None) -> None:
     """Write a file aside, sync and rename it: `path` holds all of `content`, or its old content.
+
+    `ready` is called with the complete file under its temporary name, before it is renamed.
 
     Raises
     ------
@@ -36,6 +39,8 @@ def write_whole(path: Path, content: bytes) -> None:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
+        if ready is not None:
+            ready(aside)
         aside.replace(path)
     except OSError as error:
         raise unwritten(f"cannot be written ({error.strerror or error})", path, error) from error

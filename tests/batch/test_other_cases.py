@@ -146,3 +146,13 @@ def test_a_share_lists_its_own_cases(small_scans: Path, out: Path) -> None:
     after = (out / "summary.1-of-2.csv").read_text()
     assert "more-" in after
     assert "case-" not in after
+
+
+def test_a_mask_that_is_refused_as_edited_is_a_failure_alone(small_scans: Path, out: Path) -> None:
+    """Its earlier result was listed too, with the volumes of the mask before it was edited."""
+    predict(out, small_scans)
+    (out / "case-1.nii.gz").write_bytes(b"edited")
+    others = predict(out, small_scans)
+    assert (others.rows, others.left_out) == ((), 0)
+    assert [case for case, error in listed(out) if error] == ["case-1"]
+    assert len(listed(out)) == 5

@@ -1,8 +1,10 @@
 """Tests of foreign files and links in an output folder: no foreign file is replaced, no link is followed."""
 
+import json
 import os
 import sqlite3
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -84,6 +86,20 @@ def test_predict_replaces_no_file_of_others(small_scans: Path, tmp_path: Path, n
         predict_cases([tmp_path / "x.nii.gz"], MODEL, job)
     assert place.read_bytes() == FOREIGN[name]
     assert not list(small_scans.glob("x.mha"))
+
+
+@pytest.mark.parametrize("scan", [{}, {"path": 5, "sha256": "0"}])
+def test_a_json_without_hashes_gives_no_mask_away(
+    small_scans: Path, tmp_path: Path, scan: dict[str, Any]
+) -> None:
+    """Any file with the name of the mask was taken for one of this program's."""
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "case-0.json").write_text(json.dumps({"c3s3_seg": "0.1.0", "scan": scan}))
+    (out / "case-0.nii.gz").write_text("my notes")
+    with pytest.raises(InputError, match="its place is taken by the mask of another scan"):
+        predict_cases([small_scans / "case-0.nii.gz"], MODEL, Job(out, allow_out_of_domain=True))
+    assert (out / "case-0.nii.gz").read_text() == "my notes"
 
 
 def test_masks_are_not_written_among_slices(tmp_path: Path) -> None:

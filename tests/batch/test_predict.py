@@ -3,14 +3,19 @@
 import errno
 import json
 import os
+import signal
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from helpers.batches import MODEL, Told, masks
 
 from c3s3_seg.batch import BatchPlan, BatchResult, Job, predict_cases, verify
+from c3s3_seg.batch.case_files import listed_in_json
 from c3s3_seg.batch.job import CaseTask
 from c3s3_seg.batch.journal import Journal, journal_path
 from c3s3_seg.batch.listing import list_cases
@@ -20,8 +25,13 @@ from c3s3_seg.errors import InputError, MemoryLimitError
 from c3s3_seg.geometry.volume import Volume
 from c3s3_seg.inference import Settings
 from c3s3_seg.inference.tuning.profile import Best, write_profile
-from c3s3_seg.io import Case, read_case
+from c3s3_seg.io import Case, load, read_case
 from c3s3_seg.io.dicom.decoder import NOT_STARTED
+from c3s3_seg.io.dicom.write_series import save_series
+from c3s3_seg.io.dicom_objects.codes import Segment
+from c3s3_seg.io.formats import mask_path, write_mask
+from c3s3_seg.phantom import Simulator, simulate
+from c3s3_seg.system.reading import sha256
 from c3s3_seg.system.shard import Shard
 
 
@@ -468,3 +478,65 @@ def test_a_folder_that_becomes_read_only_costs_no_result(
     assert len(result.rows) == 2
     assert result.undone == ("case-3", "case-4")
     assert "Read-only file system" in result.stopped
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from c3s3_seg.batch import Job, output, predict_cases
+from helpers.batches import MODEL
+output.write_pictures = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
+scan, out = map(Path, sys.argv[1:])
+predict_cases([scan], MODEL, Job(out, allow_out_of_domain=True))
+"""
+
+
+def test_the_hash_of_a_mask_is_recorded_before_the_other_files(small_scans: Path, tmp_path: Path) -> None:
+    """A run that was killed while it drew a picture left a mask without a hash, and an edit was lost."""
+    scan, out = small_scans / "case-0.nii.gz", tmp_path / "out"
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    killed = subprocess.run([sys.executable, "-c", KILLED, scan, out], env=environment, check=False)
+    assert killed.returncode == -signal.SIGKILL
+    mask = out / "case-0.nii.gz"
+    assert listed_in_json(out, ["case-0.json"]) == {mask.name: sha256(mask)}
+    written = mask.read_bytes()
+    mask.write_bytes(b"edited by hand")
+    with pytest.raises(InputError, match="edited or is damaged"):
+        run(scan, out)
+    assert mask.read_bytes() == b"edited by hand"
+    mask.write_bytes(written)
+    told, _ = run(scan, out)
+    assert told.done == ["case-0"]
+    assert verify(out).holds
+
+
+@pytest.mark.parametrize("suffix", ["nii.gz", "dicom-seg", "rtstruct"])
+def test_the_hash_of_a_mask_is_known_before_it_has_its_name(tmp_path: Path, suffix: str) -> None:
+    made = simulate(3, Simulator(shape=(20, 18, 6), spacing_mm=(4, 4, 8)))
+    save_series(made.scan, tmp_path / "series", description="t", seed_uid="1")
+    scan = load(tmp_path / "series")
+    path, seen = mask_path(tmp_path, "a", suffix), []  # type: ignore[arg-type]
+
+    def ready(aside: Path) -> None:
+        assert not path.exists()
+        seen.append(sha256(aside))
+
+    mask = scan.geometry.volume((scan.array > np.quantile(scan.array, 0.9)).astype(np.uint8), scan.source)
+    write_mask(mask, path, suffix, (Segment("organ", 1),), ready=ready)  # type: ignore[arg-type]
+    assert seen == [sha256(path)]
+
+
+def test_a_dry_run_counts_cases_without_files_and_of_other_weights(small_scans: Path, tmp_path: Path) -> None:
+    """They were `done`, and "0 of 5 cases" were announced, although the run segments them."""
+    out, files = tmp_path / "out", ModelBundle.find("phantom").manifest.files
+    run(small_scans, out)
+
+    def to_do(weights: dict[str, str]) -> set[str]:
+        listed, _ = list_cases([small_scans], Job(out), BatchPlan(), weights)
+        assert {case.state for case in listed} == {"done"}
+        return {case.name for case in listed if case.to_do}
+
+    assert to_do(files) == set()
+    (out / "case-3.nii.gz").unlink()
+    assert to_do(files) == {"case-3"}
+    assert to_do(ModelBundle.find("hippocampus").manifest.files) == {f"case-{n}" for n in range(5)}

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from conftest import small_scan
-from helpers.batches import MODEL
+from helpers.batches import MODEL, Told, masks
 from helpers.command import run
 from helpers.studies import small
 
@@ -375,13 +375,14 @@ def test_a_clock_that_was_ahead_makes_no_file_stale(
         for n in (1, 2, 1) if shards and overlap is None else (0,):  # the third run finds nothing to do
             plan = BatchPlan(shard=Shard(n, 2) if n else None)
             predict_cases([small_scans], model, Job(out, allow_out_of_domain=True), None, plan)
-    assert (verify(out).wrong, verify(out).stale) == ([], [])
+    tables = ["summary.1-of-2.csv", "summary.2-of-2.csv"] if shards else []  # of the other settings
+    assert (verify(out).wrong, verify(out).stale) == ([], tables)
     if shards:  # and a shard that ran since is newer than the whole run, by an even slower clock
         monkeypatch.setattr("c3s3_seg.batch.journal.now", lambda: "2025-01-01T00:00:00+00:00")
         plan = BatchPlan(shard=Shard(1, 2))
         predict_cases([small_scans], MODEL, Job(out, allow_out_of_domain=True), None, plan)
         stale = sorted(f"case-{n}.{end}" for n in (1, 3) for end in ("json", "nii.gz"))
-        assert (verify(out).wrong, sorted(verify(out).stale)) == ([], stale)
+        assert (verify(out).wrong, sorted(verify(out).stale)) == ([], [*stale, "summary.csv"])
 
 
 def test_deterministic_gives_the_same_bytes_twice(small_scans: Path, tmp_path: Path) -> None:
@@ -600,3 +601,39 @@ def test_the_serial_number_is_the_primary_networks_with_and_without_uncertainty(
         serials.add(Job(Path("out"), origin=made_with).maker.serial)
         assert primary_weights(json.loads(json.dumps(made_with))) in serials
     assert serials == {bundle.manifest.files[bundle.networks[0].weights][:16]}
+
+
+def test_networks_that_are_only_compared_change_no_mask(small_scans: Path, tmp_path: Path) -> None:
+    """`--uncertainty` made a mask of the same network stale, and told that its weights had changed."""
+    out, job = tmp_path / "out", Job(tmp_path / "out", allow_out_of_domain=True)
+    both = replace(MODEL, settings=Settings(uncertainty=True))
+    predict_cases([small_scans / "case-0.nii.gz"], MODEL, job)
+    found = predict_cases([small_scans / "case-1.nii.gz"], both, job)
+    assert [row.case for row in found.others.rows] == ["case-0"]
+    assert verify(out).holds
+    written = masks(out)["case-0.nii.gz"]
+    told = Told()
+    predict_cases([small_scans / "case-0.nii.gz"], both, job, told)
+    assert told.note == "1 finished case to be done again: settings have changed (--uncertainty: no -> yes)"
+    assert masks(out)["case-0.nii.gz"] == written
+    facts = json.loads((out / "case-0.json").read_text())["made_with"]
+    bundle = ModelBundle.find("phantom")
+    first, second = (network.weights for network in bundle.networks)
+    assert first in facts["weights_sha256"]
+    assert facts["compared_sha256"][second] == bundle.manifest.files[second]
+
+
+def test_a_page_of_all_cases_by_another_model_is_stale(small_scans: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    job = Job(out, allow_out_of_domain=True, html=True)
+    for n in (1, 2):
+        predict_cases([small_scans], MODEL, job, None, BatchPlan(shard=Shard(n, 2)))
+    assert verify(out).holds
+    predict_cases([small_scans], replace(MODEL, settings=Settings(overlap=0.25)), job)
+    names = [
+        f"{kind}.{n}-of-2.{end}" for n in (1, 2) for kind, end in (("summary", "csv"), ("report", "html"))
+    ]
+    assert verify(out).stale == names
+    for name in names:
+        (out / name).unlink()
+    assert not verify(out).stale

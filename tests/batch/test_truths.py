@@ -1,21 +1,23 @@
 """Tests of `predict --truth`: unusable truths are refused before any prediction; a miss stays a miss."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 from helpers import command
-from helpers.batches import MODEL
+from helpers.batches import MODEL, Told
 
 from c3s3_seg.batch import BatchPlan, Job, predict_cases
 from c3s3_seg.batch.result import BatchResult
-from c3s3_seg.errors import InputError
+from c3s3_seg.errors import GeometryError, InputError
 from c3s3_seg.io import load, save
 from c3s3_seg.io.dicom.write_series import save_series
 from c3s3_seg.io.dicom_objects.codes import Segment
 from c3s3_seg.io.dicom_objects.rtstruct_write import write_rtstruct
 from c3s3_seg.io.dicom_objects.seg_write import write_seg
+from c3s3_seg.io.reading import Reading
 
 CASES = 5
 
@@ -133,3 +135,33 @@ def test_a_folder_of_dicom_seg_has_the_truths_of_its_cases(tmp_path: Path) -> No
     for case in ("phantom-1", "phantom-2"):
         scores = json.loads((tmp_path / "out" / f"{case}.json").read_text())["scores"]
         assert min(found["dice"] for found in scores.values()) > 0.8
+
+
+def test_a_truth_that_was_drawn_on_a_sheared_scan_gets_its_repair(small_scans: Path, tmp_path: Path) -> None:
+    import nibabel
+
+    shear = np.eye(3)
+    shear[0, 1] = 0.01
+    folder = truths(small_scans, 1)
+    paths = [small_scans / "case-0.nii.gz", folder / "case-0.nii.gz"]
+    for path in paths:
+        image = nibabel.load(path)
+        affine = image.affine.copy()
+        affine[:3, :3] = shear @ affine[:3, :3]
+        nibabel.save(nibabel.Nifti1Image(np.asarray(image.dataobj), affine), path)
+    reading = Reading(repair=frozenset({"orthonormal"}))
+    job = Job(tmp_path / "out", "nrrd", truth=paths[1], reading=reading, allow_out_of_domain=True)
+    (row,) = predict_cases(paths[:1], MODEL, job).rows
+    assert [score.label for score in row.scores] == ["left_atrium"]
+    assert load(tmp_path / "out" / "repaired" / "case-0.nrrd").geometry.is_orthogonal
+    with pytest.raises(GeometryError, match="not perpendicular"):
+        predict_cases(paths[:1], MODEL, replace(job, out=tmp_path / "other", reading=Reading()))
+
+
+def test_cases_without_a_truth_are_told(small_scans: Path, tmp_path: Path) -> None:
+    folder, told = truths(small_scans, 1), Told()
+    for n in (1, 4):
+        (folder / f"case-{n}.nii.gz").unlink()
+    job = Job(tmp_path / "out", truth=folder, allow_out_of_domain=True)
+    predict_cases([small_scans], MODEL, job, told)
+    assert told.note == "no truth for 2 of 5 cases: case-1, case-4"

@@ -21,6 +21,7 @@ from c3s3_seg.inference.domain_check import (
     check_volumes,
 )
 from c3s3_seg.io import load
+from c3s3_seg.io.image.nifti_forms import DIRECTIONS
 from c3s3_seg.training.bundles.domain import measure_domain, merge_domains
 
 GRID = (1.5, 1.5, 1.5)
@@ -60,6 +61,11 @@ def test_a_scan_like_the_others_passes(domain: Domain) -> None:
         (scan(2, shape=(20, 50, 40)), "refuse", "its field of view is 20 mm left-right"),
         (scan(2, shape=(60, 50, 60)), "warn", "its field of view is 60 mm foot-head"),
         (scan(2, notes=("left and right are not known",)), "warn", "may be swapped"),
+        (
+            scan(2, notes=(f"sform and qform disagree, also in {DIRECTIONS}",)),
+            "warn",
+            "may be swapped: sform",
+        ),
     ],
 )
 def test_what_is_unlike_them_is_named(domain: Domain, found: Volume, level: str, words: str) -> None:

@@ -21,6 +21,7 @@ from c3s3_seg.io import limits, load, load_mask, save
 from c3s3_seg.io.formats import check_format
 from c3s3_seg.io.image import nifti as nifti_module
 from c3s3_seg.io.image import save as save_module
+from c3s3_seg.io.image.nifti_forms import DIRECTIONS
 
 DOORS = [".nii", ".nii.gz", ".nrrd", ".mha"]
 FLIP = np.diag([-1.0, -1.0, 1.0, 1.0])
@@ -231,6 +232,18 @@ def test_forms_that_disagree_are_noted(tmp_path: Path) -> None:
     back = load(tmp_path / "a.nii")
     assert "disagree by up to 7 mm: the sform is used" in back.source.notes[0]
     assert np.allclose(back.geometry.affine, FLIP)
+
+
+@pytest.mark.parametrize("order", [(-1, 1, 1), (1, 1, -1)])
+def test_forms_that_name_other_sides_of_the_patient_are_told_apart(
+    tmp_path: Path, order: tuple[int, int, int]
+) -> None:
+    """Mirrored forms had the note of forms that are a little apart, and no warning."""
+    image = nib.Nifti1Image(ramp(), np.eye(4))
+    image.set_qform(np.diag([*order, 1]), 1)
+    image.set_sform(np.eye(4), 1)
+    nib.save(image, tmp_path / "a.nii")
+    assert f"also in {DIRECTIONS}: the sform is used" in load(tmp_path / "a.nii").source.notes[0]
 
 
 def moved_by(mm: float) -> np.ndarray:

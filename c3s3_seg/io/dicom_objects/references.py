@@ -101,7 +101,7 @@ def origin(source: Source) -> Iterator[Origin]:
         raise InputError(
             "a DICOM SEG, RTSTRUCT or secondary capture refers to slices in DICOM, and this scan has none",
             where=source.path,
-            todo="Give the DICOM series as input, or choose another --format",
+            todo="Give the DICOM series as input, choose another --format, or leave --report sc out",
         )
     if is_zip(source.path):
         from c3s3_seg.io.archive import unpacked

@@ -6,6 +6,7 @@ own, and a point is inside if an odd number of contours surrounds it, as radioth
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -31,7 +32,12 @@ Contours = list[tuple[Slice, NDArray[np.float64]]]
 
 
 def write_rtstruct(
-    mask: Volume, path: Path, segments: tuple[Segment, ...], maker: Maker | None = None
+    mask: Volume,
+    path: Path,
+    segments: tuple[Segment, ...],
+    maker: Maker | None = None,
+    *,
+    ready: Callable[[Path], None] | None = None,
 ) -> None:
     """Write a mask as RTSTRUCT.
 
@@ -45,6 +51,8 @@ def write_rtstruct(
         The labels; each becomes a region, numbered from 1 in this order. An empty label has no contour.
     maker
         Program and model that made the mask.
+    ready
+        Same as in `save`.
 
     Raises
     ------
@@ -60,7 +68,7 @@ def write_rtstruct(
         data.file_meta.TransferSyntaxUID = ImplicitVRLittleEndian
     buffer = BytesIO()
     data.save_as(buffer, enforce_file_format=True)
-    write_whole(path, buffer.getvalue())
+    write_whole(path, buffer.getvalue(), ready)
 
 
 def decimals(values: NDArray[np.float64]) -> list[str]:

@@ -7,6 +7,7 @@ compared with the slice at its position, before the file is put in its place.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -48,6 +49,7 @@ def write_seg(
     maker: Maker | None = None,
     *,
     labelmap: bool = False,
+    ready: Callable[[Path], None] | None = None,
 ) -> None:
     """Write a mask as DICOM SEG.
 
@@ -64,6 +66,8 @@ def write_seg(
     labelmap
         Whether to write one frame per slice with all labels, RLE-compressed (PS3.3, A.51, since 2023),
         instead of a bit for each segment. Many servers do not accept it yet.
+    ready
+        Same as in `save`.
 
     Raises
     ------
@@ -93,7 +97,7 @@ def write_seg(
         buffer = BytesIO()
         data.save_as(buffer, enforce_file_format=True)
         _prove(buffer.getvalue(), source, numbered, path)
-    write_whole(path, buffer.getvalue())
+    write_whole(path, buffer.getvalue(), ready)
 
 
 def _encode(

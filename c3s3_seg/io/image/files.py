@@ -112,6 +112,7 @@ def load_mask(
     grid: Geometry | None = None,
     hashed: bool = False,
     values: Mapping[str, int] | None = None,
+    orthonormal: bool = False,
 ) -> Volume:
     """Read a mask: whole numbers from 0.
 
@@ -126,6 +127,8 @@ def load_mask(
         which must not change meanwhile.
     values
         For DICOM: name of a segment or a region -> its value; None: its number.
+    orthonormal
+        Same as in `load_image`: for the mask of a scan that was read so.
 
     Returns
     -------
@@ -143,7 +146,7 @@ def load_mask(
     path, grid, hashed = given_path(path), GRID.or_none().take("grid", grid), FLAG.take("hashed", hashed)
     if is_dicom(path):
         return _drawn(path, grid, values, hashed=hashed)
-    mask = as_labels(load_image(path, hashed=hashed))
+    mask = as_labels(load_image(path, hashed=hashed, orthonormal=orthonormal))
     return mask if grid is None else put_on(mask, grid)
 
 

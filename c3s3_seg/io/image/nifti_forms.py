@@ -28,6 +28,7 @@ PACKED: np.dtype[Any] = np.dtype(
     ]
 )
 PIXDIM, CODES = 76, 252  # bytes of a NIfTI-1 header at which the two parts of these fields begin
+DIRECTIONS = "the directions of the axes"  # in the note on a sform and a qform that disagree in them
 NO_SFORM = "the sform is set and has zeros alone: the qform is used"
 
 
@@ -79,8 +80,11 @@ class Forms:
         gap = (self.sform - self.qform) @ np.vstack([corners, np.ones(8)])
         off_mm = float(np.linalg.norm(gap, axis=0).max())
         agree = off_mm <= self._slack_mm(shape)
-        notes = () if agree else (f"sform and qform disagree by up to {off_mm:.3g} mm: the sform is used",)
-        return RAS_TO_LPS @ self.sform, notes
+        if agree:
+            return RAS_TO_LPS @ self.sform, ()
+        also = f", also in {DIRECTIONS}" if _are_contrary(self.sform, self.qform) else ""
+        note = f"sform and qform disagree by up to {off_mm:.3g} mm{also}: the sform is used"
+        return RAS_TO_LPS @ self.sform, (note,)
 
     def _slack_mm(self, shape: Sequence[int]) -> float:
         # A quaternion in float32 is good to about 7e-4 rad at its worst: 0.7 mm at the far end of 1 m.
@@ -136,3 +140,12 @@ def _qform(field: Any, pixdim: NDArray[np.float64]) -> NDArray[np.float64]:
 
 def _square(rows: Any) -> NDArray[np.float64]:
     return np.vstack([np.asarray(rows, dtype=np.float64), [0, 0, 0, 1]])
+
+
+def _are_contrary(sform: NDArray[np.float64], qform: NDArray[np.float64]) -> bool:
+    """Return whether an axis has directions that differ by more than 45 degrees.
+
+    Then the forms name different sides of the patient for it, or different axes.
+    """
+    one, other = (form[:3, :3] / np.linalg.norm(form[:3, :3], axis=0) for form in (sform, qform))
+    return bool((one * other).sum(axis=0).min() < math.sqrt(0.5))
