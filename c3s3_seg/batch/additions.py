@@ -17,13 +17,13 @@ import numpy as np
 
 from c3s3_seg.batch.case_files import UNCERTAINTY, case_json, has_sha256, remove_files
 from c3s3_seg.batch.job import CaseTask, Job, Kept
-from c3s3_seg.batch.output import Result, score_case, segments, write_page, write_pictures
+from c3s3_seg.batch.output import Result, save_mask, score_case, write_page, write_pictures
 from c3s3_seg.batch.records import Loaded, Outcome
 from c3s3_seg.bundle import Task as ModelTask
 from c3s3_seg.errors import C3S3Error, InputError
 from c3s3_seg.geometry.volume import Volume
 from c3s3_seg.io import load, load_mask
-from c3s3_seg.io.formats import refers_to_source, write_mask
+from c3s3_seg.io.formats import refers_to_source, save_repaired
 from c3s3_seg.io.hashes import refuse_changed
 from c3s3_seg.io.image.files import image_suffix
 from c3s3_seg.io.reading import is_interpolated
@@ -57,16 +57,26 @@ def add_reports(loaded: Loaded, job: Job, model: ModelTask) -> Outcome:
     ------
     C3S3Error
         If a file cannot be written. New and changed files are removed; those of the earlier run that are
-        unchanged stay.
+        unchanged stay, and so does its JSON.
     """
     written: list[Path] = []
-    before = _earlier_sha256(job.out, loaded.task.case.name)
+    case = loaded.task.case.name
+    before, record = _earlier_sha256(job.out, case), _content(job.out / f"{case}.json")
     try:
         return _add(loaded, job, model, written)
     except BaseException:
         names = [str(path.relative_to(job.out)) for path in written]
         remove_files(job.out, [name for name in names if not has_sha256(job.out / name, before.get(name))])
+        if record and not (job.out / f"{case}.json").exists():
+            with suppress(C3S3Error):
+                write_whole(job.out / f"{case}.json", record)
         raise
+
+
+def _content(path: Path) -> bytes:
+    with suppress(OSError):
+        return path.read_bytes()
+    return b""
 
 
 def _earlier_sha256(out: Path, case: str) -> dict[str, str]:
@@ -88,18 +98,23 @@ def _add(loaded: Loaded, job: Job, model: ModelTask, written: list[Path]) -> Out
     if refers_to_source(job.suffix, secondary_capture=job.secondary_capture):
         refuse_changed(task.case.path, loaded.inputs["scan"], task.case.paths)
     row = replace(kept.row, scores=score_case(case, mask, loaded.truth, model.label_values))
+    record, known = job.out / f"{case}.json", kept.outputs
     if kept.mask not in kept.outputs:
-        written.append(job.mask_of(case))
-        write_mask(mask, written[0], job.suffix, segments(model), job.maker)
+        written += [job.mask_of(case), record]
+        stay = {**kept.outputs, kept.mask: kept.mask_sha256}
+        known = save_mask(mask, case, job, model, metadata, stay) | kept.outputs
+    repaired = save_repaired(loaded.scan, job.out, case, job.suffix)
+    written += [repaired] if repaired is not None else []
     result = Result(loaded, mask, model, _uncertainty(kept, job, mask))
     write_pictures(result, job, written)
     metadata["scores"] = {s.label: plain(s.score.flat()) for s in row.scores}
     metadata["scan"] = {**metadata["scan"], "path": str(task.case.path)}
     write_page(result, row, metadata, job, written)
-    content, outputs = case_json(metadata, job.out, written, kept.outputs)
-    written.append(job.out / f"{case}.json")
-    write_whole(written[-1], content)
-    outputs[written[-1].name] = sha256(written[-1])
+    others = [path for path in written if path not in (record, job.mask_of(case))]
+    content, outputs = case_json(metadata, job.out, others, known)
+    written.append(record)
+    write_whole(record, content)
+    outputs[record.name] = sha256(record)
     spent = {**loaded.seconds, "report": time.perf_counter() - started}
     return Outcome(case, task.place, row, None, loaded.inputs, outputs, spent)
 

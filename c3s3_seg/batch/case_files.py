@@ -25,6 +25,7 @@ PROBABILITIES = "probabilities"  # a folder, so that `evaluate` does not take th
 UNCERTAINTY = "uncertainty"
 FOLDERS = (PROBABILITIES, UNCERTAINTY, REPAIRED_FOLDER)
 MARKED = (".json", ".html", ".png")  # types whose content states that this package wrote them
+PICTURES = (*MARKED, ".sc.dcm")  # files that can be made from a mask and its scan
 EARLIER = 32  # hashes of replaced files that are recorded per case
 
 
@@ -115,8 +116,9 @@ def check_places(
 def with_finished(out: Path, case: str, recorded: Mapping[str, str]) -> dict[str, str]:
     """Return the recorded hashes; those of masks and maps without one are taken from the case's JSON.
 
-    The JSON is written after them: if a run was killed before it recorded the case, they are finished, and a
-    person may have edited them since. Pictures and pages may be half replaced beside an older JSON.
+    The JSON has the hash of a mask before the mask has its name, and those of maps when all are written: if a
+    run was killed before it recorded the case, a person may have edited them since. Pictures and pages may be
+    half replaced beside an older JSON.
 
     Parameters
     ----------
@@ -128,9 +130,8 @@ def with_finished(out: Path, case: str, recorded: Mapping[str, str]) -> dict[str
     if all(recorded.values()):
         return dict(recorded)
     listed = listed_in_json(out, [f"{case}.json"])
-    pictures = (*MARKED, ".sc.dcm")
     return {
-        name: known or ("" if name.endswith(pictures) else listed.get(name, ""))
+        name: known or ("" if name.endswith(PICTURES) else listed.get(name, ""))
         for name, known in recorded.items()
     }
 

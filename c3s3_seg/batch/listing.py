@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from c3s3_seg.batch.case_files import FOLDERS, PICTURES
 from c3s3_seg.batch.gather import take_over
 from c3s3_seg.batch.inputs import collect
 from c3s3_seg.batch.job import BatchPlan, CaseTask, Job, primary_weights
@@ -32,9 +35,9 @@ class ListedCase:
         `new`, `unfinished`, `failed before`, `passed over before` or `done`, as the journal of the output
         folder states.
     to_do
-        Whether the case would be segmented, as far as the journal tells: it was not finished, a file of it
-        is missing, or its mask is of other weights. Whether a file or a setting has changed is checked only
-        when the batch runs.
+        Whether the case would be segmented, as far as the journal tells: it was not finished, its mask or a
+        map is missing, or its mask is of other weights. Whether a file or a setting has changed is checked
+        only when the batch runs.
     """
 
     name: str
@@ -103,15 +106,26 @@ def _records(
     with copied(journal_path(job.out, plan.shard)) as journal:
         take_over(journal, job.out, plan.shard, cases)
         known = {record.outcome.case: record for record in journal.records()}
-        done = {name: record for name, record in known.items() if record.state == "done"}
-        outdated = {name for name, record in done.items() if _lacks_files(record, job.out)}
+        done = {name: known[name] for name in cases if name in known and known[name].state == "done"}
+        there = _names(job.out)
+        outdated = {name for name, record in done.items() if not there.issuperset(_of_network(record))}
         if weights is not None:
             outdated |= {name for name, r in done.items() if _is_of_others(journal.details(r.run), weights)}
     return known, outdated
 
 
-def _lacks_files(record: JournalRecord, out: Path) -> bool:
-    return not all((out / name).is_file() for name in record.outcome.outputs)
+def _names(out: Path) -> set[str]:
+    """Return the files of a folder: one listing of each of its folders, as a file server may be slow."""
+    names = set()
+    for prefix in ("", *(f"{name}/" for name in FOLDERS)):
+        with suppress(OSError):
+            names |= {prefix + name for name in os.listdir(out / prefix)}
+    return names
+
+
+def _of_network(record: JournalRecord) -> list[str]:
+    """Return the mask and the maps of a case; its other files are made again without the network."""
+    return [name for name in record.outcome.outputs if not name.endswith(PICTURES)]
 
 
 def _is_of_others(run: Mapping[str, Any] | None, weights: Mapping[str, str]) -> bool:

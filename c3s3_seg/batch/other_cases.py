@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_args
 
+from c3s3_seg.batch.case_files import has_sha256
 from c3s3_seg.batch.journal import Journal, JournalRecord
 from c3s3_seg.io.formats import mask_path
 from c3s3_seg.report.rows import PredictionRow
@@ -33,7 +34,12 @@ class OtherCases:
 
 
 def other_cases(
-    journal: Journal, out: Path, settings: Mapping[str, Any], ours: Mapping[str, str], scans: Collection[str]
+    journal: Journal,
+    out: Path,
+    settings: Mapping[str, Any],
+    given: Collection[str],
+    failed: Collection[str],
+    scans: Collection[str],
 ) -> OtherCases:
     """Return the other cases of a folder.
 
@@ -45,18 +51,20 @@ def other_cases(
         The output folder.
     settings
         Weights, settings and request of this run, as in its record.
-    ours
-        Name of each case of this run -> place of its scan; "" if the mask of its name is not that of another
-        scan, whatever the journal has.
+    given, failed
+        Names of the cases of this run, and of those of them that failed or were refused: an earlier mask of
+        this name counts if it is as it was written, as that of another scan or one that got no report.
     scans
-        sha256 of their scans.
+        sha256 of the scans of the cases that did not fail.
     """
     rows, left_out, there = [], 0, set(os.listdir(out))  # one listing, as a file server may be slow
     for record in journal.records():
         row, scan = record.outcome.row, record.outcome.inputs.get("scan")
-        if record.state != "done" or row is None or ours.get(row.case) in ("", record.outcome.scan):
+        if record.state != "done" or row is None or (row.case in given and row.case not in failed):
             continue
         before = journal.details(record.run) or {}
+        if row.case in failed and not _is_as_written(record, before, out):
+            continue
         alike = scan not in scans and _is_alike(before, settings)
         if alike and there.issuperset(_files(record, before, out)):
             rows.append(row)
@@ -81,7 +89,19 @@ def _is_alike(before: Mapping[str, Any], now: Mapping[str, Any]) -> bool:
     return len(keys) == 2 and keys[0] == keys[1]
 
 
+def _mask_of(record: JournalRecord, before: Mapping[str, Any], out: Path) -> list[str]:
+    """Return the name of the mask of a case; none if its format is not known any more."""
+    suffix = before["request"].get("suffix")
+    return [mask_path(out, record.outcome.case, suffix).name] if suffix in get_args(MaskFormat) else []
+
+
 def _files(record: JournalRecord, before: Mapping[str, Any], out: Path) -> set[str]:
     """Return the names of the mask and of the JSON of a case; pages, pictures and maps can be made again."""
-    case, suffix = record.outcome.case, before["request"].get("suffix")
-    return {f"{case}.json", *([mask_path(out, case, suffix).name] if suffix in get_args(MaskFormat) else [])}
+    return {f"{record.outcome.case}.json", *_mask_of(record, before, out)}
+
+
+def _is_as_written(record: JournalRecord, before: Mapping[str, Any], out: Path) -> bool:
+    if not isinstance(before.get("request"), dict):
+        return False
+    names = _mask_of(record, before, out)
+    return all(has_sha256(out / name, record.outcome.outputs.get(name)) for name in names)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -57,7 +58,10 @@ def _write(predicted: Predicted, job: Job, model: ModelTask, written: list[Path]
         # The scan's headers are read once more: they must be those of the slices that were segmented.
         refuse_changed(case.path, loaded.inputs["scan"], case.paths)
     scores = score_case(case.name, prediction.mask, loaded.truth, model.label_values)
-    record = _save_mask(predicted, job, model, written)
+    record = job.out / f"{case.name}.json"
+    written += [job.mask_of(case.name), record]
+    early = {**_scan_record(predicted), "labels": model.label_values}
+    known = save_mask(prediction.mask, case.name, job, model, early)
     repaired = save_repaired(scan, job.out, case.name, job.suffix)
     written += [repaired] if repaired is not None else []
     _save_probabilities(case, prediction, job, written)
@@ -70,28 +74,49 @@ def _write(predicted: Predicted, job: Job, model: ModelTask, written: list[Path]
     metadata = _metadata(predicted, row, spent, job, model)
     write_page(result, row, metadata, job, written)
     hashing = time.perf_counter()
-    content, outputs = case_json(metadata, job.out, [path for path in written if path != record])
+    content, outputs = case_json(metadata, job.out, written[2:], known)
     write_whole(record, content)
     outputs[record.name] = sha256(record)
     spent["hash"] = spent.get("hash", 0.0) + time.perf_counter() - hashing
     return Outcome(case.name, loaded.task.place, row, None, loaded.inputs, outputs, spent)
 
 
-def _save_mask(predicted: Predicted, job: Job, model: ModelTask, written: list[Path]) -> Path:
-    """Write the mask and, just before it has its name, the case's JSON with its hash; return the JSON's path.
+def save_mask(
+    mask: Volume,
+    case: str,
+    job: Job,
+    model: ModelTask,
+    metadata: dict[str, Any],
+    others: Mapping[str, str] | None = None,
+) -> dict[str, str]:
+    """Write a mask and, just before it has its name, the case's JSON with its hash.
 
     After a kill nobody could tell whether a person has edited a mask whose hash is unknown.
+
+    Parameters
+    ----------
+    mask, case, job, model
+        The mask, the name of its case, the options and the model's task.
+    metadata
+        Content of the JSON, without files.
+    others
+        File -> sha256 of other files of the case that the JSON is to list.
+
+    Returns
+    -------
+    dict
+        File name of the mask -> sha256.
     """
-    case = predicted.loaded.task.case.name
-    mask, record = job.mask_of(case), job.out / f"{case}.json"
-    metadata = {**_scan_record(predicted), "labels": model.label_values}
+    path = job.mask_of(case)
+    known: dict[str, str] = {}
 
     def record_mask(aside: Path) -> None:
-        write_whole(record, case_json(metadata, job.out, (), {mask.name: sha256(aside)})[0])
+        known[path.name] = sha256(aside)
+        content, _ = case_json(metadata, job.out, (), {**known, **(others or {})})
+        write_whole(job.out / f"{case}.json", content)
 
-    written += [mask, record]
-    write_mask(predicted.prediction.mask, mask, job.suffix, segments(model), job.maker, record_mask)
-    return record
+    write_mask(mask, path, job.suffix, segments(model), job.maker, record_mask)
+    return known
 
 
 @dataclass(frozen=True, eq=False)

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any, get_args
 
 from c3s3_seg.batch.case_files import (
-    FOLDERS,
     PROBABILITIES,
+    UNCERTAINTY,
     RequestedMaps,
     check_places,
     check_unchanged,
@@ -331,7 +331,7 @@ def _kept(
     mask, wanted = mask_path(job.out, case, before).name, set(file_names(job, case, request.maps))
     if before != job.suffix and mask in wanted:  # the new mask would be written over the one that is kept
         return None
-    maps = {name for name in outputs if name.partition("/")[0] in FOLDERS}
+    maps = {name for name in outputs if name.partition("/")[0] in (PROBABILITIES, UNCERTAINTY)}
     if not request.maps.probabilities:
         maps = {name for name in maps if not name.startswith(f"{PROBABILITIES}/")}
     stay = [name for name in outputs if name in maps or (name == mask and before == job.suffix)]

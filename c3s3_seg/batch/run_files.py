@@ -109,14 +109,10 @@ class RunFiles:
     ) -> list[PredictionRow]:
         """Return the cases of this run and, unless it is a share, those of earlier runs into the folder."""
         if self.shard is None:
-            # A case that was refused may have the name of an earlier one, of another scan, whose mask is
-            # still there.
-            ours = dict.fromkeys(self.names, "") | {
-                o.case: o.scan for o in outcomes.values() if o.row is None
-            }
+            failed = {o.case for o in outcomes.values() if o.row is None}
             scans = {o.inputs["scan"] for o in outcomes.values() if o.row is not None}
             settings = journal.details(journal.run) or {}
-            self.others = other_cases(journal, self.job.out, settings, ours, scans)
+            self.others = other_cases(journal, self.job.out, settings, self.names, failed, scans)
         if not self.others.rows:
             return list(rows)
         return sorted((*rows, *self.others.rows), key=lambda row: row.case)

@@ -75,16 +75,16 @@ def calibrate(
 
 def _without_limit(bundle: ModelBundle, splits: Splits) -> str:
     from c3s3_seg.training.bundles.calibrate import LEAST_CASES
-    from c3s3_seg.training.bundles.learnt_cases import INHERITED, among, learnt_hashes
+    from c3s3_seg.training.bundles.learnt_cases import among, learnt_hashes
 
     if len(bundle.members()) < 2:
         return "the bundle holds one network"
     if len(splits.validation) < LEAST_CASES:
         return f"the data set has {len(splits.validation)} validation cases, wanted {LEAST_CASES} or more"
-    if seen := among(splits.validation, learnt_hashes(bundle, [INHERITED])):
+    if seen := among(splits.validation, learnt_hashes(bundle)):
         return (
-            f"{len(seen)} validation cases have the names of cases that the bundle which it began from, or"
-            " its teacher, was trained on"
+            f"{len(seen)} validation cases have the names of cases that its linked bundle, the bundle"
+            " which it began from, or its teacher was trained on"
         )
     return ""
 

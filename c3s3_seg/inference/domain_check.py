@@ -176,7 +176,7 @@ def check_frame(
     if any("not known" in note for note in scan.source.notes):
         result += CheckResult((), ("left and right may be swapped: the file does not say which is which",))
     if any(DIRECTIONS in note for note in scan.source.notes):
-        what = "left and right may be swapped: sform and qform of the file give its axes other directions"
+        what = "sides of the patient may be swapped: sform and qform of the file name different ones"
         result += CheckResult((), (what,))
     return result
 

@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from helpers.batches import MODEL
 from helpers.command import run
@@ -15,7 +16,9 @@ from c3s3_seg.batch import BatchPlan, Job, Model, predict_cases, verify
 from c3s3_seg.batch.ledger import Ledger
 from c3s3_seg.batch.other_cases import OtherCases
 from c3s3_seg.batch.records import Outcome
+from c3s3_seg.geometry.volume import Geometry
 from c3s3_seg.inference import Settings
+from c3s3_seg.io import load, save
 from c3s3_seg.system.shard import Shard
 
 pytestmark = pytest.mark.slow
@@ -148,11 +151,35 @@ def test_a_share_lists_its_own_cases(small_scans: Path, out: Path) -> None:
     assert "case-" not in after
 
 
-def test_a_mask_that_is_refused_as_edited_is_a_failure_alone(small_scans: Path, out: Path) -> None:
+@pytest.mark.parametrize("moved", [False, True])
+def test_a_mask_that_is_refused_as_edited_is_a_failure_alone(
+    small_scans: Path, out: Path, moved: bool
+) -> None:
     """Its earlier result was listed too, with the volumes of the mask before it was edited."""
     predict(out, small_scans)
+    small_scans = small_scans.rename(small_scans.with_name("moved")) if moved else small_scans
     (out / "case-1.nii.gz").write_bytes(b"edited")
     others = predict(out, small_scans)
     assert (others.rows, others.left_out) == ((), 0)
     assert [case for case, error in listed(out) if error] == ["case-1"]
     assert len(listed(out)) == 5
+
+
+def test_a_case_that_gets_no_report_keeps_its_result(small_scans: Path, out: Path) -> None:
+    """Its mask stays, so the table has its volumes, and the failure."""
+    predict(out, small_scans)
+    truth = out.parent / "truth"
+    truth.mkdir()
+    for path in small_scans.iterdir():
+        scan = load(path)
+        array = (scan.array > 200).astype(np.uint8)
+        save(scan.geometry.volume(array), truth / path.name)
+    other = Geometry.build((9, 9, 9), (1, 1, 1)).volume(np.ones((9, 9, 9), np.uint8))
+    save(other, truth / "case-1.nii.gz")
+    others = predict(out, small_scans, truth=truth)
+    assert [row.case for row in others.rows] == ["case-1"]
+    assert [(case, bool(error)) for case, error in listed(out)] == [
+        *((f"case-{n}", False) for n in range(5)),
+        ("case-1", True),
+    ]
+    assert verify(out).holds

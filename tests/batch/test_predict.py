@@ -483,20 +483,26 @@ def test_a_folder_that_becomes_read_only_costs_no_result(
 KILLED = """
 import os, signal, sys
 from pathlib import Path
-from c3s3_seg.batch import Job, output, predict_cases
+from c3s3_seg.batch import Job, additions, output, predict_cases
 from helpers.batches import MODEL
-output.write_pictures = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
-scan, out = map(Path, sys.argv[1:])
-predict_cases([scan], MODEL, Job(out, allow_out_of_domain=True))
+additions.write_pictures = output.write_pictures = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
+scan, out = map(Path, sys.argv[1:3])
+job = Job(out, sys.argv[3], allow_out_of_domain=True, preview=sys.argv[4] == "preview")
+predict_cases([scan], MODEL, job)
 """
+
+
+def killed(scan: Path, out: Path, suffix: str = "nii.gz", preview: str = "") -> None:
+    """Start a run that is killed after it has written its mask."""
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    words = [sys.executable, "-c", KILLED, scan, out, suffix, preview]
+    assert subprocess.run(words, env=environment, check=False).returncode == -signal.SIGKILL
 
 
 def test_the_hash_of_a_mask_is_recorded_before_the_other_files(small_scans: Path, tmp_path: Path) -> None:
     """A run that was killed while it drew a picture left a mask without a hash, and an edit was lost."""
     scan, out = small_scans / "case-0.nii.gz", tmp_path / "out"
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
-    killed = subprocess.run([sys.executable, "-c", KILLED, scan, out], env=environment, check=False)
-    assert killed.returncode == -signal.SIGKILL
+    killed(scan, out)
     mask = out / "case-0.nii.gz"
     assert listed_in_json(out, ["case-0.json"]) == {mask.name: sha256(mask)}
     written = mask.read_bytes()
@@ -507,6 +513,20 @@ def test_the_hash_of_a_mask_is_recorded_before_the_other_files(small_scans: Path
     mask.write_bytes(written)
     told, _ = run(scan, out)
     assert told.done == ["case-0"]
+    assert verify(out).holds
+
+
+def test_the_hash_of_a_mask_in_another_format_is_recorded_too(small_scans: Path, tmp_path: Path) -> None:
+    scan, out = small_scans / "case-0.nii.gz", tmp_path / "out"
+    run(scan, out)
+    killed(scan, out, "nrrd", "preview")
+    (out / "case-0.nrrd").write_bytes(b"edited by hand")
+    job = Job(out, "nrrd", allow_out_of_domain=True, preview=True)
+    with pytest.raises(InputError, match="edited or is damaged"):
+        predict_cases([scan], MODEL, job)
+    assert (out / "case-0.nrrd").read_bytes() == b"edited by hand"
+    (out / "case-0.nrrd").unlink()
+    assert len(predict_cases([scan], MODEL, job).rows) == 1
     assert verify(out).holds
 
 
@@ -537,6 +557,7 @@ def test_a_dry_run_counts_cases_without_files_and_of_other_weights(small_scans: 
         return {case.name for case in listed if case.to_do}
 
     assert to_do(files) == set()
+    (out / "case-2.json").unlink()  # made again without the network
     (out / "case-3.nii.gz").unlink()
     assert to_do(files) == {"case-3"}
     assert to_do(ModelBundle.find("hippocampus").manifest.files) == {f"case-{n}" for n in range(5)}

@@ -9,7 +9,7 @@ import pytest
 from helpers import command
 from helpers.batches import MODEL, Told
 
-from c3s3_seg.batch import BatchPlan, Job, predict_cases
+from c3s3_seg.batch import BatchPlan, Job, predict_cases, verify
 from c3s3_seg.batch.result import BatchResult
 from c3s3_seg.errors import GeometryError, InputError
 from c3s3_seg.io import load, save
@@ -154,6 +154,11 @@ def test_a_truth_that_was_drawn_on_a_sheared_scan_gets_its_repair(small_scans: P
     (row,) = predict_cases(paths[:1], MODEL, job).rows
     assert [score.label for score in row.scores] == ["left_atrium"]
     assert load(tmp_path / "out" / "repaired" / "case-0.nrrd").geometry.is_orthogonal
+    told = Told()
+    predict_cases(paths[:1], MODEL, replace(job, suffix="nii.gz", preview=True), told)
+    assert told.note.startswith("reports updated for 1 finished case without segmenting again")
+    assert [path.name for path in (tmp_path / "out" / "repaired").iterdir()] == ["case-0.nii.gz"]
+    assert verify(tmp_path / "out").holds
     with pytest.raises(GeometryError, match="not perpendicular"):
         predict_cases(paths[:1], MODEL, replace(job, out=tmp_path / "other", reading=Reading()))
 

@@ -193,6 +193,17 @@ def test_of_a_given_study_the_scan_of_the_modality_is_taken(two_nets: ModelBundl
     assert scan.source.modality == "MR"
 
 
+def test_the_advice_on_a_given_folder_is_one_that_export_can_follow(
+    two_nets: ModelBundle, tmp_path: Path
+) -> None:
+    """It named --series, which `export` does not have."""
+    for number in (1, 2):
+        studies.series(studies.small(), tmp_path / "study" / str(number), "p1", number)
+    with pytest.raises(InputError, match=r"found 2 series.*Give another scan to compare on") as found:
+        check_scans(two_nets, [tmp_path / "study"])
+    assert "--series" not in (found.value.todo or "")
+
+
 def test_the_largest_tile_of_an_engine_is_that_of_its_probabilities(two_nets: ModelBundle) -> None:
     """Without it the whole volume was given to an engine that takes sides of at most 192."""
     even = lambda patches: np.full((len(patches), 2, *patches.shape[2:]), 0.5, np.float32)  # noqa: E731

@@ -385,6 +385,13 @@ def test_a_folder_that_cannot_be_is_refused_before_the_work(
     assert (tmp_path / "file").read_bytes() == b"mine"
 
 
+def test_the_bundles_own_folder_is_not_one_of_a_stand_alone_export(
+    two_nets: ModelBundle, noise: Volume, no_tracing: None
+) -> None:
+    with pytest.raises(InputError, match=r"is the bundle's own folder.*leave -o out"):
+        export_folder(two_nets, "onnx", GraphSpec(), two_nets.folder, [noise])
+
+
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
 def test_a_folder_that_is_denied_is_refused_before_the_work(
     two_nets: ModelBundle, noise: Volume, tmp_path: Path, no_tracing: None

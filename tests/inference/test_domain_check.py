@@ -64,7 +64,7 @@ def test_a_scan_like_the_others_passes(domain: Domain) -> None:
         (
             scan(2, notes=(f"sform and qform disagree, also in {DIRECTIONS}",)),
             "warn",
-            "may be swapped: sform",
+            "sides of the patient may be swapped",
         ),
     ],
 )

@@ -168,10 +168,14 @@ def test_a_model_without_a_domain_says_that_nothing_was_compared(bundle, phantom
         Predictor(task, [Threshold(0.5)]).check(other)
 
 
+def test_a_region_that_is_too_small_is_blamed_itself(bundle, phantom) -> None:
+    with pytest.raises(DomainError, match=r"field of view is .* Give another region \(roi=\)"):
+        Predictor(bundle.task, [Threshold(0.5)]).check(phantom.scan, roi="0:1,0:40,0:40")
+
+
 LARGE = """
 import re, sys
 from dataclasses import replace
-from importlib.util import find_spec
 import numpy as np
 sys.path.insert(0, "tests")
 from helpers.threshold import Threshold, ball

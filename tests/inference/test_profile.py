@@ -9,7 +9,7 @@ from c3s3_seg.bundle import ModelBundle
 from c3s3_seg.errors import ConfigError, InputError
 from c3s3_seg.inference import Settings, open_predictor
 from c3s3_seg.inference.backends import select
-from c3s3_seg.inference.backends.select import BackendRequest
+from c3s3_seg.inference.backends.select import MOST_THREADS, BackendRequest
 from c3s3_seg.inference.tuning import profile
 from c3s3_seg.inference.tuning.profile import (
     Best,
@@ -142,3 +142,11 @@ def test_it_does_not_decide_what_cannot_be_had(bundle: ModelBundle, tmp_path: Pa
     predictor = open_predictor(without, settings=Settings(profile=path))
     assert predictor.backends[0].name == "torch"
     assert predictor.record()["profile"]["why"] == "the bundle has no ONNX graph for onnx"
+
+
+@pytest.mark.parametrize("threads", [0, MOST_THREADS + 1])
+def test_a_number_of_threads_that_no_runtime_takes_is_refused(threads: int) -> None:
+    with pytest.raises(InputError, match=f"found {threads} threads, wanted 1 to {MOST_THREADS}"):
+        BackendRequest("openvino", threads=threads)
+    with pytest.raises(ValueError, match=f"1 to {MOST_THREADS} threads"):
+        Best("openvino", threads, 1.0, 1.0, 1.0, 1, 1.0)

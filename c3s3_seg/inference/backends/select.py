@@ -23,8 +23,8 @@ PACKAGES: dict[str, tuple[str, str]] = {
     "onnx": ("onnxruntime", f"{to_install('onnx')}; on CUDA gpu in place of onnx"),
     "torch": ("torch", to_install("train")),
 }
-# Fields of `BackendRequest` and their kinds; the other fields are compared with their lists of words.
 MOST_THREADS = 4096  # runtimes fail on larger numbers, with messages about the graph
+# Fields of `BackendRequest` and their kinds; the other fields are compared with their lists of words.
 KINDS = {"threads": WHOLE_NUMBER.or_none(), "channels_last": FLAG, "cuda_graphs": FLAG}
 
 

@@ -147,5 +147,6 @@ def _are_contrary(sform: NDArray[np.float64], qform: NDArray[np.float64]) -> boo
 
     Then the forms name different sides of the patient for it, or different axes.
     """
-    one, other = (form[:3, :3] / np.linalg.norm(form[:3, :3], axis=0) for form in (sform, qform))
-    return bool((one * other).sum(axis=0).min() < math.sqrt(0.5))
+    one, other = sform[:3, :3], qform[:3, :3]
+    lengths = np.linalg.norm(one, axis=0) * np.linalg.norm(other, axis=0)
+    return bool(((one * other).sum(axis=0) < math.sqrt(0.5) * lengths).any())

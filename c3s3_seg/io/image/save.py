@@ -84,13 +84,12 @@ def save(
         _keep_forms(forms, volume.geometry, aside)
         sync(aside)
         _compare(array, volume.geometry, aside, forms)
-        if ready is not None:
-            ready(aside)
-        os.replace(aside, path)
-        sync(path.parent)
+        _publish(aside, path, ready)
     except GeometryError as error:  # no lack of room
         what = f"the file could not be written in full: {error.what}"
         raise GeometryError(what, where=path, todo=error.todo) from error
+    except StorageError:  # of what `ready` writes
+        raise
     except InputError as error:
         raise _unwritten(path, error.what, array.nbytes) from error
     except MemoryLimitError as error:  # it names the temporary file
@@ -105,6 +104,13 @@ def save(
     finally:
         with suppress(OSError):
             aside.unlink(missing_ok=True)
+
+
+def _publish(aside: Path, path: Path, ready: Callable[[Path], None] | None) -> None:
+    if ready is not None:
+        ready(aside)
+    os.replace(aside, path)
+    sync(path.parent)
 
 
 def _check_note(note: str, path: Path) -> None:

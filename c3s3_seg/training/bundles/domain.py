@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -18,7 +18,7 @@ from c3s3_seg.geometry.volume import Volume
 from c3s3_seg.io import load, load_mask
 from c3s3_seg.system.progress import Progress
 from c3s3_seg.system.schema import parse
-from c3s3_seg.training.bundles.learnt_cases import TRAINED, among, learnt_hashes
+from c3s3_seg.training.bundles.learnt_cases import TRAINED, among
 from c3s3_seg.training.folds import read_splits
 from c3s3_seg.training.settings import DataConfig
 
@@ -83,17 +83,12 @@ def trained_splits(bundle: ModelBundle, folder: Path) -> tuple[DataSet, Splits]:
     Raises
     ------
     InputError, ConfigError
-        Same as in `read_splits`; also if a validation case was trained on, also by a network of a linked
-        bundle, or the data set has the cases that the bundle was validated on, but is no longer divided as it
-        was.
+        Same as in `read_splits`; also if a validation case was trained on, or the data set has the cases that
+        the bundle was validated on, but is no longer divided as it was.
     """
     record = bundle.manifest.training
-    if "ensemble" in record:
-        data, splits = _splits_of_ensemble(record, folder, bundle.folder)
-    else:
-        data, splits = _splits_of_run(record, folder, bundle.folder)
-    _refuse_learnt(learnt_hashes(bundle, [TRAINED]), data, splits)
-    return data, splits
+    splits_of = _splits_of_ensemble if "ensemble" in record else _splits_of_run
+    return splits_of(record, folder, bundle.folder)
 
 
 def _splits_of_ensemble(record: dict[str, Any], folder: Path, where: Path) -> tuple[DataSet, Splits]:
@@ -127,7 +122,9 @@ def _check_division(record: dict[str, Any], data: DataSet, splits: Splits) -> No
     names' hashes are older; without validation cases, only the number of their labelled cases is compared.
     """
     hashes = set(record.get(TRAINED, ()))
-    _refuse_learnt(hashes, data, splits)
+    for case in among(splits.validation, hashes):
+        what = f"has {case!r} among the validation cases, and the model was trained on it"
+        raise InputError(what, where=data.folder / INDEX, todo=AS_THEN)
     validated = {case for cases in record.get("validation_cases", {}).values() for case in cases}
     if (validated or hashes) and validated.isdisjoint(data.splits.cases):
         return
@@ -140,12 +137,6 @@ def _check_division(record: dict[str, Any], data: DataSet, splits: Splits) -> No
         where=data.folder / INDEX,
         todo=AS_THEN,
     )
-
-
-def _refuse_learnt(hashes: Collection[str], data: DataSet, splits: Splits) -> None:
-    for case in among(splits.validation, hashes):
-        what = f"has {case!r} among the validation cases, and the model was trained on it"
-        raise InputError(what, where=data.folder / INDEX, todo=AS_THEN)
 
 
 def merge_domains(domains: Sequence[Domain | None]) -> Domain | None:

@@ -32,24 +32,18 @@ def training_records(bundle: ModelBundle) -> list[dict[str, Any]]:
     ]
 
 
-def learnt_hashes(bundle: ModelBundle, keys: Iterable[str] = (TRAINED, INHERITED)) -> set[str]:
+def learnt_hashes(bundle: ModelBundle) -> set[str]:
     """Return the `name_hash` of the cases that some network of a bundle has learnt from.
 
-    Parameters
-    ----------
-    bundle
-        Bundle; older ones do not record their cases.
-    keys
-        `TRAINED`: the cases of the runs themselves. `INHERITED`: those of the bundles that the runs began
-        from, and of their teachers.
+    With those of the bundles that the runs began from, and of their teachers. Older bundles record no cases.
 
     Raises
     ------
     InputError
         Same as in `training_records`.
     """
-    keys = tuple(keys)
-    return {digest for record in training_records(bundle) for key in keys for digest in record.get(key, ())}
+    records = training_records(bundle)
+    return {digest for record in records for key in (TRAINED, INHERITED) for digest in record.get(key, ())}
 
 
 def among(cases: Iterable[str], hashes: Collection[str]) -> list[str]:
