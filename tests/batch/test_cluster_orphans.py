@@ -108,11 +108,11 @@ def idle(out: Path) -> bool:
 
 @contextmanager
 def stopped_in_a_case(worker: int, out: Path) -> Iterator[None]:
-    """Stop a worker during the block: it has written a mask, and not yet the JSON of that case."""
+    """Stop a worker during the block: it has written a mask, and not yet the page of that case."""
     end = time.monotonic() + 100
     while True:
         os.kill(worker, signal.SIGSTOP)
-        if written(out, "nii.gz") - written(out, "json"):
+        if written(out, "nii.gz") - written(out, "html"):
             break
         os.kill(worker, signal.SIGCONT)
         assert time.monotonic() < end, "no case was begun"
