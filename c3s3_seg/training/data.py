@@ -22,13 +22,13 @@ from c3s3_seg.training.cases import Teach, TrainingCase, read_case
 from c3s3_seg.training.config import TrainConfig
 from c3s3_seg.training.distances import signed_distance
 from c3s3_seg.training.distributed import ProcessGroup
+from c3s3_seg.training.random_streams import BOX, seed_of
 from c3s3_seg.training.settings import AugmentConfig, DataConfig
 
 ALONE = ProcessGroup()
 EMPTY = torch.empty(0)
 Offset = tuple[int, int, int]
 FOCUS = 3.0  # factor by which a label that is not learnt is drawn more often than others
-BOX = 1_008  # takes the place of a crop's number in the seed of a batch's box
 
 
 @dataclass(frozen=True)
@@ -228,7 +228,7 @@ class Sampler:
         )
 
     def _random(self, iteration: int, number: int) -> Generator:
-        return Generator().manual_seed((self.seed * 1_000_003 + iteration) * 1_009 + number)
+        return Generator().manual_seed(seed_of(self.seed, iteration, number))
 
     def _draw(self, cases: list[TrainingCase], number: int, iteration: int, views: Views) -> Drawn:
         """Draw crop `number` of a batch."""

@@ -30,6 +30,7 @@ from c3s3_seg.training.method_settings import without_unread
 from c3s3_seg.training.methods import Method, Stepper, build_method
 from c3s3_seg.training.optimiser import adam, schedule, sgd
 from c3s3_seg.training.precision import Precision, choose
+from c3s3_seg.training.random_streams import of_process, seed_of
 from c3s3_seg.training.records import Cases
 from c3s3_seg.training.resume import changed_settings, refuse_earlier_phase, refuse_shorter
 from c3s3_seg.training.validation import Validation, validate
@@ -108,7 +109,7 @@ class Run:
         terms: dict[str, float] = {"lr": lr}
         self.method.train()
         # Dropout draws from the global generator: with this seed, an iteration depends on its number alone.
-        torch.manual_seed((self.config.run.seed * 1_000_003 + self.iteration) * 1_009 + self.group.rank)
+        torch.manual_seed(seed_of(self.config.run.seed, self.iteration, of_process(self.group.rank)))
         with autocast(self.device, precision):
             for phase in self.stepper(move(batch, self.device), self.iteration):
                 loss = self._descend(phase.loss, phase.optimisers, lr)
