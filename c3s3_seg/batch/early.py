@@ -12,7 +12,7 @@ from c3s3_seg.batch.pipeline import GRACE_S, STUCK
 from c3s3_seg.batch.records import Loaded, Outcome
 from c3s3_seg.bundle import Task
 from c3s3_seg.inference.components import load_library
-from c3s3_seg.inference.memory import MEASURED_FILTERS, costs_of
+from c3s3_seg.inference.memory import ASSUMED, costs_of
 from c3s3_seg.inference.predictor import Predictor
 from c3s3_seg.inference.settings import Settings
 from c3s3_seg.system.hardware import cuda_devices
@@ -37,7 +37,7 @@ class EarlyRead:
         self._wanted = settings.on_device
         # A predictor without networks can check and prepare; comparing networks (uncertainty) is off.
         settings = replace(settings, uncertainty=False, on_device=False)
-        predictor = Predictor(model, (), settings, costs_of("", [MEASURED_FILTERS]))
+        predictor = Predictor(model, (), settings, costs_of("", [ASSUMED]))
         self._task, self._steps = case, Steps(predictor, job)
         self._checked: Loaded | Outcome | None = None
         self._found: Loaded | Outcome | None = None

@@ -79,7 +79,7 @@ def open_predictor(
     for opened in backends:
         if settings.memory_bytes is not None and isinstance(opened, OpenVinoBackend):
             opened.keep = 1  # the memory for the next scan must fit as well
-    costs = costs_of(backends[0].name, [network.filters for network in networks])
+    costs = costs_of(backends[0].name, networks)
     if best is not None and len(networks) == 1:
         costs = best.costs
     calibration = bundle.manifest.uncertainty

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
+from c3s3_seg.bundle import Network
 from c3s3_seg.errors import NO_MEMORY, MemoryLimitError, shown
 from c3s3_seg.inference.tiling import Shape, Tiling
 from c3s3_seg.system.hardware import is_memory_error
@@ -37,21 +38,34 @@ class Costs:
     per_voxel: float
 
 
-# Least-squares fits of the peak memory of processes with VNet and ResVNet of 16 filters, tiles of 0.2 to
-# 2 million voxels: the larger slope and larger base of the two, rounded up; `benchmarks/memory.py --tiles`.
-# Maps grow with the filters; the base is mostly libraries.
+# Least-squares fits of the peak memory of processes with networks of 16 filters, tiles of 0.2 to 2 million
+# voxels, rounded up; `benchmarks/memory.py --tiles`. For VNet and ResVNet they are the larger slope and larger
+# base of the two, for ResEncUNet they are above every measured peak. Maps grow with the filters; the base is
+# mostly libraries.
 MEASURED = {
     "openvino": Costs(350_000_000, 230.0),
     "onnx": Costs(250_000_000, 560.0),
     "torch": Costs(650_000_000, 400.0),
 }
+MEASURED_RESENCUNET = {
+    "openvino": Costs(350_000_000, 285.0),
+    "onnx": Costs(450_000_000, 560.0),
+    "torch": Costs(650_000_000, 420.0),
+}
 MEASURED_FILTERS = 16
+ASSUMED = Network("model", "vnet", MEASURED_FILTERS)  # where the network is not known
 
 
-def costs_of(runtime: str, filters: Sequence[int]) -> Costs:
-    """Return the costs of networks with these filters, all in one runtime; the highest if not measured."""
-    one = MEASURED.get(runtime, max(MEASURED.values(), key=lambda costs: costs.per_voxel))
-    return Costs(one.base, one.per_voxel * sum(filters) / MEASURED_FILTERS)
+def costs_of(runtime: str, networks: Sequence[Network]) -> Costs:
+    """Return the costs of these networks, all in one runtime; the highest if that was not measured."""
+    costs = [_costs(runtime, network) for network in networks]
+    return Costs(max(one.base for one in costs), sum(one.per_voxel for one in costs))
+
+
+def _costs(runtime: str, network: Network) -> Costs:
+    measured = MEASURED_RESENCUNET if network.architecture == "resencunet" else MEASURED
+    one = measured.get(runtime, max(measured.values(), key=lambda costs: costs.per_voxel))
+    return Costs(one.base, one.per_voxel * network.filters / MEASURED_FILTERS)
 
 
 def extras(labels: int, compared: bool, scan_voxels: int) -> int:

@@ -38,7 +38,7 @@ from c3s3_seg.inference.domain_check import (
 )
 from c3s3_seg.inference.mask_builder import MaskBuilder
 from c3s3_seg.inference.memory import (
-    MEASURED_FILTERS,
+    ASSUMED,
     Costs,
     check_free_memory,
     costs_of,
@@ -73,7 +73,7 @@ class Predictor:
     settings
         Settings of inference; None: the defaults.
     costs
-        Memory of the networks; None: the costs measured with 16 filters.
+        Memory of the networks; None: those of V-Nets with 16 filters.
     comparison
         Comparison of the networks, if the settings request it; None: all networks make the mask.
     remarks
@@ -98,7 +98,7 @@ class Predictor:
     ) -> None:
         self.task, self.backends = task, tuple(backends)
         self.settings = (settings or Settings()).for_task(task)
-        self.costs = costs or costs_of(self.backends[0].name, [MEASURED_FILTERS] * len(self.backends))
+        self.costs = costs or costs_of(self.backends[0].name, [ASSUMED] * len(self.backends))
         self.remarks = dict(remarks or {})
         self.comparison = comparison or NetworkComparison(leading=len(self.backends))
         self._place = place_for(self.backends, self.settings)

@@ -1,5 +1,6 @@
 import subprocess
 import sys
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,7 @@ from c3s3_seg.bundle import Label, Task
 from c3s3_seg.bundle.preprocessing import Recipe
 from c3s3_seg.errors import MemoryLimitError
 from c3s3_seg.inference import Predictor, Settings
-from c3s3_seg.inference.memory import MEASURED, Budget, Costs, costs_of, smaller
+from c3s3_seg.inference.memory import ASSUMED, MEASURED, MEASURED_RESENCUNET, Budget, Costs, costs_of, smaller
 from c3s3_seg.inference.tiled_network import TiledNetwork
 from c3s3_seg.inference.tiling import Shape, Tiling
 
@@ -52,9 +53,20 @@ def test_too_little_is_refused_with_what_it_would_take() -> None:
 
 
 def test_costs_grow_with_the_filters_and_the_networks() -> None:
-    one, both = costs_of("openvino", [16]), costs_of("openvino", [16, 16])
-    assert both.per_voxel == 2 * one.per_voxel == 4 * costs_of("openvino", [8]).per_voxel
-    assert costs_of("something new", [16]).per_voxel == max(c.per_voxel for c in MEASURED.values())
+    one, both = costs_of("openvino", [ASSUMED]), costs_of("openvino", [ASSUMED] * 2)
+    half = costs_of("openvino", [replace(ASSUMED, filters=8)])
+    assert both.per_voxel == 2 * one.per_voxel == 4 * half.per_voxel
+    assert costs_of("something new", [ASSUMED]).per_voxel == max(c.per_voxel for c in MEASURED.values())
+
+
+@pytest.mark.parametrize("runtime", MEASURED)
+def test_a_network_of_another_architecture_has_the_costs_measured_with_it(runtime: str) -> None:
+    larger = replace(ASSUMED, architecture="resencunet", filters=32)
+    measured = MEASURED_RESENCUNET[runtime]
+    assert costs_of(runtime, [larger]) == Costs(measured.base, 2 * measured.per_voxel)
+    both = costs_of(runtime, [ASSUMED, larger])
+    assert both.base == max(MEASURED[runtime].base, measured.base)
+    assert both.per_voxel == MEASURED[runtime].per_voxel + 2 * measured.per_voxel
 
 
 def test_what_to_try_when_memory_was_full() -> None:

@@ -14,7 +14,7 @@ from c3s3_seg.geometry.volume import Geometry
 from c3s3_seg.inference import BackendRequest, Predictor, Settings, open_predictor
 from c3s3_seg.inference.arrays import HOST
 from c3s3_seg.inference.device.arrays import TorchArrays
-from c3s3_seg.inference.memory import costs_of
+from c3s3_seg.inference.memory import ASSUMED, costs_of
 from c3s3_seg.inference.place import GPU_SHARE, DevicePlace, HostPlace, memory_limit, place_for
 from c3s3_seg.inference.tiled_network import TiledNetwork
 
@@ -148,7 +148,7 @@ def test_tiles_do_not_depend_on_what_networks_keep(
     monkeypatch.setattr("c3s3_seg.inference.tiled_network.arrays_of", lambda _: gpu)
     tiles, kept = [], []
     for network in (Keeping("cuda:0", 0), Keeping("cuda:0", 3 * 10**9)):
-        tiled = TiledNetwork(bundle.task, (network,), Settings(whole=True), costs_of("torch", [16]))
+        tiled = TiledNetwork(bundle.task, (network,), Settings(whole=True), costs_of("torch", [ASSUMED]))
         tiles.append(tiled(volume, volume.numel()).tiling.tile)
         kept.append(network.kept_memory > 0)
     assert tiles == [(96, 96, 96)] * 2
@@ -197,7 +197,7 @@ def test_a_scan_is_not_compared_with_what_the_one_before_holds_on_a_gpu(
 def test_on_a_gpu_tiles_are_the_usual_ones_while_they_fit(
     bundle: ModelBundle, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    task, costs = replace(bundle.task, overlap=None), costs_of("torch", [16])
+    task, costs = replace(bundle.task, overlap=None), costs_of("torch", [ASSUMED])
     volume = torch.zeros(96, 96, 96)
 
     def tile(left: int, **settings: Any) -> tuple[int, int, int]:

@@ -15,7 +15,7 @@ from c3s3_seg.errors import InputError
 from c3s3_seg.geometry.box import Box, parse_box
 from c3s3_seg.geometry.volume import Geometry, Volume
 from c3s3_seg.inference.domain_check import DomainError
-from c3s3_seg.inference.memory import costs_of
+from c3s3_seg.inference.memory import ASSUMED, costs_of
 from c3s3_seg.inference.predictor import CheckedScan, Predictor
 from c3s3_seg.inference.roi import find_region
 from c3s3_seg.inference.settings import Settings
@@ -201,9 +201,10 @@ def test_smaller_tiles_in_the_coarse_search_are_noted_once() -> None:
 
 def test_the_coarse_search_counts_on_the_memory_of_its_own_network() -> None:
     """With two networks of 32 filters, the single network that searches takes half of their memory."""
-    costs = costs_of("openvino", [32, 32])
+    network = replace(ASSUMED, filters=32)
+    costs = costs_of("openvino", [network, network])
     predictor = Predictor(ct_task(), [Threshold(0.6)] * 2, costs=costs)
-    assert predictor._foreground().predictor.costs == costs_of("openvino", [32])
+    assert predictor._foreground().predictor.costs == costs_of("openvino", [network])
 
 
 def test_a_region_reaches_the_last_planes_of_a_scan() -> None:
