@@ -39,9 +39,9 @@ class Costs:
 
 
 # Least-squares fits of the peak memory of processes with networks of 16 filters, tiles of 0.2 to 2 million
-# voxels, rounded up; `benchmarks/memory.py --tiles`. For VNet and ResVNet they are the larger slope and larger
-# base of the two, for ResEncUNet they are above every measured peak. Maps grow with the filters; the base is
-# mostly libraries.
+# voxels, rounded up; `benchmarks/memory.py --tiles`. For VNet and ResVNet: the larger slope and base of
+# the two. For ResEncUNet: values above every measured peak. Maps grow with the filters; the base is mostly
+# libraries.
 MEASURED = {
     "openvino": Costs(350_000_000, 230.0),
     "onnx": Costs(250_000_000, 560.0),
