@@ -15,7 +15,8 @@ from c3s3_seg.system.names import printable
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from rich.console import Console, RenderableType
+    from rich.console import Console, ConsoleOptions, RenderableType
+    from rich.table import Table
 
     from c3s3_seg.report.rows import Failure
 
@@ -148,14 +149,27 @@ def show(table: RenderableType) -> None:
     """Print a table on stdout, as wide as the terminal, or wider rather than without a part of its cells."""
     from rich.console import Console
     from rich.measure import Measurement
+    from rich.table import Table
 
     if sys.stdout is None:  # closed by the parent process: the written files matter
         return
     # In a pipe or a log file there is no width to keep to.
     console = Console(width=None if sys.stdout.isatty() else 160, file=cast("IO[str]", _Tolerant(sys.stdout)))
     unlimited = console.options.update(max_width=WIDEST)
+    if isinstance(table, Table):
+        _keep_whole(table, console, unlimited)
     console.width = max(console.width, Measurement.get(console, unlimited, table).minimum)
     console.print(table)
+
+
+def _keep_whole(table: Table, console: Console, unlimited: ConsoleOptions) -> None:
+    """Give the columns that are not wrapped the width of their widest cell; rich counts its longest word."""
+    from rich.measure import Measurement
+
+    for column in table.columns:
+        if column.no_wrap:
+            cells = [column.header, *column.cells]
+            column.min_width = max(Measurement.get(console, unlimited, cell).maximum for cell in cells)
 
 
 def _console_on_stderr() -> Console:

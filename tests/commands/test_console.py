@@ -184,3 +184,19 @@ def test_a_narrow_terminal_gets_all_of_a_table(monkeypatch: pytest.MonkeyPatch) 
 @pytest.mark.parametrize("given", [["png, html"], ["png,", "html"], ["png", "html,"], ["png,,html"]])
 def test_words_of_a_list_may_have_commas_and_spaces(given: list[str]) -> None:
     assert report_files(given) == {"png", "html"}
+
+
+def test_a_narrow_terminal_shows_figures_with_spaces_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    from rich.table import Table
+
+    table = Table("Case", "Label")
+    for _ in range(8):
+        table.add_column("95% interval", no_wrap=True)
+    table.add_row("hippocampus_004", "posterior", *["1.33 (1 infinite)", "0.854 ± 0.006"] * 4)
+    monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.setattr(sys, "stdout", out := _Terminal())
+    show(table)
+    assert "…" not in out.getvalue()
+    assert out.getvalue().count("1.33 (1 infinite)") == 4
+    assert out.getvalue().count("0.854 ± 0.006") == 4
+    assert out.getvalue().count("95% interval") == 8
