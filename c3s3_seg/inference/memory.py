@@ -39,31 +39,36 @@ class Costs:
 
 
 # Least-squares fits of the peak memory of processes with networks of 16 filters, tiles of 0.2 to 2 million
-# voxels, rounded up; `benchmarks/memory.py --tiles`. For VNet and ResVNet: the larger slope and base of
-# the two. For ResEncUNet: values above every measured peak. Maps grow with the filters; the base is mostly
+# voxels, rounded up; `benchmarks/memory.py --tiles`. VNet and ResVNet share the larger slope and base of the
+# two; the values of ResEncUNet are above every measured peak. Maps grow with the filters; the base is mostly
 # libraries.
-MEASURED = {
+VNETS = {
     "openvino": Costs(350_000_000, 230.0),
     "onnx": Costs(250_000_000, 560.0),
     "torch": Costs(650_000_000, 400.0),
 }
-MEASURED_RESENCUNET = {
-    "openvino": Costs(350_000_000, 285.0),
-    "onnx": Costs(450_000_000, 560.0),
-    "torch": Costs(650_000_000, 420.0),
+MEASURED = {
+    "vnet": VNETS,
+    "resvnet": VNETS,
+    "resencunet": {
+        "openvino": Costs(350_000_000, 285.0),
+        "onnx": Costs(450_000_000, 560.0),
+        "torch": Costs(650_000_000, 420.0),
+    },
 }
+LARGEST = "resencunet"  # stands for an architecture that was not measured
 MEASURED_FILTERS = 16
 ASSUMED = Network("model", "vnet", MEASURED_FILTERS)  # where the network is not known
 
 
 def costs_of(runtime: str, networks: Sequence[Network]) -> Costs:
-    """Return the costs of these networks, all in one runtime; the highest if that was not measured."""
+    """Return the costs of these networks, all in one runtime; the highest for what was not measured."""
     costs = [_costs(runtime, network) for network in networks]
     return Costs(max(one.base for one in costs), sum(one.per_voxel for one in costs))
 
 
 def _costs(runtime: str, network: Network) -> Costs:
-    measured = MEASURED_RESENCUNET if network.architecture == "resencunet" else MEASURED
+    measured = MEASURED.get(network.architecture, MEASURED[LARGEST])
     one = measured.get(runtime, max(measured.values(), key=lambda costs: costs.per_voxel))
     return Costs(one.base, one.per_voxel * network.filters / MEASURED_FILTERS)
 

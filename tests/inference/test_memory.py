@@ -11,9 +11,10 @@ from c3s3_seg.bundle import Label, Task
 from c3s3_seg.bundle.preprocessing import Recipe
 from c3s3_seg.errors import MemoryLimitError
 from c3s3_seg.inference import Predictor, Settings
-from c3s3_seg.inference.memory import ASSUMED, MEASURED, MEASURED_RESENCUNET, Budget, Costs, costs_of, smaller
+from c3s3_seg.inference.memory import ASSUMED, MEASURED, VNETS, Budget, Costs, costs_of, smaller
 from c3s3_seg.inference.tiled_network import TiledNetwork
 from c3s3_seg.inference.tiling import Shape, Tiling
+from c3s3_seg.models import BACKBONES
 
 pytestmark = pytest.mark.slow
 
@@ -24,7 +25,7 @@ SIXTEEN: Shape = (16, 16, 16)
 
 def budget(limit: float) -> Budget:
     voxels = int(np.prod(SHAPE))
-    return Budget(int(limit), MEASURED["openvino"], 2, 8 * voxels, voxels, SIXTEEN)
+    return Budget(int(limit), VNETS["openvino"], 2, 8 * voxels, voxels, SIXTEEN)
 
 
 def test_more_memory_gives_larger_tiles_and_then_the_whole() -> None:
@@ -43,7 +44,7 @@ def test_tiles_of_the_training_size_are_checked_and_not_grown() -> None:
 
 
 def test_a_thin_scan_keeps_its_thin_tiles() -> None:
-    thin = Budget(10**10, MEASURED["openvino"], 2, 10**6, 10**6, SIXTEEN)
+    thin = Budget(10**10, VNETS["openvino"], 2, 10**6, 10**6, SIXTEEN)
     assert thin.largest((200, 200, 4), (208, 208, 16), PATCH, 0.5).tile == (208, 208, 16)
 
 
@@ -56,17 +57,27 @@ def test_costs_grow_with_the_filters_and_the_networks() -> None:
     one, both = costs_of("openvino", [ASSUMED]), costs_of("openvino", [ASSUMED] * 2)
     half = costs_of("openvino", [replace(ASSUMED, filters=8)])
     assert both.per_voxel == 2 * one.per_voxel == 4 * half.per_voxel
-    assert costs_of("something new", [ASSUMED]).per_voxel == max(c.per_voxel for c in MEASURED.values())
+    assert costs_of("something new", [ASSUMED]).per_voxel == max(c.per_voxel for c in VNETS.values())
 
 
-@pytest.mark.parametrize("runtime", MEASURED)
+@pytest.mark.parametrize("runtime", VNETS)
 def test_a_network_of_another_architecture_has_the_costs_measured_with_it(runtime: str) -> None:
     larger = replace(ASSUMED, architecture="resencunet", filters=32)
-    measured = MEASURED_RESENCUNET[runtime]
+    measured = MEASURED["resencunet"][runtime]
     assert costs_of(runtime, [larger]) == Costs(measured.base, 2 * measured.per_voxel)
     both = costs_of(runtime, [ASSUMED, larger])
-    assert both.base == max(MEASURED[runtime].base, measured.base)
-    assert both.per_voxel == MEASURED[runtime].per_voxel + 2 * measured.per_voxel
+    assert both.base == max(VNETS[runtime].base, measured.base)
+    assert both.per_voxel == VNETS[runtime].per_voxel + 2 * measured.per_voxel
+
+
+def test_every_backbone_has_measured_costs_and_another_one_those_of_the_largest() -> None:
+    assert MEASURED.keys() == BACKBONES.keys()
+    for runtime in (*VNETS, "something new"):
+        another = costs_of(runtime, [replace(ASSUMED, architecture="another")])
+        for architecture in BACKBONES:
+            known = costs_of(runtime, [replace(ASSUMED, architecture=architecture)])
+            assert another.base >= known.base
+            assert another.per_voxel >= known.per_voxel
 
 
 def test_what_to_try_when_memory_was_full() -> None:

@@ -353,12 +353,10 @@ def test_what_is_infinite_or_not_a_number_becomes_strict_json(
     assert set(cross_validated([one, replace(one, fold="2/2")])) == {"dice", "jaccard"}
 
 
-ONCE = ("run.iterations=48", "run.validate_every=48")
-
-
 def test_a_good_run_ends_with_0(toy_config: Path, tmp_path: Path) -> None:
     """It learns without dropout with a large margin: rounding differs between machines."""
-    changes = ("method=supervised", "optimiser.lr=0.1", "networks.dropout=0", *ONCE)
+    changes = ["method=supervised", "optimiser.lr=0.1", "networks.dropout=0"]
+    changes += ["run.iterations=48", "run.validate_every=48"]
     answer = command.run("train", toy_config, "-o", tmp_path, *(w for c in changes for w in ("--set", c)))
     assert answer.returncode == 0, answer.stderr
     assert "warning" not in answer.stdout
