@@ -26,7 +26,7 @@ class Counts:
     empty, needs_review
         Among done and kept cases: masks without a voxel; cases that a person should inspect.
     skipped
-        Inputs and series that were passed over and are no cases.
+        Inputs (files, folders, series) that were passed over and are no cases.
     """
 
     cases: int = 0

@@ -47,6 +47,8 @@ class EvaluationResult:
         The page; None if not requested.
     remarks
         Remarks on the labels of the whole set, such as labels that predictions hold and no truth does.
+    page_removed
+        Whether the page of an earlier evaluation was removed, since it showed other numbers.
     """
 
     rows: tuple[CaseScore, ...]
@@ -58,6 +60,7 @@ class EvaluationResult:
     comparison: tuple[Paired, ...] = ()
     html_path: Path | None = None
     remarks: tuple[str, ...] = ()
+    page_removed: bool = False
 
 
 def evaluate(
@@ -122,6 +125,7 @@ def evaluate(
         others = _named_alike(mine, other)
         comparison = compare(mine.rows, others)
         remarks += uncompared(mine.rows, others)
+    removed = _remove(out, PAGE)  # a page of an earlier run would show other numbers
     result = EvaluationResult(
         mine.rows,
         failures,
@@ -132,8 +136,8 @@ def evaluate(
         comparison,
         out / PAGE if settings.html else None,
         remarks,
+        page_removed=PAGE in removed and not settings.html,
     )
-    _remove(out, PAGE)  # a page of an earlier run would show other numbers
     try:
         _write_scores(result, settings)
     except BaseException:  # half a report would be taken for a whole one
@@ -163,11 +167,15 @@ def _is_of_predict(page: Path) -> bool:
     return is_folder_page(page)
 
 
-def _remove(out: Path, *names: str) -> None:
-    """Remove files of an earlier evaluation; the page of all cases of `predict` has the same name."""
-    for name in names:
-        if not _is_of_predict(out / name):
-            remove_ours(out / name)
+def _remove(out: Path, *names: str) -> list[str]:
+    """Remove files of an earlier evaluation; the page of all cases of `predict` has the same name, and stays.
+
+    Returns the names of the files that were there and are not any more.
+    """
+    there = [name for name in names if (out / name).exists() and not _is_of_predict(out / name)]
+    for name in there:
+        remove_ours(out / name)
+    return [name for name in there if not (out / name).exists()]
 
 
 def _named_alike(first: MeasuredSet, other: MeasuredSet) -> tuple[CaseScore, ...]:

@@ -266,7 +266,7 @@ def write_page(
         dict(row.volumes_ml),
         truth=result.loaded.truth,
         scores=row.scores,
-        flags=row.notes,
+        flags=row.cautions,
         uncertainty=_shown_uncertainty(result.uncertainty, row),
         made=made_by(job),
         metadata=metadata,

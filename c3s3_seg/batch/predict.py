@@ -178,7 +178,7 @@ class _Run:
     def _begin(self, inputs: Inputs, found: Sorted, studies: Studies) -> None:
         """Report the cases to be processed and the cases done before."""
         kept, refused = tuple(found.kept), tuple(found.refused)
-        counts = Counts(len(inputs.tasks), skipped=len(inputs.skipped))
+        counts = Counts(len(inputs.tasks), skipped=sum(item.inputs for item in inputs.skipped))
         self.counts, self.studies = counts.plus(kept, kept=True).plus(refused), studies
         note = "; ".join(filter(None, (found.note, inputs.without_truth)))
         start = BatchProgress(0, len(found.todo), None, None, note, self.engine.origin, inputs.skipped)
@@ -235,6 +235,9 @@ class _Run:
         return undone
 
     def _run_details(self, skipped: Iterable[Skipped]) -> dict[str, Any]:
+        passed_over: Counter[str] = Counter()
+        for item in skipped:
+            passed_over[item.reason] += item.inputs
         return {
             "id": self.name,
             "command": list(self.plan.command),
@@ -243,7 +246,7 @@ class _Run:
             **{key: self.engine.origin[key] for key in REMARKS if key in self.engine.origin},
             "setting": self.request.setting,
             "deterministic": self.job.deterministic,
-            "passed_over": dict(Counter(item.reason for item in skipped)),
+            "passed_over": dict(passed_over),
             "seeds": "no random number is drawn",
             **surroundings(),
         }

@@ -146,8 +146,9 @@ class Outcome:
     @property
     def failure(self) -> Failure | None:
         """The row of the case in the table if it failed, else None."""
-        failed = self.refusal is not None and not self.passed_over
-        return Failure(self.case, self.refusal.error().told) if failed and self.refusal else None
+        if self.refusal is None or self.passed_over:
+            return None
+        return Failure(self.case, self.refusal.error().told, self.verdict)
 
     @property
     def skipped(self) -> Skipped | None:

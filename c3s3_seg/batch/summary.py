@@ -63,7 +63,9 @@ def summary(rows: Sequence[PredictionRow], failures: Sequence[Failure], *, times
     """
     lines: list[Sequence[object]] = [HEADER]
     lines += [line for row in rows for line in _lines(row, times)]
-    lines += [[failure.case, *[""] * (len(HEADER) - 2), failure.reason] for failure in failures]
+    for failure in failures:
+        known = {"case": failure.case, "verdict": failure.verdict, "error": failure.reason}
+        lines.append([known.get(name, "") for name in HEADER])
     return csv_bytes(lines)
 
 

@@ -141,6 +141,9 @@ def evaluate(
         _show(result)
         written = "report.json, cases.csv and report.html" if html else "report.json and cases.csv"
         say(f"{written} are in {out}.")
+        if result.page_removed:
+            what = "report.html of an earlier evaluation was removed, since it showed other scores"
+            say(f"{what}; --html writes one.")
     if quiet and not as_json:
         report_failures(result.failures, err=True)
     if result.failures:

@@ -92,13 +92,14 @@ def print_result(result: BatchResult, out: Path, shard: Shard | None = None) -> 
         say(f"Not listed here: {quantity(more, 'more case')}; {table_name(shard)} lists all.")
     report_failures(result.failures)
     for row in rows:
-        for note in row.notes:
+        for note in row.cautions:
             say(f"{row.case}: {note}.")
     if result.stopped:
         say(f"Stopped: {result.stopped}")
         say(f"Not done: {quantity(len(result.undone), 'case')}; the same command does the rest.")
     if result.skipped:
-        say(f"{len(result.skipped)} passed over: {_counted(result.skipped)}.")
+        count = sum(item.inputs for item in result.skipped)
+        say(f"{count} passed over: {counted(result.skipped)}.")
     review = result.counts.needs_review
     if review and result.rows:
         say(f"To be reviewed: {review} of {quantity(len(result.rows), 'case')}; see Check, and the notes.")
@@ -143,9 +144,22 @@ def warn_of_empty(result: BatchResult) -> None:
         say(f"Empty masks, nothing was found: {empty} of {quantity(len(result.rows), 'scan')}.", err=True)
 
 
-def _counted(skipped: Iterable[Skipped]) -> str:
-    """Return the commonest reasons for passing over, with their numbers. stderr had each input."""
-    counts = Counter(item.reason.partition(": ")[0].partition(" (")[0] for item in skipped)
-    told = [f"{reason} ({count})" for reason, count in counts.most_common(MOST_REASONS)]
-    rest = counts.total() - sum(count for _, count in counts.most_common(MOST_REASONS))
+def counted(skipped: Iterable[Skipped]) -> str:
+    """Return the reasons for passing over, with their numbers: the commonest, after a refusal of a scan."""
+    from c3s3_seg.inference.domain_check import NOT_OF_DOMAIN
+
+    counts: Counter[str] = Counter()
+    for item in skipped:
+        counts[_kind(item.reason)] += item.inputs
+    ordered = sorted(counts.items(), key=lambda pair: (pair[0] != NOT_OF_DOMAIN, -pair[1]))
+    told = [f"{reason} ({count})" for reason, count in ordered[:MOST_REASONS]]
+    rest = sum(count for _, count in ordered[MOST_REASONS:])
     return "; ".join([*told, f"others ({rest})"] if rest else told)
+
+
+def _kind(reason: str) -> str:
+    """Return a reason without what belongs to one input, such as a path."""
+    for same in ("the same scan as", "the same folder as"):
+        if reason.startswith(same):
+            return f"{same} another"
+    return reason.partition(": ")[0].partition(" (")[0]

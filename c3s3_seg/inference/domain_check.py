@@ -27,9 +27,11 @@ FEW_WARN, FEW_REFUSE = 0.5, 0.2
 TOGETHER_REFUSE = 3.0
 # Factors by which a volume may lie outside of the training range before a warning.
 VOLUME_SMALL, VOLUME_LARGE = 0.5, 2.0
+OTHER_MODEL = "Choose another model"
 GIVE_SCAN = "Give the scan in place of its mask"
 MASK_VALUES = 3  # a file with at most so many values is taken for a mask
 NOT_COMPARED = "the scan was not compared with the training scans, because the model has no domain"
+NOT_OF_DOMAIN = "this is not a scan that the model was trained for"
 NOTHING_FOUND = "nothing found: no voxel has a label"
 # Distances in units of the training set's own spread, which 5 % of its scans exceed.
 INTENSITY_WARN, INTENSITY_REFUSE = 2.0, 4.0
@@ -89,9 +91,9 @@ class CheckResult:
         """
         if self.refusals and not allowed:
             region = ", give the region of the organ with --roi" if self.larger else ""
-            todo = self.advice or f"Choose another model{region}"
+            todo = self.advice or f"{OTHER_MODEL}{region}"
             todo += ", or take the result on your own responsibility with --allow-out-of-domain"
-            what = f"this is not a scan that the model was trained for: {'; '.join(self.refusals)}"
+            what = f"{NOT_OF_DOMAIN}: {'; '.join(self.refusals)}"
             raise DomainError(what, where=scan.source.path, todo=todo)
 
 
@@ -161,7 +163,7 @@ def check_frame(
     found = scan.source.modality
     result = CheckResult()
     if found is not None and found.upper() != modality.upper():
-        result += CheckResult((f"its modality is {found}, wanted {modality}",))
+        result += CheckResult((f"its modality is {found}, wanted {modality}",), advice=OTHER_MODEL)
     if domain is None:
         return result + CheckResult(compared=False)
     axes = list(scan.geometry.patient_axes[0])
@@ -251,7 +253,7 @@ def check_volumes(volume_ml: Mapping[str, float], domain: Domain | None) -> tupl
         if not found:
             notes.append(f"nothing of the label '{name}' was found")
         elif not VOLUME_SMALL * low <= found <= VOLUME_LARGE * high:
-            notes.append(f"the volume of '{name}' is {found:.3g} ml, in training {low:.3g} to {high:.3g} ml")
+            notes.append(f"the volume of '{name}' is {found:.3g} ml, in training {_range((low, high))} ml")
     return tuple(notes)
 
 
@@ -272,12 +274,12 @@ def _spacing(axis: str, found: float, known: tuple[float, float]) -> CheckResult
     factor = max(found / known[1], known[0] / found)
     reason = f"its spacing is {found:.3g} mm {axis}; the model was made for {_range(known)} mm"
     if factor > SPACING_REFUSE:
-        return CheckResult((reason,))
+        return CheckResult((reason,), advice=OTHER_MODEL)  # a region of the scan would have this spacing too
     return CheckResult((), (reason,), factor=factor) if factor > SPACING_WARN else CheckResult()
 
 
 def _field(axis: str, found: float, known: tuple[float, float]) -> CheckResult:
-    reason = f"its field of view is {found:.0f} mm {axis}; trained on {known[0]:.0f} to {known[1]:.0f} mm"
+    reason = f"its field of view is {found:.0f} mm {axis}; trained on {_range(known, '.0f')} mm"
     if found < SMALL_REFUSE * known[0]:
         return CheckResult((reason,))
     if found > LARGE * known[1]:
@@ -290,12 +292,12 @@ def _field(axis: str, found: float, known: tuple[float, float]) -> CheckResult:
 
 
 def _count(axis: str, found: int, known: tuple[int, int]) -> CheckResult:
-    reason = f"it has {quantity(found, 'slice')} {axis}; trained on {known[0]} to {known[1]}"
+    reason = f"it has {quantity(found, 'slice')} {axis}; trained on {_range(known, '.0f')}"
     if found < FEW_REFUSE * known[0]:
         return CheckResult((reason,))
     return CheckResult((), (reason,)) if found < FEW_WARN * known[0] else CheckResult()
 
 
-def _range(known: tuple[float, float]) -> str:
-    low, high = (f"{value:.3g}" for value in known)
+def _range(known: tuple[float, float], style: str = ".3g") -> str:
+    low, high = (f"{value:{style}}" for value in known)
     return low if low == high else f"{low} to {high}"

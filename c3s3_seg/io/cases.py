@@ -79,14 +79,24 @@ class Skipped:
         Reason why the input was passed over.
     series
         Number of the series in `inspect`; 0 if the input is not a series.
+    files
+        Number of files in this folder that the reason holds for; 0 if the input is one file, folder or
+        series.
     """
 
     place: str
     reason: str
     series: int = 0
+    files: int = 0
+
+    @property
+    def inputs(self) -> int:
+        """The number of inputs that were passed over, at least 1."""
+        return max(1, self.files)
 
     def __str__(self) -> str:
-        return f"{self.place}{f', series {self.series}' if self.series else ''}: {self.reason}"
+        which, count = f", series {self.series}" * bool(self.series), f" ({self.files})" * bool(self.files)
+        return f"{self.place}{which}: {self.reason}{count}"
 
 
 def match_truth(cases: Sequence[Case], truth: str | Path) -> dict[str, Path]:

@@ -242,7 +242,7 @@ class _Finder:
     def _skip(self, folder: Path, rest: Sequence[Path]) -> None:
         files = sum(not os.path.isdir(path) for path in rest)
         if files:
-            self.skipped.append(Skipped(str(folder), f"other files than scans ({files})"))
+            self.skipped.append(Skipped(str(folder), "other files than scans", files=files))
         for path in rest:
             if os.path.isdir(path):
                 self.skipped.append(Skipped(str(path), _without_study(path)))

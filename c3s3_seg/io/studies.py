@@ -178,7 +178,7 @@ def _rest(place: Path, found: Found, taken: Sequence[Series], reading: Reading) 
         "damaged files of series that are not read": sum(not _is_of(item, taken) for item in found.broken),
         HIDDEN: found.hidden,
     }
-    yield from (Skipped(str(place), f"{what} ({count})") for what, count in counts.items() if count)
+    yield from (Skipped(str(place), what, files=count) for what, count in counts.items() if count)
 
 
 def _reason(series: Series, reading: Reading) -> str:

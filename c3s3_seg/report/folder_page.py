@@ -13,7 +13,8 @@ from pathlib import Path
 from urllib.parse import quote
 
 from c3s3_seg.report.numbers import column, in_page
-from c3s3_seg.report.page import FOLDER_PAGE, failed, image, number_cell, page, table, text_cell
+from c3s3_seg.report.outlines import TRUTH, label_colours
+from c3s3_seg.report.page import FOLDER_PAGE, failed, image, key, number_cell, page, table, text_cell
 from c3s3_seg.report.prediction_page import still_of
 from c3s3_seg.report.rows import Failure, PredictionRow
 from c3s3_seg.system.files import write_whole
@@ -54,8 +55,13 @@ class FolderCase:
 
 
 def least_sure_first(cases: Iterable[FolderCase]) -> list[FolderCase]:
-    """Return empty masks first, then by falling uncertainty, then more notes, then by name."""
-    return sorted(cases, key=lambda c: (not c.row.empty, -c.most_mm, -len(c.row.notes), c.row.case))
+    """Return empty masks first, then forced cases, then by falling uncertainty, more notes, and name."""
+
+    def place(case: FolderCase) -> tuple[bool, bool, float, int, str]:
+        row = case.row
+        return not row.empty, not row.forced, -case.most_mm, -len(row.cautions), row.case
+
+    return sorted(cases, key=place)
 
 
 def write_folder_page(
@@ -83,23 +89,22 @@ def write_folder_page(
     """
     ordered = least_sure_first(cases)
     measured = any(case.row.uncertainty_mm for case in ordered)
-    order = (
-        "Empty masks first, then by falling uncertainty" if measured else "Empty masks first, then by notes"
-    )
+    order = f"Empty masks first, then forced cases, then by {'falling uncertainty' if measured else 'notes'}"
     limits = (case.row.uncertainty_limit_mm for case in ordered)
     limit = next((limit_mm for limit_mm in limits if limit_mm is not None), None)
     numbers = [(len(ordered), "predicted"), (sum(c.row.empty for c in ordered), "empty")]
+    numbers.append((sum(c.row.forced for c in ordered), "forced: refused by the domain check"))
     if limit is not None:
         flagged = sum(case.flagged for case in ordered)
         numbers.append((flagged, f"less sure than the limit of {in_page(limit, 'uncertainty_mm')} mm"))
-    numbers += [(sum(bool(c.row.notes) for c in ordered), "with notes"), (len(failures), "failed")]
+    numbers += [(sum(bool(c.row.cautions) for c in ordered), "with notes"), (len(failures), "failed")]
     tiles = "".join(f'<div class="tile"><b>{n}</b><span>{words}</span></div>' for n, words in numbers)
     body = (
         f'<header><h1>{escape(title)}</h1><p class="lead">{escape(made)}</p><p class="research">Research use '
         "only. Not a medical device. Made by a program; nobody has checked it.</p></header>"
         f'<div class="tiles row">{tiles}</div>{failed(failures, "failed") if failures else ""}'
         f'<h2>Cases</h2><p class="lead">{order}; a click on a header sorts. A picture leads to the case\'s '
-        f"page.{_without_picture(len(ordered))}</p>{_table(ordered, measured)}"
+        f"page.{_without_picture(len(ordered))}</p>{_key(ordered)}{_table(ordered, measured)}"
     )
     write_whole(path, page(title, f"<main>{body}</main>", FOLDER_PAGE))
 
@@ -109,6 +114,16 @@ def _without_picture(cases: int) -> str:
     if cases <= PICTURES:
         return ""
     return f" Only the first {PICTURES} of the {cases} cases have one; of the others the name leads there."
+
+
+def _key(cases: Sequence[FolderCase]) -> str:
+    """Return the key of the outlines in the pictures; empty if no case has a page."""
+    drawn = [case.row for case in cases if case.page]
+    if not drawn:
+        return ""
+    colours = label_colours({label: 0 for label, _ in drawn[0].volumes_ml})
+    truth = key("truth", TRUTH) if any(row.scores for row in drawn) else ""
+    return f'<p class="lead">{"".join(key(name, colours[name]) for name in colours)} {truth}</p>'
 
 
 def _table(cases: Sequence[FolderCase], measured: bool) -> str:
@@ -154,7 +169,7 @@ def _uncertainty(case: FolderCase) -> str:
 
 
 def _notes(case: FolderCase) -> str:
-    notes = [*(["Nothing was found."] if case.row.empty else []), *case.row.notes]
+    notes = case.row.cautions
     return text_cell("".join(f"<p>{escape(note)}</p>" for note in notes), order=len(notes))
 
 

@@ -210,7 +210,17 @@ def _comparison(pairs: Sequence[Paired]) -> str:
                 text_cell(counted(pair), order=pair.n),
             ]
         )
-    headers = ["Metric", "Label", "This", "Against", "Difference", "from", "to", "Wilcoxon p", "Cases"]
+    headers = [
+        "Metric",
+        "Label",
+        "This",
+        "Against",
+        "Difference",
+        "95 % from",
+        "95 % to",
+        "Wilcoxon p",
+        "Cases",
+    ]
     empty = empty_of_both(pairs)
     lead = f'<div class="flags">{escape(empty)}</div>' if empty else ""
     return f"<h2>Against the other masks</h2>{lead}{table(headers, rows)}"

@@ -23,6 +23,7 @@ from c3s3_seg.report.rows import Failure
 from c3s3_seg.report.viewer import VIEWER
 from c3s3_seg.system.ownership import GENERATOR, is_ours, read_head
 
+TEXT = ' class="text"'  # of a cell of text, which is aligned left
 ASSETS = Path(__file__).parent / "page"
 
 # The browser itself refuses every request that anything in the page might make. `unsafe-eval` is needed,
@@ -189,7 +190,7 @@ def number_cell(value: float, name: str) -> str:
 def text_cell(inner: str, order: int | None = None) -> str:
     """Return a cell of text that is HTML already, sorted as text or by a number."""
     value = "" if order is None else f' data-v="{order}"'
-    return f'<td class="text"{value}>{inner}</td>'
+    return f"<td{TEXT}{value}>{inner}</td>"
 
 
 def table(
@@ -197,7 +198,10 @@ def table(
 ) -> str:
     """Return a table of cells that are HTML already; the first column is the row's name."""
     button = '<button type="button">{}</button>' if sortable else "{}"
-    head = "".join(f'<th scope="col">{button.format(escape(header))}</th>' for header in headers)
+    first = rows[0] if rows else [""] * len(headers)
+    kinds_of = [TEXT if TEXT in cell.partition(">")[0] else "" for cell in first]
+    named = [button.format(escape(header)) for header in headers]
+    head = "".join(f'<th scope="col"{of}>{name}</th>' for of, name in zip(kinds_of, named, strict=True))
     lines = "".join("<tr>" + f'<th scope="row">{row[0]}</th>' + "".join(row[1:]) + "</tr>" for row in rows)
     kinds = " ".join(["sortable"] * sortable + [kind] * bool(kind))
     name = f' class="{kinds}"' if kinds else ""

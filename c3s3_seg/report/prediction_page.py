@@ -123,8 +123,7 @@ def write_prediction_page(path: Path, case: PredictedCase) -> None:
     if not all(volume.geometry.matches(case.mask.geometry) for volume in known if volume is not None):
         what = "scan, mask, truth and uncertainty are not on one grid"
         raise GeometryError(what, where=case.scan.source.path)
-    missing = [name for name, value in case.labels.items() if not (case.mask.array == value).any()]
-    parts = [_head(case, missing), _view(case)]
+    parts = [_head(case), _view(case)]
     metadata = {name: value for name, value in case.metadata.items() if name not in SHOWN}
     parts.append(folded("Provenance", f'<dl class="facts">{_metadata_rows(metadata)}</dl>', "provenance"))
     write_whole(path, page(case.name, f"<main>{''.join(parts)}</main>"))
@@ -142,10 +141,9 @@ def still_of(page: Path) -> bytes | None:
         return None
 
 
-def _head(case: PredictedCase, missing: list[str]) -> str:
-    flags = [*case.flags, *(f"Nothing was found of {name}." for name in missing)]
-    listed = "".join(f"<li>{escape(flag)}</li>" for flag in flags)
-    warning = f'<div class="flags"><b>Look at these first</b><ul>{listed}</ul></div>' if flags else ""
+def _head(case: PredictedCase) -> str:
+    listed = "".join(f"<li>{escape(flag)}</li>" for flag in case.flags)
+    warning = f'<div class="flags"><b>Look at these first</b><ul>{listed}</ul></div>' if listed else ""
     made = f'<p class="lead">{escape(case.made)}</p>' if case.made else ""
     rows = "".join(f'<div class="tiles row">{"".join(_tiles(case, name))}</div>' for name in case.volumes_ml)
     return (
@@ -157,8 +155,11 @@ def _head(case: PredictedCase, missing: list[str]) -> str:
 def _tiles(case: PredictedCase, name: str) -> Iterable[str]:
     """Yield the numbers of one label: its volume, its scores, and the disagreement of two networks."""
     score = next((row.score.flat() for row in case.scores if row.label == name), {})
-    truth = f"truth {in_page(score['truth_ml'], 'truth_ml')} ml" if "truth_ml" in score else ""
-    yield _tile(f"{in_page(case.volumes_ml[name], 'volume_ml')} ml", name, truth)
+    found = bool((case.mask.array == case.labels[name]).any())
+    told = [] if found else ["nothing was found"]
+    told += [f"truth {in_page(score['truth_ml'], 'truth_ml')} ml"] if "truth_ml" in score else []
+    volume = f"{in_page(case.volumes_ml[name], 'volume_ml')} ml"
+    yield _tile(volume, name, ", ".join(told), "tile" if found else "tile bad")
     for metric in SCORES:
         if metric in score:
             yield _tile(in_page(score[metric], metric), column(metric)[0])
@@ -244,7 +245,7 @@ def _metadata_rows(metadata: Mapping[str, Any], prefix: str = "") -> str:
     """Return nested metadata as HTML, one line each; empty values are left out."""
     lines = []
     for word, value in metadata.items():
-        name = f"{prefix}{word}".replace("_", " ")
+        name = f"{prefix}{word}"
         if isinstance(value, Mapping):
             lines.append(_metadata_rows(value, f"{name}, "))
         elif value not in (None, "", [], ()):

@@ -7,13 +7,19 @@ from pathlib import Path
 
 from c3s3_seg.metrics.results import CaseScore
 
+FORCED = "the domain check refused this scan; it was segmented because scans out of the domain were allowed"
+
 
 @dataclass(frozen=True)
 class Failure:
-    """A case that could not be measured or predicted, and the reason."""
+    """A case that could not be measured or predicted, and the reason.
+
+    `verdict` is that of the domain check; "" if it is not known.
+    """
 
     case: str
     reason: str
+    verdict: str = ""
 
 
 @dataclass(frozen=True)
@@ -63,6 +69,11 @@ class PredictionRow:
     def forced(self) -> bool:
         """Whether the domain check refused the scan, which was segmented because the user allowed it."""
         return self.verdict == "refuse"
+
+    @property
+    def cautions(self) -> tuple[str, ...]:
+        """All that a reader should know before using the result: `FORCED` if it holds, then the notes."""
+        return ((FORCED,) if self.forced else ()) + self.notes
 
     @property
     def uncertain(self) -> bool | None:

@@ -148,7 +148,7 @@ def write_report_json(
         "comparison": [asdict(paired) for paired in comparison],
         "remarks": list(remarks),
         "notes": [{"case": case, "note": note} for case, note in notes_of(rows)],
-        "failures": [asdict(failure) for failure in failures],
+        "failures": [{"case": failure.case, "reason": failure.reason} for failure in failures],
     }
     text = json.dumps(plain(report), indent=2, ensure_ascii=False, allow_nan=False)
     write_whole(path, (text + "\n").encode("utf-8", "backslashreplace"))  # file names need not be Unicode

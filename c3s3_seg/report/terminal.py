@@ -169,7 +169,7 @@ def cases_table(rows: Sequence[tuple[str, str, str, str, str]]) -> Table:
 def study_table(rows: Sequence[StudyRow], reference: str) -> Table:
     """Return mean and spread over seeds, and the paired difference in Dice from the reference."""
     headers = ["Net", "Seeds", "Minutes", "Dice", "95HD (voxel)", "ASD (voxel)", "Cases", "Empty", "Infinite"]
-    headers += [f"Dice - {reference}", "p", "Cases"]
+    headers += [f"Dice - {reference}", "p", "Compared"]
     table = _table([row.entry for row in rows], False, headers)
     table.columns[0].header = "Method"
     for row in rows:

@@ -339,6 +339,12 @@ def test_the_command_with_every_option(folders: tuple[Path, Path, Path]) -> None
     text = (out / "report.html").read_text(encoding="utf-8")
     assert "NSD by area, 0.5 mm" in text
     assert "was resampled" in text
+    assert "was removed" not in run(*words).stdout
+    words.remove("--html")
+    for said in (True, False):  # the second time there is no page any more
+        answer = run(*words)
+        assert ("report.html of an earlier evaluation was removed" in answer.stdout) is said
+        assert not (out / "report.html").exists()
 
 
 # --- labels over the whole set

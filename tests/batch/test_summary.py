@@ -65,6 +65,13 @@ def test_no_text_is_a_formula() -> None:
     assert (failed["case"], failed["error"]) == ("'=a", "'@b\\n=c")
 
 
+def test_a_scan_that_was_refused_says_so_in_its_verdict() -> None:
+    refused, lost = table(failures=(Failure("r", "another modality", "refuse"), Failure("l", "no file")))
+    assert [refused[name] for name in ("case", "verdict", "error")] == ["r", "refuse", "another modality"]
+    assert [lost[name] for name in ("verdict", "error")] == ["", "no file"]
+    assert not any(value for name, value in refused.items() if name not in ("case", "verdict", "error"))
+
+
 def shown(rows: tuple[PredictionRow, ...], width: int) -> str:
     console = Console(width=width, file=io.StringIO(), record=True)
     console.print(prediction_table(rows))

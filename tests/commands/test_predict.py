@@ -2,13 +2,16 @@
 
 import json
 import os
+import re
 from pathlib import Path
 
 import pytest
 from conftest import small_scan
 from helpers.command import run
 
-from c3s3_seg.io import save
+from c3s3_seg.commands.predict_output import counted
+from c3s3_seg.inference.domain_check import NOT_OF_DOMAIN
+from c3s3_seg.io import Skipped, save
 
 PHANTOM = ("--model", "phantom", "--allow-out-of-domain")
 
@@ -183,3 +186,19 @@ def test_a_log_file_may_lie_in_the_new_output_folder(small_scans: Path, tmp_path
     assert (out / "logs" / "x.log").read_text().startswith('{"event": "start"')
     answer = run("verify", out)
     assert answer.returncode == 0, answer.stdout
+
+
+def test_the_counts_of_what_was_passed_over_agree() -> None:
+    """`4 passed over` named 7 inputs, and a refused scan among "others"."""
+    skipped = [
+        Skipped("a", "files that are no DICOM", files=4), Skipped("b", "other files than scans", files=1),
+        Skipped("c", "the same scan as d"), Skipped("c", "the same scan as e"), Skipped("c", "a localizer"),
+        Skipped("f", f"{NOT_OF_DOMAIN}: its modality is CT, wanted MR"), Skipped("g", "a localizer"),
+    ]  # fmt: skip
+    assert str(skipped[0]) == "a: files that are no DICOM (4)"
+    told = counted(skipped)
+    assert told.startswith(
+        f"{NOT_OF_DOMAIN} (1); files that are no DICOM (4); the same scan as another (2); "
+    )
+    numbers = [int(number) for number in re.findall(r"\((\d+)\)", told)]
+    assert sum(numbers) == sum(item.inputs for item in skipped) == 10

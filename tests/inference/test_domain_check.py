@@ -57,7 +57,7 @@ def test_a_scan_like_the_others_passes(domain: Domain) -> None:
         (scan(2, modality="CT"), "refuse", "its modality is CT, wanted MR"),
         (scan(2, spacing=2.0, shape=(30, 25, 20)), "warn", "its spacing is 2 mm left-right"),
         (scan(2, spacing=5.0, shape=(12, 10, 8)), "refuse", "its spacing is 5 mm left-right"),
-        (scan(2, shape=(40, 50, 40)), "warn", "its field of view is 40 mm left-right; trained on 60 to 60"),
+        (scan(2, shape=(40, 50, 40)), "warn", "its field of view is 40 mm left-right; trained on 60 mm"),
         (scan(2, shape=(20, 50, 40)), "refuse", "its field of view is 20 mm left-right"),
         (scan(2, shape=(60, 50, 60)), "warn", "its field of view is 60 mm foot-head"),
         (scan(2, notes=("left and right are not known",)), "warn", "may be swapped"),
@@ -76,7 +76,7 @@ def test_what_is_unlike_them_is_named(domain: Domain, found: Volume, level: str,
 
 def test_few_slices_are_warned_of(domain: Domain) -> None:
     thick = Geometry.build((60, 50, 13), (1, 1, 3)).volume(scan(2, shape=(60, 50, 13)).array)
-    assert "it has 13 slices foot-head; trained on 40 to 40" in reasons(thick, domain)[1]
+    assert "it has 13 slices foot-head; trained on 40" in reasons(thick, domain)[1]
 
 
 def test_grey_values_of_another_kind(domain: Domain) -> None:
@@ -152,6 +152,19 @@ def test_several_sizes_out_of_range_are_refused_together(domain: Domain) -> None
     mixed = check_frame(scan(2, shape=(48, 25, 20), spacing=2.0), domain, "MR", GRID)
     assert mixed.factor == pytest.approx(1.6 * (2 / 1.5) ** 3)
     assert "together by a factor of 3.8" in mixed.refusals[0]
+
+
+@pytest.mark.parametrize("source", [{"modality": "CT"}, {"spacing": 9.0}])
+def test_a_region_is_not_advised_where_it_would_be_refused_too(
+    domain: Domain, source: dict[str, object]
+) -> None:
+    """A larger scan of another modality was told to give `--roi`, which cannot change the modality."""
+    larger = scan(2, shape=(120, 50, 40), **source)  # type: ignore[arg-type]
+    verdict = check_frame(larger, domain, "MR", GRID)
+    assert verdict.larger
+    with pytest.raises(DomainError) as caught:
+        verdict.settle(larger, allowed=False)
+    assert str(caught.value.todo).startswith("Choose another model, or take")
 
 
 def test_a_refusal_can_be_forced_and_says_all_reasons() -> None:

@@ -4,16 +4,18 @@ import io
 import math
 import os
 import re
+from dataclasses import replace
 from pathlib import Path
 
 from helpers.predicted import CASE, SCORED
 from helpers.reports import tags
 from PIL import Image
 
+from c3s3_seg.inference.domain_check import NOTHING_FOUND
 from c3s3_seg.report.folder_page import PICTURES, FolderCase, least_sure_first, write_folder_page
 from c3s3_seg.report.page import image
 from c3s3_seg.report.prediction_page import still_of, write_prediction_page
-from c3s3_seg.report.rows import Failure, PredictionRow
+from c3s3_seg.report.rows import FORCED, Failure, PredictionRow
 
 
 def case(name: str, mm: dict[str, float] | None = None, *notes: str, volume_ml: float = 2.0) -> FolderCase:
@@ -57,15 +59,20 @@ def test_the_least_sure_come_first() -> None:
 def test_the_page_says_what_it_knows_and_names_are_text(tmp_path: Path) -> None:
     write_prediction_page(tmp_path / "a b.html", SCORED)
     row = case("<a> b", {"a": 2.756}, "1 < 2", volume_ml=2.25).row
-    cases = [FolderCase(row, tmp_path / "a b.html"), case("empty", volume_ml=0.0)]
+    cases = [FolderCase(row, tmp_path / "a b.html"), case("empty", None, NOTHING_FOUND, volume_ml=0.0)]
     write_folder_page(tmp_path / "report.html", "Two", cases, [Failure("bad", "no <scan>")], "Model x.")
     found, text = tags(tmp_path / "report.html"), (tmp_path / "report.html").read_text(encoding="utf-8")
     assert [a["href"] for t, a in found if t == "a"] == ["a%20b.html"]
     assert [a["alt"] for t, a in found if t == "img"] == ["Three planes of <a> b"]
-    for words in ("&lt;a&gt; b", "1 &lt; 2", "no &lt;scan&gt;", "Model x.", ">2.76<", "Nothing was found."):
+    for words in ("&lt;a&gt; b", "1 &lt; 2", "no &lt;scan&gt;", "Model x.", ">2.76<", NOTHING_FOUND):
         assert words in text
     assert "<b>1</b><span>less sure than the limit of 2.00 mm</span>" in text
-    assert text.index("Nothing was found.") < text.index("2.76")
+    assert text.index(NOTHING_FOUND) < text.index("2.76")
+    assert text.count(NOTHING_FOUND) == 1
+    assert re.search(r'class="key" style="border-color: rgb\(\d+, \d+, \d+\)"></span>a &nbsp;', text)
+    assert re.findall(r'<th scope="col"( class="text")?><button type="button">(.*?)<', text) == [
+        ("", "Case"), ("", "Uncertainty (mm)"), ("", "a (ml)"), (' class="text"', "Notes"),
+    ]  # fmt: skip
 
 
 def test_only_the_first_cases_of_a_large_batch_have_a_picture(tmp_path: Path) -> None:
@@ -84,6 +91,17 @@ def test_only_the_first_cases_of_a_large_batch_have_a_picture(tmp_path: Path) ->
     assert [a["href"] for t, a in found if t == "a"] == ["own.html"] * len(cases)
     assert f"Only the first {PICTURES} of the {PICTURES + 2} cases have one" in text
     assert re.findall(r"<span>(c\d+)</span>", text)[-2:] == ["c001", "c000"]
+
+
+def test_a_scan_that_was_refused_and_segmented_is_named_first(tmp_path: Path) -> None:
+    forced = FolderCase(replace(case("forced", {"a": 0.5}, "its spacing is 9 mm").row, verdict="refuse"))
+    cases = [case("unsure", {"a": 3.0}), forced, case("empty", None, "nothing", volume_ml=0.0)]
+    assert [c.row.case for c in least_sure_first(cases)] == ["empty", "forced", "unsure"]
+    write_folder_page(tmp_path / "report.html", "Three", cases, [])
+    text = (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert "<b>1</b><span>forced: refused by the domain check</span>" in text
+    assert f"<p>{FORCED}</p><p>its spacing is 9 mm</p>" in text
+    assert text.count(FORCED) == 1
 
 
 def test_without_uncertainty_nothing_is_said_of_it(tmp_path: Path) -> None:

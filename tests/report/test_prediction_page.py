@@ -24,8 +24,9 @@ def test_it_shows_volumes_planes_surfaces_and_provenance(tmp_path: Path) -> None
     assert "case &lt;1&gt;" in text
     assert "<b>3.21 ml</b><span>atrium</span>" in text
     assert text.count('class="stage"') == 2
-    assert "Nothing was found of scar." in text
-    assert "<dt>scan, spacing mm</dt><dd>1, 1, 1.5</dd>" in text
+    assert '<div class="tile bad"><b>0.0 ml</b><span>scar</span><span>nothing was found</span>' in text
+    assert text.count("nothing was found") == 1
+    assert "<dt>scan, spacing_mm</dt><dd>1, 1, 1.5</dd>" in text
     assert "Not a medical device" in text
     assert "Flat" not in text
 
@@ -68,10 +69,15 @@ def test_scores_and_uncertainty_with_its_limit_stand_at_the_top(tmp_path: Path) 
 
 
 def test_an_empty_mask_has_no_surface_and_says_so(tmp_path: Path) -> None:
-    empty = replace(CASE, mask=GRID.volume(np.zeros(GRID.shape, np.uint8)), labels={"atrium": 1})
+    empty = replace(
+        CASE,
+        mask=GRID.volume(np.zeros(GRID.shape, np.uint8)),
+        labels={"atrium": 1},
+        volumes_ml={"atrium": 0.0},
+    )
     text = text_of(empty, tmp_path)
     assert 'class="stage"' not in text
-    assert "Nothing was found of atrium." in text
+    assert "<span>atrium</span><span>nothing was found</span>" in text
 
 
 def test_grids_that_differ_are_refused(tmp_path: Path) -> None:

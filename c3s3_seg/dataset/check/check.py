@@ -92,7 +92,8 @@ def _together(cases: tuple[CheckedCase, ...], data: DataSet) -> list[Finding]:
     """Return the findings that only a comparison of cases shows."""
     summary = {case.name: case.summary for case in cases if case.summary is not None}
     thumbnails = {name: one.thumbnail for name, one in summary.items() if not one.few_values}
-    strange = misoriented_cases(likeness(thumbnails))
+    erroneous = {case.name for case in cases if any(f.severity == "error" for f in case.findings)}
+    strange = misoriented_cases(likeness(thumbnails), erroneous)
     reported = {finding.cases[0] for finding in strange}
     exact = same_voxels({name: one.voxels for name, one in summary.items()})
     pairs = [*exact, *same_scans(thumbnails, exact)]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -73,9 +73,12 @@ def likeness(thumbnails: Mapping[str, Thumbnail]) -> dict[str, Likeness]:
     }
 
 
-def misoriented_cases(alike: Mapping[str, Likeness]) -> list[Finding]:
-    """Return a finding for each case that is turned, or unlike all; a usual case is shown beside it."""
-    typical = max(alike, key=lambda name: alike[name].as_is, default="")
+def misoriented_cases(alike: Mapping[str, Likeness], erroneous: Container[str] = ()) -> list[Finding]:
+    """Return a finding for each case that is turned, or unlike all; a usual case is shown beside it.
+
+    A case that is erroneous in another way is not shown as usual, unless all are.
+    """
+    typical = max(alike, key=lambda name: (name not in erroneous, alike[name].as_is), default="")
     return [
         _finding(name, one, (name, typical))
         for name, one in alike.items()
