@@ -106,7 +106,7 @@ def _table(models: Sequence[ModelSummary]) -> Table:
     table.add_column("Model", overflow="fold", width=name_width(["Model", *(model.name for model in models)]))
     table.add_column("Labels", overflow="fold")
     table.add_column("Input", overflow="fold")
-    for header in ("Dice", "95HD vox", "MB"):
+    for header in ("Dice", "95HD (voxel)", "MB"):
         table.add_column(header, justify="right", no_wrap=True)
     for model in models:
         scores = (_known(model.dice, 3), _known(model.hd95_vox, 2))

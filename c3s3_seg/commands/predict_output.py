@@ -40,7 +40,7 @@ def report_files(given: list[str]) -> set[str]:
         return set()
     unknown = sorted(wanted - set(get_args(ReportFile)))
     if unknown:
-        known = ", ".join((*get_args(ReportFile), "none alone"))
+        known = f"{', '.join(get_args(ReportFile))}, or none alone"
         raise InputError(f"there is no --report {unknown[0]!r}; wanted {known}")
     if "html" in wanted:
         need("plotly", extra="report")

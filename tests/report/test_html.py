@@ -78,7 +78,7 @@ def test_the_same_masks_give_the_same_bytes(folder: Path, report: Path) -> None:
 @pytest.mark.slow
 def test_paper_protocol_has_its_columns_and_counts_the_flattered(folder: Path) -> None:
     text = run(folder, "paper", protocol="paper").read_text(encoding="utf-8")
-    assert "95HD (voxels)" in text
+    assert "95HD (voxel)" in text
     # One of the two empty predictions is right: its truth is empty too.
     assert "<b>1</b><span>1 empty, counted as 0</span>" in text
     assert "<b>1</b><span>both masks empty: counted as 0</span>" in text

@@ -19,6 +19,7 @@ from c3s3_seg.io.image.stored import (
     positive,
     sizes,
 )
+from c3s3_seg.io.limits import AGAIN
 
 TYPES = {
     "MET_CHAR": "i1", "MET_UCHAR": "u1", "MET_SHORT": "i2", "MET_USHORT": "u2", "MET_INT": "i4",
@@ -47,7 +48,7 @@ def parse_meta(raw: bytes, path: Path) -> Stored:
     """
     last = _LAST.search(raw if b"\n" in raw[-2:] else raw + b"\n")
     if last is None:
-        raise InputError("this is not a MetaImage file, or it ends within its header", where=path)
+        raise InputError("this is not a MetaImage file, or it ends within its header", where=path, todo=AGAIN)
     text = raw[: last.start()].decode("latin-1")
     if _OTHER_DATA_FILE.search(text):
         what = "the header says 'ElementDataFile' twice, or in two ways; wanted it once"

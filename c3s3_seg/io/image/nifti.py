@@ -22,6 +22,7 @@ from c3s3_seg.errors import InputError, shown
 from c3s3_seg.geometry.volume import Array, narrow
 from c3s3_seg.io.content import Need, Opened, unpack, unpack_head
 from c3s3_seg.io.image.nifti_forms import Forms
+from c3s3_seg.io.limits import AGAIN
 
 GZIP_MAGIC = b"\x1f\x8b"
 FIRST = 1 << 17  # bytes of a packed file that contain its header, even after an extra field of 64 KiB
@@ -191,7 +192,7 @@ def _fields(head: bytes, path: Path) -> Any:
         size = int(np.frombuffer(head[:4], f"{order}i4")[0]) if len(head) >= 4 else 0
         if size in _LAYOUTS and len(head) >= size:
             return np.frombuffer(head[:size], _layout(size, order))[0]
-    raise InputError("this is not a NIfTI file, or it ends within its header", where=path)
+    raise InputError("this is not a NIfTI file, or it ends within its header", where=path, todo=AGAIN)
 
 
 def _shape(dim: NDArray[Any], path: Path) -> tuple[int, ...]:

@@ -20,6 +20,7 @@ from c3s3_seg.io.image.stored import (
     positive,
     sizes,
 )
+from c3s3_seg.io.limits import AGAIN
 
 TYPES = {
     **dict.fromkeys(("signed char", "int8", "int8_t"), "i1"),
@@ -77,7 +78,7 @@ def parse_nrrd(raw: bytes, path: Path) -> Stored:
         raise InputError(what, where=path)
     name = key.get("datafile")
     if name is None and end is None:
-        raise InputError("the file is truncated: it ends within its header", where=path)
+        raise InputError("the file is truncated: it ends within its header", where=path, todo=AGAIN)
     at_end = _at_end(key, encoding, path)
     axes = _axes(key, shape, path, FLATTEN if LAYERED.search(text) else None)
     _check_kinds(key, axes, path)
