@@ -176,7 +176,7 @@ def test_a_narrow_terminal_gets_all_of_a_table(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setenv("COLUMNS", "30")
     show(evaluation_table(scores))
     text = terminal.getvalue()
-    for number in ("0.1230", "0.4560", "7.89", "2.35", "Jaccard", "(voxels)", "mean"):
+    for number in ("0.1230", "0.4560", "7.89", "2.35", "Jaccard", "(voxel)", "mean"):
         assert number in text
     assert "\u2026" not in text
 

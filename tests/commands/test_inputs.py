@@ -59,7 +59,7 @@ def test_flat_tiny_small_and_thick_scans(phantom: Phantom, tmp_path: Path) -> No
     said = {event["case"]: event["reason"] for event in events if event["event"] == "case"}
     assert "all voxels have the same value" in said["flat"]
     assert "its field of view is 1 mm left-right" in said["voxel"]
-    assert "trained on 104 to 104" in said["smaller-than-a-patch"]
+    assert "it has 20 slices front-back; trained on 104;" in said["smaller-than-a-patch"]
     assert "mm foot-head; the model was made for" in said["one-to-twenty"]
     assert list((tmp_path / "out").glob("*.nii.gz")) == []
     forced = predict(scans, "-o", tmp_path / "allowed_out_of_domain", "--allow-out-of-domain")

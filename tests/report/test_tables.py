@@ -264,7 +264,7 @@ def test_evaluation_table_has_units_and_means() -> None:
 def test_evaluation_table_of_the_paper_protocol() -> None:
     text = shown(evaluation_table(PAPER))
     assert "95HD" in text
-    assert "(voxels)" in text
+    assert "(voxel)" in text
     assert "(mm)" not in text
     assert "1 empty, counted as 0" in text
 
