@@ -46,7 +46,7 @@ from c3s3_seg.inference.memory import (
 )
 from c3s3_seg.inference.place import place_for
 from c3s3_seg.inference.prediction import Prediction
-from c3s3_seg.inference.roi import COARSE, CoarsePass, find_region
+from c3s3_seg.inference.roi import COARSE, CoarsePass, cut_by_region, find_region
 from c3s3_seg.inference.settings import Settings
 from c3s3_seg.inference.steps import CheckedScan, PreparedScan
 from c3s3_seg.inference.tiled_network import Probabilities, TiledNetwork
@@ -202,7 +202,7 @@ class Predictor:
             result += check_frame(frame, task.domain, task.modality, task.recipe.spacing_mm)
             result += CheckResult(advice=OTHER_ROI) if box else CheckResult()
             result.settle(scan, allowed=allowed)
-            checked = CheckedScan(scan, DomainCheck(result, box, notes), False, allowed)
+            checked = CheckedScan(scan, DomainCheck(result, box, notes), task, False, allowed)
             if box is None and result.larger:
                 return replace(checked, search=True)
             return self._with_intensities(checked)
@@ -213,14 +213,14 @@ class Predictor:
         Raises
         ------
         InputError
-            If the argument is no `CheckedScan`.
+            If the argument is no `CheckedScan`, or one of another model.
         DomainError
             If nothing like the organ is found, or the intensities of the region are unlike those of the
             training scans, and a scan out of the domain is not allowed.
         MemoryLimitError
             Same as in `network`, for the search; or if memory is full around it.
         """
-        CHECKED.take("checked", checked)
+        self._refuse_other_model(CHECKED.take("checked", checked))
         if not checked.search or self.task.domain is None:
             return checked
         with reporting_full_memory("search for the organ", checked.scan.source.path):
@@ -230,8 +230,9 @@ class Predictor:
     def _search(self, checked: CheckedScan, domain: Domain, progress: Progress | None) -> DomainCheck:
         """Return the check with the region of the organ, or without one if it may be missing and is."""
         result, coarse = checked.check.result, self._foreground()
+        spacing, pieces = self.task.recipe.spacing_mm, not self.task.keep_largest
         try:
-            box, notes = find_region(checked.scan, self.task.recipe.spacing_mm, domain, coarse, progress)
+            box, notes = find_region(checked.scan, spacing, domain, coarse, progress, pieces=pieces)
         except DomainError as error:
             if not checked.allow_out_of_domain:
                 raise
@@ -250,13 +251,13 @@ class Predictor:
         InputError
             If all voxels on the model's grid become the same, or float32 cannot hold the intensities; or if
             the scan is larger than those in training and `locate` was left out, or the argument is no
-            `CheckedScan`.
+            `CheckedScan`, or one of another model.
         MemoryLimitError
             If the scan is resampled on the host, and the model's grid does not fit into its free memory; or
             if memory is full.
         """
         started = time.perf_counter()
-        CHECKED.take("checked", checked)
+        self._refuse_other_model(CHECKED.take("checked", checked))
         scan, box = checked.scan, checked.check.region
         if checked.search:  # `locate` checks the intensities too
             what = "the organ has not been located in this scan, which is larger than those in training"
@@ -271,7 +272,7 @@ class Predictor:
             array = self._place.prepare(self.task.recipe, part)
         seconds = time.perf_counter() - started
         grids = (part.geometry, shape, scan.geometry)
-        return PreparedScan(array, *grids, scan.source, checked.check, seconds, self.task.recipe)
+        return PreparedScan(array, *grids, scan.source, checked.check, seconds, self.task)
 
     def compile_for(self, prepared: PreparedScan) -> None:
         """Compile the networks for the tiles of a scan before they run, if their runtime compiles.
@@ -295,16 +296,11 @@ class Predictor:
         ------
         InputError, MemoryLimitError
             Same as in `prepare`, if the scan is resampled here; or if no tiles fit the memory limit, the
-            argument is no `PreparedScan`, or a model with another preprocessing has prepared it.
+            argument is no `PreparedScan`, or another model has prepared it.
         """
         started = time.perf_counter()
-        PREPARED.take("prepared", prepared)
+        self._refuse_other_model(PREPARED.take("prepared", prepared))
         part, where = prepared.part, prepared.source.path
-        if prepared.recipe != self.task.recipe:
-            what = "the scan was prepared for a model with another preprocessing"
-            raise InputError(
-                what, where=where, todo="Prepare it with this predictor: network(prepare(checked))"
-            )
         array = self._place.to_network(self.task.recipe, prepared.array, part, where)
         seconds = time.perf_counter() - started
         voxels = int(np.prod(part.shape, dtype=np.int64))
@@ -319,24 +315,28 @@ class Predictor:
         ------
         InputError, MemoryLimitError
             If a network fails, its output is not finite logits of the right shape, or memory is full; or if
-            the probabilities are not those of this scan and task, or some of them were already taken.
+            the probabilities are not those of this scan, or some of them were already taken, or another
+            model has prepared the scan.
         """
-        PREPARED.take("prepared", prepared)
-        PROBABILITIES.take("probabilities", probabilities)
-        self._refuse_others(prepared, probabilities)
+        self._refuse_other_model(PREPARED.take("prepared", prepared))
+        if PROBABILITIES.take("probabilities", probabilities).prepared is not prepared:
+            what = "these probabilities are not those of this prepared scan"
+            todo = "Give both: to_scan_grid(prepared, network(prepared))"
+            raise InputError(what, where=prepared.source.path, todo=todo)
         with reporting_full_memory("make the mask", prepared.source.path):
             return self._prediction(prepared, probabilities)
 
-    def _refuse_others(self, prepared: PreparedScan, probabilities: Probabilities) -> None:
-        """Raise if probabilities are those of another scan, or of a model with other labels."""
-        what = ""
-        if probabilities.prepared is not prepared:
-            what = "these probabilities are not those of this prepared scan"
-        elif probabilities.task is not None and probabilities.task.labels != self.task.labels:
-            what = "these probabilities are those of a model with other labels"
-        if what:
-            todo = "Give both: to_scan_grid(prepared, network(prepared))"
-            raise InputError(what, where=prepared.source.path, todo=todo)
+    def _refuse_other_model(self, given: CheckedScan | PreparedScan) -> None:
+        """Raise if another model has made the step before: its domain, recipe or labels are not these."""
+        if given.task == self.task:
+            return
+        source = given.scan.source if isinstance(given, CheckedScan) else given.source
+        raise InputError(
+            f"another model has checked or prepared this scan: '{given.task.name}', wanted"
+            f" '{self.task.name}' with the same domain, preprocessing and labels",
+            where=source.path,
+            todo="Call all steps of one predictor: prepare(locate(check(scan)))",
+        )
 
     def _prediction(self, prepared: PreparedScan, probabilities: Probabilities) -> Prediction:
         started = time.perf_counter()
@@ -347,8 +347,9 @@ class Predictor:
         postprocessed = made.postprocess(self.settings.postprocessing(self.task))
         uncertainty = made.uncertainty(self.comparison)
         volume_ml = made.volume_ml()
-        flag = uncertainty.note() if uncertainty else None
-        warnings = (*((flag,) if flag else ()), *check_volumes(volume_ml, self.task.domain))
+        cut = cut_by_region(made.mask, prepared.check.region, prepared.geometry.shape)
+        told = (uncertainty.note() if uncertainty else None, cut)
+        warnings = (*filter(None, told), *check_volumes(volume_ml, self.task.domain))
         seconds = time.perf_counter() - started - probabilities.seconds
         if uncertainty is not None:
             uncertainty = replace(uncertainty, map=prepared.on_scan_grid(uncertainty.map.array))

@@ -3,7 +3,8 @@
 A network that was trained on crops has never seen the rest of the body, and the intensities of a whole scan
 are normalised to other values than those of a crop. So the network runs at low resolution on windows of the
 size of a training scan, each normalised by itself. Their mean probability is thresholded into components;
-the surroundings of the best component of a plausible size are segmented at full resolution.
+the surroundings of the best component of a plausible size are segmented at full resolution. If a label may
+have several components, as two kidneys are, those that are likely enough are taken together.
 """
 
 from __future__ import annotations
@@ -37,6 +38,9 @@ STEP = 0.5
 PLAUSIBLE = (0.4, 2.0)
 # Above this share of the best candidate's weight, the second candidate may be the organ as well.
 RIVAL = 0.7
+# Above this share of its weight, a component is a further piece of a label that may have several: of a pair
+# of organs, one often has half the volume of the other.
+PIECE = 0.25
 MARGIN_MM = 15.0
 
 
@@ -85,6 +89,8 @@ def find_region(
     domain: Domain,
     foreground: Foreground,
     progress: Progress | None = None,
+    *,
+    pieces: bool = False,
 ) -> tuple[Box, tuple[str, ...]]:
     """Return the surroundings of the organ in a scan that is larger than those in training, and notes.
 
@@ -101,6 +107,8 @@ def find_region(
         resamples to `COARSE` times the model's spacing.
     progress
         Called after each window.
+    pieces
+        Whether a label may have several components.
 
     Raises
     ------
@@ -109,7 +117,7 @@ def find_region(
     """
     coarse, block = _shrunk(scan, spacing_mm)
     probability, windows = _coarse_pass(coarse, domain, foreground, progress)
-    found = _candidates(probability, coarse.geometry.voxel_ml, domain)
+    found = _candidates(probability, coarse.geometry.voxel_ml, domain, pieces)
     if not found:
         raise DomainError(
             "the scan is larger than those in training, and nothing like the organ was found in it",
@@ -122,7 +130,8 @@ def find_region(
     box = Box.of(low * block, end)
     told = [
         f"region of interest: {box} of {scan.geometry.shape} voxels, found by"
-        f" {quantity(windows, 'coarse window')} ({found[0].volume_ml:.0f} ml)"
+        f" {quantity(windows, 'coarse window')} ({found[0].volume_ml:.0f} ml"
+        + (f" in {found[0].pieces} pieces)" if found[0].pieces > 1 else ")")
     ]
     if len(found) > 1 and found[1].weight > RIVAL * found[0].weight:
         place = ", ".join(f"{p:.0f}" for p in coarse.geometry.to_mm((found[1].low + found[1].high - 1) / 2))
@@ -136,6 +145,28 @@ class _Candidate:
     high: NDArray[np.int_]
     volume_ml: float
     weight: float
+    pieces: int = 1
+
+
+def cut_by_region(mask: NDArray[np.uint8], region: Box | None, shape: tuple[int, int, int]) -> str | None:
+    """Return a warning if a mask reaches a face of its region where the scan goes on.
+
+    Parameters
+    ----------
+    mask
+        (i, j, k) label values of the region, 0 for background.
+    region
+        The part of the scan that was segmented; None: all of it, which nothing cuts.
+    shape
+        Voxels of the scan.
+    """
+    if region is None:
+        return None
+    for axis in range(3):
+        faces = ((0, region.low[axis] > 0), (-1, region.high[axis] < shape[axis]))
+        if any(inside and mask.take(face, axis).any() for face, inside in faces):
+            return "the mask reaches the border of the region that was segmented: it may go on outside of it"
+    return None
 
 
 def _shrunk(scan: Volume, spacing_mm: tuple[float, float, float]) -> tuple[Volume, NDArray[np.int_]]:
@@ -195,8 +226,10 @@ def _bump(size: NDArray[np.int_]) -> NDArray[np.float32]:
     return np.asarray(x[:, None, None] * y[None, :, None] * z[None, None, :], dtype=np.float32)
 
 
-def _candidates(probability: NDArray[np.float32], voxel_ml: float, domain: Domain) -> list[_Candidate]:
-    """Return the components of a plausible size, the likeliest first."""
+def _candidates(
+    probability: NDArray[np.float32], voxel_ml: float, domain: Domain, pieces: bool
+) -> list[_Candidate]:
+    """Return the components of a plausible size, the likeliest first; if there may be pieces, as one."""
     labels, count = label_components(probability > 0.5)
     sizes = np.bincount(labels.ravel(), minlength=count + 1)[1:] * voxel_ml
     sums = np.bincount(labels.ravel(), weights=probability.ravel(), minlength=count + 1)[1:] * voxel_ml
@@ -207,9 +240,25 @@ def _candidates(probability: NDArray[np.float32], voxel_ml: float, domain: Domai
     found = [
         _Candidate(first, end, float(size), float(total**2 / size))
         for (first, end), size, total in zip(boxes, sizes, sums, strict=True)
-        if low <= size <= high
+        if size <= high
     ]
-    return sorted(found, key=lambda c: -c.weight)
+    found.sort(key=lambda c: -c.weight)
+    return [c for c in (_joined(found, high) if pieces else found) if c.volume_ml >= low]
+
+
+def _joined(found: list[_Candidate], high: float) -> list[_Candidate]:
+    """Return the likeliest component and its further pieces, up to a volume, as one; then the others."""
+    taken: list[_Candidate] = []
+    others: list[_Candidate] = []
+    for piece in found:
+        likely = piece.weight > PIECE * found[0].weight
+        fits = sum(c.volume_ml for c in taken) + piece.volume_ml <= high
+        (taken if likely and fits else others).append(piece)
+    if len(taken) < 2:
+        return found
+    low, end = np.min([c.low for c in taken], axis=0), np.max([c.high for c in taken], axis=0)
+    volume, weight = sum(c.volume_ml for c in taken), sum(c.weight for c in taken)
+    return [_Candidate(low, end, volume, weight, len(taken)), *others]
 
 
 def _around(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from c3s3_seg.bundle.preprocessing import Recipe
+from c3s3_seg.bundle import Task
 from c3s3_seg.geometry.volume import Array, Geometry, Source, Volume
 from c3s3_seg.inference.domain_check import DomainCheck
 from c3s3_seg.inference.place import Prepared
@@ -21,6 +21,8 @@ class CheckedScan:
         Scan on its own grid.
     check
         Result of the domain check.
+    task
+        Task of the model with whose training scans it was compared.
     search
         Whether its field of view is larger than in training: `Predictor.locate` has to find the organ first.
     allow_out_of_domain
@@ -29,6 +31,7 @@ class CheckedScan:
 
     scan: Volume
     check: DomainCheck
+    task: Task
     search: bool = False
     allow_out_of_domain: bool = False
 
@@ -51,8 +54,8 @@ class PreparedScan:
         Result of the domain check.
     seconds
         Time of the preparation.
-    recipe
-        Preprocessing by which the scan was prepared.
+    task
+        Task of the model that has checked and prepared the scan.
     """
 
     array: Prepared
@@ -62,7 +65,7 @@ class PreparedScan:
     source: Source
     check: DomainCheck
     seconds: float
-    recipe: Recipe
+    task: Task
 
     def on_scan_grid(self, array: Array) -> Volume:
         """Return an array (i, j, k) of `part`, of any dtype, on the grid of the scan: 0 elsewhere."""

@@ -41,7 +41,7 @@ class Paired:
     missed, against_missed
         Empty predictions of the first and of the second set whose truth is not empty (over all paired cases).
         They improve a mean distance: the protocol `paper` counts them as 0, `clinical` leaves them out. In a
-        study, whose records do not have the truth, the predictions of `both_empty` are among them.
+        study, whose records do not have the truth, the predictions of `both_empty` are left out.
     both_empty, against_both_empty
         Predictions of the first and of the second set that are empty like the truth (over all paired cases).
         The protocol `paper` counts them as 0 too: they improve a mean distance and lower a mean Dice.

@@ -79,6 +79,8 @@ def study_remarks(rows: Sequence[StudyRow]) -> list[str]:
             f"{infinite} infinite distances (a label that the truth does not have) are in no mean; where a"
             " case has other values it is averaged over these."
         )
+    if nothing := sum(row.left_out["dice"] for row in rows):
+        lines.append(f"{nothing} predictions were empty like the truth and are in no mean.")
     return lines
 
 

@@ -118,7 +118,7 @@ def empty_masks(result: Validation) -> tuple[int, int]:
     """
     rows = [row for labels in result.per_case.values() for row in labels.values()]
     empty = sum(row["dice"] == 0 == row.get("hd95_vox", 1) for row in rows)
-    return empty - result.both_empty, len(rows) - result.both_empty
+    return empty, len(rows) - result.both_empty
 
 
 def since_gain(validations: list[tuple[float, ...]]) -> int:

@@ -83,8 +83,9 @@ class AugmentConfig:
         Axes (0, 1, 2) about which a crop is turned by 0, 90, 180 or 270 degrees, on top of the small
         rotation. With `slice_axis`, only this axis is allowed.
     gain, offset, noise
-        Standard deviations of g, o and n in x (1 + g) + o + n, in units of the scan's own; that of n is
-        drawn from 0 to `noise`.
+        Standard deviations of g, o and n in x (1 + g) + o + n; that of n is drawn from 0 to `noise`. Those
+        of o and n are in units of the network's input: with `zscore` the scan's standard deviation, with
+        `window` the width of the window.
     gamma
         Smallest and largest exponent on intensities scaled to [0, 1].
     bias

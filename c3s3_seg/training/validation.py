@@ -16,6 +16,8 @@ from c3s3_seg.inference.backends.runtimes import TorchBackend
 from c3s3_seg.inference.predictor import Predictor
 from c3s3_seg.training.cases import ValidationCase
 
+SCORES = ("dice", "jaccard", "hd95_vox", "asd_vox")
+
 
 @dataclass(frozen=True)
 class Validation:
@@ -34,7 +36,7 @@ class Validation:
         Means over the finite distances; nan if no prediction gave one, for example if all are empty.
     per_case
         Case -> label -> {dice, jaccard, hd95_vox, asd_vox}. A label that is predicted and not in the truth
-        has infinite distances; one that is empty in both has zeros, which are in no mean.
+        has infinite distances; one that is empty in both has nan for all four.
     infinite
         Number of infinite distances, which are not in the means.
     lacking
@@ -70,7 +72,7 @@ class Validation:
 
     def record(self, iteration: int) -> dict[str, Any]:
         """Return the record for the history and the card."""
-        means = {k: round(getattr(self, k), 4) for k in ("dice", "jaccard", "hd95_vox", "asd_vox")}
+        means = {k: round(getattr(self, k), 4) for k in SCORES}
         counts = {"infinite": self.infinite, "both_empty": self.both_empty}
         left_out = {name: count for name, count in counts.items() if count}
         return {"iteration": iteration, "candidate": self.candidate, **means, **left_out}
@@ -92,16 +94,14 @@ def validate(name: str, net: nn.Module, task: Task, cases: Sequence[ValidationCa
             missed += score.optimistic
             if math.isinf(score.hd95_vox) or score.nothing:
                 lacking.add((case.name, label.name))
-            per_case[case.name][label.name] = {
-                "dice": score.dice,
-                "jaccard": score.jaccard,
-                "hd95_vox": score.hd95_vox,
-                "asd_vox": score.asd_vox,
-            }
+            numbers = (score.dice, score.jaccard, score.hd95_vox, score.asd_vox)
+            # The protocol's zeros would count as a miss in each table that reads these numbers.
+            numbers = (math.nan,) * 4 if score.nothing else numbers
+            per_case[case.name][label.name] = dict(zip(SCORES, numbers, strict=True))
             if not score.nothing:
                 rows.append(per_case[case.name][label.name])
-    overlap = {key: fmean(row[key] for row in rows) if rows else math.nan for key in ("dice", "jaccard")}
-    distances = {key: _mean_distance([row[key] for row in rows], missed) for key in ("hd95_vox", "asd_vox")}
+    overlap = {key: fmean(row[key] for row in rows) if rows else math.nan for key in SCORES[:2]}
+    distances = {key: _mean_distance([row[key] for row in rows], missed) for key in SCORES[2:]}
     infinite = sum(math.isinf(row["hd95_vox"]) for row in rows)
     return Validation(
         candidate=name,

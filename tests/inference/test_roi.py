@@ -231,13 +231,13 @@ BALLS = Domain(
 )
 
 
-def search(*blobs: tuple[float, int, int]) -> tuple[Box, tuple[str, ...]]:
+def search(*blobs: tuple[float, int, int], pieces: bool = False) -> tuple[Box, tuple[str, ...]]:
     """Search blobs: the probability, the first plane and the number of planes of each."""
     array = np.zeros((40, 40, 120), np.float32)
     for probability, first, planes in blobs:
         array[15:25, 15:25, first : first + planes] = probability
     scan = Geometry.build(array.shape, (2.0,) * 3).volume(array)
-    return find_region(scan, (2.0,) * 3, BALLS, lambda part: np.asarray(part.array))
+    return find_region(scan, (2.0,) * 3, BALLS, lambda part: np.asarray(part.array), pieces=pieces)
 
 
 def test_a_region_is_a_training_scan_or_the_organ_with_its_margin() -> None:
@@ -259,6 +259,36 @@ def test_what_is_nearly_as_likely_is_told(probability: float, told: bool) -> Non
     """The limit is 0.7 x 0.9^2, the square of 0.753."""
     _, notes = search((probability, 20, 10), (0.9, 80, 10))
     assert notes[1:] == (("something else was nearly as likely, of 8 ml at (39, 39, 49) mm",) if told else ())
+
+
+def test_the_pieces_of_a_label_are_taken_together() -> None:
+    """Of a pair of organs, one was segmented, and nothing was said of the other."""
+    pair = ((0.9, 20, 6), (0.8, 80, 4))  # 4.8 and 3.2 ml; each has 30 voxels around it, both 74
+    box, (note,) = search(*pair, pieces=True)
+    assert box == Box((5, 5, 12), (35, 35, 91))
+    assert note.endswith("(8 ml in 2 pieces)")
+    assert search(*pair)[0] == Box((5, 5, 8), (35, 35, 38))
+    # 2.4 ml each are no plausible organ, and together they are.
+    assert search((0.9, 20, 3), (0.9, 80, 3), pieces=True)[0].low[2] < 20
+    with pytest.raises(DomainError, match="nothing like the organ"):
+        search((0.9, 20, 3), pieces=True)
+
+
+def test_what_is_unlikely_or_too_much_is_no_further_piece() -> None:
+    """0.8 ml of 4.8 ml are 0.17 of the weight; 12 and 12 ml are more than twice 10 ml."""
+    assert search((0.9, 20, 6), (0.9, 80, 1), pieces=True)[0] == Box((5, 5, 8), (35, 35, 38))
+    box, notes = search((0.9, 20, 15), (0.9, 80, 15), pieces=True)
+    assert box.high[2] < 80
+    assert "something else was nearly as likely, of 12 ml" in notes[1]
+
+
+@pytest.mark.parametrize(("region", "cut"), [("0:48,0:48,0:60", False), ("0:48,0:48,0:24", True)])
+def test_a_mask_that_a_region_cuts_is_questioned(region: str, cut: bool) -> None:
+    """The ball ends at plane 36; the scan's own border cuts nothing."""
+    found = Predictor(ct_task(), [Threshold(0.6)])(ct(140), roi=region, allow_out_of_domain=True)
+    assert any("reaches the border of the region" in warning for warning in found.warnings) == cut
+    wanted = ball((48, 48, 48), 12)[:, :, : 24 if cut else 48]
+    assert (found.mask.array[:, :, : wanted.shape[2]] == wanted).all()
 
 
 @pytest.mark.parametrize(("planes", "plausible"), [(3, False), (5, True), (24, True), (26, False)])

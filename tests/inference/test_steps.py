@@ -190,19 +190,35 @@ def test_probabilities_of_another_scan_make_no_mask(
         predictor.to_scan_grid(prepared, None)  # type: ignore[arg-type]
 
 
-def test_a_scan_that_was_prepared_for_another_model_is_refused(
-    predictor: Predictor, prepared: PreparedScan
+@pytest.mark.parametrize("differs", ["domain", "recipe", "labels", "modality"])
+def test_a_scan_of_another_model_is_refused_at_every_step(
+    predictor: Predictor, scan: Volume, prepared: PreparedScan, differs: str
 ) -> None:
+    """A model segmented a scan that only another one had compared with its training scans."""
     recipe = replace(predictor.task.recipe, intensity=Intensity("window", 0.0, 100.0))
-    other = Predictor(replace(predictor.task, recipe=recipe), predictor.backends)
-    with pytest.raises(
-        InputError, match=r"prepared for a model with another preprocessing\. Prepare it with"
-    ):
-        other.network(prepared)
-    labels = (Label("atria", 2),)
-    other = Predictor(replace(predictor.task, labels=labels, domain=None), predictor.backends)
-    with pytest.raises(InputError, match=r"those of a model with other labels\. Give both"):
-        predictor.to_scan_grid(prepared, other.network(prepared))
+    other = {
+        "domain": replace(predictor.task, domain=None),
+        "recipe": replace(predictor.task, recipe=recipe),
+        "labels": replace(predictor.task, labels=(Label("atria", 2),), domain=None),
+        "modality": replace(predictor.task, modality="CT"),
+    }[differs]
+    model = Predictor(other, predictor.backends)
+    checked, refused = predictor.check(scan), r"another model has checked or prepared .* Call all steps of"
+    for step in (model.locate, model.prepare):
+        with pytest.raises(InputError, match=refused):
+            step(checked)
+    for last in (model.network, lambda given: model.to_scan_grid(given, predictor.network(given))):
+        with pytest.raises(InputError, match=refused):
+            last(prepared)
+
+
+def test_steps_of_two_predictors_of_one_model_fit(
+    predictor: Predictor, scan: Volume, prepared: PreparedScan
+) -> None:
+    """A pipeline may have a predictor of its own in each thread."""
+    same = Predictor(replace(predictor.task), predictor.backends)
+    mask = same.to_scan_grid(prepared, same.network(prepared)).mask
+    np.testing.assert_array_equal(mask.array, predictor(scan).mask.array)
 
 
 def test_probabilities_of_more_networks_or_another_grid_make_no_mask(

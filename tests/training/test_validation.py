@@ -18,13 +18,15 @@ from c3s3_seg.errors import InputError
 from c3s3_seg.geometry.volume import Geometry
 from c3s3_seg.io import load_mask, save
 from c3s3_seg.report.study_table import Trained, study_rows
-from c3s3_seg.report.study_words import study_markdown
+from c3s3_seg.report.study_words import study_markdown, study_remarks
+from c3s3_seg.system.schema import plain
 from c3s3_seg.training.bundles.card import _table
 from c3s3_seg.training.cases import ValidationCase
 from c3s3_seg.training.config import load_config
 from c3s3_seg.training.history import History, empty_masks, scored
 from c3s3_seg.training.loggers import Silent
 from c3s3_seg.training.run import Run
+from c3s3_seg.training.studies.record import _numbers
 from c3s3_seg.training.train import train
 from c3s3_seg.training.validation import validate
 
@@ -66,6 +68,17 @@ def test_a_case_without_a_label_in_common_counts_as_dice_0() -> None:
     assert (found.hd95_vox, found.asd_vox, found.infinite) == (0, 0, 1)
     assert "1 infinite" in found.remark
     assert found.record(4)["infinite"] == 1
+
+
+def test_a_label_that_is_empty_in_both_is_in_no_mean_of_a_study_either() -> None:
+    """The table of a study had it as a miss of Dice 0; the validation of the same run did not."""
+    found = validate("net", finds(2), task(1, 2), [case("right", 2), case("nothing", 0)])
+    assert (found.dice, found.both_empty, empty_masks(found)) == (0.5, 2, (0, 2))
+    recorded = json.loads(json.dumps(plain(found.per_case)))
+    assert recorded["right"]["organ-1"] == dict.fromkeys(("dice", "jaccard", "hd95_vox", "asd_vox"))
+    (row,) = study_rows([Trained("base", 0, 10, 60.0, {"vnet": _numbers(recorded)})], "base")
+    assert (row.mean["dice"], row.missed, row.infinite, row.left_out["dice"]) == (0.5, 0, 1, 2)
+    assert "2 predictions were empty like the truth and are in no mean." in study_remarks([row])
 
 
 def test_a_label_is_learnt_where_the_cases_that_have_it_say_so() -> None:
