@@ -109,15 +109,15 @@ class Pool:
             if not any(worker.tasks for worker in self._workers) and not again and not more:
                 return
             outcomes, orphans = self._listen()
-            yield from outcomes
+            # At once: who takes the outcomes may be slow, and a case that is finished by then is not late.
+            late, waiting = self._end_late()
+            again.extend(waiting)
+            yield from (*outcomes, *late)
             for task, refusal in orphans:
                 if task.attempt + 1 < TRIES:
                     again.append(replace(task, attempt=task.attempt + 1))
                 else:
                     yield Outcome(task.case.name, task.place, refusal=refusal)
-            late, waiting = self._end_late()
-            yield from late
-            again.extend(waiting)
 
     def close(self) -> None:
         """End all workers: idle ones end by themselves, busy and starting ones are terminated now."""

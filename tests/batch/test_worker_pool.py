@@ -308,6 +308,18 @@ def test_a_worker_that_does_not_read_holds_nobody_up(small_scans: Path, tmp_path
         assert sorted([outcome.case, *(o.case for o in run)]) == [f"case-{n}" for n in range(3)]
 
 
+def test_a_case_that_is_finished_while_the_pages_are_written_is_not_late(
+    small_scans: Path, tmp_path: Path
+) -> None:
+    """Its outcome lay in the pipe, and it failed by the limit, because others had been held up."""
+    with closing(Pool(MODEL, Job(tmp_path, allow_out_of_domain=True), 2, (), LIMIT_S)) as pool:
+        run = pool.run(tasks(small_scans))
+        outcomes = [next(run)]
+        time.sleep(LIMIT_S + 1)
+        outcomes += run
+    assert [outcome.refusal for outcome in outcomes] == [None] * 5
+
+
 def test_a_single_case_that_never_ends_is_one_line(small_scans: Path, tmp_path: Path) -> None:
     scan = small_scans / "case-1.nii.gz"
     brighten(scan)
