@@ -64,13 +64,21 @@ def manifest_text(manifest: Manifest) -> bytes:
         raise ConfigError(what, where=MANIFEST) from None
 
 
-def check_loads(folder: Path, manifest: Manifest) -> None:
-    """Raise if `load` would refuse a manifest: before it is written, and before it replaces a good one."""
+def checked_text(folder: Path, manifest: Manifest) -> tuple[bytes, Manifest]:
+    """Return the content of the manifest's file, and the manifest as `load` will read it from there.
+
+    Raises
+    ------
+    InputError
+        If `load` would refuse it: before it is written, and before it replaces a good one.
+    """
     text, where = manifest_text(manifest), folder / MANIFEST
     if len(text) > MANIFEST_BYTES:
         what = f"its manifest would have {len(text):,} bytes, wanted at most {MANIFEST_BYTES:,}"
         raise InputError(what, where=where)
-    check_networks(folder, parse_manifest(text, where))
+    read = parse_manifest(text, where)
+    check_networks(folder, read)
+    return text, read
 
 
 def _check_finite(data: Any, where: Path) -> None:

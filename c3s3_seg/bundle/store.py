@@ -25,15 +25,15 @@ from c3s3_seg.bundle.manifest import Calibration, Manifest, Network, Task
 from c3s3_seg.bundle.manifest_file import (
     MANIFEST,
     MANIFEST_BYTES,
-    check_loads,
     check_networks,
+    checked_text,
     is_file,
     is_plain,
-    manifest_text,
     parse_manifest,
     verified_files,
 )
 from c3s3_seg.errors import InputError, shown
+from c3s3_seg.geometry.arguments import instances_of
 from c3s3_seg.system.files import make_folder, write_whole
 from c3s3_seg.system.lock import NAME as LOCK
 from c3s3_seg.system.lock import hold, is_held
@@ -45,6 +45,7 @@ CARD = "README.md"
 CARD_BYTES = 16 << 20
 RESERVED = {MANIFEST, LOCK, UNFINISHED}  # names of files that this module writes itself
 PAUSES_S = (0.1, 0.2, 0.4, 0.8)  # writing the files of a bundle takes less, as a rule
+PARITY = instances_of(Mapping, "a mapping of file names to the parity of graphs").or_none()
 WEIGHTS = Path(__file__).parents[1] / "weights"
 
 
@@ -176,11 +177,11 @@ class ModelBundle:
         """
         folder = given_path(folder)
         empty = cls(folder, Manifest(task=task, networks=networks, files={}, training=training))
-        manifest = empty._naming(files, {})
-        check_loads(folder, manifest)
+        files = _contents(files, folder)
+        text, manifest = checked_text(folder, empty._naming(files, {}))
         make_folder(folder)
         with hold(folder), replacing(folder, files, MANIFEST):
-            return empty._write(files, manifest)
+            return _write(folder, files, text, manifest)
 
     def add(self, files: Mapping[str, bytes], parity: Mapping[str, Any] | None = None) -> ModelBundle:
         """Write more files into the bundle, then the manifest with their hashes and their parity.
@@ -191,22 +192,16 @@ class ModelBundle:
             If another process writes into the bundle, or has changed its manifest since it was loaded; if
             `load` would refuse it afterwards; or if a file cannot be written: all files are then as before.
         """
+        files = _contents(files, self.folder)
         check_set(self.folder, files, MANIFEST)
-        manifest = self._naming(files, parity or {})
-        check_loads(self.folder, manifest)
+        text, manifest = checked_text(self.folder, self._naming(files, PARITY.take("parity", parity) or {}))
         with hold(self.folder):
             self._refuse_changed()
             with amending(self.folder, files, MANIFEST):
-                return self._write(files, manifest)
+                return _write(self.folder, files, text, manifest)
 
     def _naming(self, files: Mapping[str, bytes], parity: Mapping[str, Any]) -> Manifest:
         """Return the manifest with the hashes of more files, and their parity."""
-        for name, content in files.items():
-            if not (isinstance(name, str) and isinstance(content, bytes)):
-                what = f"found {type(content).__name__} under {shown(name)}, wanted a file name and bytes"
-                raise InputError(what, where=self.folder)
-            if folded(name) in RESERVED:
-                raise InputError(f"a file of a bundle cannot be named {name}", where=self.folder)
         hashes = dict(self.manifest.files)
         hashes |= {
             plain_name(name, "the file", self.folder): hashlib.sha256(content).hexdigest()
@@ -214,13 +209,6 @@ class ModelBundle:
         }
         parities = {**self.manifest.parity, **parity}
         return replace(self.manifest, files=dict(sorted(hashes.items())), parity=parities)
-
-    def _write(self, files: Mapping[str, bytes], manifest: Manifest) -> ModelBundle:
-        text = manifest_text(manifest)
-        for name, content in files.items():
-            write_whole(self.folder / name, content)
-        write_whole(self.folder / MANIFEST, text)
-        return ModelBundle(self.folder, manifest, hashlib.sha256(text).hexdigest())
 
     def __repr__(self) -> str:
         labels = ", ".join(label.name for label in self.task.labels)
@@ -234,11 +222,16 @@ class ModelBundle:
             what = "another command has changed the bundle since this one loaded it"
             raise InputError(what, where=self.folder / MANIFEST, todo="Give the command again")
 
+    def with_domain(self, domain: Domain) -> ModelBundle:
+        """Return the bundle with another domain; its manifest's file stays as it is."""
+        manifest = replace(self.manifest, task=replace(self.manifest.task, domain=domain))
+        return replace(self, manifest=manifest)
+
     def calibrated(self, domain: Domain | None = None, uncertainty: Calibration | None = None) -> ModelBundle:
         """Write the domain and the uncertainty limit into the manifest; None keeps the present value."""
-        task = replace(self.manifest.task, domain=domain or self.manifest.task.domain)
-        manifest = replace(self.manifest, task=task, uncertainty=uncertainty or self.manifest.uncertainty)
-        return ModelBundle(self.folder, manifest, self.loaded_sha256).add({})
+        changed = self if domain is None else self.with_domain(domain)
+        manifest = replace(changed.manifest, uncertainty=uncertainty or self.manifest.uncertainty)
+        return replace(changed, manifest=manifest).add({})
 
     @property
     def task(self) -> Task:
@@ -300,6 +293,28 @@ class ModelBundle:
 def shipped_bundles() -> list[str]:
     """Return the names of the bundles that come with the package."""
     return sorted(path.parent.name for path in WEIGHTS.glob(f"*/{MANIFEST}"))
+
+
+def _contents(files: Any, folder: Path) -> dict[str, bytes]:
+    """Return the files of a bundle that is written; raise for one without a name, or with a taken one."""
+    if not isinstance(files, Mapping):
+        what = f"found files of type {type(files).__name__}, wanted a mapping of file names to bytes"
+        raise InputError(what, where=folder)
+    for name, content in files.items():
+        if not (isinstance(name, str) and isinstance(content, bytes)):
+            what = f"found {type(content).__name__} under {shown(name)}, wanted a file name and bytes"
+            raise InputError(what, where=folder)
+        if folded(name) in RESERVED:
+            raise InputError(f"a file of a bundle cannot be named {name}", where=folder)
+    return dict(files)
+
+
+def _write(folder: Path, files: Mapping[str, bytes], text: bytes, manifest: Manifest) -> ModelBundle:
+    """Write the files, then the manifest with this text."""
+    for name, content in files.items():
+        write_whole(folder / name, content)
+    write_whole(folder / MANIFEST, text)
+    return ModelBundle(folder, manifest, hashlib.sha256(text).hexdigest())
 
 
 def _known_bundles() -> str:

@@ -38,6 +38,7 @@ def calibrate(
     bundle of two networks and at least two validation cases.
     """
     from c3s3_seg.bundle import ModelBundle
+    from c3s3_seg.errors import InputError
     from c3s3_seg.system.files import check_folder
     from c3s3_seg.training.bundles.calibrate import check_bad_mm
     from c3s3_seg.training.bundles.domain import measure_domain, trained_splits
@@ -53,15 +54,22 @@ def calibrate(
         if not why:
             _check_masks(found, index, splits, status)
         domain = measure_domain(found.task, index, splits, status)
-    found = found.calibrated(domain)  # first: the search for a limit may fail, and the domain is good without
-    say(f"{found.folder}: domain of {domain.scans} training scans.")
+    measured_domain = f"{found.folder}: domain of {domain.scans} training scans."
     if why:
+        found.calibrated(domain)
+        say(measured_domain)
         say(f"No uncertainty limit: {why}.{_earlier_limit(found)}")
         return
-    with Status() as status:
-        limit = _limit(found, index, splits, bad_mm, status)
+    try:
+        with Status() as status:
+            limit = _limit(found.with_domain(domain), index, splits, bad_mm, status)
+    except InputError:  # the domain is good without a limit
+        found.calibrated(domain)
+        say(f"{measured_domain} It was written; the uncertainty limit was not.{_earlier_limit(found)}")
+        raise
     measured = limit.calibration
-    found.calibrated(uncertainty=measured)
+    found.calibrated(domain, measured)  # both at once: whoever interrupts the search has the bundle as it was
+    say(measured_domain)
     say(
         f"Uncertainty limit {measured.threshold_mm:.2f} mm (95HD between the networks), from {measured.cases}"
         f" scans: AUROC {measured.auroc:.2f}, Spearman {measured.spearman:.2f} for a 95HD above"

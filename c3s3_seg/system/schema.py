@@ -142,8 +142,11 @@ def _before(schema: Any) -> Any:
 
 
 def dump(instance: Any) -> Any:
-    """Convert a dataclass, by its annotations, into values that `json.dumps` accepts."""
-    return _adapter(type(instance)).dump_python(instance, mode="json")  # type: ignore[arg-type]
+    """Convert a dataclass, by its annotations, into values that `json.dumps` accepts.
+
+    A field of another type than annotated is converted as it is, without a warning: `parse` names its key.
+    """
+    return _adapter(type(instance)).dump_python(instance, mode="json", warnings=False)  # type: ignore[arg-type]
 
 
 def plain(value: Any) -> Any:

@@ -506,7 +506,6 @@ def test_a_file_cannot_have_the_name_of_one_that_the_bundle_needs(bundle: ModelB
     assert ModelBundle.load(bundle.folder).manifest == bundle.manifest
 
 
-@pytest.mark.filterwarnings("ignore:Pydantic serializer warnings")
 def test_arguments_of_another_kind_are_refused(bundle: ModelBundle, tmp_path: Path) -> None:
     files = {NETWORK.weights: b"weights"}
     assert ModelBundle.create(str(tmp_path / "text"), TASK, files, (NETWORK,), {}).folder == tmp_path / "text"
@@ -514,6 +513,12 @@ def test_arguments_of_another_kind_are_refused(bundle: ModelBundle, tmp_path: Pa
         bundle.add({"README.md": "card"})  # type: ignore[dict-item]
     with pytest.raises(ConfigError, match="would hold a value that JSON cannot"):
         bundle.add({}, {"model.onnx": object()})
+    for other in ("x", None, [("README.md", b"card")]):
+        for write in (bundle.add, lambda f: ModelBundle.create(bundle.folder, TASK, f, (NETWORK,), {})):
+            with pytest.raises(InputError, match=r"found files of type \w+, wanted a mapping of file names"):
+                write(other)  # type: ignore[arg-type]
+    with pytest.raises(InputError, match=r"found parity='x', wanted a mapping"):
+        bundle.add({}, "x")  # type: ignore[arg-type]
     with pytest.raises(ConfigError, match="modality = 5: wanted text"):
         ModelBundle.create(tmp_path / "c", replace(TASK, modality=5), files, (NETWORK,), {})  # type: ignore[arg-type]
     assert ModelBundle.load(bundle.folder).manifest == bundle.manifest
@@ -708,6 +713,14 @@ def test_a_bundle_that_could_not_be_loaded_is_not_written(
         ModelBundle(bundle.folder, replace(bundle.manifest, task=task)).add({"README.md": b"new"})
     assert files_of(bundle.folder) == before
     assert not (tmp_path / "new").exists()
+
+
+def test_networks_that_can_be_read_once_are_written_as_they_were_checked(tmp_path: Path) -> None:
+    """A generator was checked, and the manifest written after it had no network."""
+    networks = (network for network in (NETWORK,))
+    made = ModelBundle.create(tmp_path, TASK, {NETWORK.weights: b"w"}, networks, {"seeds": (1, 2)})  # type: ignore[arg-type]
+    assert made.manifest == ModelBundle.load(tmp_path).manifest
+    assert made.networks == (NETWORK,)
 
 
 def test_a_record_that_could_not_be_loaded_is_not_written(bundle: ModelBundle) -> None:

@@ -252,12 +252,30 @@ def test_a_limit_that_divides_nothing_is_refused_and_the_domain_is_kept(
     found = CliRunner().invoke(app, words)
     assert isinstance(found.exception, InputError)
     assert "18 of 18 scans have a 95HD above 0.00 mm: no limit divides them" in str(found.exception)
-    assert "domain of 2 training scans" in found.output
+    assert "domain of 2 training scans. It was written; the uncertainty limit was not." in " ".join(
+        found.output.split()
+    )
     after = ModelBundle.load(tmp_path / "bundle").manifest
     assert after.task.domain != before.task.domain
     assert after.task.domain is not None
     assert after.task.domain.shape == ((24, 24),) * 3
     assert after.uncertainty == before.uncertainty
+
+
+def test_a_calibration_that_is_interrupted_leaves_the_bundle_as_it_was(
+    phantoms: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The domain had been written by then, and the message said that the command begins anew."""
+
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("c3s3_seg.training.bundles.calibrate.calibrate_uncertainty", interrupt)
+    shutil.copytree(WEIGHTS / "phantom", tmp_path / "bundle")
+    before = (tmp_path / "bundle" / "manifest.json").read_bytes()
+    found = CliRunner().invoke(app, ["calibrate", str(tmp_path / "bundle"), str(phantoms)])
+    assert found.exit_code != 0
+    assert (tmp_path / "bundle" / "manifest.json").read_bytes() == before
 
 
 def test_one_case_is_too_few() -> None:
