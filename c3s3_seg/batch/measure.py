@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -302,9 +303,11 @@ def public_path(path: Path) -> Path:
 
 def _without(reason: Told, paths: Sequence[Path]) -> Told:
     """Return a reason in which files are named by their `public_path`."""
-    for path in paths:
-        old, new = str(path), str(public_path(path))
-        reason = Told.of(reason.named.replace(old, new), reason.public.replace(old, new))
+    for path in sorted(paths, key=lambda path: -len(str(path))):
+        # The whole name: that of a file "1" is also the begin of "10" beside it.
+        name = re.compile(rf"{re.escape(str(path))}(?![\w-]|\.\w)")
+        new = str(public_path(path)).replace("\\", r"\\")
+        reason = Told.of(name.sub(new, reason.named), name.sub(new, reason.public))
     return reason
 
 

@@ -71,13 +71,17 @@ def match_box(text: str) -> re.Match[str]:
     Raises
     ------
     InputError
-        If it is no text, or not a region.
+        If it is no text, or not a region, or one begins after its end.
     """
     REGION.take("roi", text)
     number = r"\s*(-?\d+(?:\.\d+)?)\s*"
     match = re.fullmatch(rf"{number}:{number},{number}:{number},{number}:{number}(mm)?\s*", text)
     if match is None:
         raise InputError(f"found the region '{text}', wanted {FORM}")
+    ends = [float(number) for number in match.groups()[:6]]
+    if any(first > last for first, last in zip(ends[::2], ends[1::2], strict=True)):
+        todo = "Give the lower end of an axis first"
+        raise InputError(f"the region '{text}' begins after its end", todo=todo)
     return match
 
 

@@ -82,7 +82,7 @@ class Predictor:
     Raises
     ------
     InputError
-        If a comparison is requested and there is one network.
+        If there is no network, or a comparison is requested and there is one.
     MissingError
         If the steps around the network are requested on its device, and it takes no tensors there.
     """
@@ -97,6 +97,8 @@ class Predictor:
         remarks: Mapping[str, Any] | None = None,
     ) -> None:
         self.task, self.backends = task, tuple(backends)
+        if not self.backends and costs is None:  # with costs, the steps before the network can be run
+            raise InputError("found no network, wanted at least one backend")
         self.settings = (settings or Settings()).for_task(task)
         self.costs = costs or costs_of(self.backends[0].name, [ASSUMED] * len(self.backends))
         self.remarks = dict(remarks or {})

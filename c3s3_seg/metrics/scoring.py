@@ -239,9 +239,11 @@ def _check_arguments(prediction: object, truth: object, labels: Iterable[int]) -
     """
     for mask in (prediction, truth):
         require_volume(mask)
+    if not isinstance(labels, Iterable) or isinstance(labels, str | bytes):
+        raise InputError(f"found labels {labels!r}; wanted several label values, such as [1]")
     given = tuple(labels)
     for label in given:
-        if isinstance(label, int | np.integer) and label >= 1:
+        if isinstance(label, int | np.integer) and not isinstance(label, bool) and label >= 1:
             continue
         found = "label 0, which is the background" if label == 0 else f"the label {label!r}"
         raise InputError(f"found {found}; wanted a label value such as 1")

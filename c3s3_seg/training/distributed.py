@@ -207,18 +207,20 @@ class SharedBatchNorm(nn.BatchNorm3d):
         axes = (0, 2, 3, 4)
         count = x.numel() // x.shape[1] * dist.get_world_size()
         x32 = x.float()
-        sums = total(torch.stack([x32.sum(axes), x32.square().sum(axes)]))
+        # In double precision: of values far from 0 the two terms of the variance are nearly equal.
+        sums = total(torch.stack([x32.sum(axes, dtype=torch.float64), x32.double().square().sum(axes)]))
         average = sums[0] / count
         variance = (sums[1] / count - average.square()).clamp_min(0)
         self._remember(average.detach(), variance.detach() * count / (count - 1))
-        scale = self.weight * (variance + self.eps).rsqrt()
-        shift = self.bias - average * scale
-        return (x32 * scale.view(1, -1, 1, 1, 1) + shift.view(1, -1, 1, 1, 1)).to(x.dtype)
+        shape = (1, -1, 1, 1, 1)
+        scale = self.weight * (variance + self.eps).rsqrt().float()
+        centred = x32 - average.float().view(shape)
+        return (centred * scale.view(shape) + self.bias.view(shape)).to(x.dtype)
 
     @torch.no_grad()
     def _remember(self, average: Tensor, unbiased: Tensor) -> None:
         for running, new in ((self.running_mean, average), (self.running_var, unbiased)):
             if running is not None:
-                running.lerp_(new, self.momentum or 0.0)
+                running.lerp_(new.to(running.dtype), self.momentum or 0.0)
         if self.num_batches_tracked is not None:
             self.num_batches_tracked += 1

@@ -31,15 +31,16 @@ from c3s3_seg.training.config import TrainConfig
 from c3s3_seg.training.data import FOCUS, Batch, Sampler, Views
 from c3s3_seg.training.distributed import ProcessGroup, join, led, wait
 from c3s3_seg.training.folds import read_splits
-from c3s3_seg.training.history import UNLEARNT
+from c3s3_seg.training.history import LAG, UNLEARNT
 from c3s3_seg.training.run import Run
 from c3s3_seg.training.start_checks import check_start
 from c3s3_seg.training.teacher import FOLDER, Teacher, open_teacher
 from c3s3_seg.training.validation import Validation
 
 PARTS = (CARD, "model.safetensors", "secondary.safetensors")  # files that every bundle has, or may have
-# Number of threads that draw batches for a GPU. A batch depends on its iteration only, not on this number.
-LOADERS = min(8, available_processors())
+# Number of threads that draw batches for a GPU, each one iteration ahead of the others: at most `LAG`, within
+# which a validation does not yet decide crops. A batch depends on its iteration only, not on this number.
+LOADERS = min(LAG, available_processors())
 NOTHING = "no network has a Dice above 0 on the validation cases: it has not learnt the task"
 
 

@@ -16,7 +16,8 @@ from helpers.command import run
 
 from c3s3_seg.batch import measure as measure_module
 from c3s3_seg.batch.evaluate import EvaluationSettings, evaluate
-from c3s3_seg.errors import MORE_MEMORY, NO_MEMORY, GeometryError, InputError
+from c3s3_seg.batch.measure import _without
+from c3s3_seg.errors import MORE_MEMORY, NO_MEMORY, GeometryError, InputError, Told
 from c3s3_seg.geometry.volume import Geometry, Volume
 from c3s3_seg.io import load_mask, save
 from c3s3_seg.metrics.results import PaperScore, Score
@@ -770,6 +771,15 @@ def test_json_lines_and_quiet(folders: tuple[Path, Path, Path]) -> None:
 def test_a_protocol_that_is_none_is_refused_before_anything_is_measured() -> None:
     with pytest.raises(InputError, match="there is no protocol 'x'; wanted clinical, paper"):
         EvaluationSettings(protocol="x")  # type: ignore[arg-type]
+
+
+def test_the_name_of_a_dicom_file_is_left_out_and_those_that_begin_like_it_stay(tmp_path: Path) -> None:
+    """Of the files 1 and 10 of a folder, the second was recorded as the folder's name and a 0."""
+    one, ten = tmp_path / "a" / "1", tmp_path / "b" / "10"
+    reason = Told(f"{tmp_path}/a/1: found 2, see {tmp_path}/a/10 and {tmp_path}/a/1.x, {tmp_path}/b/10.")
+    assert _without(reason, (one, ten)) == (
+        f"{tmp_path}/a: found 2, see {tmp_path}/a/10 and {tmp_path}/a/1.x, {tmp_path}/b."
+    )
 
 
 def test_masks_whose_json_numbers_the_labels_differently_are_refused(

@@ -35,6 +35,11 @@ def dice(a: np.ndarray, b: np.ndarray) -> float:
     return float(2 * (a & b).sum() / (a.sum() + b.sum()))
 
 
+def test_a_predictor_without_a_network_is_refused(bundle: ModelBundle) -> None:
+    with pytest.raises(InputError, match="found no network, wanted at least one backend"):
+        Predictor(bundle.task, [])
+
+
 def test_an_unseen_phantom_is_segmented_in_its_own_geometry(bundle, phantom) -> None:
     prediction = open_predictor(bundle, backend="openvino")(phantom.scan)
     assert prediction.mask.geometry is phantom.scan.geometry

@@ -136,6 +136,9 @@ def test_boxes() -> None:
     for text in ("1:2", "1:2,3:4", "a:b,c:d,e:f", "1:2,3:4,5:6cm"):
         with pytest.raises(InputError, match="wanted x0:x1"):
             parse_box(text, grid)
+    for text in ("4:1,0:20,3:9", "6:8,5:9,11:-5mm"):
+        with pytest.raises(InputError, match=r"begins after its end\. Give the lower end of an axis first"):
+            parse_box(text, grid)
     for wrong in ((0, 10, 0, 10, 0, 10), 5, np.ones((10, 20, 30), bool)):
         with pytest.raises(InputError, match=r"found roi.*, wanted a text: x0:x1,y0:y1,z0:z1 in voxels"):
             parse_box(wrong, grid)  # type: ignore[arg-type]

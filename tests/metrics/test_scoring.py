@@ -250,6 +250,14 @@ def test_255_among_the_labels_is_a_label_like_any_other() -> None:
         scores(one, white, (1, 2))
 
 
+@pytest.mark.parametrize(
+    ("labels", "found"), [(3, "labels 3"), ("12", "labels '12'"), ([True], "the label True")]
+)
+def test_labels_of_another_kind_are_refused(labels: Any, found: str) -> None:
+    with pytest.raises(InputError, match=rf"found {found}; wanted"):
+        scores(volume(POINT_A), volume(POINT_A), labels)
+
+
 def test_label_0_is_refused() -> None:
     with pytest.raises(InputError, match="background"):
         score(volume(POINT_A), volume(POINT_A), 0)
