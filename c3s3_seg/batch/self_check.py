@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -12,6 +13,7 @@ from c3s3_seg.batch import Job, Model, predict_cases, verify
 from c3s3_seg.batch.provenance import surroundings
 from c3s3_seg.bundle import WEIGHTS, ModelBundle, shipped_bundles
 from c3s3_seg.errors import C3S3Error, quantity
+from c3s3_seg.inference.tuning.profile import Machine, existing_profile, read_profile
 from c3s3_seg.phantom import save, simulate
 from c3s3_seg.system.hardware import check_onnx_wheels, cuda_devices, installed, openvino_devices
 
@@ -44,6 +46,7 @@ def check_installation() -> Iterator[Check]:
     yield _attempt("OpenVINO devices", _openvino)
     yield _attempt("CUDA devices", lambda: f"{cuda_devices()} seen by the driver")
     yield _attempt("ONNX Runtime", _onnxruntime)
+    yield _attempt("profile", _profile)
     for name in shipped_bundles():
         yield _attempt(f"bundle {name}", lambda name=name: _bundle(name))  # type: ignore[misc]
     yield _attempt("phantom from end to end", _round_trip)
@@ -74,6 +77,15 @@ def _onnxruntime() -> str:
     if clash is not None:
         raise RuntimeError(clash)
     return ", ".join(installed("onnxruntime", "onnxruntime-gpu")) or "not installed"
+
+
+def _profile() -> str:
+    path = existing_profile(os.environ)
+    if path is None:
+        return "none: predict chooses runtime and threads by itself"
+    profile = read_profile(path)
+    where = "this machine" if profile.machine == Machine.here() else "another machine, which predict ignores"
+    return f"{path} of {where}: {', '.join(profile.networks) or 'no network'}"
 
 
 def _bundle(name: str) -> str:

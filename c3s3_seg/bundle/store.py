@@ -34,7 +34,7 @@ from c3s3_seg.bundle.manifest_file import (
 )
 from c3s3_seg.errors import InputError, shown
 from c3s3_seg.geometry.arguments import instances_of
-from c3s3_seg.system.files import make_folder, write_whole
+from c3s3_seg.system.files import make_folder, remove_partial, write_whole
 from c3s3_seg.system.lock import NAME as LOCK
 from c3s3_seg.system.lock import hold, is_held
 from c3s3_seg.system.names import folded, plain_name
@@ -181,6 +181,7 @@ class ModelBundle:
         text, manifest = checked_text(folder, empty._naming(files, {}))
         make_folder(folder)
         with hold(folder), replacing(folder, files, MANIFEST):
+            remove_partial(folder)
             return _write(folder, files, text, manifest)
 
     def add(self, files: Mapping[str, bytes], parity: Mapping[str, Any] | None = None) -> ModelBundle:
@@ -197,6 +198,7 @@ class ModelBundle:
         text, manifest = checked_text(self.folder, self._naming(files, PARITY.take("parity", parity) or {}))
         with hold(self.folder):
             self._refuse_changed()
+            remove_partial(self.folder)
             with amending(self.folder, files, MANIFEST):
                 return _write(self.folder, files, text, manifest)
 

@@ -29,7 +29,13 @@ from c3s3_seg.inference.backends.execute import Backend
 from c3s3_seg.inference.backends.runtimes import OpenVinoBackend, TorchBackend, load_torch
 from c3s3_seg.inference.tiling import FloatArray
 from c3s3_seg.system.choices import ExportTarget
-from c3s3_seg.system.files import check_folder, check_output_file, make_own_folder, write_whole
+from c3s3_seg.system.files import (
+    check_folder,
+    check_output_file,
+    make_own_folder,
+    remove_partial,
+    write_whole,
+)
 from c3s3_seg.system.lock import hold
 from c3s3_seg.system.ownership import check_set, replacing
 from c3s3_seg.system.schema import dump, plain
@@ -175,6 +181,8 @@ def _export(
         "parity": dump(parity),
     }
     with hold(out), replacing(out, files, FACTS):
+        for place in {(out / name).parent for name in (*files, FACTS)}:
+            remove_partial(place)
         _write(out, files)
         _write(out, {FACTS: json.dumps(plain(record), indent=1, allow_nan=False).encode()})
     return out / built.network, parity

@@ -1,7 +1,24 @@
+from pathlib import Path
+
 import pytest
 
 from c3s3_seg.batch import self_check as doctor
-from c3s3_seg.bundle import shipped_bundles
+from c3s3_seg.bundle import WEIGHTS, ModelBundle, shipped_bundles
+from c3s3_seg.inference.tuning.profile import VARIABLE, Best, write_profile
+
+
+def test_a_profile_that_predict_would_refuse_is_bad(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each `predict` ended with an error, and `doctor` found everything in order."""
+    path = tmp_path / "profile.json"
+    monkeypatch.setenv(VARIABLE, str(path))
+    missing = doctor._attempt("profile", doctor._profile)
+    assert (missing.good, "names a profile that is not there" in missing.found) == (False, True)
+    path.write_text("{}")
+    broken = doctor._attempt("profile", doctor._profile)
+    assert (broken.good, "this is no profile" in broken.found) == (False, True)
+    network = ModelBundle.load(WEIGHTS / "phantom").networks[0]
+    write_profile(path, network, Best("openvino", 1, 1.0, 1.0, 1.0, 1, 1.0))
+    assert doctor._profile().endswith(f"of this machine: {network.architecture}-{network.filters}")
 
 
 @pytest.mark.slow

@@ -661,6 +661,17 @@ def test_a_bundle_that_a_kill_left_half_written_is_finished_by_the_same_command(
     assert not (killed / UNFINISHED).exists()
 
 
+def test_what_a_killed_command_was_writing_is_removed_by_the_next(bundle: ModelBundle) -> None:
+    """Files of up to the size of the weights stayed in the bundle."""
+    partial = bundle.folder / ".0123456789ab.part"
+    partial.write_bytes(b"half of a file")
+    bundle.add({"README.md": b"card"})
+    assert not partial.exists()
+    partial.write_bytes(b"half of a file")
+    ModelBundle.create(bundle.folder, TASK, {NETWORK.weights: b"w"}, (NETWORK,), {})
+    assert not partial.exists()
+
+
 def test_a_bundle_that_a_kill_left_half_written_is_replaced_whole(killed: Path) -> None:
     files = {NETWORK.weights: (killed / NETWORK.weights).read_bytes(), "README.md": b"card"}
     ModelBundle.create(killed, TASK, files, (NETWORK,), {})
