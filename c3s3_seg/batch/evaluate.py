@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -99,9 +100,10 @@ def evaluate(
     Raises
     ------
     InputError
-        If no prediction has a truth, predictions or truths look like scans, they have no label in common over
-        the whole set, the given labels are empty or include 0, or `out` cannot be written, or has files of
-        `predict` in their place: the page of all cases (`settings.html`), or a case called `report`.
+        If no prediction has a truth, the other set is the truth, predictions or truths look like scans, they
+        have no label in common over the whole set, the given labels are empty or include 0, or `out` cannot
+        be written, or has files of `predict` in their place: the page of all cases (`settings.html`), or a
+        case called `report`.
     C3S3Error
         The error of the case, if there is only one; an error of the page, when the other files are complete.
     """
@@ -109,6 +111,9 @@ def evaluate(
     labels = settings.labels
     if labels is not None and (not labels or 0 in labels.values()):
         raise InputError(f"found the labels {shown(dict(labels))}, wanted at least one and none with value 0")
+    if against is not None and os.path.realpath(against) == os.path.realpath(truth):
+        what = "the other predictions (--against) and the truth are the same"
+        raise InputError(what, where=against, todo="Give other predictions")
     _check_places(out, html=settings.html)
     make_folder(out)
     mine = measure_set(predictions, truth, settings, progress)

@@ -248,7 +248,8 @@ def _compare(
         if reach and not os.path.lexists(path):
             result.unreachable.append(str(path))
         else:
-            what = "is no regular file any more" if reach else "the file is missing"
+            there = os.path.lexists(path)
+            what = "is no regular file any more" if there else "the file is missing"
             result.wrong.append(Discrepancy(str(path), what))
         return
     try:

@@ -155,7 +155,9 @@ class ModelBundle:
         """
         if name in shipped_bundles():
             what = f"the model '{name}' ships with the package, and this would change its files"
-            raise InputError(what, todo=f"Copy the folder {WEIGHTS / name}, and give the copy")
+            linked = cls.load(WEIGHTS / name).manifest.linked_bundle
+            folders = str(WEIGHTS / name) + (f" and, beside the copy, {WEIGHTS / linked}" if linked else "")
+            raise InputError(what, todo=f"Copy the folder {folders}; then give the copy")
         return cls.load(Path(name), unfinished=True) if is_file(Path(name) / MANIFEST) else cls.find(name)
 
     @classmethod

@@ -164,12 +164,11 @@ class Geometry:
 
     def to_mm(self, index: ArrayLike) -> NDArray[np.float64]:
         """Convert voxel indices (..., 3), fractions allowed, to positions (..., 3) in mm, LPS."""
-        points = np.asarray(index, dtype=np.float64)
-        return np.asarray(points @ self.affine[:3, :3].T + self.affine[:3, 3], dtype=np.float64)
+        return np.asarray(_points(index) @ self.affine[:3, :3].T + self.affine[:3, 3], dtype=np.float64)
 
     def to_index(self, position_mm: ArrayLike) -> NDArray[np.float64]:
         """Convert positions (..., 3) in mm, LPS, to voxel indices (..., 3) with fractions."""
-        offsets = np.asarray(position_mm, dtype=np.float64) - self.affine[:3, 3]
+        offsets = _points(position_mm) - self.affine[:3, 3]
         return np.asarray(offsets @ np.linalg.inv(self.affine[:3, :3]).T, dtype=np.float64)
 
     def apart_mm(self, other: Geometry) -> float:
@@ -178,7 +177,7 @@ class Geometry:
         Along an axis of one voxel, where corners show no step, the steps are compared, forwards or backwards:
         the voxel extends half a step to either side.
         """
-        if self.shape != other.shape:
+        if self.shape != _grid(other).shape:
             return math.inf
         corners = [
             [c * (n - 1) for c, n in zip(corner, self.shape, strict=True)]
@@ -313,11 +312,30 @@ class Volume:
 def _numeric(values: ArrayLike, name: str, *shapes: tuple[int, ...]) -> NDArray[np.float64]:
     """Return an argument of `Geometry` or its `build` as finite float64 of one of these shapes."""
     with suppress(TypeError, ValueError, OverflowError):
-        found = np.asarray(values, dtype=np.float64)
-        if found.shape in shapes and np.isfinite(found).all():
+        given = np.asanyarray(values)
+        # numpy would take the real part, the days since 1970, and what a mask hides.
+        numbers = given.dtype.kind in "iufO" and not isinstance(given, np.ma.MaskedArray)
+        found = np.asarray(given, dtype=np.float64)
+        if numbers and found.shape in shapes and np.isfinite(found).all():
             return found
     size = " x ".join(str(n) for n in shapes[-1])
     raise GeometryError(f"found the {name} {shown(values)}, wanted {size} finite numbers")
+
+
+def _points(values: ArrayLike) -> NDArray[np.float64]:
+    """Return an argument of `to_mm` or `to_index` as float64 (..., 3)."""
+    with suppress(TypeError, ValueError, OverflowError):
+        found = np.asarray(values, dtype=np.float64)
+        if found.shape[-1:] == (3,):
+            return found
+    raise GeometryError(f"found the points {shown(values)}, wanted numbers of shape (..., 3)")
+
+
+def _grid(found: object) -> Geometry:
+    if isinstance(found, Geometry):
+        return found
+    todo = "That of a Volume is volume.geometry"
+    raise InputError(f"found {type(found).__name__}, wanted a Geometry", todo=todo)
 
 
 def _numbers(values: NDArray[np.float64]) -> str:

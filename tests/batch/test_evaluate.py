@@ -592,7 +592,10 @@ def test_104_structures_are_measured(tmp_path: Path) -> None:
 
 
 def test_a_folder_against_itself_is_called_that(folders: tuple[Path, Path, Path]) -> None:
-    predictions, _, out = folders
+    predictions, truth, out = folders
+    with pytest.raises(InputError, match=r"\(--against\) and the truth are the same\. Give other pred"):
+        evaluate(predictions, truth, out, against=truth)
+    assert not out.exists()
     with pytest.raises(InputError, match="predictions and truth are the same folder"):
         evaluate(predictions, predictions, out)
     with pytest.raises(InputError, match="the prediction and the truth are the same file"):

@@ -112,7 +112,7 @@ def _pipe(path: Path) -> None:
         ("summary.csv", _append, "sha256 is not"),
         ("summary.csv", lambda p: p.write_text(p.read_text().replace("case-1", "case-7")), "sha256 is not"),
         ("summary.csv", Path.unlink, "the file is missing"),
-        ("summary.csv", _pipe, "the file is missing"),
+        ("summary.csv", _pipe, "is no regular file any more"),
         ("journal.jsonl", _append, "sha256 is not"),
         ("journal.sqlite", _turn_a_bit, "the journal is damaged"),
         ("journal.sqlite", lambda p: p.write_bytes(b""), "record different files of the case"),

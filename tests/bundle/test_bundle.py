@@ -474,6 +474,16 @@ def test_a_shipped_bundle_is_not_changed_by_its_name(command: str, tmp_path: Pat
     assert "Copy the folder" in said
 
 
+def test_the_advice_to_copy_a_shipped_bundle_names_its_linked_one() -> None:
+    """The copy alone could not be opened."""
+    linked = {name: ModelBundle.find(name).manifest.linked_bundle for name in shipped_bundles()}
+    for name, other in linked.items():
+        with pytest.raises(InputError, match="ships with the package") as refused:
+            ModelBundle.find_to_change(name)
+        assert (str(WEIGHTS / str(other)) in str(refused.value)) == (other is not None)
+    assert any(linked.values())
+
+
 def test_a_folder_may_have_the_name_of_a_shipped_bundle(
     whole: ModelBundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

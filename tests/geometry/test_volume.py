@@ -45,6 +45,9 @@ def test_shear_is_seen() -> None:
         ((4, 4, 4), "x", "found the affine x, wanted 4 x 4 finite numbers"),
         ((4, 4, 4), [[1, 0], [0, 1, 0]], "wanted 4 x 4 finite numbers"),
         ((4, 4, 4), np.full((4, 4), np.nan), "finite"),
+        ((4, 4, 4), np.eye(4) * (1 + 2j), "wanted 4 x 4 finite numbers"),
+        ((4, 4, 4), np.ma.masked_equal(np.eye(4), 1), "wanted 4 x 4 finite numbers"),
+        (np.array(["2020-01-01"] * 3, "datetime64[D]"), np.eye(4), "wanted 3 finite numbers"),
         ((4, 4, 4), np.diag([1.0, 1.0, 0.0, 1.0]), "singular"),
         ((4, 4, 4), np.ones((4, 4)), "last row"),
     ],
@@ -52,6 +55,19 @@ def test_shear_is_seen() -> None:
 def test_nonsense_is_refused(shape: Any, affine: Any, message: str) -> None:
     with pytest.raises(GeometryError, match=message):
         Geometry(shape, affine)
+
+
+@pytest.mark.parametrize("points", [None, 5, (1, 2), "abc", [[1, 2], [3]], {"x": 1}])
+def test_points_of_another_shape_are_refused(oblique: Volume, points: Any) -> None:
+    for convert in (oblique.geometry.to_mm, oblique.geometry.to_index):
+        with pytest.raises(GeometryError, match=r"found the points .*, wanted numbers of shape"):
+            convert(points)
+
+
+def test_a_grid_is_compared_with_a_grid_alone(oblique: Volume) -> None:
+    for compare in (oblique.geometry.matches, oblique.geometry.apart_mm):
+        with pytest.raises(InputError, match=r"found Volume, wanted a Geometry\. That of a Volume is"):
+            compare(oblique)  # type: ignore[arg-type]
 
 
 def test_an_array_of_another_shape_is_refused(oblique: Volume) -> None:

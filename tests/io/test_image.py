@@ -716,6 +716,10 @@ def test_what_cannot_be_written_is_refused(oblique: Volume, tmp_path: Path) -> N
     tilted[:3, 2] += [0.1, 0, 0]
     with pytest.raises(GeometryError, match="perpendicular"):
         save(Geometry(oblique.geometry.shape, tilted).volume(oblique.array), tmp_path / "a.nii")
+    for spacing_mm in (1e-5, 2000.0):  # in metres, or in micrometres; `load` would refuse the file
+        grid = Geometry.build(oblique.geometry.shape, spacing_mm)
+        with pytest.raises(GeometryError, match=r"a\.mha: found a spacing .* wanted 0\.001 to 1000.* in mm"):
+            save(grid.volume(oblique.array), tmp_path / "a.mha")
     (tmp_path / "folder.nii").mkdir()
     with pytest.raises(InputError, match="could not be written"):
         save(oblique, tmp_path / "folder.nii")

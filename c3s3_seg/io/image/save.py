@@ -15,13 +15,14 @@ from typing import Any
 
 import numpy as np
 
-from c3s3_seg.errors import GeometryError, InputError, MemoryLimitError, StorageError
+from c3s3_seg.errors import GeometryError, InputError, MemoryLimitError, StorageError, shown
 from c3s3_seg.geometry.arguments import LINE, require_volume
 from c3s3_seg.geometry.volume import Array, Geometry, Volume
 from c3s3_seg.io.content import BLOCK, damaged
 from c3s3_seg.io.image.files import check_finite, image_suffix, load_image
 from c3s3_seg.io.image.nifti import MOST_PER_AXIS, read_affine, read_forms
 from c3s3_seg.io.image.nifti_forms import RAS_TO_LPS, SROW, Forms, placing
+from c3s3_seg.io.limits import SPACING_RANGE_MM
 from c3s3_seg.system.files import OF_THE_STORAGE, lack_of_room, sync
 from c3s3_seg.system.reading import given_path
 
@@ -63,7 +64,7 @@ def save(
     MemoryLimitError
         If the memory does not suffice to read the file back; `path` is then as it was before.
     GeometryError
-        If the grid has no right angles, or a NIfTI file cannot hold it: see `check_grid`.
+        If the grid has no right angles, or an image file cannot hold it: see `check_grid`.
     """
     require_volume(volume)
     path = given_path(path)
@@ -134,9 +135,13 @@ def check_grid(geometry: Geometry, suffix: str, where: Path | None) -> None:
     Raises
     ------
     GeometryError
-        If the grid has no right angles; for NIfTI also if an axis has more than 32767 voxels, or lies so far
-        from the origin that rounding to float32 moves its voxels.
+        If the grid has no right angles, or a spacing outside `SPACING_RANGE_MM`; for NIfTI also if an axis
+        has more than 32767 voxels, or lies so far from the origin that rounding to float32 moves its voxels.
     """
+    (low, high), spacing = SPACING_RANGE_MM, geometry.spacing_mm
+    if spacing.min() < low or spacing.max() > high:
+        what = f"found a spacing of {shown(spacing)} mm, wanted {low} to {high:g}: it could not be read again"
+        raise GeometryError(what, where=where, todo="Give the spacing in mm")
     if not geometry.is_orthogonal:
         raise GeometryError("the axes are not perpendicular, which an image file cannot keep", where=where)
     if suffix not in NIFTI:
