@@ -280,8 +280,8 @@ def test_verify_does_not_wait_for_what_never_ends(own: Path, small_scans: Path) 
     (small_scans / "case-3.nii.gz").symlink_to("/dev/zero")
     wrong = {Path(f.where).name: f.what for f in verify(own).wrong}
     assert wrong == {
-        "case-0.nii.gz": "the file is missing",
-        "case-1.nii.gz": "the file is missing",
+        "case-0.nii.gz": "is no regular file any more",
+        "case-1.nii.gz": "is no regular file any more",
         "case-2.nii.gz": "wanted a regular file",
         "case-3.nii.gz": "wanted a regular file",
     }
