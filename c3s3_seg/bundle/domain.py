@@ -92,10 +92,7 @@ def measure(scans: Iterable[Volume], intensities: Intensities) -> Domain:
     """
     rows, curves = [], []
     for scan in scans:
-        axes = list(scan.geometry.patient_axes[0])
-        spacing = scan.geometry.spacing_mm[axes]
-        shape = np.array(scan.geometry.shape)[axes]
-        rows.append((spacing, spacing * shape, shape))
+        rows.append(sizes_of(scan))
         curves.append(intensity_quantiles(scan, intensities))
     if len(rows) < 2:
         raise InputError(f"found {quantity(len(rows), 'scan')} to measure; wanted at least 2")
@@ -106,6 +103,16 @@ def measure(scans: Iterable[Volume], intensities: Intensities) -> Domain:
     whole = tuple((round(low), round(high)) for low, high in sizes)
     quantiles = tuple(round(float(q), 5) for q in every.mean(axis=0))
     return Domain(len(rows), spacing_mm, fov_mm, whole, intensities, quantiles, round(spread, 5))  # type: ignore[arg-type]
+
+
+def sizes_of(scan: Volume) -> tuple[Floats, Floats, NDArray[np.int_]]:
+    """Return spacing (mm), field of view (mm) and voxels of a scan, (3,) each.
+
+    They are along the axes nearest to left, posterior, superior.
+    """
+    axes = list(scan.geometry.patient_axes[0])
+    spacing, shape = scan.geometry.spacing_mm[axes], np.array(scan.geometry.shape)[axes]
+    return spacing, spacing * shape, shape
 
 
 def intensity_quantiles(scan: Volume, intensities: Intensities) -> Floats:

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from c3s3_seg.bundle.domain import Domain, sampled
+from c3s3_seg.bundle.domain import Domain, sampled, sizes_of
 from c3s3_seg.errors import C3S3Error, GeometryError, quantity
 from c3s3_seg.geometry.box import Box
 from c3s3_seg.geometry.volume import Volume
@@ -166,13 +166,11 @@ def check_frame(
         result += CheckResult((f"its modality is {found}, wanted {modality}",), advice=OTHER_MODEL)
     if domain is None:
         return result + CheckResult(compared=False)
-    axes = list(scan.geometry.patient_axes[0])
-    spacing = scan.geometry.spacing_mm[axes]
-    shape = np.array(scan.geometry.shape)[axes]
+    spacing, fov, shape = sizes_of(scan)
     for n, name in enumerate(AXES):
         known = domain.spacing_mm[n][0], max(domain.spacing_mm[n][1], grid_mm[n])
         result += _spacing(name, float(spacing[n]), known)
-        result += _field(name, float(spacing[n] * shape[n]), domain.fov_mm[n])
+        result += _field(name, float(fov[n]), domain.fov_mm[n])
         result += _count(name, int(shape[n]), domain.shape[n])
     result += _together(result)
     if any("not known" in note for note in scan.source.notes):

@@ -19,7 +19,7 @@ from c3s3_seg.bundle import Task
 from c3s3_seg.bundle.domain import Domain
 from c3s3_seg.bundle.preprocessing import refuse_not_finite
 from c3s3_seg.errors import InputError
-from c3s3_seg.geometry.arguments import FLAG, instances_of, require_volume
+from c3s3_seg.geometry.arguments import FLAG, ArgumentKind, instances_of, require_volume
 from c3s3_seg.geometry.box import parse_box
 from c3s3_seg.geometry.volume import Volume
 from c3s3_seg.inference.backends.execute import Backend
@@ -58,6 +58,7 @@ __all__ = ["CheckedScan", "Prediction", "Predictor", "PreparedScan", "Settings"]
 OTHER_ROI = "Give another region (--roi), choose another model"
 CHECKED = instances_of(CheckedScan, "what Predictor.check or Predictor.locate has returned")
 PREPARED = instances_of(PreparedScan, "what Predictor.prepare has returned")
+CALLBACK = ArgumentKind("a function (what, done, total), or None", callable, lambda call: call).or_none()
 PROBABILITIES = instances_of(Probabilities, "what Predictor.network has returned")
 
 
@@ -215,7 +216,7 @@ class Predictor:
         Raises
         ------
         InputError
-            If the argument is no `CheckedScan`, or one of another model.
+            If the argument is no `CheckedScan`, or one of another model, or `progress` cannot be called.
         DomainError
             If nothing like the organ is found, or the intensities of the region are unlike those of the
             training scans, and a scan out of the domain is not allowed.
@@ -223,6 +224,7 @@ class Predictor:
             Same as in `network`, for the search; or if memory is full around it.
         """
         self._refuse_other_model(CHECKED.take("checked", checked))
+        progress = CALLBACK.take("progress", progress)
         if not checked.search or self.task.domain is None:
             return checked
         with reporting_full_memory("search for the organ", checked.scan.source.path):
@@ -302,6 +304,7 @@ class Predictor:
         """
         started = time.perf_counter()
         self._refuse_other_model(PREPARED.take("prepared", prepared))
+        progress = CALLBACK.take("progress", progress)
         part, where = prepared.part, prepared.source.path
         array = self._place.to_network(self.task.recipe, prepared.array, part, where)
         seconds = time.perf_counter() - started

@@ -115,13 +115,15 @@ def write_cohort(
     Raises
     ------
     InputError
-        If a number of cases is negative, or the folder holds a data set already.
+        If a number of cases is negative, all are 0, or the folder holds a data set already.
     """
     from c3s3_seg.dataset import INDEX
 
     counts = {"labelled": labelled, "unlabelled": unlabelled, "validation": validation}
     if min(counts.values()) < 0:
         raise InputError(f"found {counts}, wanted numbers of cases from 0 on")
+    if not any(counts.values()):
+        raise InputError("found 0 cases, wanted one or more", todo="Give LABELLED,UNLABELLED,VALIDATION")
     for name in (INDEX, "imagesTr", "labelsTr"):
         _refuse_existing(folder / name)
     check_folder(folder)

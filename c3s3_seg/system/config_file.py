@@ -47,7 +47,15 @@ def find(given: str | None, environment: Mapping[str, str]) -> FoundConfig | Non
         Value of `--config`. None: value of `C3S3_SEG_CONFIG`, if it is set. `none`: no file is read.
     environment
         `os.environ`.
+
+    Raises
+    ------
+    InputError
+        If the given name is empty, as of a variable of a script that is not set.
     """
+    if given == "":
+        todo = f"Give a file, or --config {NO_FILE} for none"
+        raise InputError("found an empty name in --config, wanted a file", todo=todo)
     name = given or environment.get(VARIABLE)
     if name == NO_FILE:
         return None

@@ -567,3 +567,10 @@ echo "${COMPREPLY[*]}"
         check=True,
     )
     assert answer.stdout == "second\n"
+
+
+def test_an_empty_name_of_a_configuration_file_is_refused() -> None:
+    """A script with a variable that is not set got the defaults of another file."""
+    answer = run("--config", "", "models")
+    assert answer.returncode == 2
+    assert "found an empty name in --config, wanted a file. Give a file, or --config none" in answer.stderr

@@ -179,6 +179,12 @@ def test_a_step_that_is_given_something_else_says_what_it_takes(predictor: Predi
             step(wrong)
 
 
+def test_a_progress_that_cannot_be_called_is_refused(predictor: Predictor, scan: Volume) -> None:
+    """The network had run by then, and a TypeError named no argument."""
+    with pytest.raises(InputError, match=r"found progress=5, wanted a function \(what, done, total\)"):
+        predictor(scan, progress=5)  # type: ignore[arg-type]
+
+
 def test_probabilities_of_another_scan_make_no_mask(
     predictor: Predictor, scan: Volume, prepared: PreparedScan
 ) -> None:

@@ -217,6 +217,12 @@ def test_a_cohort_has_the_layout_of_a_training_set(tmp_path: Path) -> None:
         write_cohort(folder, labelled=1, unlabelled=0, validation=0, seed=9)
 
 
+def test_a_cohort_without_a_case_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="found 0 cases, wanted one or more"):
+        write_cohort(tmp_path / "cohort", labelled=0, unlabelled=0, validation=0, seed=9)
+    assert not (tmp_path / "cohort").exists()
+
+
 @pytest.mark.parametrize("text", ["\u00b2,1,1", "9" * 5000 + ",1,1", "-1,1,1", "1,2", "1,2,x", ""])
 def test_a_cohort_that_is_none_is_refused(text: str) -> None:
     with pytest.raises(InputError, match="wanted LABELLED,UNLABELLED,VALIDATION"):
