@@ -314,10 +314,10 @@ def _numeric(values: ArrayLike, name: str, *shapes: tuple[int, ...]) -> NDArray[
     with suppress(TypeError, ValueError, OverflowError):
         given = np.asanyarray(values)
         # numpy would take the real part, the days since 1970, and what a mask hides.
-        numbers = given.dtype.kind in "iufO" and not isinstance(given, np.ma.MaskedArray)
-        found = np.asarray(given, dtype=np.float64)
-        if numbers and found.shape in shapes and np.isfinite(found).all():
-            return found
+        if given.dtype.kind in "iufO" and not isinstance(given, np.ma.MaskedArray):
+            found = np.asarray(given, dtype=np.float64)
+            if found.shape in shapes and np.isfinite(found).all():
+                return found
     size = " x ".join(str(n) for n in shapes[-1])
     raise GeometryError(f"found the {name} {shown(values)}, wanted {size} finite numbers")
 
