@@ -81,6 +81,11 @@ class CheckResult:
             return "refuse" if self.refusals else "warn"
         return "pass" if self.compared else "unchecked"
 
+    @property
+    def sentences(self) -> tuple[str, ...]:
+        """The refusals, and the warnings that no refusal repeats."""
+        return (*self.refusals, *(w for w in self.warnings if not any(w in r for r in self.refusals)))
+
     def settle(self, scan: Volume, *, allowed: bool) -> None:
         """Raise if there is a refusal, unless scans out of the domain are allowed.
 
@@ -128,7 +133,7 @@ class DomainCheck:
     @property
     def remarks(self) -> tuple[str, ...]:
         """Sentences for the reader of the result: refusals, warnings, notes."""
-        return (*self.result.refusals, *self.result.warnings, *self.notes)
+        return (*self.result.sentences, *self.notes)
 
     def record(self) -> dict[str, Any]:
         """Return the check for the JSON of the case."""

@@ -63,8 +63,7 @@ class Prediction:
     @property
     def warnings(self) -> tuple[str, ...]:
         """The notes that question the result; those about how it was made are not included."""
-        result = self.check.result
-        return (*result.refusals, *result.warnings, *self.mask_warnings)
+        return (*self.check.result.sentences, *self.mask_warnings)
 
     @property
     def empty(self) -> bool:

@@ -144,6 +144,9 @@ def test_several_sizes_out_of_range_are_refused_together(domain: Domain) -> None
     assert verdict.factor == pytest.approx(1.6 * 1.7 * 1.5)
     assert "several of its sizes are out of range, together by a factor of 4.1" in verdict.refusals[0]
     assert "its field of view is 96 mm left-right" in verdict.refusals[0]
+    assert len(verdict.warnings) == 3
+    assert verdict.sentences == verdict.refusals  # which hold the warnings
+    assert (verdict + CheckResult((), ("other",))).sentences == (*verdict.refusals, "other")
     one = check_frame(scan(2, shape=(200, 50, 40)), domain, "MR", GRID)
     assert "one of its sizes is out of range, by a factor of 3.3, where 3 is the limit" in one.refusals[0]
     with pytest.raises(DomainError, match="give the region of the organ with roi="):
