@@ -1,14 +1,16 @@
-"""Bring a mask into the voxel order of its scan, after a converter has reordered a series for NIfTI.
+"""Swap and reverse the axes of a grid: to those of the patient, or to those of the scan of a mask.
 
-A mask that was drawn on the converted scan has the voxels of the series, with axes swapped or reversed.
-Undoing this moves voxels and changes no value.
+A converter may reorder a series for NIfTI. A mask that was drawn on the converted scan has the voxels of the
+series, with axes swapped or reversed. Undoing this moves voxels and changes no value.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from c3s3_seg.geometry.volume import Geometry, Volume
 
@@ -33,6 +35,26 @@ class AxisPermutation:
         """Whether no axis has to be swapped or reversed."""
         return self.order == (0, 1, 2) and not any(self.reversed)
 
+    @classmethod
+    def to_patient(cls, grid: Geometry) -> AxisPermutation:
+        """Return the permutation to the axes nearest to left, posterior and superior (x, y, z)."""
+        return cls(*grid.patient_axes)
+
+    def view(self, array: NDArray[Any]) -> NDArray[Any]:
+        """Return a view of an array (i, j, k) of the other grid, with the axes of the wanted one."""
+        return np.flip(array.transpose(self.order), tuple(n for n in range(3) if self.reversed[n]))
+
+    def grid(self, other: Geometry) -> Geometry:
+        """Return the wanted grid, which `view` of an array of the other one lies on."""
+        first = np.zeros(3)
+        affine = np.eye(4)
+        for n, axis in enumerate(self.order):
+            first[axis] = other.shape[axis] - 1 if self.reversed[n] else 0
+            affine[:3, n] = other.affine[:3, axis] * (-1 if self.reversed[n] else 1)
+        affine[:3, 3] = other.to_mm(first)
+        x, y, z = (other.shape[axis] for axis in self.order)
+        return Geometry((x, y, z), affine, other.frame_uid)
+
 
 def permutation_between(other: Geometry, wanted: Geometry) -> AxisPermutation | None:
     """Return the permutation from one grid to another; None if the grids do not have the same voxels.
@@ -51,7 +73,7 @@ def permutation_between(other: Geometry, wanted: Geometry) -> AxisPermutation | 
     x, y, z = (int(axis) for axis in np.abs(steps).argmax(axis=0))
     against = [bool(steps[axis, n] < 0) for n, axis in enumerate((x, y, z))]
     turn = AxisPermutation((x, y, z), (against[0], against[1], against[2]))
-    return turn if _turned(other, turn).matches(wanted) else None
+    return turn if turn.grid(other).matches(wanted) else None
 
 
 def permuted_onto(mask: Volume, wanted: Geometry) -> Volume:
@@ -67,17 +89,6 @@ def permuted_onto(mask: Volume, wanted: Geometry) -> Volume:
     turn = permutation_between(mask.geometry, wanted)
     if turn is None or turn.is_none:
         return mask
-    array = np.flip(mask.array.transpose(turn.order), tuple(n for n in range(3) if turn.reversed[n]))
     note = "the axes of the mask were turned to those of its scan; no voxel was changed"
-    return wanted.volume(np.ascontiguousarray(array), replace(mask.source, notes=(*mask.source.notes, note)))
-
-
-def _turned(grid: Geometry, turn: AxisPermutation) -> Geometry:
-    first = np.zeros(3)
-    affine = np.eye(4)
-    for n, axis in enumerate(turn.order):
-        first[axis] = grid.shape[axis] - 1 if turn.reversed[n] else 0
-        affine[:3, n] = grid.affine[:3, axis] * (-1 if turn.reversed[n] else 1)
-    affine[:3, 3] = grid.to_mm(first)
-    x, y, z = (grid.shape[axis] for axis in turn.order)
-    return Geometry((x, y, z), affine)
+    source = replace(mask.source, notes=(*mask.source.notes, note))
+    return wanted.volume(np.ascontiguousarray(turn.view(mask.array)), source)

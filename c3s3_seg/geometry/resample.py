@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from c3s3_seg.geometry.axis_order import AxisPermutation
 from c3s3_seg.geometry.volume import Geometry, Volume
 
 FloatArray = NDArray[np.float32]
@@ -64,22 +65,12 @@ def _outside(mask: Volume, grid: Geometry) -> int:
 
 def orient(array: NDArray[Any], geometry: Geometry) -> NDArray[Any]:
     """Return a view of an array (i, j, k) on a scan's grid, with axes along the patient's (x, y, z)."""
-    permutation, flips = geometry.patient_axes
-    turned: NDArray[Any] = array.transpose(permutation)
-    return np.flip(turned, tuple(axis for axis in range(3) if flips[axis]))
+    return AxisPermutation.to_patient(geometry).view(array)
 
 
 def oriented(geometry: Geometry) -> Geometry:
     """Return the grid of `orient(array, geometry)`."""
-    permutation, flips = geometry.patient_axes
-    first = np.zeros(3)
-    affine = np.eye(4)
-    for row, (axis, flip) in enumerate(zip(permutation, flips, strict=True)):
-        affine[:3, row] = geometry.affine[:3, axis] * (-1 if flip else 1)
-        first[axis] = geometry.shape[axis] - 1 if flip else 0
-    affine[:3, 3] = geometry.to_mm(first)
-    i, j, k = (geometry.shape[axis] for axis in permutation)
-    return Geometry((i, j, k), affine, geometry.frame_uid)
+    return AxisPermutation.to_patient(geometry).grid(geometry)
 
 
 def resample(array: FloatArray, shape: tuple[int, ...]) -> FloatArray:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from c3s3_seg.geometry.axis_order import AxisPermutation
 from c3s3_seg.geometry.volume import Array, Geometry, Volume
 
 FIELD_MARGIN_MM = 30.0
@@ -99,8 +100,7 @@ class PatientOrder:
 
     def turned(self, array: Array) -> Array:
         """Return a view of an array in patient order: (i, j, k) -> (x, y, z)."""
-        turn = tuple(slice(None, None, -1) if flip else slice(None) for flip in self.backwards)
-        return array.transpose(self.axes)[turn]
+        return AxisPermutation(self.axes, self.backwards).view(array)
 
     def voxel(self, index: tuple[int, int, int]) -> tuple[int, int, int]:
         """Return the place (x, y, z) of a voxel (i, j, k) in the turned array."""
